@@ -320,8 +320,8 @@ class Response(_message.Message):
             executor_name: str
             container_id: _mesos_pb2.ContainerID
             container_status: _mesos_pb2.ContainerStatus
-            resource_statistics: _mesos_pb2.ResourceStatistics
-            def __init__(self, framework_id: _Optional[_Union[_mesos_pb2.FrameworkID, _Mapping]] = ..., executor_id: _Optional[_Union[_mesos_pb2.ExecutorID, _Mapping]] = ..., executor_name: _Optional[str] = ..., container_id: _Optional[_Union[_mesos_pb2.ContainerID, _Mapping]] = ..., container_status: _Optional[_Union[_mesos_pb2.ContainerStatus, _Mapping]] = ..., resource_statistics: _Optional[_Union[_mesos_pb2.ResourceStatistics, _Mapping]] = ...) -> None: ...
+            resource_statistics: _statistics_pb2.ResourceStatistics
+            def __init__(self, framework_id: _Optional[_Union[_mesos_pb2.FrameworkID, _Mapping]] = ..., executor_id: _Optional[_Union[_mesos_pb2.ExecutorID, _Mapping]] = ..., executor_name: _Optional[str] = ..., container_id: _Optional[_Union[_mesos_pb2.ContainerID, _Mapping]] = ..., container_status: _Optional[_Union[_mesos_pb2.ContainerStatus, _Mapping]] = ..., resource_statistics: _Optional[_Union[_statistics_pb2.ResourceStatistics, _Mapping]] = ...) -> None: ...
         CONTAINERS_FIELD_NUMBER: _ClassVar[int]
         containers: _containers.RepeatedCompositeFieldContainer[Response.GetContainers.Container]
         def __init__(self, containers: _Optional[_Iterable[_Union[Response.GetContainers.Container, _Mapping]]] = ...) -> None: ...
