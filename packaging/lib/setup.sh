@@ -1,6 +1,6 @@
 # Sourced by the commands of this folder: brings a bare Debian 12 to where they can run.
 # need_packages NAME...  installs the Debian packages that are missing
-# need_python            makes $top/.venv from pyproject.toml, once for each content of that file
+# need_python            makes $top/.venv from pyproject.toml, once for each state of what it declares there
 # Both print nothing when there is nothing to do, and may run at the same time in two shells.
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -35,10 +35,10 @@ need_python() {
     need_packages python3 python3-venv libpython3.11 libnftables1 iproute2
     (
         flock 9
-        want=$(sha256sum "$top/pyproject.toml" | cut -d' ' -f1)
+        # The tools' own settings, which stand behind the packages, change nothing that is installed.
+        want=$(sed '/^\[tool\.ruff/,$d' "$top/pyproject.toml" | sha256sum | cut -d' ' -f1)
         [ "$(cat "$venv/.made-from" 2>/dev/null)" = "$want" ] && exit 0
         say "preparing Python packages in $venv"
-        rm -rf "$venv.new"
         # Debian's interpreter, not whichever python3 stands first in PATH: the bundles carry this one along.
         /usr/bin/python3 -m venv "$venv" &&
             PYTHONDONTWRITEBYTECODE='' "$venv/bin/pip" install --quiet --disable-pip-version-check --compile -e "$top[dev]" >&2 &&
