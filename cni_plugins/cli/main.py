@@ -1,0 +1,75 @@
+"""`mesokit`: the command group. A subcommand's module is imported only when that subcommand is called.
+
+To add one: write `cni_plugins/cli/NAME.py` with a click command called `command`, and a line in COMMANDS.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+
+@dataclass(frozen=True, slots=True)
+class Subcommand:
+    """`module` holds a click command named `command`; `about` is its line in `mesokit --help`."""
+
+    module: str
+    about: str
+
+
+COMMANDS: Mapping[str, Subcommand] = {
+    "completion": Subcommand("cni_plugins.cli.main", "Print the completion script of a shell."),
+    "run": Subcommand("cni_plugins.cli.run", "Run the task of a TASK.json here, on its networks."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its subcommands' names and one-line help without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        loaded: object = importlib.import_module(COMMANDS[cmd_name].module).command
+        assert isinstance(loaded, click.Command), f"{COMMANDS[cmd_name].module}.command is no click command"
+        return loaded
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if not (ctx.resilient_parsing or args[0] in COMMANDS or args[0].startswith("-")):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(sorted(COMMANDS))}"
+            ctx.fail(f"no command named {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return [CompletionItem(n, help=COMMANDS[n].about) for n in sorted(COMMANDS) if n.startswith(incomplete)]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name].about) for name in sorted(COMMANDS)])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mesokit", prog_name="mesokit")
+def main() -> None:
+    """Run Mesos tasks, and look after the networks of a Mesos agent."""
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def command(shell: str) -> None:
+    """Print the completion script of SHELL; for bash: eval "$(mesokit completion bash)"."""
+    completion = get_completion_class(shell)
+    assert completion is not None
+    click.echo(completion(main, {}, "mesokit", "_MESOKIT_COMPLETE").source())
