@@ -53,7 +53,8 @@ class LazyGroup(click.Group):
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
         if incomplete.startswith("-"):
             return click.Command.shell_complete(self, ctx, incomplete)
-        return [CompletionItem(n, help=COMMANDS[n].about) for n in sorted(COMMANDS) if n.startswith(incomplete)]
+        names = [name for name in sorted(COMMANDS) if name.startswith(incomplete)]
+        return [CompletionItem(name, help=COMMANDS[name].about) for name in names]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
