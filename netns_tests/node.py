@@ -1,0 +1,414 @@
+"""A private node: a machine's network, mounts, host name and processes, alone and thrown away when done.
+
+    with Node() as node:
+        node.run(["ip", "link", "add", "br0", "type", "bridge"])
+        box = node.netns("c1")                          # /run/netns/c1
+        answer = node.cni("ADD", "/usr/lib/cni/bridge", conf, "c1", box, ifname="eth0")
+        print(answer.result["ips"], box.json("ip", "-j", "addr"))
+
+Theory: process 1 of the node (node_init.py) holds new network, mount, uts, ipc and pid namespaces. /run,
+/var/lib/cni,
+/var/lib/mesokit, /etc/cni, /opt/cni start empty; /etc, /opt, /var and /root are copies that can be written;
+/tmp, /usr and the source tree are the machine's. The only interface is `lo`: no packet can leave. Leaving
+the context, or the death of the process that made the node, ends process 1, and the kernel ends and frees
+all that was in it.
+
+Programs are started by process 1 on request (a fork: about a millisecond), with standard output and error
+in memory files, so that nothing blocks on a pipe that some daemon keeps open. Any number of threads may use
+one node, and any number of nodes may exist at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+#: A network configuration: an object, or the very bytes of standard input.
+Conf = Mapping[str, Any] | bytes | str
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class NodeError(Exception):
+    """The node is gone, or a program in it failed although its caller said that it must not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A program that has ended. `status` is the exit status, or the negative number of the signal that
+    ended it."""
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode(errors="replace")
+
+    def json(self) -> Any:
+        """The JSON document on standard output; an empty output, as iproute2 prints for an empty list, is
+        an empty list."""
+        return json.loads(self.stdout or b"[]")
+
+
+class Running:
+    """A program that was started. `pid` is its number inside the node."""
+
+    def __init__(
+        self, node: Node, argv: Sequence[str], status: int, stdout: int | None, stderr: int | None
+    ) -> None:
+        self.node = node
+        self.argv = tuple(argv)
+        self._pipe, self._stdout, self._stderr = status, stdout, stderr
+        self._lines = b""
+        self._finished: Finished | None = None
+        self.pid = int(self._line(None))
+
+    def _line(self, deadline: float | None) -> str:
+        while b"\n" not in self._lines:
+            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([self._pipe], [], [], timeout)[0]:
+                raise TimeoutError(f"{' '.join(self.argv)}: still running")
+            chunk = os.read(self._pipe, 64)
+            if not chunk:
+                raise NodeError(f"{' '.join(self.argv)}: the node ended under it")
+            self._lines += chunk
+        line, _, self._lines = self._lines.partition(b"\n")
+        return line.decode()
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Sends a signal to the program itself; nothing when it has ended."""
+        self.node._send({"kill": self.pid, "signal": int(number)}, [])
+
+    def output(self) -> bytes:
+        """What it has written to standard output so far."""
+        return b"" if self._stdout is None else _content(self._stdout)
+
+    def errors(self) -> bytes:
+        """What it has written to standard error so far."""
+        return b"" if self._stderr is None else _content(self._stderr)
+
+    def wait(self, timeout: float = 60) -> Finished:
+        """Raises TimeoutError when it has not ended within `timeout` seconds; it then runs on."""
+        if self._finished is None:
+            status = int(self._line(time.monotonic() + timeout))
+            self._finished = Finished(self.argv, status, self.output(), self.errors())
+            self.close()
+        return self._finished
+
+    def close(self) -> None:
+        for fd in (self._pipe, self._stdout, self._stderr):
+            if fd is not None:
+                os.close(fd)
+        self._stdout = self._stderr = None
+        self._pipe = -1
+
+    def __del__(self) -> None:
+        if self._pipe >= 0:
+            self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a CNI plugin answered: `result` for status 0 (None when it printed nothing), else `error`, the
+    error object."""
+
+    finished: Finished
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+
+    @property
+    def code(self) -> int:
+        """0, or the code of the error object."""
+        return 0 if self.error is None else int(self.error["code"])
+
+    def ok(self) -> dict[str, Any]:
+        """The result; a failed call raises NodeError with what the plugin said."""
+        if self.error is not None:
+            raise NodeError(f"{self.finished.argv}: {self.error}")
+        return self.result or {}
+
+
+@dataclass(frozen=True, slots=True)
+class Netns:
+    """A network namespace in a node, that stands for a container."""
+
+    node: Node
+    path: str
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).name
+
+    def run(
+        self, argv: Sequence[str], *, input: bytes | str | None = None, env: Mapping[str, str] | None = None,
+        check: bool = True, timeout: float = 60,
+    ) -> Finished:  # fmt: skip
+        return self.node.run(argv, input=input, env=env, check=check, timeout=timeout, netns=self.path)
+
+    def popen(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Running:
+        return self.node.popen(argv, env=env, netns=self.path)
+
+    def json(self, *argv: str) -> Any:
+        return self.run(argv).json()
+
+    def ping(self, address: str, *, seconds: int = 3) -> bool:
+        """True when one of `seconds` echo requests to `address`, one each second, was answered."""
+        family = "-6" if ":" in address else "-4"
+        argv = ["busybox", "ping", family, "-q", "-c", "1", "-w", str(seconds), address]
+        return self.run(argv, check=False).status == 0
+
+    def delete(self) -> None:
+        self.node.run(["ip", "netns", "del", self.name])
+
+
+class Node:
+    """See the top of this module. `environment` is what every program gets beside PATH (or instead of it)."""
+
+    def __init__(self, environment: Mapping[str, str] | None = None, hostname: str = "node") -> None:
+        self.environment = {"PATH": PATH, **(environment or {})}
+        self.hostname = hostname
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self.pid = 0  # of process 1, as the maker of the node sees it
+
+    def __enter__(self) -> Self:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            init = Path(__file__).with_name("node_init.py")
+            namespaces = ["--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child=SIGKILL"]
+            python = ["/usr/bin/python3", "-I", "-S", "-B", str(init), str(theirs.fileno())]
+            self._process = subprocess.Popen(
+                ["unshare", *namespaces, "--", *python],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                cwd="/",
+            )
+        data, ancillary, _flags, _address = ours.recvmsg(64, socket.CMSG_SPACE(12))
+        if data != b"ready":
+            _, errors = self._process.communicate()
+            ours.close()
+            raise NodeError(f"no node (root is needed): {errors.decode()}")
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+        self.pid = struct.unpack("3i", ancillary[0][2])[0]
+        self._control = ours
+        self.run(["sh", "-c", f"ip link set lo up; hostname {self.hostname}"])
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the node; when this returns, no process of it is left."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            self._process.communicate()
+            self._process = None
+
+    def _send(self, message: Mapping[str, object], fds: list[int]) -> None:
+        if self._control is None:
+            raise NodeError("the node is closed")
+        try:
+            socket.send_fds(self._control, [json.dumps(message).encode()], fds)
+        except BrokenPipeError as error:
+            raise NodeError("the node's first process has ended") from error
+
+    def popen(
+        self, argv: Sequence[str], *, input: bytes | str | None = None, env: Mapping[str, str] | None = None,
+        netns: str | None = None, cwd: str = "/", bare: bool = False,
+        stdin: int | None = None, stdout: int | None = None, stderr: int | None = None,
+    ) -> Running:  # fmt: skip
+        """Starts a program. `env` is added to the node's environment; with `bare` it is all there is.
+        Descriptors given as `stdin`, `stdout`, `stderr` are used as they are (and stay the caller's); else
+        output goes to memory files."""
+        out = os.memfd_create("stdout") if stdout is None else None
+        err = os.memfd_create("stderr") if stderr is None else None
+        source = _memory(input or b"") if stdin is None else os.dup(stdin)
+        status_read, status_write = os.pipe()
+        environment = dict(env or {}) if bare else {**self.environment, **(env or {})}
+        message = {"run": [str(word) for word in argv], "env": environment, "netns": netns, "cwd": cwd}
+        fds = [
+            source,
+            out if stdout is None else stdout,
+            err if stderr is None else stderr,
+            status_write,
+        ]
+        try:
+            self._send(message, [fd for fd in fds if fd is not None])
+        finally:
+            os.close(source)
+            os.close(status_write)
+        return Running(self, argv, status_read, out, err)
+
+    def run(
+        self, argv: Sequence[str], *, input: bytes | str | None = None, env: Mapping[str, str] | None = None,
+        check: bool = True, timeout: float = 60, netns: str | None = None,
+        cwd: str = "/", bare: bool = False,
+    ) -> Finished:  # fmt: skip
+        """Runs a program to its end. A status other than 0 raises NodeError unless `check` is false; after
+        `timeout` seconds the program is killed and TimeoutError raised."""
+        running = self.popen(argv, input=input, env=env, netns=netns, cwd=cwd, bare=bare)
+        try:
+            finished = running.wait(timeout)
+        except TimeoutError as error:
+            running.kill()
+            ended = running.wait()
+            raise TimeoutError(f"{error}; {ended.stdout!r} {ended.stderr!r}") from None
+        if check and finished.status != 0:
+            output = (finished.stderr + finished.stdout).decode(errors="replace").strip()
+            raise NodeError(f"{' '.join(finished.argv)}: status {finished.status}: {output}")
+        return finished
+
+    def shell(self, script: str, *, check: bool = True, netns: str | None = None) -> str:
+        """Runs a shell script (`sh -e`) and returns what it printed."""
+        return self.run(["sh", "-ec", script], check=check, netns=netns).text
+
+    def json(self, *argv: str) -> Any:
+        return self.run(argv).json()
+
+    def path(self, inside: str) -> Path:
+        """A path of the node as the maker's own process can open it. Absolute symbolic links on the way are
+        not followed there."""
+        return Path(f"/proc/{self.pid}/root") / inside.lstrip("/")
+
+    def netns(self, name: str) -> Netns:
+        """A new, empty network namespace `/run/netns/<name>`. Its `lo` is down, as Mesos leaves it during
+        ADD."""
+        self.run(["ip", "netns", "add", name])
+        return Netns(self, f"/run/netns/{name}")
+
+    def uplink(self, name: str = "eth0") -> Netns:
+        """Gives the node an interface with 192.0.2.2/24, 2001:db8::2/64 and default routes; returns the
+        world behind it (.1)."""
+        world = self.netns("world")
+        self.shell(
+            f"ip link add {name} type veth peer name world netns world\n"
+            f"ip addr add 192.0.2.2/24 dev {name}\n"
+            f"ip addr add 2001:db8::2/64 dev {name} nodad\n"
+            f"ip link set {name} up\n"
+            "ip -n world addr add 192.0.2.1/24 dev world\n"
+            "ip -n world addr add 2001:db8::1/64 dev world nodad\n"
+            "ip -n world link set world up\n"
+            "ip -n world link set lo up\n"
+            f"ip route add default via 192.0.2.1 dev {name}\n"
+            f"ip -6 route add default via 2001:db8::1 dev {name}\n"
+        )
+        return world
+
+    def cni(
+        self, verb: str, plugin: str | Path, conf: Conf, cid: str = "", netns: Netns | str | None = None,
+        *, ifname: str = "eth0", args: str | None = None, cni_path: str | None = None,
+        env: Mapping[str, str] | None = None, timeout: float = 60,
+    ) -> Answer:  # fmt: skip
+        """Calls a plugin by path exactly as Mesos does: PATH and CNI_* and nothing else. `cni_path` is the
+        plugin's own folder unless given; `env` adds or replaces variables."""
+        running = self.cni_start(
+            verb, plugin, conf, cid, netns, ifname=ifname, args=args, cni_path=cni_path, env=env
+        )
+        try:
+            return answer(running.wait(timeout))
+        except TimeoutError:
+            running.kill()
+            raise
+
+    def cni_start(
+        self, verb: str, plugin: str | Path, conf: Conf, cid: str = "", netns: Netns | str | None = None,
+        *, ifname: str = "eth0", args: str | None = None, cni_path: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Running:  # fmt: skip
+        """As `cni`, but does not wait: pass what `wait()` returns to `answer`."""
+        variables = {"PATH": self.environment["PATH"], "CNI_COMMAND": verb}
+        variables["CNI_PATH"] = cni_path or str(Path(plugin).parent)
+        if cid:
+            variables["CNI_CONTAINERID"] = cid
+        if netns:
+            variables["CNI_NETNS"] = netns.path if isinstance(netns, Netns) else netns
+        if ifname:
+            variables["CNI_IFNAME"] = ifname
+        if args is not None:
+            variables["CNI_ARGS"] = args
+        if "MESOKIT_ROOT" in self.environment:
+            variables["MESOKIT_ROOT"] = self.environment["MESOKIT_ROOT"]
+        document = json.dumps(conf) if isinstance(conf, Mapping) else conf
+        return self.popen([str(plugin)], input=document, env={**variables, **(env or {})}, bare=True)
+
+
+def answer(finished: Finished) -> Answer:
+    """Reads a plugin's output by the letter of the spec: exactly one JSON document or nothing; an error
+    object if it failed."""
+    try:
+        document = json.loads(finished.stdout) if finished.stdout.strip() else None
+    except ValueError as error:
+        raise NodeError(f"{finished.argv} printed no JSON document: {finished}") from error
+    if finished.status == 0:
+        return Answer(finished, document, None)
+    if not isinstance(document, dict) or "code" not in document or "msg" not in document:
+        raise NodeError(f"{finished.argv} failed without an error object: {finished}")
+    return Answer(finished, None, document)
+
+
+def until(condition: Callable[[], object], *, seconds: float = 30, what: str = "condition") -> None:
+    """Waits until `condition()` is true; raises TimeoutError otherwise. For facts that the kernel brings
+    about by and by."""
+    deadline = time.monotonic() + seconds
+    pause = 0.002
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"after {seconds} s still not: {what}")
+        time.sleep(pause)
+        pause = min(0.1, pause * 2)
+
+
+@contextmanager
+def started(running: Running) -> Iterator[Running]:
+    """Kills the program at the end of the block, if it still runs."""
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.wait()
+
+
+def _memory(content: bytes | str) -> int:
+    fd = os.memfd_create("stdin")
+    data = content.encode() if isinstance(content, str) else content
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _content(fd: int) -> bytes:
+    size = os.fstat(fd).st_size
+    return os.pread(fd, size, 0)
+
+
+if __name__ == "__main__":
+    # A shell in a private node, to look around: python netns_tests/node.py [program arguments...]
+    with Node() as here:
+        program = sys.argv[1:] or ["bash", "-i"]
+        sys.exit(here.popen(program, stdin=0, stdout=1, stderr=2, env=dict(os.environ)).wait(10**9).status)

@@ -1,0 +1,165 @@
+"""First process of a private node: mounts its file systems, then starts the programs that its owner asks for.
+
+It runs as process 1 of new network, mount, uts, ipc and pid namespaces (`unshare` makes them, node.py calls
+that) and listens on one SOCK_SEQPACKET descriptor, its only argument. When the owner goes away, however it
+goes, the descriptor reads end-of-file, this process ends, and with it the kernel ends every process of the
+node, unmounts its mounts and frees its network. That is the whole clean-up, and nothing has to survive to
+perform it.
+
+Messages are JSON objects with descriptors attached:
+
+    {"run": [argv...], "env": {...}, "cwd": path, "netns": path or null}   + stdin, stdout, stderr, status
+    pipe {"kill": pid, "signal": number}
+
+On the status pipe come lines: the pid, then the wait status. A program is made by fork, so a request costs
+about a millisecond. Only the standard library's small modules are imported: this file runs with `python -I
+-S`.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+CLONE_NEWNET = 0x40000000
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
+MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 0x1000, 0x2000, 0x4000, 1 << 18
+
+#: Directories that keep the machine's content but lose every change with the node.
+COPIES = ("/etc", "/opt", "/var", "/root")
+#: Directories that start empty. /var/lib/containers must not lie on an overlay: podman mounts its own there.
+EMPTY = ("/var/lib/cni", "/var/lib/mesokit", "/var/lib/containers", "/var/lib/containerd", "/var/tmp")
+#: What was installed for the whole machine and would change what a node does.
+HIDDEN = ("/etc/cni", "/opt/cni")
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mount(source: str, target: str, fstype: str | None, flags: int, data: str | None = None) -> None:
+    encoded = [None if text is None else text.encode() for text in (source, target, fstype)]
+    if libc.mount(*encoded, ctypes.c_ulong(flags), None if data is None else data.encode()) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"mount {source} on {target}: {os.strerror(number)}")
+
+
+def build() -> None:
+    """Gives this mount namespace its own proc, sysfs, /run and writable copies of the directories that
+    plugins write."""
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
+    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
+    if Path("/sys/fs/cgroup").is_dir():
+        Path("/run/.cgroup").mkdir()
+        mount("/sys/fs/cgroup", "/run/.cgroup", None, MS_BIND | MS_REC)
+    mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    if Path("/run/.cgroup").is_dir():
+        mount("/run/.cgroup", "/sys/fs/cgroup", None, MS_MOVE)
+        Path("/run/.cgroup").rmdir()
+    Path("/run/.copies").mkdir()
+    mount("tmpfs", "/run/.copies", "tmpfs", 0, "mode=0755")
+    for path in COPIES:
+        upper, work = f"/run/.copies{path}", f"/run/.copies{path}.work"
+        Path(upper).mkdir()
+        Path(work).mkdir()
+        mount("overlay", path, "overlay", 0, f"lowerdir={path},upperdir={upper},workdir={work}")
+    # The mounts above keep it alive; unmounted here, nothing in the node sees it.
+    libc.umount2(b"/run/.copies", 2)
+    Path("/run/.copies").rmdir()
+    for path in EMPTY:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        mount("tmpfs", path, "tmpfs", 0, "mode=1777" if path == "/var/tmp" else "mode=0755")
+    for path in HIDDEN:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        mount("tmpfs", path, "tmpfs", 0, "mode=0755")
+    Path("/etc/cni/net.d").mkdir(parents=True)
+    Path("/opt/cni/bin").mkdir(parents=True)
+    Path("/run/netns").mkdir(parents=True)
+    Path("/run/lock").mkdir(parents=True)
+
+
+def child(message: dict[str, Any], fds: list[int]) -> None:
+    """Becomes the program; a failure to do so is a line on its stderr and status 127."""
+    try:
+        os.setsid()
+        for target, fd in enumerate(fds[:3]):
+            os.dup2(fd, target)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        if message["netns"]:
+            handle = os.open(message["netns"], os.O_RDONLY | os.O_CLOEXEC)
+            if libc.setns(handle, CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), f"enter {message['netns']}")
+        os.chdir(message["cwd"])
+        os.execvpe(message["run"][0], message["run"], message["env"])
+    except OSError as error:
+        os.write(2, f"{message['run'][0]}: {error}\n".encode())
+    finally:
+        os._exit(127)
+
+
+def reap(waiting: dict[int, int]) -> None:
+    """Collects every process that has ended; the owner of one it started hears the status."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        answer = waiting.pop(pid, None)
+        if answer is not None:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(answer, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            os.close(answer)
+
+
+def obey(message: dict[str, Any], fds: list[int], waiting: dict[int, int]) -> None:
+    """Starts a program, or sends a signal to one that was started here."""
+    if "kill" in message:
+        if message["kill"] in waiting:
+            os.kill(message["kill"], message["signal"])
+        return
+    pid = os.fork()
+    if pid == 0:
+        child(message, fds)
+    waiting[pid] = fds[3]
+    for used in fds[:3]:
+        os.close(used)
+    os.write(fds[3], f"{pid}\n".encode())
+
+
+def main() -> None:
+    control = socket.socket(fileno=int(sys.argv[1]))
+    os.set_inheritable(control.fileno(), False)
+    build()
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    waiting: dict[int, int] = {}
+    control.send(b"ready")
+    poller = select.poll()
+    poller.register(control, select.POLLIN)
+    poller.register(wake_read, select.POLLIN)
+    while True:
+        for fd, _event in poller.poll():
+            if fd == wake_read:
+                os.read(wake_read, 4096)
+                reap(waiting)
+                continue
+            data, fds, _flags, _address = socket.recv_fds(control, 1 << 20, 4)
+            if not data:
+                return
+            obey(json.loads(data), fds, waiting)
+
+
+if __name__ == "__main__":
+    main()
