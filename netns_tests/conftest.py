@@ -1,4 +1,4 @@
-"""Fixtures of the namespace tests: `node`, a private node for each test, and `reference`, the reference plugins' folder."""
+"""Fixtures of the namespace tests."""
 
 from collections.abc import Iterator
 

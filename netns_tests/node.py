@@ -279,7 +279,7 @@ class Node:
             raise TimeoutError(f"{error}; {ended.stdout!r} {ended.stderr!r}") from None
         if check and finished.status != 0:
             output = (finished.stderr + finished.stdout).decode(errors="replace").strip()
-            raise NodeError(f"{' '.join(finished.argv)}: status {finished.status}: {output}")
+            raise NodeError(f"{' '.join(finished.argv)}: status {finished.status}: {output[-2000:]}")
         return finished
 
     def shell(self, script: str, *, check: bool = True, netns: str | None = None) -> str:

@@ -1,0 +1,226 @@
+"""All that a plugin could leave behind, as plain facts, and the difference of two moments.
+
+    before = snapshot(node)
+    ...
+    assert residue(node, before) == []
+
+A snapshot maps a fact's name ("node: route table main 10.9.0.0/24", "file /run/mesokit/…") to its value as
+text. Counters, timers, handles and interface numbers are left out: they change by themselves. Facts of a
+network namespace are prefixed with its name; `node` is the node's own.
+
+What both our plugins and the reference ones leave on purpose, because it belongs to the network or to the
+machine and not to one attachment, is listed in PERMANENT with the reason, and `residue` does not report it.
+Everything else counts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from netns_tests.node import Netns, Node
+
+Snapshot = dict[str, str]
+
+#: Facts (as regular expressions over "name = value") that may stay when the last attachment has gone.
+PERMANENT: tuple[tuple[str, str], ...] = (
+    (r"node: sysctl ipv[46]/(ip_forward|conf/[^ ]*/((mc_)?forwarding|accept_redirects))\b", "the machine forwards"),
+    (r"dir ", "empty directories hold nothing"),
+    (r"file /var/lib/cni/networks/[^/]+/(lock|last_reserved_ip\.\d+) ", "host-local's; not a reservation"),
+    (r"file /run/mesokit/(locks/|[^ ]*\.lock )", "a lock file must not vanish under one who waits for it"),
+    (r"file /run/xtables\.lock ", "iptables' own"),
+    (r"node: nft (table|chain|set|map|rule) (inet|bridge) mesokit\b", "the frame: attachments are elements"),
+)
+
+_SYSCTLS = (
+    "ipv4/ip_forward ipv4/conf ipv6/conf ipv4/ip_local_port_range ipv4/tcp_syncookies core/somaxconn bridge"
+)
+_COMMANDS = (
+    "ip -j -d link",
+    "ip -j addr",
+    "ip -j -d -4 route show table all",
+    "ip -j -d -6 route show table all",
+    "ip -j -4 rule",
+    "ip -j -6 rule",
+    "bridge -j fdb",
+    "bridge -j vlan",
+    "nft -j list ruleset",
+    f"cd /proc/sys/net && grep -rs '' {_SYSCTLS} || true",
+)
+_SCRIPT = "; echo; echo @@@@; ".join(_COMMANDS)
+
+#: Keys of iproute2's and nft's JSON that change without anybody changing the configuration.
+_VOLATILE = frozenset(
+    (
+        "ifindex", "link_index", "link_netnsid", "link", "handle", "index", "hello_timer",
+        "tcn_timer", "topology_change_timer", "gc_timer", "valid_life_time", "preferred_life_time",
+        "root_id", "root_port", "root_path_cost", "topology_change", "used", "expires", "updated",
+        "topology_change_detected", "topology_change_ack", "tentative", "dadfailed", "cacheinfo",
+        "stats", "stats64", "numtxqueues", "promiscuity", "allmulti", "min_mtu", "max_mtu", "state",
+        "designated_cost", "designated_port", "designated_bridge", "message_age_timer",
+        "forward_delay_timer", "hold_timer", "config_pending", "operstate", "packets", "bytes",
+        "age", "metainfo",
+    )
+)  # fmt: skip
+
+
+def _stable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _stable(item) for key, item in value.items() if key not in _VOLATILE}
+    if isinstance(value, list):
+        return [_stable(item) for item in value]
+    return value
+
+
+def _text(value: Any) -> str:
+    return json.dumps(_stable(value), sort_keys=True)
+
+
+def _documents(output: str) -> Iterator[Any]:
+    for part in output.split("@@@@\n"):
+        text = part.strip()
+        yield json.loads(text) if text.startswith(("[", "{")) else text
+
+
+def _link_facts(links: list[dict[str, Any]], addresses: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    for link in links:
+        flags = [flag for flag in link.get("flags", []) if flag not in ("LOWER_UP", "NO-CARRIER")]
+        yield f"link {link['ifname']}", _text({**link, "flags": sorted(flags)})
+    for link in addresses:
+        for address in link.get("addr_info", []):
+            yield f"address {link.get('ifname')} {address['local']}/{address['prefixlen']}", _text(address)
+
+
+def _routing_facts(
+    routes: Iterable[dict[str, Any]], rules: Iterable[dict[str, Any]], fdb: Iterable[dict[str, Any]],
+    vlans: Iterable[dict[str, Any]],
+) -> Iterator[tuple[str, str]]:  # fmt: skip
+    for route in routes:
+        flags = [flag for flag in route.get("flags", []) if flag not in ("linkdown", "dead")]
+        where = [route.get(key, "-") for key in ("table", "type", "dst", "gateway", "dev", "metric")]
+        yield f"route {' '.join(map(str, where))}", _text({**route, "flags": flags})
+    for rule in rules:
+        yield f"rule {_text(rule)}", ""
+    for entry in fdb:
+        yield f"fdb {entry.get('ifname')} {entry['mac']} {entry.get('vlan', '-')}", _text(entry)
+    for port in vlans:
+        for vlan in port.get("vlans", []):
+            yield f"vlan {port['ifname']} {vlan['vlan']}", _text(vlan)
+
+
+def _nft_facts(ruleset: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    number = 0
+    for item in ruleset.get("nftables", []):
+        for kind, body in item.items():
+            if kind == "metainfo":
+                continue
+            where = f"{body.get('family')} {body.get('table', body.get('name'))}"
+            if kind in ("set", "map"):
+                yield f"nft {kind} {where} {body['name']}", _text({**body, "elem": []})
+                for element in body.get("elem", []):
+                    yield f"nft element {where} {body['name']} {_text(element)}", ""
+            elif kind == "rule":
+                number += 1
+                yield f"nft rule {where} {body['chain']} {_text(body)}", ""
+            else:
+                yield f"nft {kind} {where} {body.get('name')}", _text(body)
+
+
+def namespace_facts(node: Node, netns: str | None, name: str) -> Snapshot:
+    """The facts of one network namespace, each prefixed with `name`."""
+    output = node.run(["sh", "-c", _SCRIPT], netns=netns).text
+    links, addresses, routes4, routes6, rules4, rules6, fdb, vlans, nft, sysctls = _documents(output)
+    for family, rules in (("inet", rules4), ("inet6", rules6)):
+        for rule in rules or []:
+            rule["family"] = family
+    facts = dict(_link_facts(links, addresses or []))
+    routes = [*(routes4 or []), *(routes6 or [])]
+    facts.update(_routing_facts(routes, [*(rules4 or []), *(rules6 or [])], fdb or [], vlans or []))
+    facts.update(_nft_facts(nft))
+    for line in sysctls.splitlines():
+        path, _, value = line.partition(":")
+        facts[f"sysctl {path}"] = value
+    return {f"{name}: {key}": value for key, value in facts.items()}
+
+
+def _file_facts(node: Node, roots: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for root in roots:
+        top = node.path(root)
+        for path in sorted(top.rglob("*")):
+            inside = root + str(path)[len(str(top)) :]
+            if inside.startswith("/run/netns"):
+                continue
+            if path.is_symlink():
+                yield f"link-file {inside}", str(path.readlink())
+            elif path.is_dir():
+                yield f"dir {inside}", ""
+            elif path.is_socket():
+                yield f"socket {inside}", ""
+            elif path.is_file():
+                yield f"file {inside} ", path.read_bytes().decode(errors="backslashreplace")
+
+
+def _machine_facts(node: Node) -> Iterator[tuple[str, str]]:
+    for path in sorted(node.path("/run/netns").iterdir()):
+        yield f"netns {path.name}", ""
+    for line in Path(f"/proc/{node.pid}/mountinfo").read_text().splitlines():
+        fields = line.split()
+        source = fields[fields.index("-") + 1]
+        if not fields[4].startswith("/sys"):
+            yield f"mount {fields[4]} {source}", ""
+    for path in node.path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            continue
+        if command and path.parent.name != "1":
+            yield f"process {path.parent.name} {command}", ""
+
+
+#: Where plugins, runtimes and our own programs keep state.
+STATE = ("/run", "/var/lib/cni", "/var/lib/mesokit", "/etc/cni")
+
+
+def snapshot(node: Node, boxes: Iterable[Netns] = (), files: Sequence[str] = STATE) -> Snapshot:
+    """The facts of the node, and of the container namespaces given."""
+    facts = namespace_facts(node, None, "node")
+    for box in boxes:
+        facts.update(namespace_facts(node, box.path, box.name))
+    facts.update(_file_facts(node, files))
+    facts.update(_machine_facts(node))
+    return facts
+
+
+def difference(before: Snapshot, after: Snapshot, allowed: Iterable[str] = ()) -> list[str]:
+    """What differs, a line each ("+" new, "-" gone, "~" changed), without PERMANENT and what `allowed`
+    patterns match."""
+    patterns = [re.compile(pattern) for pattern in (*(pattern for pattern, _ in PERMANENT), *allowed)]
+    lines: list[tuple[str, str]] = []
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if old == new:
+            continue
+        sign = "+" if old is None else "-" if new is None else "~"
+        value = f"{new if old is None else old if new is None else f'{old} -> {new}'}"
+        lines.append((f"{name} = {value}", sign))
+    return [f"{sign} {line}" for line, sign in lines if not any(pattern.match(line) for pattern in patterns)]
+
+
+def residue(
+    node: Node, before: Snapshot, *, boxes: Iterable[Netns] = (), allowed: Iterable[str] = (),
+    seconds: float = 10, files: Sequence[str] = STATE,
+) -> list[str]:  # fmt: skip
+    """What is there now and was not before, or the reverse. The kernel removes some things a little later
+    (the far end of a veth pair, a namespace nobody holds), so a difference must last for `seconds` to
+    count."""
+    boxes, allowed = list(boxes), list(allowed)
+    deadline = time.monotonic() + seconds
+    while True:
+        left = difference(before, snapshot(node, boxes, files), allowed)
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.1)
