@@ -1,0 +1,308 @@
+"""The settings of one executor process, from the variables an agent sets and the options of the command line.
+
+Everything is read here and nowhere else; all mistakes are reported together. Options may also be given as
+variables (`--ack-timeout` as MESOKIT_ACK_TIMEOUT), because a framework that names only a URI has no command
+line; the command line wins. A bad duration is refused, never replaced by a default.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from executor.codec import DEFAULT_MAX_RECORD, Encoding
+from executor.config.duration import parse_duration, parse_size
+from executor.config.tls import TlsSettings, parse_flag, read_tls
+
+T = TypeVar("T")
+
+TOKEN_VARIABLE = "MESOS_EXECUTOR_AUTHENTICATION_TOKEN"  # noqa: S105 (a name)
+
+
+class ConfigError(ValueError):
+    """The settings cannot be used; `problems` has one sentence for each mistake."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the agent listens: a Unix socket's path, or a host (address or name) and port."""
+
+    host: str
+    port: int
+    socket: Path | None
+    prefix: str
+    """The agent's libprocess id as a path, such as "/slave(1)"; empty where unknown."""
+
+    @property
+    def executor_path(self) -> str:
+        """The path of the executor API."""
+        return f"{self.prefix}/api/v1/executor"
+
+    @property
+    def authority(self) -> str:
+        """The Host header's value."""
+        if self.socket is not None:
+            return "localhost"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Durations are seconds, sizes are bytes."""
+
+    framework_id: str
+    executor_id: str
+    agent_id: str | None
+    endpoint: Endpoint
+    tls: TlsSettings | None
+    token: str | None
+    sandbox: Path
+    checkpoint: bool
+    recovery_timeout: float
+    backoff_max: float
+    shutdown_grace: float
+    allocation_role: str | None
+    encoding: Encoding
+    max_record: int
+    registration_timeout: float
+    subscribe_timeout: float
+    ack_timeout: float
+    idle_timeout: float
+    watchdog: float
+    heartbeat_interval: float
+    kill_grace: float
+    stay: bool
+    log_file: Path | None
+    log_level: str
+    log_size: int
+    log_backups: int
+    output_size: int
+    output_backups: int
+    inspect: bool
+    progress_regex: str | None
+    progress_file: Path | None
+    progress_interval: float
+    usage_interval: float
+
+    def __repr__(self) -> str:
+        return f"Settings({self.framework_id!r}, {self.executor_id!r}, {self.endpoint!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of the command line, and how the help shows it."""
+
+    name: str
+    value: str
+    default: str
+    parse: Callable[[str], Any]
+    about: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it too."""
+        return "MESOKIT_" + self.name.upper().replace("-", "_")
+
+    @property
+    def field(self) -> str:
+        """The field of Settings."""
+        return self.name.replace("-", "_")
+
+
+def seconds(text: str) -> float:
+    """A duration in seconds. Raises ValueError."""
+    return parse_duration(text) / 1e9
+
+
+def _encoding(text: str) -> Encoding:
+    try:
+        return Encoding(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither protobuf nor json") from None
+
+
+def _level(text: str) -> str:
+    if text not in ("debug", "info", "warning", "error"):
+        raise ValueError(f"{text!r} is not one of debug, info, warning, error")
+    return text.upper()
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 6):
+        raise ValueError(f"{text!r} is not a number such as 3")
+    return int(text)
+
+
+def _optional_path(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+def _record_limit(text: str) -> int:
+    size = parse_size(text)
+    if size < 1024:
+        raise ValueError(f"{text!r} is too small for any event: use at least 1KB")
+    return size
+
+
+OPTIONS = (
+    Option("encoding", "protobuf|json", "protobuf", _encoding, "how messages are written on the wire"),
+    Option("max-record", "SIZE", f"{DEFAULT_MAX_RECORD >> 20}MB", _record_limit,
+           "largest event accepted; a larger one drops the subscription"),
+    Option("registration-timeout", "DURATION", "1mins", seconds,
+           "give up when the first subscription takes longer"),
+    Option("subscribe-timeout", "DURATION", "15secs", seconds,
+           "longest wait for the answer to SUBSCRIBE on an open connection"),
+    Option("ack-timeout", "DURATION", "60secs", seconds,
+           "longest wait for the last acknowledgement before leaving without it"),
+    Option("idle-timeout", "DURATION", "0ns", seconds,
+           "leave when subscribed this long without ever getting a task; 0ns waits for ever"),
+    Option("watchdog", "DURATION", "65mins", seconds,
+           "subscribe anew after this long without an event; agents send one every 30mins; 0ns never does"),
+    Option("heartbeat-interval", "DURATION", "30mins", seconds, "between HEARTBEAT calls; 0ns sends none"),
+    Option("kill-grace", "DURATION", "3secs", seconds,
+           "between SIGTERM and SIGKILL where no kill policy says otherwise"),
+    Option("stay", "", "false", parse_flag, "stay when the last task is done, instead of leaving"),
+    Option("log-file", "PATH", "mesokit-executor.log", _optional_path,
+           "the executor's own log, relative to the sandbox; empty for standard error"),
+    Option("log-level", "LEVEL", "info", _level, "debug, info, warning or error"),
+    Option("log-size", "SIZE", "5MB", parse_size, "size at which the log is rotated"),
+    Option("log-backups", "N", "2", _count, "rotated logs kept"),
+    Option("output-size", "SIZE", "0B", parse_size,
+           "rotate stdout and stderr of tasks at this size; 0B hands them the sandbox's own pipes"),
+    Option("output-backups", "N", "2", _count, "rotated outputs kept"),
+    Option("inspect", "true|false", "true", parse_flag,
+           "serve the state on mesokit-executor.sock in the sandbox"),
+    Option("progress-regex", "REGEX", "", lambda text: text or None,
+           "find progress in the output: group 1 is per cent, group 2 a message"),
+    Option("progress-file", "PATH", "", _optional_path, "a file in the sandbox where tasks write progress"),
+    Option("progress-interval", "DURATION", "1secs", seconds, "least time between two progress messages"),
+    Option("usage-interval", "DURATION", "0ns", seconds,
+           "time between two samples of what tasks use; 0ns on demand"),
+)
+
+
+def load(environ: Mapping[str, str], arguments: Sequence[str], cwd: Path) -> Settings:
+    """The settings. `cwd` is the sandbox where no variable names it. Raises ConfigError."""
+    problems: list[str] = []
+    options = _options(environ, arguments, problems)
+    read = _Variables(environ, problems)
+    checkpoint = read.parsed("MESOS_CHECKPOINT", "0", parse_flag, False)
+    sandbox = _sandbox(environ, cwd)
+    settings = Settings(
+        framework_id=read.required("MESOS_FRAMEWORK_ID"),
+        executor_id=read.required("MESOS_EXECUTOR_ID"),
+        agent_id=environ.get("MESOS_SLAVE_ID") or None,
+        endpoint=_endpoint(environ, read, problems),
+        tls=None if environ.get("MESOS_DOMAIN_SOCKET") else read_tls(environ, problems),
+        token=environ.get(TOKEN_VARIABLE) or None,
+        sandbox=sandbox,
+        checkpoint=checkpoint,
+        recovery_timeout=read.parsed("MESOS_RECOVERY_TIMEOUT", "15mins", seconds, 900.0),
+        backoff_max=read.parsed("MESOS_SUBSCRIPTION_BACKOFF_MAX", "2secs", seconds, 2.0),
+        shutdown_grace=read.parsed("MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD", "5secs", seconds, 5.0),
+        allocation_role=environ.get("MESOS_ALLOCATION_ROLE") or None,
+        **options,
+    )
+    if problems:
+        raise ConfigError(problems)
+    return settings
+
+
+def usage() -> str:
+    """The help text."""
+    lines = [
+        "usage: mesokit-executor [option ...]",
+        "",
+        "A Mesos executor. The agent starts it and sets MESOS_FRAMEWORK_ID, MESOS_EXECUTOR_ID,",
+        "MESOS_AGENT_ENDPOINT and the other variables it reads. Durations are written as Mesos does:",
+        "1500ms, 5secs, 15mins.",
+        "",
+    ]
+    for option in OPTIONS:
+        lines.append(f"  --{option.name} {option.value}".rstrip())
+        default = f" [{option.default}]" if option.default else ""
+        lines.append(f"        {option.about}{default}; also {option.variable}")
+    lines += ["  --version", "  --help"]
+    return "\n".join(lines)
+
+
+def _options(environ: Mapping[str, str], arguments: Sequence[str], problems: list[str]) -> dict[str, Any]:
+    known = {option.name: option for option in OPTIONS}
+    given = {option.name: (option.variable, environ[option.variable])
+             for option in OPTIONS if option.variable in environ}
+    rest = list(arguments)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        option = known.get(name.removeprefix("--")) if name.startswith("--") else None
+        if option is None:
+            problems.append(f"there is no option {name!r}: --help lists them")
+        elif equals:
+            given[option.name] = (name, value)
+        elif not option.value:
+            given[option.name] = (name, "true")
+        elif rest:
+            given[option.name] = (name, rest.pop(0))
+        else:
+            problems.append(f"{name} needs a value: {option.value}")
+    values: dict[str, Any] = {}
+    for option in OPTIONS:
+        where, text = given.get(option.name, (option.name, option.default))
+        try:
+            values[option.field] = option.parse(text)
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
+            values[option.field] = option.parse(option.default)
+    return values
+
+
+@dataclass(frozen=True, slots=True)
+class _Variables:
+    environ: Mapping[str, str]
+    problems: list[str]
+
+    def required(self, name: str) -> str:
+        value = self.environ.get(name, "")
+        if not value:
+            self.problems.append(f"{name} is not set: a Mesos agent sets it for its executors")
+        return value
+
+    def parsed(self, name: str, default: str, parse: Callable[[str], T], fallback: T) -> T:
+        try:
+            return parse(self.environ.get(name) or default)
+        except ValueError as error:
+            self.problems.append(f"{name}: {error}")
+            return fallback
+
+
+def _sandbox(environ: Mapping[str, str], cwd: Path) -> Path:
+    """The sandbox as this process sees it: MESOS_DIRECTORY is the host's view of it."""
+    for name in ("MESOS_SANDBOX", "MESOS_DIRECTORY"):
+        value = environ.get(name)
+        if value and Path(value).is_dir():
+            return Path(value)
+    return cwd
+
+
+def _endpoint(environ: Mapping[str, str], read: _Variables, problems: list[str]) -> Endpoint:
+    prefix = ""
+    if pid := environ.get("MESOS_SLAVE_PID"):
+        name, at, _ = pid.partition("@")
+        if at and name and name.isprintable() and not set(name) & set(" /?#%"):
+            prefix = f"/{name}"
+        else:
+            problems.append(f"MESOS_SLAVE_PID: {pid!r} is not an agent's id such as slave(1)@10.0.0.7:5051")
+    if socket := environ.get("MESOS_DOMAIN_SOCKET"):
+        if not socket.startswith("/"):
+            problems.append(f"MESOS_DOMAIN_SOCKET: {socket!r} is not an absolute path")
+        return Endpoint("", 0, Path(socket), prefix)
+    text = read.required("MESOS_AGENT_ENDPOINT")
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if text and not (host and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+        problems.append(f"MESOS_AGENT_ENDPOINT: {text!r} is not an address and port such as 10.0.0.7:5051")
+        return Endpoint("", 0, None, prefix)
+    return Endpoint(host, int(port or 0), None, prefix)
