@@ -28,7 +28,8 @@ Snapshot = dict[str, str]
 
 #: Facts (as regular expressions over "name = value") that may stay when the last attachment has gone.
 PERMANENT: tuple[tuple[str, str], ...] = (
-    (r"node: sysctl ipv[46]/(ip_forward|conf/[^ ]*/((mc_)?forwarding|accept_redirects))\b", "the machine forwards"),
+    (r"node: sysctl ipv[46]/ip_forward ", "the machine forwards"),
+    (r"node: sysctl ipv[46]/conf/[^ ]*/((mc_)?forwarding|accept_redirects) ", "follow from it"),
     (r"dir ", "empty directories hold nothing"),
     (r"file /var/lib/cni/networks/[^/]+/(lock|last_reserved_ip\.\d+) ", "host-local's; not a reservation"),
     (r"file /run/mesokit/(locks/|[^ ]*\.lock )", "a lock file must not vanish under one who waits for it"),
