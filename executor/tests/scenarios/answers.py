@@ -1,0 +1,43 @@
+"""What the scripted agent does with a call, instead of or besides answering it as an agent would."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """200 with an event stream for SUBSCRIBE (SUBSCRIBED first, unless `quiet`), 202 for anything else."""
+
+    quiet: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """A status and its body; the call has not happened."""
+
+    status: int
+    body: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """RST instead of an answer. `taken`: the call took effect before, which its sender cannot know."""
+
+    taken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The connection ends without an answer, in order (FIN)."""
+
+    taken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """No answer at all; the connection stays open until the agent stops."""
+
+
+Answer = Accept | Refuse | Reset | Close | Silence

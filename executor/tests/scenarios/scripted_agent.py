@@ -1,0 +1,438 @@
+"""A Mesos agent's executor endpoint that does what a scenario tells it, down to the byte.
+
+One thread accepts, one more serves each connection; the test thread writes to event streams and waits for
+calls. Everything that happened is in `log`, in order; every wait is a condition on it. An agent may be
+stopped and started again at the same address any number of times: what it was told (`ledger`) stays, its
+connections go.
+
+Addresses are 127.x.y.z, drawn at random: the port of an agent that is down can be taken neither by another
+test nor by an outgoing connection.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import random
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mesos.v1 import mesos_pb2
+from mesos.v1.executor import executor_pb2
+
+from executor.codec import Encoding
+from executor.tests.scenarios import acknowledgements, events
+from executor.tests.scenarios.answers import Accept, Answer, Close, Refuse, Reset, Silence
+from executor.tests.scenarios.call_rules import Identity, RefusedError, check
+from executor.tests.scenarios.event_stream import EventStream
+from executor.tests.scenarios.http_wire import ConnectionEndedError, Reader, Request, response, stream_head
+from executor.tests.scenarios.ledger import Ledger, state_name
+
+PORT = 5051
+PATIENCE = 30.0
+"""Seconds after which a condition that did not come true is a failure."""
+
+Call = executor_pb2.Call
+
+
+def _loopback() -> str:
+    draw = random.SystemRandom()
+    return ".".join(["127", *(str(draw.randint(1, 254)) for _ in range(3))])
+
+
+@dataclass(frozen=True, slots=True)
+class Tcp:
+    """ip:port, with TLS when a context is given."""
+
+    ip: str = field(default_factory=_loopback)
+    port: int = PORT
+    tls: ssl.SSLContext | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unix:
+    """A socket file, of any path length."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One call as it arrived. `at`: monotonic seconds; `connection`: from 1; `outcome`: what was done."""
+
+    at: float
+    connection: int
+    request: Request
+    call: executor_pb2.Call | None
+    outcome: Answer
+
+    def __str__(self) -> str:
+        call = self.call
+        words = "?" if call is None else Call.Type.Name(call.type)
+        if call is not None and call.type == Call.UPDATE:
+            status = call.update.status
+            words += f" {status.task_id.value[:40]} {state_name(status)} {status.message!r}"
+        if call is not None and call.type == Call.SUBSCRIBE:
+            tasks = [one.task_id.value[:40] for one in call.subscribe.unacknowledged_tasks]
+            updates = [state_name(one.status) for one in call.subscribe.unacknowledged_updates]
+            words += f" tasks={tasks[:5]} updates={updates[:9]}"
+        return f"{self.at:.3f} connection {self.connection}: {words} -> {self.outcome}"
+
+
+@dataclass(slots=True)
+class _Connection:
+    number: int
+    peer: socket.socket
+    reader: Reader
+    reset: bool = False
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def end(self, reset: bool) -> None:
+        """Ask the connection's thread to close, and wait until it has."""
+        self.reset = self.reset or reset
+        with contextlib.suppress(OSError):
+            self.reader.wake()
+        if threading.current_thread().name != f"connection {self.number}":
+            self.over.wait(PATIENCE)
+
+
+class ScriptedAgent:
+    """See the module. Attributes that a scenario sets: `acks`, `always`, `subscribed`; queues: `answer`."""
+
+    def __init__(
+        self,
+        encoding: Encoding,
+        where: Tcp | Unix,
+        *,
+        identity: Identity,
+        framework: mesos_pb2.FrameworkInfo,
+        executor: mesos_pb2.ExecutorInfo,
+    ) -> None:
+        self.encoding = encoding
+        self.where = where
+        self.identity = identity
+        self.framework = framework
+        self.executor = executor
+        self.acks: acknowledgements.AckPolicy = acknowledgements.at_once
+        self.always: dict[int, Answer] = {}
+        self.supersede = True
+        self.log: list[Entry] = []
+        self.streams: list[EventStream] = []
+        self.ledger = Ledger()
+        self.violations: list[str] = []
+        self.connected_at: list[float] = []
+        self._answers: dict[int, collections.deque[Answer]] = collections.defaultdict(collections.deque)
+        self._changed = threading.Condition()
+        self._listener: socket.socket | None = None
+        self._connections: dict[int, _Connection] = {}
+        self._counter = 0
+        self._subscribed_here = False
+        self.start()
+
+    # Life and death
+
+    def start(self) -> None:
+        """Listen, at the same address as ever; a Unix socket gets a new inode."""
+        self._subscribed_here = False
+        listener = _listen(self.where)
+        self._listener = listener
+        threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
+
+    def stop(self, *, reset: bool = False) -> None:
+        """No longer listen, and end every connection (with RST if asked): the agent process died."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+            if isinstance(self.where, Unix):
+                self.where.path.unlink(missing_ok=True)
+        for connection in list(self._connections.values()):
+            connection.end(reset)
+
+    def restart(self, *, reset: bool = False) -> None:
+        self.stop(reset=reset)
+        self.start()
+
+    # Script
+
+    def answer(self, call_type: int, *answers: Answer) -> None:
+        """Queue answers to the next calls of a type; when they are used up, `always` or Accept applies."""
+        with self._changed:
+            self._answers[call_type].extend(answers)
+
+    # Questions and waits
+
+    def wait(
+        self, condition: Callable[[], bool], what: str | Callable[[], str], patience: float = PATIENCE
+    ) -> None:
+        """Until `condition()`; it is asked again after every event here, and ten times a second."""
+        deadline = time.monotonic() + patience
+        with self._changed:
+            while not condition():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    text = what if isinstance(what, str) else what()
+                    raise AssertionError(f"not in {patience:.0f} s: {text}")
+                self._changed.wait(min(left, 0.1))
+
+    def subscription(self, number: int = 1) -> EventStream:
+        """The event stream of the `number`th accepted SUBSCRIBE, when it has come."""
+        self.wait(lambda: len(self.streams) >= number, f"subscription {number}")
+        return self.streams[number - 1]
+
+    @property
+    def stream(self) -> EventStream:
+        """The current event stream; waits for the first."""
+        self.subscription()
+        return self.streams[-1]
+
+    def send(self, *sent: executor_pb2.Event) -> None:
+        self.stream.send(*sent)
+
+    def calls(self, call_type: int, taken: bool = False) -> list[Entry]:
+        """Entries of a type; with `taken`, only those that were accepted."""
+        with self._changed:
+            return [
+                entry
+                for entry in self.log
+                if entry.call is not None
+                and entry.call.type == call_type
+                and (not taken or isinstance(entry.outcome, Accept))
+            ]
+
+    def subscribes(self) -> list[Entry]:
+        return self.calls(Call.SUBSCRIBE)
+
+    def statuses(self, task_id: str) -> list[mesos_pb2.TaskStatus]:
+        with self._changed:
+            return sorted(self.ledger.updates.get(task_id, []), key=lambda status: status.timestamp)
+
+    def states(self, task_id: str) -> list[str]:
+        with self._changed:
+            return self.ledger.states(task_id)
+
+    def wait_state(self, task_id: str, state: str, patience: float = PATIENCE) -> mesos_pb2.TaskStatus:
+        """The first status of the task in `state` ("RUNNING"), when it has come."""
+        number = mesos_pb2.TaskState.Value(f"TASK_{state}")
+
+        def found() -> bool:
+            return any(status.state == number for status in self.ledger.updates.get(task_id, []))
+
+        self.wait(
+            found, lambda: f"{task_id[:40]} in state {state}; seen: {self.ledger.states(task_id)}", patience
+        )
+        return next(status for status in self.statuses(task_id) if status.state == number)
+
+    def wait_final(self, task_id: str, patience: float = PATIENCE) -> mesos_pb2.TaskStatus:
+        """The task's terminal status, when it has come."""
+        self.wait(
+            lambda: self.ledger.final(task_id) is not None,
+            lambda: f"terminal update of {task_id[:40]}; seen: {self.ledger.states(task_id)}",
+            patience,
+        )
+        final = self.ledger.final(task_id)
+        assert final is not None
+        return final
+
+    def transcript(self, last: int = 60) -> str:
+        with self._changed:
+            lines = [str(entry) for entry in self.log]
+        return "\n".join(lines[-last:])
+
+    # Service
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                peer, _ = listener.accept()
+            except OSError:
+                return
+            with self._changed:
+                if self._listener is not listener:
+                    peer.close()
+                    return
+                self._counter += 1
+                number = self._counter
+                self.connected_at.append(time.monotonic())
+                self._changed.notify_all()
+            threading.Thread(
+                target=self._serve, args=(number, peer), name=f"connection {number}", daemon=True
+            ).start()
+
+    def _serve(self, number: int, peer: socket.socket) -> None:
+        if isinstance(self.where, Tcp):
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.where.tls is not None:
+                try:
+                    peer.settimeout(PATIENCE)
+                    peer = self.where.tls.wrap_socket(peer, server_side=True)
+                    peer.settimeout(None)
+                except (OSError, ssl.SSLError):
+                    peer.close()
+                    return
+        connection = _Connection(number, peer, Reader(peer))
+        with self._changed:
+            self._connections[number] = connection
+            gone = self._listener is None
+        try:
+            while not gone:
+                self._exchange(connection, connection.reader.request())
+        except (ConnectionEndedError, OSError):
+            pass
+        finally:
+            if connection.reset:
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+            connection.reader.close()
+            with self._changed:
+                self._connections.pop(number, None)
+                connection.over.set()
+                self._changed.notify_all()
+
+    def _exchange(self, connection: _Connection, request: Request) -> None:
+        call: executor_pb2.Call | None = None
+        try:
+            call = check(request, self.identity, self.encoding)
+            outcome = self._next_answer(call)
+        except RefusedError as refused:
+            outcome = Refuse(refused.status, refused.text)
+            with self._changed:
+                self.violations.append(f"{refused.status}: {refused.text}")
+        entry = Entry(time.monotonic(), connection.number, request, call, outcome)
+        if call is not None and call.type == Call.SUBSCRIBE and isinstance(outcome, Accept):
+            self._open_stream(connection, entry, call, outcome)
+        if call is not None and call.type == Call.UPDATE and _took(outcome):
+            self._take_update(connection, entry, call.update.status)
+            return
+        self._note(entry)
+        self._answer(connection, outcome)
+
+    def _next_answer(self, call: executor_pb2.Call) -> Answer:
+        with self._changed:
+            queue = self._answers[call.type]
+            if queue:
+                return queue.popleft()
+            if call.type in self.always:
+                return self.always[call.type]
+            if call.type not in (Call.SUBSCRIBE, Call.HEARTBEAT) and not self._subscribed_here:
+                return Refuse(403, "Executor is not subscribed")
+        return Accept()
+
+    def _answer(self, connection: _Connection, outcome: Answer) -> None:
+        match outcome:
+            case Accept():
+                connection.peer.sendall(response(202))
+            case Refuse(status, body, headers):
+                connection.peer.sendall(response(status, body.encode(), dict(headers)))
+            case Reset():
+                connection.reset = True
+                raise ConnectionEndedError
+            case Close():
+                raise ConnectionEndedError
+            case Silence():
+                connection.reader.until_woken()
+
+    def _note(self, entry: Entry) -> None:
+        with self._changed:
+            self.log.append(entry)
+            self._changed.notify_all()
+
+    def _open_stream(
+        self, connection: _Connection, entry: Entry, call: executor_pb2.Call, accepted: Accept
+    ) -> None:
+        """Adopt the connection as the event stream; returns (by ConnectionEndedError) when that ends."""
+        older = [stream for stream in self.streams if not stream.left.is_set()] if self.supersede else []
+        connection.peer.sendall(stream_head(self.encoding.content_type))
+        stream = EventStream(
+            len(self.streams) + 1, connection.number, connection.peer, self.encoding, connection.end
+        )
+        if not accepted.quiet:
+            stream.send(self.subscribed())
+        with self._changed:
+            self._subscribed_here = True
+            self.log.append(entry)
+            self.streams.append(stream)
+            for update in call.subscribe.unacknowledged_updates:
+                self.ledger.add(update.status)
+            self._changed.notify_all()
+        for one in older:
+            one.cut()
+        for update in call.subscribe.unacknowledged_updates:
+            self._acknowledge(update.status, self.acks(update.status))
+        try:
+            if isinstance(connection.peer, ssl.SSLSocket):
+                connection.reader.until_woken()
+            connection.reader.until_end()
+        finally:
+            stream.left.set()
+
+    def subscribed(self) -> executor_pb2.Event:
+        """The SUBSCRIBED event of this agent."""
+        event = executor_pb2.Event(type=executor_pb2.Event.SUBSCRIBED)
+        event.subscribed.executor_info.CopyFrom(self.executor)
+        event.subscribed.framework_info.CopyFrom(self.framework)
+        event.subscribed.agent_info.hostname = "agent.example"
+        event.subscribed.agent_info.port = PORT
+        event.subscribed.agent_info.id.value = self.identity.agent_id
+        event.subscribed.container_id.value = "1c9a5f0e-6e0b-4f0c-8f43-1f2b6e1c0d11"
+        return event
+
+    def _take_update(self, connection: _Connection, entry: Entry, status: mesos_pb2.TaskStatus) -> None:
+        with self._changed:
+            self.ledger.add(status)
+            self.log.append(entry)
+            self._changed.notify_all()
+        wanted = self.acks(status)
+        if wanted.before_response:
+            self._acknowledge(status, wanted)
+            self._answer(connection, entry.outcome)
+        else:
+            self._answer(connection, entry.outcome)
+            self._acknowledge(status, wanted)
+
+    def _acknowledge(self, status: mesos_pb2.TaskStatus, wanted: acknowledgements.Acknowledge) -> None:
+        task_id = status.task_id.value
+
+        def send() -> None:
+            for uuid in wanted.uuids:
+                if self.streams:
+                    self.streams[-1].send(events.acknowledged(task_id, uuid))
+
+        if not wanted.uuids:
+            return
+        if wanted.delay:
+            timer = threading.Timer(wanted.delay, send)
+            timer.daemon = True
+            timer.start()
+        else:
+            send()
+
+
+def _took(outcome: Answer) -> bool:
+    return isinstance(outcome, Accept) or (isinstance(outcome, (Reset, Close)) and outcome.taken)
+
+
+def _listen(where: Tcp | Unix) -> socket.socket:
+    if isinstance(where, Tcp):
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((where.ip, where.port))
+    else:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # A path of 108 bytes and more cannot be bound; its directory's descriptor makes it short.
+        directory = os.open(where.path.parent, os.O_PATH | os.O_DIRECTORY)
+        try:
+            listener.bind(f"/proc/self/fd/{directory}/{where.path.name}")
+        finally:
+            os.close(directory)
+        where.path.chmod(0o777)
+    listener.listen(64)
+    return listener
