@@ -1,0 +1,157 @@
+"""What /proc tells about processes: identity, parentage, age and the cookie a task's processes inherit.
+
+Next to nothing is imported, because the warden lives on this module too.
+"""
+
+import os
+import signal
+
+COOKIE = "MESOKIT_TASK"
+
+
+class Stat:
+    """One line of /proc/PID/stat (proc_pid_stat(5)). Times are in clock ticks, `rss` in pages."""
+
+    __slots__ = (
+        "children_system",
+        "children_user",
+        "group",
+        "parent",
+        "pid",
+        "rss",
+        "session",
+        "started",
+        "state",
+        "system",
+        "threads",
+        "user",
+    )
+
+    def __init__(self, pid: int, line: bytes) -> None:
+        fields = line[line.rindex(b")") + 2 :].split()
+        self.pid = pid
+        self.state = fields[0].decode()
+        self.parent = int(fields[1])
+        self.group = int(fields[2])
+        self.session = int(fields[3])
+        self.user = int(fields[11])
+        self.system = int(fields[12])
+        self.children_user = int(fields[13])
+        self.children_system = int(fields[14])
+        self.threads = int(fields[17])
+        self.started = int(fields[19])
+        self.rss = int(fields[21])
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """(pid, start time): no two processes of one boot share it, as no two have one number in one tick."""
+        return self.pid, self.started
+
+    @property
+    def dead(self) -> bool:
+        """A zombie or a process that is being taken apart: it runs no more and waits for its parent."""
+        return self.state in "ZX"
+
+
+def _read(path: str) -> bytes | None:
+    """The content of a small file of /proc; None when its process is gone or closed to us."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        chunks = []
+        while chunk := os.read(descriptor, 65536):
+            chunks.append(chunk)
+        return b"".join(chunks)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def stat(pid: int) -> Stat | None:
+    """The process as it is now, or None when there is none of that number."""
+    line = _read(f"/proc/{pid}/stat")
+    return Stat(pid, line) if line else None
+
+
+def cookie(pid: int) -> str | None:
+    """The value of MESOKIT_TASK that a process was started with, or None (no such variable, or not ours to
+    read).
+    """
+    environ = _read(f"/proc/{pid}/environ")
+    prefix = COOKIE.encode() + b"="
+    for entry in (environ or b"").split(b"\0"):
+        if entry.startswith(prefix):
+            return os.fsdecode(entry[len(prefix) :])
+    return None
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        threads = [entry.name for entry in os.scandir(f"/proc/{pid}/task")]
+    except OSError:
+        return []
+    found: list[int] = []
+    for thread in threads:
+        found.extend(map(int, (_read(f"/proc/{pid}/task/{thread}/children") or b"").split()))
+    return found
+
+
+def everything() -> list[Stat]:
+    """Every process that this one can see."""
+    found = (stat(int(entry.name)) for entry in os.scandir("/proc") if entry.name.isdigit())
+    return [entry for entry in found if entry is not None]
+
+
+def descendants(root: int) -> list[Stat]:
+    """Every process below `root`, parents before their children.
+
+    Walks the kernel's own lists of children (CONFIG_PROC_CHILDREN), whose cost is that of our own processes
+    and not of the machine's; where the kernel has none, reads every process once. """
+    if _read("/proc/thread-self/children") is not None:
+        return _walk(root)
+    by_parent: dict[int, list[Stat]] = {}
+    for entry in everything():
+        by_parent.setdefault(entry.parent, []).append(entry)
+    found: list[Stat] = []
+    waiting = [root]
+    while waiting:
+        below = by_parent.get(waiting.pop(), [])
+        found.extend(below)
+        waiting.extend(entry.pid for entry in below)
+    return found
+
+
+def _walk(root: int) -> list[Stat]:
+    found: list[Stat] = []
+    waiting = [root]
+    while waiting:
+        for pid in _children(waiting.pop()):
+            entry = stat(pid)
+            if entry is not None:
+                found.append(entry)
+                waiting.append(pid)
+    return found
+
+
+def send_signal(entry: Stat, number: int) -> bool:
+    """Signal exactly the process that `entry` describes; False when it has ended or is not ours to signal.
+
+    A pidfd holds on to a process and not to a number; the start time, read after opening it, says that it
+    is the same. """
+    try:
+        descriptor = os.pidfd_open(entry.pid)
+    except OSError:
+        return False
+    try:
+        now = stat(entry.pid)
+        if now is None or now.started != entry.started:
+            return False
+        signal.pidfd_send_signal(descriptor, number)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

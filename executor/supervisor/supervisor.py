@@ -1,0 +1,145 @@
+"""The executor's side of process supervision: start, reap, signal and list, all through the warden.
+
+Used by one thread only, the owner of the executor's state. Nothing here waits for a task: a start waits for
+exec (or its failure), everything else for the warden's answer. """
+
+import os
+import secrets
+import select
+import signal
+from collections.abc import Iterable
+from typing import Any
+
+from executor.supervisor import proc, wire
+from executor.supervisor.launch import Exit, Launch, LaunchError, Process, Stage, explain
+from executor.supervisor.proc import Stat
+from executor.supervisor.tree import Lineage, signal_members
+from executor.supervisor.warden import Warden
+
+
+class Supervisor:
+    """All processes of this executor. `warden_pidfd` is readable once the warden has ended, which it never
+    should.
+    """
+
+    def __init__(self, warden: Warden) -> None:
+        self._warden = warden
+        self._lineage = Lineage(warden.pid)
+        # Distinguishes our cookies from those of an executor that we run under, or that runs as a task of
+        # ours.
+        self._instance = secrets.token_hex(4)
+        self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self._lost: dict[int, Exit] = {}
+        self._count = 0
+        self.warden_pidfd = os.pidfd_open(warden.pid)
+
+    def start(self, launch: Launch) -> Process:
+        """Start a process and return once it runs its program. Raises LaunchError when it does not come to
+        that.
+        """
+        self._count += 1
+        cookie = f"{self._instance}.{self._count}"
+        user = launch.user
+        environment = {os.fsencode(name): os.fsencode(value) for name, value in launch.env.items()}
+        environment[os.fsencode(proc.COOKIE)] = os.fsencode(cookie)
+        plan = (
+            [os.fsencode(argument) for argument in launch.argv],
+            environment,
+            os.fsencode(launch.cwd),
+            (user.uid, user.gid, list(user.groups)) if user else None,
+            [(limit.resource, limit.soft, limit.hard) for limit in launch.rlimits],
+        )
+        streams = (launch.stdin, launch.stdout, launch.stderr)
+        handed = [self._null if stream < 0 else stream for stream in streams]
+        answer, descriptors = self._ask(("start", plan), handed)
+        if answer[0] == "started":
+            _, token, pid, started = answer
+            return Process(launch.key, pid, descriptors[0], started, cookie, token)
+        if answer[0] == "failed":
+            raise explain(launch, Stage(answer[1]), answer[2], answer[3])
+        raise LaunchError(Stage.WARDEN, 0, "cannot start a process: the executor's warden has been killed")
+
+    def reap(self, process: Process) -> Exit | None:
+        """How a process ended; None while it runs. Call it when `pidfd` is readable; it closes `pidfd`."""
+        answer, _ = self._ask(("ending", process.token))
+        match answer:
+            case ("running",):
+                return None
+            case ("ended", status, user, system):
+                ended = _decode(status, user, system)
+            case _:
+                self.reap_orphans()
+                if process.pid not in self._lost and not _has_ended(process.pidfd):
+                    return None
+                ended = self._lost.pop(process.pid, Exit(None, signal.SIGKILL))
+        os.close(process.pidfd)
+        return ended
+
+    def reap_orphans(self) -> int:
+        """Collect children of the executor itself: the warden, and its children if it was killed. Call on
+        SIGCHLD.
+        """
+        count = 0
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return count
+            if pid == 0:
+                return count
+            count += 1
+            self._lost[pid] = _decode(status, usage.ru_utime, usage.ru_stime)
+
+    def signal_tree(self, process: Process, number: int) -> int:
+        """Signal every process of a task, escaped ones included; returns how many there were."""
+        return self.signal_trees([process], number)
+
+    def signal_trees(self, processes: list[Process], number: int) -> int:
+        """The same for many tasks at the cost of about one."""
+        return signal_members(self._lineage, processes, number)
+
+    def survivors(self, process: Process) -> list[Stat]:
+        """The living processes of a task, its own included."""
+        return self._lineage.members([process])[process.cookie]
+
+    def members(self, processes: Iterable[Process]) -> dict[str, list[Stat]]:
+        """The living processes of many tasks, by cookie, in one look."""
+        return self._lineage.members(processes)
+
+    def strays(self, living: Iterable[Process]) -> list[Stat]:
+        """Living processes that belong to none of `living`: what ended tasks left and no cookie tells
+        apart.
+        """
+        return self._lineage.strays(living)
+
+    def close(self, patience: float = 5.0) -> None:
+        """Let the warden kill whatever is left and leave, waiting at most `patience` seconds for it."""
+        self._warden.channel.close()
+        poll = select.poll()
+        poll.register(self.warden_pidfd, select.POLLIN)
+        if poll.poll(patience * 1000):
+            self.reap_orphans()
+        os.close(self.warden_pidfd)
+        os.close(self._null)
+
+    def _ask(
+        self, request: tuple[object, ...], descriptors: list[int] | None = None
+    ) -> tuple[tuple[Any, ...], list[int]]:
+        try:
+            wire.send(self._warden.channel, request, descriptors)
+            received = wire.receive(self._warden.channel)
+        except OSError:
+            received = None
+        return received or (("gone",), [])
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _decode(status: int, user: float, system: float) -> Exit:
+    if os.WIFSIGNALED(status):
+        return Exit(None, os.WTERMSIG(status), os.WCOREDUMP(status), user, system)
+    return Exit(os.WEXITSTATUS(status), None, False, user, system)
