@@ -1,0 +1,134 @@
+"""What the parts of the executor ask of the owner thread's event loop, and the loop itself.
+
+One thread, one selector, timers on the monotonic clock. Other threads say everything through `post`;
+nothing polls. """
+
+import heapq
+import itertools
+import os
+import selectors
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+READ = selectors.EVENT_READ
+WRITE = selectors.EVENT_WRITE
+
+
+class Timer(Protocol):
+    """A call that waits for its time."""
+
+    def cancel(self) -> None:
+        """Never make the call; harmless when it has been made."""
+
+
+class Loop(Protocol):
+    """The owner thread's loop as its guests see it. Only `post` may be used from other threads."""
+
+    def now(self) -> float:
+        """Seconds on the monotonic clock that all deadlines are on."""
+
+    def watch(self, descriptor: int, events: int, callback: Callable[[], None]) -> None:
+        """Call back whenever the descriptor is ready (READ, WRITE or both); replaces what was watched
+        before.
+        """
+
+    def unwatch(self, descriptor: int) -> None:
+        """Stop watching; harmless when it was not watched. To be called before the descriptor is closed."""
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Call once, not before `when`."""
+
+    def post(self, callback: Callable[[], None]) -> None:
+        """Call on the owner thread soon. From any thread."""
+
+
+class _Call:
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class SelectorLoop:
+    """The Loop that runs: call `run_once` until done. Exceptions of callbacks reach the caller of
+    `run_once`.
+    """
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._timers: list[tuple[float, int, _Call]] = []
+        self._order = itertools.count()
+        self._posted: deque[Callable[[], None]] = deque()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.watch(self._wake_read, READ, self._woken)
+
+    @property
+    def wakeup(self) -> int:
+        """A descriptor whose every written byte ends the wait: for signal.set_wakeup_fd."""
+        return self._wake_write
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def watch(self, descriptor: int, events: int, callback: Callable[[], None]) -> None:
+        if descriptor in self._selector.get_map():
+            self._selector.modify(descriptor, events, callback)
+        else:
+            self._selector.register(descriptor, events, callback)
+
+    def unwatch(self, descriptor: int) -> None:
+        if descriptor in self._selector.get_map():
+            self._selector.unregister(descriptor)
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        call = _Call(callback)
+        heapq.heappush(self._timers, (when, next(self._order), call))
+        return call
+
+    def post(self, callback: Callable[[], None]) -> None:
+        self._posted.append(callback)
+        self._wake()
+
+    def run_once(self, limit: float | None = None) -> None:
+        """Wait for the next thing to happen, at most `limit` seconds, and make the calls that are due."""
+        while self._timers and self._timers[0][2].callback is None:
+            heapq.heappop(self._timers)
+        wait = limit
+        if self._timers:
+            until = max(0.0, self._timers[0][0] - time.monotonic())
+            wait = until if wait is None else min(wait, until)
+        for key, _ in self._selector.select(0.0 if self._posted else wait):
+            # A callback of this round may have stopped the watch of a later one.
+            current = self._selector.get_map().get(key.fd)
+            if current is not None and current.data is key.data:
+                key.data()
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            callback = heapq.heappop(self._timers)[2].callback
+            if callback is not None:
+                callback()
+        for _ in range(len(self._posted)):
+            self._posted.popleft()()
+
+    def close(self) -> None:
+        self._selector.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_write, b"\0")
+        except BlockingIOError:
+            return  # a wake-up is waiting to be read already
+
+    def _woken(self) -> None:
+        try:
+            while os.read(self._wake_read, 4096):
+                pass
+        except BlockingIOError:
+            return
