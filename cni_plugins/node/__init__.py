@@ -1,0 +1,1 @@
+"""The node service: plugin calls, answered by a process that is already running."""

@@ -1,0 +1,38 @@
+"""Asking a running service over its socket: for `mesokit node status`."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+_SECONDS = 10.0
+
+
+class NotRunning(Exception):
+    """No service listens there."""
+
+
+def get(path: Path, resource: str) -> bytes:
+    """The body of `GET resource`. Raises NotRunning; OSError when it does not answer."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_SECONDS)
+        try:
+            connection.connect(os.fspath(path))
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise NotRunning(f"no node service listens on {path}; start one with: mesokit node") from error
+        connection.sendall(f"GET {resource} HTTP/1.0\r\n\r\n".encode())
+        with connection.makefile("rb") as stream:
+            answer = stream.read()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.0 200"):
+        raise OSError(f"{path}: {head[:80].decode(errors='replace')}")
+    return body
+
+
+def status(path: Path) -> dict[str, Any]:
+    answer = json.loads(get(path, "/status"))
+    assert isinstance(answer, dict)
+    return answer

@@ -1,0 +1,132 @@
+"""The process of the node service: everything that is needed for calls is imported, then it listens.
+
+Memory: what was imported is frozen out of the garbage collector's sight, the collector runs rarely (calls
+leave hardly any cycles), and the C library keeps few arenas for its many threads; so it stays flat over any
+number of calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from cni_plugins.node import listen
+from cni_plugins.node.metrics import Metrics
+from cni_plugins.node.service import Handler, Service, Settings, http_answer, log
+from cni_plugins.spec.roots import roots_from
+
+_M_ARENA_MAX = -8  # mallopt(3)
+_STACK_BYTES = 1 << 20
+_NEVER_OFTEN = (20_000, 20, 50)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`metrics_port` is a TCP port of the loopback address, 0 for none."""
+
+    threads: int = 64
+    metrics_port: int = 0
+    verbose: bool = False
+
+
+def socket_path() -> Path:
+    """Where launchers look for the service; the launcher builds the same path."""
+    return roots_from(os.environ).run / "node.sock"
+
+
+def serve(options: Options, version: str, prepare: Callable[[], Handler]) -> int:
+    """Runs the service until SIGTERM, SIGINT or a successor ends it; returns the exit status."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO if options.verbose else logging.WARNING,
+        format="mesokit-node: %(levelname)s %(message)s",
+    )
+    os.umask(0o022)
+    os.chdir("/")
+    threading.stack_size(_STACK_BYTES)
+    _few_arenas()
+    handle = prepare()
+    settle_collector()
+    path = socket_path()
+    try:
+        listening, origin = listen.obtain(path, os.environ)
+    except listen.ListenError as error:
+        log.error("%s", error)
+        return 1
+    service = Service(listening, origin, Settings(handle, Metrics(version), options.threads))
+    identity = None if origin is listen.Origin.SYSTEMD else listen.identity(path)
+
+    def ended(_number: int, _frame: FrameType | None) -> None:
+        service.stop()
+
+    signal.signal(signal.SIGTERM, ended)
+    signal.signal(signal.SIGINT, ended)
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(listening)
+        if options.metrics_port:
+            try:
+                opened.enter_context(_metrics_listener(options.metrics_port, service))
+            except OSError as error:
+                log.error("cannot serve metrics on 127.0.0.1:%d: %s", options.metrics_port, error)
+                return 1
+        service.start()
+        log.info("listening on %s (%s)", path, origin.value)
+        _notify("READY=1")
+        service.until_stopped()
+        _notify("STOPPING=1")
+        if identity is not None and not service.handed_over:
+            listen.remove(path, identity)
+    # The socket is closed: a launcher that waits in its queue does the call itself. What was taken is
+    # finished.
+    service.until_idle()
+    return 0
+
+
+def settle_collector() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_NEVER_OFTEN)
+
+
+def _few_arenas() -> None:
+    with contextlib.suppress(OSError, AttributeError):  # another C library: its own arrangements
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+
+
+def _notify(state: str) -> None:
+    """sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifying, contextlib.suppress(OSError):
+        notifying.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
+def _metrics_listener(port: int, service: Service) -> socket.socket:
+    """Answers HTTP on the loopback address in a thread of its own, for scrapers that know no Unix sockets."""
+    listening = socket.create_server(("127.0.0.1", port))
+
+    def answer() -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                connection.settimeout(5)
+                text = connection.recv(65536)
+                connection.sendall(http_answer(text, service.settings.metrics, service.threads))
+
+    threading.Thread(target=answer, name="metrics", daemon=True).start()
+    return listening

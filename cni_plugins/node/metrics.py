@@ -1,0 +1,160 @@
+"""What the service did: calls, errors by code, and how long calls took, per plugin and verb.
+
+Durations are kept twice: in the buckets of a Prometheus histogram since the start, and the last 512 of each
+kind exactly, from which `mesokit node status` reads its percentiles. All of it has a fixed size.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+#: Upper bounds, in seconds.
+BUCKETS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_LAST = 512
+_PERCENTILES = (50, 90, 99)
+_VERBS = frozenset(("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"))
+
+
+@dataclass(slots=True)
+class Durations:
+    """Durations of one kind of call, in seconds."""
+
+    count: int = 0
+    total: float = 0.0
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
+    last: array[float] = field(default_factory=lambda: array("d"))
+
+    def add(self, seconds: float) -> None:
+        self.buckets[bisect_left(BUCKETS, seconds)] += 1
+        if len(self.last) < _LAST:
+            self.last.append(seconds)
+        else:
+            self.last[self.count % _LAST] = seconds
+        self.count += 1
+        self.total += seconds
+
+    def percentiles(self) -> dict[str, float]:
+        """Milliseconds, of the last 512 calls."""
+        ordered = sorted(self.last)
+        named = {f"p{p}": ordered[min(len(ordered) - 1, len(ordered) * p // 100)] for p in _PERCENTILES}
+        return {name: round(value * 1000, 2) for name, value in (*named.items(), ("max", ordered[-1]))}
+
+
+class Metrics:
+    """Safe to use from any thread."""
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+        self.started = time.time()
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+        self._durations: dict[tuple[str, str], Durations] = {}
+        self._errors: Counter[tuple[str, str, int]] = Counter()
+        self._refused = 0
+        self.running = 0
+
+    def begin(self) -> None:
+        with self._lock:
+            self.running += 1
+
+    def end(self, plugin: str, verb: str, seconds: float, code: int) -> None:
+        """A call is over; `code` is 0, or the code of its error."""
+        verb = verb if verb in _VERBS else "other"
+        with self._lock:
+            self.running -= 1
+            kind = self._durations.get((plugin, verb))
+            if kind is None:
+                kind = self._durations[plugin, verb] = Durations()
+            kind.add(seconds)
+            if code:
+                self._errors[plugin, verb, code] += 1
+
+    def refuse(self) -> None:
+        with self._lock:
+            self._refused += 1
+
+    def status(self, workers: int) -> dict[str, Any]:
+        """What `mesokit node status --json` prints."""
+        with self._lock:
+            calls = [
+                {"plugin": plugin, "verb": verb, "calls": kind.count, "milliseconds": kind.percentiles()}
+                for (plugin, verb), kind in sorted(self._durations.items())
+            ]
+            errors = [
+                {"plugin": plugin, "verb": verb, "code": code, "count": count}
+                for (plugin, verb, code), count in sorted(self._errors.items())
+            ]
+            running, refused = self.running, self._refused
+        return {
+            "version": self.version,
+            "pid": os.getpid(),
+            "started": self.started,
+            "uptime_seconds": round(time.monotonic() - self._began, 1),
+            "running_calls": running,
+            "refused_calls": refused,
+            "threads": workers,
+            "memory_bytes": memory(),
+            "calls": calls,
+            "errors": errors,
+        }
+
+    def prometheus(self, workers: int) -> str:
+        """The text format, version 0.0.4."""
+        lines: list[str] = []
+
+        def family(name: str, kind: str, about: str) -> None:
+            lines.append(f"# HELP {name} {about}\n# TYPE {name} {kind}")
+
+        with self._lock:
+            family("mesokit_node_info", "gauge", "The running service.")
+            lines.append(f"mesokit_node_info{{{_labels({'version': self.version})}}} 1")
+            family("mesokit_node_start_time_seconds", "gauge", "When it started, seconds since the epoch.")
+            lines.append(f"mesokit_node_start_time_seconds {self.started:.3f}")
+            family("mesokit_node_running_calls", "gauge", "Plugin calls in work.")
+            lines.append(f"mesokit_node_running_calls {self.running}")
+            family("mesokit_node_threads", "gauge", "Threads that take calls.")
+            lines.append(f"mesokit_node_threads {workers}")
+            family("mesokit_node_refused_calls_total", "counter", "Calls sent back to the launcher.")
+            lines.append(f"mesokit_node_refused_calls_total {self._refused}")
+            family("mesokit_node_memory_bytes", "gauge", "Memory of the service, by kind.")
+            lines += [f'mesokit_node_memory_bytes{{kind="{kind}"}} {size}' for kind, size in memory().items()]
+            family("mesokit_node_errors_total", "counter", "Calls that ended in an error, by its CNI code.")
+            for (plugin, verb, code), count in sorted(self._errors.items()):
+                labels = _labels({"plugin": plugin, "verb": verb, "code": str(code)})
+                lines.append(f"mesokit_node_errors_total{{{labels}}} {count}")
+            family("mesokit_node_call_seconds", "histogram", "Duration of plugin calls.")
+            for (plugin, verb), kind in sorted(self._durations.items()):
+                labels = _labels({"plugin": plugin, "verb": verb})
+                below = 0
+                for bound, count in zip((*map(str, BUCKETS), "+Inf"), kind.buckets, strict=True):
+                    below += count
+                    lines.append(f'mesokit_node_call_seconds_bucket{{{labels},le="{bound}"}} {below}')
+                lines.append(f"mesokit_node_call_seconds_sum{{{labels}}} {kind.total:.6f}")
+                lines.append(f"mesokit_node_call_seconds_count{{{labels}}} {kind.count}")
+        return "\n".join(lines) + "\n"
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    def escape(value: str) -> str:
+        return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+    return ",".join(f'{name}="{escape(value)}"' for name, value in labels.items())
+
+
+def memory() -> dict[str, int]:
+    """Resident and proportional size of this process, in bytes; empty where /proc does not tell."""
+    try:
+        rollup = Path("/proc/self/smaps_rollup").read_text()
+    except OSError:
+        return {}
+    fields = dict(line.split(":", 1) for line in rollup.splitlines()[1:])
+    return {name.lower(): int(fields[name].split()[0]) * 1024 for name in ("Rss", "Pss") if name in fields}

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from cni_plugins.node import ask, wire
+from cni_plugins.node.listen import ListenError, Origin, identity, obtain, remove
+from cni_plugins.node.tests.service_at import answer, connect, request, running, send
+from cni_plugins.spec.call import Reply, Request
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "node.sock"
+
+
+def echo(request: Request) -> Reply:
+    assert request.host_netns is not None
+    document = {
+        "plugin": request.plugin,
+        "env": dict(request.env),
+        "stdin": len(request.stdin),
+        "netns": request.netns is not None,
+    }
+    return Reply(json.dumps(document).encode(), b"warned\n", 0)
+
+
+def failing(_request: Request) -> Reply:
+    return Reply(b'{"cniVersion":"1.0.0","code":7,"msg":"no"}', b"", 1)
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def call(path: Path, message: bytes, descriptors: int = 1) -> tuple[bytes, int, bytes, bytes]:
+    with connect(path) as connection:
+        send(connection, message, descriptors)
+        return answer(connection)
+
+
+def test_a_call_reaches_the_handler_with_everything(path: Path) -> None:
+    with running(path, echo):
+        env = {"CNI_COMMAND": "ADD", "CNI_ARGS": "A=b;C==d\n", "EMPTY": ""}
+        taken, status, stdout, stderr = call(path, request("bridge", env, b"x" * 300_000, netns=True), 2)
+    assert (taken, status, stderr) == (wire.TAKEN, 0, b"warned\n")
+    assert json.loads(stdout) == {"plugin": "bridge", "env": env, "stdin": 300_000, "netns": True}
+
+
+def test_bytes_that_are_no_utf8_survive(path: Path) -> None:
+    with running(path, lambda request: Reply(os.fsencode(request.env["CNI_ARGS"]), b"", 0)):
+        message = request("bridge", {"CNI_ARGS": os.fsdecode(b"\xff\xfe")}, b"")
+        assert call(path, message)[2] == b"\xff\xfe"
+
+
+def test_a_caller_of_another_root_is_refused(path: Path) -> None:
+    with running(path, echo) as service:
+        assert call(path, request("bridge", {}, b"", root=(1, 2)))[0] == wire.REFUSED
+        assert service.settings.metrics.status(1)["refused_calls"] == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "descriptors"),
+    [
+        (b"MSK1", 1),
+        (b"MSK1" + b"\xff" * 28, 1),
+        (request("bridge", {}, b"", netns=True), 1),
+        (request("bridge", {}, b""), 2),
+        (request("bridge", {}, b"") + b"more", 1),
+        (b"\0" * 100, 1),
+    ],
+)
+def test_nonsense_is_dropped_without_a_leak(path: Path, message: bytes, descriptors: int) -> None:
+    with running(path, echo):
+        call(path, request("bridge", {}, b""))
+        before = open_files()
+        assert call(path, message, descriptors)[0] == b""
+        assert call(path, request("bridge", {}, b""))[0] == wire.TAKEN
+        assert open_files() == before
+
+
+def test_a_slow_call_holds_up_nobody_and_threads_go_away_again(path: Path) -> None:
+    slow = threading.Event()
+    arrived = threading.Semaphore(0)
+
+    def handle(request: Request) -> Reply:
+        if request.plugin == "slow":
+            arrived.release()
+            assert slow.wait(60)
+        return Reply(b"", b"", 0)
+
+    with running(path, handle) as service:
+        waiting = [connect(path) for _ in range(20)]
+        for connection in waiting:
+            send(connection, request("slow", {}, b""))
+        for _ in waiting:
+            assert arrived.acquire(timeout=60)
+        assert call(path, request("quick", {}, b""))[0] == wire.TAKEN
+        assert service.settings.metrics.running == 20
+        slow.set()
+        for connection in waiting:
+            with connection:
+                assert answer(connection)[0] == wire.TAKEN
+        for _ in range(10):
+            call(path, request("quick", {}, b""))
+        with service._count:
+            assert service._count.wait_for(lambda: service.threads <= 5, 60)
+        assert service.settings.metrics.running == 0
+
+
+def test_the_number_of_threads_is_bounded_and_the_rest_waits(path: Path) -> None:
+    gate = threading.Event()
+    most = 0
+    now = 0
+    lock = threading.Lock()
+
+    def handle(_request: Request) -> Reply:
+        nonlocal most, now
+        with lock:
+            now += 1
+            most = max(most, now)
+        assert gate.wait(60)
+        with lock:
+            now -= 1
+        return Reply(b"", b"", 0)
+
+    with running(path, handle, threads=3):
+        waiting = [connect(path) for _ in range(12)]
+        for connection in waiting:
+            send(connection, request("bridge", {}, b""))
+        gate.set()
+        for connection in waiting:
+            with connection:
+                assert answer(connection)[0] == wire.TAKEN
+    assert most <= 3
+
+
+def test_what_was_taken_is_finished_after_stop(path: Path) -> None:
+    entered, gate = threading.Event(), threading.Event()
+
+    def handle(_request: Request) -> Reply:
+        entered.set()
+        assert gate.wait(60)
+        return Reply(b"done", b"", 0)
+
+    with running(path, handle) as service, connect(path) as connection:
+        send(connection, request("bridge", {}, b""))
+        assert entered.wait(60)
+        service.stop()
+        assert not service.until_idle(0.05)
+        gate.set()
+        assert answer(connection)[2] == b"done"
+
+
+def test_a_mistake_in_the_handler_costs_one_call_only(path: Path) -> None:
+    def handle(request: Request) -> Reply:
+        if request.plugin == "bad":
+            raise RuntimeError("a mistake")
+        return Reply(b"", b"", 0)
+
+    with running(path, handle):
+        assert call(path, request("bad", {}, b""))[2] == b""
+        assert call(path, request("good", {}, b""))[0] == wire.TAKEN
+
+
+def test_status_and_metrics(path: Path) -> None:
+    with running(path, failing):
+        for _ in range(3):
+            call(path, request("bridge", {"CNI_COMMAND": "ADD"}, b""))
+        call(path, request("bridge", {"CNI_COMMAND": "NONSENSE"}, b""))
+        answered = ask.status(path)
+        text = ask.get(path, "/metrics").decode()
+        with pytest.raises(OSError, match="404"):
+            ask.get(path, "/elsewhere")
+    assert answered["version"] == "1.2.3"
+    assert [(row["verb"], row["calls"]) for row in answered["calls"]] == [("ADD", 3), ("other", 1)]
+    assert answered["errors"][0] == {"plugin": "bridge", "verb": "ADD", "code": 7, "count": 3}
+    assert set(answered["calls"][0]["milliseconds"]) == {"p50", "p90", "p99", "max"}
+    assert 'mesokit_node_errors_total{plugin="bridge",verb="ADD",code="7"} 3' in text
+    assert 'mesokit_node_call_seconds_bucket{plugin="bridge",verb="ADD",le="+Inf"} 3' in text
+
+
+def test_nobody_there_is_said_with_the_way_out(path: Path) -> None:
+    with pytest.raises(ask.NotRunning, match="mesokit node"):
+        ask.status(path)
+
+
+def test_a_successor_takes_over_without_a_moment_of_refusal(path: Path) -> None:
+    with running(path, lambda _: Reply(b"old", b"", 0)) as old:
+        assert call(path, request("bridge", {}, b""))[2] == b"old"
+        with running(path, lambda _: Reply(b"new", b"", 0)) as new:
+            assert new.origin is Origin.PREDECESSOR
+            assert old.handed_over
+            assert old.until_idle(60)
+            assert call(path, request("bridge", {}, b""))[2] == b"new"
+
+
+def test_a_dead_service_leaves_a_socket_that_the_next_one_replaces(path: Path) -> None:
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(os.fspath(path))
+    with running(path, echo) as service:
+        assert service.origin is Origin.OWN
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert call(path, request("bridge", {}, b""))[0] == wire.TAKEN
+
+
+def test_the_socket_is_taken_from_systemd(path: Path) -> None:
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as given:
+        given.bind(os.fspath(path))
+        given.listen()
+        env = {
+            "LISTEN_PID": str(os.getpid()),
+            "LISTEN_FDS": "1",
+            "LISTEN_FDNAMES": "node.socket",
+            "PATH": "/bin",
+        }
+        listening, origin = obtain(path, env, os.dup(given.fileno()))
+        with listening:
+            assert origin is Origin.SYSTEMD
+            assert env == {"PATH": "/bin"}
+            assert not listening.get_inheritable()
+
+
+def test_two_sockets_from_systemd_are_a_mistake(path: Path) -> None:
+    with pytest.raises(ListenError, match="one ListenStream"):
+        obtain(path, {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2"})
+
+
+def test_a_file_in_the_way_is_left_alone(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("precious")
+    with pytest.raises(ListenError):
+        obtain(path, {})
+    assert path.read_text() == "precious"
+
+
+def test_only_our_own_socket_is_removed(path: Path) -> None:
+    listening, _ = obtain(path, {})
+    ours = identity(path)
+    assert ours is not None
+    path.unlink()
+    later, _ = obtain(path, {})
+    remove(path, ours)
+    listening.close()
+    assert path.exists()
+    found = identity(path)
+    assert found is not None
+    remove(path, found)
+    assert not path.exists()
+    later.close()
