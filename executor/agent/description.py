@@ -34,7 +34,7 @@ class ContainerRequest:
 
 
 def read_description(text: bytes, source: str) -> tuple[ContainerRequest, ...]:
-    """What TASK.json asks for. Raises DescriptionError with every fault, each by key, value and expectation."""
+    """What TASK.json asks for. Raises DescriptionError with every fault in it."""
     document = load_json(text, source)
     if isinstance(document, list):
         requests = [r for index, entry in enumerate(document) for r in _read_one(entry, source, f"[{index}]")]
@@ -77,7 +77,7 @@ def _is_task_info(document: dict[str, Json]) -> bool:
 
 
 def _request(tasks: tuple[mesos_pb2.TaskInfo, ...], is_group: bool) -> ContainerRequest:
-    """The executor that Mesos would make for these tasks: theirs if they bring one, else one named after them."""
+    """The executor that these tasks share: theirs if they bring one, else one named after the first."""
     executor = mesos_pb2.ExecutorInfo(executor_id=mesos_pb2.ExecutorID(value=tasks[0].task_id.value))
     brought = next((task.executor for task in tasks if task.HasField("executor")), None)
     if brought is not None:
