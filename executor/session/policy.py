@@ -1,0 +1,23 @@
+"""The clocks that a session lives under."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Seconds; 0 switches `watchdog` and `heartbeat_interval` off. `checkpoint` decides what a lost
+    stream means."""
+
+    checkpoint: bool
+    recovery_timeout: float
+    backoff_max: float
+    registration_timeout: float
+    subscribe_timeout: float
+    ack_timeout: float
+    watchdog: float
+    heartbeat_interval: float
+
+    @property
+    def busy_delay(self) -> float:
+        """How long an agent that is not ready yet (503, 404, 500) is left alone."""
+        return min(1.0, self.backoff_max)
