@@ -197,13 +197,12 @@ class Session:
             return []
         what = f"a call {f'was answered with {status}' if status else 'could not be posted'}: {body}"
         log.warning("%s", what)
-        if uuid is None or uuid not in self._updates:
+        if uuid is None:
             return []
         if status == 400:
             # The same bytes would be refused again, here and in every SUBSCRIBE that carried them.
-            refused = self._updates.pop(uuid)
-            self._tasks.pop(refused.task_id.value, None)
-            return [Acknowledged(refused.task_id.value, uuid), *self._drained()]
+            refused = self._updates.get(uuid)
+            return [] if refused is None else self._acknowledged(refused.task_id.value, uuid)
         if attempt != self._attempt or self.phase is not Phase.SUBSCRIBED:
             return []
         return self._disconnected(what, self._policy.busy_delay, now, chosen=True)

@@ -1,0 +1,133 @@
+"""TLS as libprocess does it: what is verified, and against which name.
+
+A connection verified by name is checked here and not by the ssl module, because the rules are
+libprocess': with the legacy scheme the certificate must name the agent's reverse DNS name or, where
+VERIFY_IPADD is on, its address; with the openssl scheme it must name what was dialled.
+"""
+
+import contextlib
+import socket
+import ssl
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+from executor.config import ConfigError, HostnameScheme, TlsSettings
+
+_VERSIONS = (
+    ssl.TLSVersion.TLSv1,
+    ssl.TLSVersion.TLSv1_1,
+    ssl.TLSVersion.TLSv1_2,
+    ssl.TLSVersion.TLSv1_3,
+)
+_SWITCHES = (ssl.OP_NO_TLSv1, ssl.OP_NO_TLSv1_1, ssl.OP_NO_TLSv1_2, ssl.OP_NO_TLSv1_3)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A TLS context and how names are verified in it."""
+
+    settings: TlsSettings
+    context: ssl.SSLContext
+
+    def wrap(self, sock: socket.socket, host: str) -> ssl.SSLSocket:
+        """Shake hands on a connected socket. Raises ssl.SSLError (an OSError)."""
+        name = None if _is_address(host) else host
+        wrapped = self.context.wrap_socket(sock, server_hostname=name)
+        if self.settings.verify:
+            certificate = wrapped.getpeercert() or {}
+            wanted = self._names(wrapped, host)
+            if not any(names(certificate, name) for name in wanted):
+                wrapped.close()
+                raise ssl.SSLCertVerificationError(1, _mismatch(certificate, wanted))
+        return wrapped
+
+    def _names(self, sock: ssl.SSLSocket, host: str) -> list[str]:
+        if self.settings.scheme is HostnameScheme.OPENSSL:
+            return [host]
+        address = sock.getpeername()
+        wanted = [address[0]] if self.settings.verify_address else []
+        with contextlib.suppress(OSError):
+            wanted.append(socket.getnameinfo(address, socket.NI_NAMEREQD)[0])
+        return wanted
+
+
+def make_context(settings: TlsSettings) -> Context:
+    """The context. Raises ConfigError when a file, cipher list or curve cannot be used."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED if settings.verify else ssl.CERT_NONE
+    context.minimum_version = _VERSIONS[min(settings.versions)]
+    context.maximum_version = _VERSIONS[max(settings.versions)]
+    for minor, switch in enumerate(_SWITCHES):
+        if minor not in settings.versions:
+            context.options |= switch
+    problems: list[str] = []
+    _use_authorities(context, settings, problems)
+    try:
+        if settings.certificate is not None:
+            context.load_cert_chain(settings.certificate, settings.key)
+    except OSError as error:
+        problems.append(f"LIBPROCESS_SSL_CERT_FILE: {settings.certificate}: no certificate with its key: {error}")
+    try:
+        if settings.ciphers is not None:
+            context.set_ciphers(settings.ciphers)
+    except ssl.SSLError:
+        problems.append(f"LIBPROCESS_SSL_CIPHERS: no cipher of {settings.ciphers!r} is known here")
+    try:
+        if settings.curve not in (None, "auto"):
+            context.set_ecdh_curve(str(settings.curve))
+    except (ValueError, ssl.SSLError):
+        problems.append(f"LIBPROCESS_SSL_ECDH_CURVE: {settings.curve!r} is no known curve: use auto")
+    if problems:
+        raise ConfigError(problems)
+    return Context(settings, context)
+
+
+def names(certificate: Any, wanted: str) -> bool:
+    """Whether a certificate, as getpeercert gives it, names a host or address (RFC 6125, RFC 2818)."""
+    alternatives = certificate.get("subjectAltName", ())
+    if _is_address(wanted):
+        return any(
+            kind == "IP Address" and ip_address(value.strip()) == ip_address(wanted)
+            for kind, value in alternatives
+        )
+    hosts = [value for kind, value in alternatives if kind == "DNS"]
+    if not alternatives:
+        subject = [entry for part in certificate.get("subject", ()) for entry in part]
+        hosts = [value for kind, value in subject if kind == "commonName"]
+    return any(_same_host(pattern, wanted) for pattern in hosts)
+
+
+def _same_host(pattern: str, host: str) -> bool:
+    """A wildcard stands for the whole leftmost label, never for more."""
+    pattern, host = pattern.lower().rstrip("."), host.lower().rstrip(".")
+    if pattern.startswith("*."):
+        return host.partition(".")[2] == pattern[2:] and "." in pattern[2:]
+    return pattern == host
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _mismatch(certificate: Any, wanted: list[str]) -> str:
+    held = ", ".join(value for _, value in certificate.get("subjectAltName", ())) or "no name"
+    if not wanted:
+        return "the agent's address has no name to verify: set LIBPROCESS_SSL_VERIFY_IPADD=true"
+    return f"the agent's certificate names {held}, not {' or '.join(wanted)}"
+
+
+def _use_authorities(context: ssl.SSLContext, settings: TlsSettings, problems: list[str]) -> None:
+    file, directory = settings.authorities_file, settings.authorities_directory
+    if file is None and directory is None:
+        context.load_default_certs()
+        return
+    try:
+        context.load_verify_locations(file, directory)
+    except OSError as error:
+        problems.append(f"LIBPROCESS_SSL_CA_FILE: {file or directory} holds no authorities: {error}")
