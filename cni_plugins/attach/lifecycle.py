@@ -1,0 +1,268 @@
+"""The life of an attachment: how each verb runs a plugin, around its record.
+
+ADD    opens and locks the record, replays what a crashed ADD left in it, runs the plugin in a transaction,
+and takes everything
+       back when that fails.
+DEL    replays the record and removes it. Without one the plugin's `adopt` removes what a reference plugin
+left, if anything. GC     replays the records of this plugin on this network that the runtime does not list,
+then lets the plugin do the same for
+       what has no record.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from cni_plugins.attach import delegation
+from cni_plugins.attach.plugin import Kind, Plugin
+from cni_plugins.attach.scene import Scene
+from cni_plugins.attach.transaction import Transaction
+from cni_plugins.attach.undo import joined, replay
+from cni_plugins.kernel.namespace import entered
+from cni_plugins.spec.call import Call, Verb
+from cni_plugins.spec.dispatch import Handler
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.namespace import Namespace, open_namespace
+from cni_plugins.spec.result import Result
+from cni_plugins.store import records
+from cni_plugins.store.records import Contents, Record
+
+Plugins = Mapping[str, Plugin[Any]]
+
+
+def handler(plugin: Plugin[Any], plugins: Plugins) -> Handler:
+    """The plugin as the dispatcher serves it."""
+    return Handler(plugin.name, plugin.about, plugin.versions, partial(serve, plugin, plugins))
+
+
+def serve(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result | None:
+    """Serve any verb but VERSION. CniError."""
+    if call.verb is Verb.ADD:
+        return (
+            _add_unrecorded(plugin, plugins, call)
+            if plugin.kind is Kind.IPAM
+            else _add(plugin, plugins, call)
+        )
+    if call.verb is Verb.DEL:
+        _delete(plugin, plugins, call)
+    elif call.verb is Verb.GC:
+        _collect(plugin, plugins, call)
+    else:
+        if call.verb is Verb.CHECK and call.previous is None and plugin.kind is not Kind.IPAM:
+            raise CniError(Code.INVALID_CONFIG, "CHECK needs the result of ADD: key 'prevResult' is missing")
+        with Scene(call, plugins, call.sandbox) as scene:
+            delegation.run_verb(call.verb, plugin, call, scene)
+    return None
+
+
+def _add_unrecorded(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result:
+    with Scene(call, plugins, call.sandbox) as scene:
+        tx = Transaction(scene, None)
+        try:
+            return delegation.run_add(plugin, call, tx)
+        except BaseException:
+            tx.rollback()
+            raise
+
+
+def _add(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result:
+    with (
+        records.create(call.roots, call.identity, plugin.name, call.deadline) as record,
+        Scene(call, plugins, call.sandbox) as scene,
+    ):
+        if record.contents is not None and not _continues(plugin, call, record.contents):
+            _clear(record, record.contents, call, plugins)
+        record.append(_head(plugin, call))
+        tx = Transaction(scene, record)
+        try:
+            result = delegation.run_add(plugin, call, tx)
+            _check_wishes(call, result)
+            tx.commit(result)
+        except BaseException as error:
+            _take_back(tx, record, error)
+            raise
+        if not tx.changed and record.contents is None:
+            record.remove()
+        return result
+
+
+def _take_back(tx: Transaction, record: Record, error: BaseException) -> None:
+    """Roll back; what cannot be taken back now stays in the record for DEL, and the error says so."""
+    problems = tx.rollback()
+    if not problems:
+        if record.contents is None:
+            record.remove()
+        return
+    if isinstance(error, CniError):
+        left = "; ".join(str(problem) for problem in problems)
+        error.details = f"{error.details}; not all could be taken back, DEL will try again: {left}".lstrip(
+            "; "
+        )
+
+
+def _head(plugin: Plugin[Any], call: Call) -> dict[str, Any]:
+    sandbox = call.sandbox
+    return {
+        "network": call.network,
+        "containerID": call.container_id,
+        "ifname": call.ifname,
+        "plugin": plugin.name,
+        "netns": call.netns_path,
+        "netnsID": [sandbox.device, sandbox.inode] if sandbox is not None else None,
+        "time": time.time(),
+        "config": call.config,
+    }
+
+
+def _continues(plugin: Plugin[Any], call: Call, contents: Contents) -> bool:
+    """Whether an existing record goes on: a meta plugin that stands twice in a list. CniError 7 for a second
+    ADD of an interface that exists."""
+    sandbox = call.sandbox
+    if contents.result is None or sandbox is None:
+        return False
+    if contents.head.get("netnsID") != [sandbox.device, sandbox.inode]:
+        return False
+    if plugin.kind is Kind.META and call.previous is not None:
+        return True
+    if not _has_interface(call, sandbox):
+        return False
+    raise CniError(
+        Code.INVALID_CONFIG,
+        f"container {call.container_id} already has {call.ifname} on network {call.network}; DEL comes first",
+    )
+
+
+def _has_interface(call: Call, sandbox: Namespace) -> bool:
+    with entered(sandbox):
+        try:
+            return socket.if_nametoindex(call.ifname) > 0
+        except OSError:
+            return False
+
+
+def _clear(record: Record, contents: Contents, call: Call, plugins: Plugins) -> None:
+    """Finish what a crashed or forgotten ADD left, then start the record anew. CniError."""
+    errors = _replay(contents, call, plugins)
+    if errors:
+        raise joined("an earlier attachment of the same name cannot be taken down", errors)
+    record.clear()
+
+
+def _replay(contents: Contents, call: Call, plugins: Plugins) -> list[CniError]:
+    sandbox, opened = _recorded_namespace(contents, call)
+    try:
+        with Scene(_recorded_call(contents, call), plugins, sandbox) as scene:
+            return replay(scene, contents.undos)
+    finally:
+        if opened and sandbox is not None:
+            os.close(sandbox.fd)
+
+
+def _recorded_call(contents: Contents, call: Call) -> Call:
+    identity = contents.identity
+    return replace(
+        call,
+        network=identity.network,
+        container_id=identity.container_id,
+        ifname=identity.ifname,
+        netns_path=contents.head.get("netns", ""),
+        config=contents.head.get("config", {}),
+    )
+
+
+def _recorded_namespace(contents: Contents, call: Call) -> tuple[Namespace | None, bool]:
+    """The namespace that the record is about and whether we opened it; None if it is gone or its path names
+    another.
+    """
+    wanted = contents.head.get("netnsID")
+    if call.sandbox is not None and [call.sandbox.device, call.sandbox.inode] == wanted:
+        return call.sandbox, False
+    path = contents.head.get("netns", "")
+    try:
+        found = open_namespace(path) if path else None
+    except CniError:
+        return None, False
+    if found is None:
+        return None, False
+    if [found.device, found.inode] != wanted or found.same(call.host):
+        os.close(found.fd)
+        return None, False
+    return found, True
+
+
+def _delete(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
+    if plugin.kind is not Kind.IPAM:
+        record = records.find(call.roots, call.identity, plugin.name, call.deadline)
+        if record is not None:
+            with record:
+                if record.contents is None:
+                    record.remove()
+                else:
+                    _take_down(record, record.contents, call, plugins)
+                    return
+    with Scene(call, plugins, call.sandbox) as scene:
+        delegation.run_verb(Verb.DEL, plugin, call, scene)
+
+
+def _take_down(record: Record, contents: Contents, call: Call, plugins: Plugins) -> None:
+    errors = _replay(contents, call, plugins)
+    if errors:
+        raise joined(f"cannot remove all of {call.ifname} on network {call.network}", errors)
+    record.remove()
+
+
+def _collect(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
+    """CniError joining what could not be removed. An absent list is not an empty one: then nothing is
+    done.
+    """
+    if call.valid is None:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            "GC needs the list of attachments to keep: cni.dev/valid-attachments is missing",
+        )
+    errors: list[CniError] = []
+    for path, contents in records.every(call.roots, call.network):
+        identity = contents.identity
+        if (
+            contents.head.get("plugin") != plugin.name
+            or (identity.container_id, identity.ifname) in call.valid
+        ):
+            continue
+        try:
+            record = records.open_path(path, call.deadline)
+            if record is not None:
+                with record:
+                    _take_down(record, record.contents or contents, call, plugins)
+        except CniError as error:
+            errors.append(error)
+    try:
+        with Scene(call, plugins, None) as scene:
+            delegation.run_verb(Verb.GC, plugin, call, scene)
+    except CniError as error:
+        errors.append(error)
+    if errors:
+        raise joined(f"GC of network {call.network} left something", errors)
+
+
+def _check_wishes(call: Call, result: Result) -> None:
+    """Fail a task whose NetworkInfo asked for addresses that it did not get. CniError 7."""
+    info = call.network_info
+    if info is None:
+        return
+    got = {entry.address.ip for entry in result.ips}
+    for address in info.addresses:
+        if address not in got:
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"the task asked for address {address}, which network {call.network} did not give",
+            )
+    for family in info.families:
+        if not any(entry.address.version == family for entry in result.ips):
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"the task asked for an IPv{family} address, which network {call.network} has not",
+            )

@@ -1,0 +1,39 @@
+"""Undo operations on links."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cni_plugins.attach.scene import Scene
+from cni_plugins.kernel import links
+from cni_plugins.kernel.netlink import Netlink
+
+
+def _netlink(scene: Scene, where: str) -> Netlink | None:
+    if where == "host":
+        return scene.host
+    return scene.sandbox if scene.sandbox_namespace is not None else None
+
+
+def delete(scene: Scene, args: Mapping[str, Any]) -> None:
+    """`link.delete {where: host|sandbox, name}`: a namespace that is gone took its links along."""
+    netlink = _netlink(scene, args["where"])
+    if netlink is not None:
+        netlink.request(links.delete(args["name"]))
+
+
+def restore(scene: Scene, args: Mapping[str, Any]) -> None:
+    """`link.restore {where, name, flags?, clear?, mtu?, address?, txqlen?}`: put a link's settings back."""
+    netlink = _netlink(scene, args["where"])
+    link = links.find(netlink, args["name"]) if netlink is not None else None
+    if netlink is None or link is None:
+        return
+    attributes = {key: args[key] for key in ("mtu", "address", "txqlen") if key in args}
+    netlink.request(
+        links.change(
+            link.name,
+            link.index,
+            set_flags=args.get("flags", 0),
+            clear_flags=args.get("clear", 0),
+            **attributes,
+        )
+    )

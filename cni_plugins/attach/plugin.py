@@ -1,0 +1,54 @@
+"""What a plugin is: its name, its keys, and what it does for each verb.
+
+The functions take the parsed call, the plugin's own typed configuration and where to work. Dispatch, records,
+roll-back, delegates, namespaces, deadlines and output are done around them, once (attach/lifecycle.py).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Generic, TypeVar
+
+from cni_plugins.attach.scene import Scene
+from cni_plugins.attach.transaction import Transaction
+from cni_plugins.spec.call import Call
+from cni_plugins.spec.result import Result
+from cni_plugins.spec.versions import VERSIONS
+
+C = TypeVar("C")
+
+
+class Kind(Enum):
+    """MAIN makes an interface, IPAM chooses addresses, META changes what others made (prevResult or
+    `delegate`).
+    """
+
+    MAIN = "main"
+    IPAM = "ipam"
+    META = "meta"
+
+
+def nothing(call: Call, config: object, scene: Scene) -> None:
+    """For a verb that a plugin has nothing to do for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin(Generic[C]):
+    """`config` is the dataclass of the plugin's keys (an IPAM plugin's: the keys inside `ipam`).
+
+    `add` announces each change with `tx.intend` before it makes it. DEL replays the record; `adopt` runs
+    instead when there is no record: never added, or added by the reference plugin of that name, whose traces
+    it removes; its configuration is decoded leniently. `gc` removes what no record of ours covers, given
+    `call.valid`. All raise CniError.
+    """
+
+    name: str
+    kind: Kind
+    about: str
+    config: type[C]
+    add: Callable[[Call, C, Transaction], Result]
+    check: Callable[[Call, C, Scene], None] = nothing
+    adopt: Callable[[Call, C, Scene], None] = nothing
+    gc: Callable[[Call, C, Scene], None] = nothing
+    status: Callable[[Call, C, Scene], None] = nothing
+    versions: tuple[str, ...] = VERSIONS

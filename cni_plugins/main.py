@@ -1,0 +1,34 @@
+"""The one-shot program: one process, one call. It goes by the name of the plugin that it is started as.
+
+`handle` is the whole toolkit as one function; the node service calls the same one.
+"""
+
+import os
+import sys
+
+from cni_plugins.plugins.registry import Handlers
+from cni_plugins.spec import dispatch
+from cni_plugins.spec.call import Reply, Request
+
+
+def handle(request: Request) -> Reply:
+    """Serve one request with the plugins of this toolkit. Never raises; safe from several threads at once."""
+    return dispatch.handle(request, Handlers())
+
+
+def main() -> int:
+    """Serve the call that this process was started for; the exit status."""
+    os.umask(0o022)
+    name = os.environ.get("MESOKIT_PLUGIN") or sys.argv[0].rpartition("/")[2]
+    asked = os.environ.get("CNI_COMMAND")
+    stdin = b"" if asked in {None, "VERSION"} else sys.stdin.buffer.read()
+    reply = handle(Request(name, dict(os.environ), stdin))
+    sys.stderr.buffer.write(reply.stderr)
+    sys.stderr.buffer.flush()
+    sys.stdout.buffer.write(reply.stdout)
+    sys.stdout.buffer.flush()
+    return reply.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

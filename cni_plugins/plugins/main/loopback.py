@@ -1,0 +1,50 @@
+"""loopback: brings `lo` up in the container and reports it."""
+
+from dataclasses import dataclass
+
+from cni_plugins.attach.plugin import Kind, Plugin
+from cni_plugins.attach.scene import Scene
+from cni_plugins.attach.transaction import Transaction
+from cni_plugins.kernel import links
+from cni_plugins.kernel.netlink import Netlink
+from cni_plugins.spec.call import Call
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.result import Interface, Result
+
+
+@dataclass(frozen=True, slots=True)
+class LoopbackConfig:
+    """loopback has no keys of its own."""
+
+
+def _lo(netlink: Netlink) -> links.Link:
+    link = links.find(netlink, "lo")
+    if link is None:
+        raise CniError(Code.INTERNAL, f"{netlink.namespace.path} has no interface lo")
+    return link
+
+
+def add(call: Call, config: LoopbackConfig, tx: Transaction) -> Result:
+    netlink = tx.scene.sandbox
+    link = _lo(netlink)
+    if not link.up:
+        tx.intend("link.restore", where="sandbox", name="lo", clear=links.IFF_UP)
+        netlink.request(links.change("lo", link.index, set_flags=links.IFF_UP))
+    if call.previous is not None:
+        return call.previous
+    return Result(interfaces=(Interface("lo", link.mac, call.netns_path),))
+
+
+def check(call: Call, config: LoopbackConfig, scene: Scene) -> None:
+    if not _lo(scene.sandbox).up:
+        raise CniError(Code.INTERNAL, f"lo is down in {call.netns_path}")
+
+
+PLUGIN = Plugin(
+    name="loopback",
+    kind=Kind.MAIN,
+    about="bring up the loopback interface of a container",
+    config=LoopbackConfig,
+    add=add,
+    check=check,
+)

@@ -1,0 +1,43 @@
+"""The plugins by name. Modules are imported when their plugin is first called: a process of one call needs
+one of them.
+"""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cni_plugins.attach.lifecycle import handler
+from cni_plugins.attach.plugin import Plugin
+from cni_plugins.spec.dispatch import Handler
+
+MODULES: Mapping[str, str] = {
+    "loopback": "cni_plugins.plugins.main.loopback",
+}
+
+
+class Plugins(Mapping[str, Plugin[Any]]):
+    """Every plugin of the toolkit, imported on demand."""
+
+    def __getitem__(self, name: str) -> Plugin[Any]:
+        plugin: Plugin[Any] = importlib.import_module(MODULES[name]).PLUGIN
+        return plugin
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(MODULES)
+
+    def __len__(self) -> int:
+        return len(MODULES)
+
+
+class Handlers(Mapping[str, Handler]):
+    """Every plugin as `spec.dispatch.handle` wants it."""
+
+    def __getitem__(self, name: str) -> Handler:
+        plugins = Plugins()
+        return handler(plugins[name], plugins)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(MODULES)
+
+    def __len__(self) -> int:
+        return len(MODULES)

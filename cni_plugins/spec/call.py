@@ -1,0 +1,288 @@
+"""One invocation of a plugin: what a process is given, and what it turns out to ask for.
+
+`Request` is the raw material (name, environment, standard input, and descriptors when a launcher sent them),
+`Call` the parsed and validated form that plugins see. Parsing for DEL takes only what identifies the
+attachment, because a DEL that refuses leaves a container that can never be cleaned up.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from cni_plugins.spec import mesos
+from cni_plugins.spec.config import is_interface_name
+from cni_plugins.spec.deadline import Deadline, after
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.namespace import Namespace
+from cni_plugins.spec.result import Result, decode
+from cni_plugins.spec.roots import Roots, roots_from
+from cni_plugins.spec.values import JsonObject, fold, parse_json
+from cni_plugins.spec.versions import VERSIONS, at_least
+
+_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
+
+
+class Verb(StrEnum):
+    ADD = "ADD"
+    DEL = "DEL"
+    CHECK = "CHECK"
+    GC = "GC"
+    STATUS = "STATUS"
+    VERSION = "VERSION"
+
+
+_REQUIRED: Mapping[Verb, tuple[str, ...]] = {
+    Verb.ADD: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    Verb.DEL: ("CNI_CONTAINERID", "CNI_IFNAME"),
+    Verb.CHECK: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    Verb.GC: (),
+    Verb.STATUS: (),
+    Verb.VERSION: (),
+}
+_SINCE: Mapping[Verb, str] = {Verb.CHECK: "0.4.0", Verb.GC: "1.1.0", Verb.STATUS: "1.1.0"}
+_SECONDS: Mapping[Verb, float] = {
+    Verb.ADD: 30.0,
+    Verb.DEL: 10.0,
+    Verb.CHECK: 30.0,
+    Verb.GC: 60.0,
+    Verb.STATUS: 10.0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one process invocation is made of.
+
+    The descriptors come from the node service, whose own namespace is not the caller's; a process of its own
+    leaves them None. They stay the caller's to close.
+    """
+
+    plugin: str
+    env: Mapping[str, str]
+    stdin: bytes
+    host_netns: int | None = None
+    netns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    stdout: bytes
+    stderr: bytes
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What names an attachment: one interface of one container on one network."""
+
+    network: str
+    container_id: str
+    ifname: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`config` is the whole configuration as a runtime or a caller composed it (network_info already merged);
+    `sandbox` is None when DEL finds no namespace, and for GC and STATUS."""
+
+    verb: Verb
+    plugin: str
+    network: str
+    container_id: str
+    ifname: str
+    netns_path: str
+    args: Mapping[str, str]
+    path: tuple[str, ...]
+    config: JsonObject
+    version: str
+    previous: Result | None
+    env: Mapping[str, str]
+    roots: Roots
+    host: Namespace
+    sandbox: Namespace | None
+    deadline: Deadline
+    network_info: mesos.NetworkInfo | None = None
+    valid: frozenset[tuple[str, str]] | None = field(default=None)
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.network, self.container_id, self.ifname)
+
+    def runtime(self, key: str) -> Any:
+        """`runtimeConfig.<key>`, or None."""
+        runtime = fold(self.config, "runtimeConfig")
+        return fold(runtime, key) if isinstance(runtime, dict) else None
+
+    def cni_args(self, key: str) -> Any:
+        """`args.cni.<key>`, or None."""
+        args = fold(self.config, "args")
+        cni = fold(args, "cni") if isinstance(args, dict) else None
+        return fold(cni, key) if isinstance(cni, dict) else None
+
+
+def parse_verb(env: Mapping[str, str]) -> Verb:
+    """CniError 4 for a command that is none."""
+    text = env.get("CNI_COMMAND", "")
+    try:
+        return Verb(text)
+    except ValueError:
+        raise CniError(
+            Code.BAD_ENVIRONMENT, f"CNI_COMMAND is {text!r}", f"known are {', '.join(Verb)}"
+        ) from None
+
+
+def _check_environment(verb: Verb, env: Mapping[str, str]) -> None:
+    missing = [name for name in _REQUIRED[verb] if not env.get(name)]
+    if missing:
+        raise CniError(Code.BAD_ENVIRONMENT, f"required env variables [{','.join(missing)}] missing")
+    if "CNI_CONTAINERID" in _REQUIRED[verb] and not _IDENTIFIER.fullmatch(env["CNI_CONTAINERID"]):
+        raise CniError(
+            Code.BAD_ENVIRONMENT,
+            f"CNI_CONTAINERID is {env['CNI_CONTAINERID']!r}",
+            "it must start with a letter or digit and go on with letters, digits, '_', '.' or '-'",
+        )
+    if "CNI_IFNAME" in _REQUIRED[verb] and not is_interface_name(env["CNI_IFNAME"]):
+        raise CniError(
+            Code.BAD_ENVIRONMENT,
+            f"CNI_IFNAME is {env['CNI_IFNAME']!r}",
+            "an interface name has 1 to 15 bytes, no '/', ':' or space, and is not '.' or '..'",
+        )
+
+
+def parse_args(text: str) -> dict[str, str]:
+    """CNI_ARGS (`K=V;K=V`). CniError 4 for a pair without exactly one `=`."""
+    pairs: dict[str, str] = {}
+    for pair in text.split(";") if text else ():
+        key, equals, value = pair.partition("=")
+        if not equals or "=" in value:
+            raise CniError(Code.BAD_ENVIRONMENT, f"CNI_ARGS has {pair!r}, which is not KEY=VALUE")
+        pairs[key] = value
+    return pairs
+
+
+def _parse_config(stdin: bytes) -> JsonObject:
+    try:
+        config = parse_json(stdin)
+    except ValueError as error:
+        raise CniError(
+            Code.DECODING, "the configuration on standard input is not JSON", str(error)
+        ) from error
+    if not isinstance(config, dict):
+        raise CniError(Code.DECODING, "the configuration on standard input is not a JSON object")
+    return config
+
+
+def _version_of(config: JsonObject, verb: Verb) -> str:
+    value = fold(config, "cniVersion")
+    if value is not None and not isinstance(value, str):
+        if verb is Verb.DEL:
+            return "0.1.0"
+        raise CniError(Code.DECODING, f"cniVersion is {value!r}, which is not a string")
+    version = value or "0.1.0"
+    if version in VERSIONS:
+        return version
+    if verb is Verb.DEL:
+        return VERSIONS[-1]
+    raise CniError(
+        Code.INCOMPATIBLE_VERSION,
+        f"cniVersion {version!r} is not supported",
+        f"the configuration asks for {version}, this plugin supports {', '.join(VERSIONS)}",
+    )
+
+
+def _network_of(config: JsonObject) -> str:
+    name = fold(config, "name")
+    if not isinstance(name, str) or not name:
+        raise CniError(Code.INVALID_CONFIG, "the configuration has no network name: key 'name' is missing")
+    if not _IDENTIFIER.fullmatch(name):
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"name is {name!r}",
+            "a network name starts with a letter or digit and goes on with letters, digits, '_', '.' or '-'",
+        )
+    return name
+
+
+def _valid_attachments(config: JsonObject) -> frozenset[tuple[str, str]] | None:
+    """The pairs (container, interface) that GC must keep; None when the list is absent, which is not an empty
+    list.
+    """
+    listed = config.get("cni.dev/valid-attachments", config.get("cni.dev/attachments"))
+    if listed is None:
+        return None
+    if not isinstance(listed, list):
+        raise CniError(Code.DECODING, "cni.dev/valid-attachments is not a list")
+    pairs = set()
+    for item in listed:
+        container = fold(item, "containerID") if isinstance(item, dict) else None
+        ifname = fold(item, "ifname") if isinstance(item, dict) else None
+        if not isinstance(container, str) or not isinstance(ifname, str):
+            raise CniError(
+                Code.DECODING, f"cni.dev/valid-attachments has {item!r}: containerID and ifname are needed"
+            )
+        pairs.add((container, ifname))
+    return frozenset(pairs)
+
+
+def _previous(config: JsonObject, version: str, verb: Verb) -> Result | None:
+    document = fold(config, "prevResult")
+    if document is None:
+        return None
+    try:
+        return decode(document, version)
+    except CniError:
+        if verb is Verb.DEL:
+            return None
+        raise
+
+
+def parse(verb: Verb, request: Request, host: Namespace, sandbox: Namespace | None) -> Call:
+    """Validate a request for any verb but VERSION. CniError 1, 4, 6 or 7."""
+    env = request.env
+    config = _parse_config(request.stdin)
+    version = _version_of(config, verb)
+    network = _network_of(config)
+    if verb in _SINCE and not at_least(version, _SINCE[verb]):
+        raise CniError(
+            Code.INCOMPATIBLE_VERSION,
+            f"{verb} needs cniVersion {_SINCE[verb]} or later, the configuration says {version}",
+        )
+    try:
+        args = parse_args(env.get("CNI_ARGS", ""))
+        config, info = mesos.merge(config)
+    except CniError:
+        if verb is not Verb.DEL:
+            raise
+        args, info = {}, None
+    return Call(
+        verb=verb,
+        plugin=request.plugin,
+        network=network,
+        container_id=env.get("CNI_CONTAINERID", ""),
+        ifname=env.get("CNI_IFNAME", ""),
+        netns_path=env.get("CNI_NETNS", ""),
+        args=args,
+        path=tuple(item for item in env.get("CNI_PATH", "").split(":") if item),
+        config=config,
+        version=version,
+        previous=_previous(config, version, verb),
+        env=env,
+        roots=roots_from(env),
+        host=host,
+        sandbox=sandbox,
+        deadline=after(_SECONDS[verb]),
+        network_info=info,
+        valid=_valid_attachments(config) if verb is Verb.GC else None,
+    )
+
+
+def check_environment(verb: Verb, env: Mapping[str, str]) -> None:
+    """CniError 4 naming every missing or malformed variable that `verb` needs."""
+    _check_environment(verb, env)
+
+
+def for_child(call: Call, plugin: str, config: JsonObject, previous: Result | None) -> Call:
+    """The same call as another plugin of the same attachment sees it (delegate, member of a chain)."""
+    return replace(call, plugin=plugin, config=config, previous=previous)

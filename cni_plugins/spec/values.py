@@ -1,0 +1,96 @@
+"""JSON, and the address types that configurations and results are made of."""
+
+import json
+import re
+from collections.abc import Mapping
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+)
+from typing import Any, TypeAlias
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+JsonObject: TypeAlias = dict[str, Any]
+Ip: TypeAlias = IPv4Address | IPv6Address
+IpInterface: TypeAlias = IPv4Interface | IPv6Interface
+IpNetwork: TypeAlias = IPv4Network | IPv6Network
+
+MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
+
+
+class DuplicateKeys(dict[str, Any]):
+    """A JSON object in which a key stood more than once: the last value wins, and `duplicates` names the
+    keys.
+    """
+
+    duplicates: tuple[str, ...] = ()
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> JsonObject:
+    plain = dict(pairs)
+    if len(plain) == len(pairs):
+        return plain
+    marked = DuplicateKeys(plain)
+    keys = [key for key, _ in pairs]
+    marked.duplicates = tuple(sorted({key for key in keys if keys.count(key) > 1}))
+    return marked
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def parse_json(text: bytes) -> Any:
+    """One JSON document of UTF-8 text; ValueError for anything else, whatever the depth or size of the
+    input.
+    """
+    try:
+        return json.loads(text.decode("utf-8"), object_pairs_hook=_pairs, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def dump_json(value: Any) -> str:
+    """One line of ASCII JSON."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def parse_ip(text: str) -> Ip:
+    """An address; an IPv4-mapped IPv6 address is IPv4, as in the reference plugins. ValueError if it is
+    none.
+    """
+    if "%" in text:
+        raise ValueError(f"{text!r} has a zone, which an address of a configuration cannot have")
+    address = ip_address(text)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def parse_cidr(text: str) -> IpInterface:
+    """An address with its prefix length, host bits kept as given. ValueError if it is none."""
+    if "/" not in text or "%" in text:
+        raise ValueError(f"{text!r} is not an address with a prefix length, like 10.1.0.5/24")
+    length = text.rpartition("/")[2]
+    if not (length.isascii() and length.isdigit()):
+        raise ValueError(f"{text!r} does not end in a prefix length, like /24")
+    address = ip_interface(text)
+    if isinstance(address, IPv6Interface) and address.ip.ipv4_mapped is not None and int(length) >= 96:
+        return IPv4Interface((address.ip.ipv4_mapped, int(length) - 96))
+    return address
+
+
+def fold(mapping: Mapping[str, Any], key: str) -> Any:
+    """The value of `key` in a JSON object, found as Go's decoder does: case ignored, the last one wins."""
+    found = None
+    folded = key.casefold()
+    for name, value in mapping.items():
+        if name == key or name.casefold() == folded:
+            found = value
+    return found

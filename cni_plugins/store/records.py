@@ -1,0 +1,183 @@
+"""Attachment records: what an ADD was about to change, written before it changed it.
+
+A record is an append-only file of JSON lines: who (`identity`), then one line per undo in the order of the
+changes, then the result. DEL and GC read it and replay the undos backwards; nothing is looked for in the
+kernel. A process may die at any byte: a torn last line is the announcement of a change that was never made,
+so it is ignored. The file describes kernel state and lives as long as that does (/run), hence no fsync. It is
+locked while a call works on its attachment.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cni_plugins.spec.call import Identity
+from cni_plugins.spec.deadline import Deadline
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.roots import Roots
+from cni_plugins.spec.values import JsonObject, dump_json, parse_json
+from cni_plugins.store.locks import acquire, open_file
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A record as read: `undos` are those still to be replayed, oldest first; `result` is in the newest
+    version's shape.
+    """
+
+    head: JsonObject
+    undos: tuple[JsonObject, ...]
+    result: JsonObject | None
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.head["network"], self.head["containerID"], self.head["ifname"])
+
+
+def folder(roots: Roots, network: str) -> Path:
+    name = network if len(network) <= 200 else "long-" + hashlib.sha256(network.encode()).hexdigest()
+    return roots.run / "attachments" / name
+
+
+def path_of(roots: Roots, identity: Identity, plugin: str) -> Path:
+    """Where the record is. Plugins of one chain that are called one by one have a record each."""
+    key = "\0".join((identity.container_id, identity.ifname, plugin))
+    return folder(roots, identity.network) / hashlib.sha256(key.encode()).hexdigest()[:40]
+
+
+def _parse(data: bytes) -> Contents | None:
+    head: JsonObject | None = None
+    undos: list[JsonObject] = []
+    result: JsonObject | None = None
+    for line in data.split(b"\n"):
+        try:
+            entry = parse_json(line)
+        except ValueError:
+            continue
+        if not isinstance(entry, dict):
+            continue
+        if "network" in entry:
+            head = head or entry
+        elif "undo" in entry:
+            undos.append(entry)
+        elif "cancel" in entry and undos:
+            undos.pop()
+        elif "result" in entry:
+            result = entry["result"]
+    return Contents(head, tuple(undos), result) if head is not None else None
+
+
+class Record:
+    """An open, locked record."""
+
+    __slots__ = ("_fd", "contents", "path")
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+        data = _read(fd, path)
+        if data and not data.endswith(b"\n"):
+            self._write(b"\n")
+        self.contents = _parse(data)
+
+    def __enter__(self) -> "Record":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+
+    def append(self, line: JsonObject) -> None:
+        """Add one line. CniError 5."""
+        self._write((dump_json(line) + "\n").encode())
+
+    def _write(self, data: bytes) -> None:
+        try:
+            os.write(self._fd, data)
+        except OSError as error:
+            raise CniError(Code.IO, f"cannot write the attachment record {self.path}", str(error)) from error
+
+    def clear(self) -> None:
+        """Forget what the record held: it was taken down. CniError 5."""
+        try:
+            os.ftruncate(self._fd, 0)
+        except OSError as error:
+            raise CniError(Code.IO, f"cannot empty the attachment record {self.path}", str(error)) from error
+        self.contents = None
+
+    def remove(self) -> None:
+        """Unlink the file: the attachment is no more."""
+        self.path.unlink(missing_ok=True)
+
+
+def _read(fd: int, path: Path) -> bytes:
+    try:
+        size = os.fstat(fd).st_size
+        return os.pread(fd, size, 0) if size else b""
+    except OSError as error:
+        raise CniError(Code.IO, f"cannot read the attachment record {path}", str(error)) from error
+
+
+def _open(path: Path, flags: int, deadline: Deadline) -> Record | None:
+    while True:
+        try:
+            fd = open_file(path, flags | os.O_RDWR | os.O_APPEND, 0o600, 0o700)
+        except FileNotFoundError:
+            return None
+        try:
+            acquire(fd, deadline, f"the attachment record {path}")
+            if os.fstat(fd).st_nlink:  # else a DEL removed it while we waited for the lock
+                return Record(path, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def create(roots: Roots, identity: Identity, plugin: str, deadline: Deadline) -> Record:
+    """Open the record of an attachment, making the file when there is none. CniError 5 or 11."""
+    record = _open(path_of(roots, identity, plugin), os.O_CREAT, deadline)
+    assert record is not None
+    return record
+
+
+def find(roots: Roots, identity: Identity, plugin: str, deadline: Deadline) -> Record | None:
+    """Open the record of an attachment, None if there is none. CniError 5 or 11."""
+    return _open(path_of(roots, identity, plugin), 0, deadline)
+
+
+def open_path(path: Path, deadline: Deadline) -> Record | None:
+    """Open a record that `every` listed, None if it has gone. CniError 5 or 11."""
+    return _open(path, 0, deadline)
+
+
+def every(roots: Roots, network: str | None = None) -> Iterator[tuple[Path, Contents]]:
+    """All records, or those of one network, read without their locks; what is gone or unreadable is passed
+    over.
+    """
+    base = roots.run / "attachments"
+    folders = [folder(roots, network)] if network is not None else _entries(base)
+    for place in folders:
+        for path in _entries(place):
+            try:
+                contents = _parse(path.read_bytes())
+            except OSError:
+                continue
+            if contents is not None:
+                yield path, contents
+
+
+def _entries(place: Path) -> list[Path]:
+    try:
+        return sorted(place.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def undo_line(op: str, args: dict[str, Any]) -> JsonObject:
+    return {"undo": op, "args": args}
