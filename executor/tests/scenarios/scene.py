@@ -31,7 +31,7 @@ class Scene:
 
     def __init__(self, encoding: Encoding) -> None:
         self.encoding = encoding
-        self.directory = Path(tempfile.mkdtemp(prefix="mesokit-scene-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="mesokit-scene-", dir="/var/tmp"))
         self.directory.chmod(0o755)
         self.sandbox = self.directory / "sandbox"
         self.sandbox.mkdir()
@@ -150,7 +150,7 @@ def play(act: Callable[[Scene], None], encoding: Encoding) -> None:
         raise
 
 
-def together(*parts: Callable[[], None]) -> None:
+def together(*parts: Callable[[], object]) -> None:
     """Run the parts at the same time; the first failure is raised when all have ended."""
     with ThreadPoolExecutor(len(parts)) as pool:
         futures = [pool.submit(part) for part in parts]

@@ -36,6 +36,7 @@ from executor.tests.scenarios.http_wire import ConnectionEndedError, Reader, Req
 from executor.tests.scenarios.ledger import Ledger, state_name
 
 PORT = 5051
+LINGER_RESET = struct.pack("ii", 1, 0)
 PATIENCE = 30.0
 """Seconds after which a condition that did not come true is a failure."""
 
@@ -104,7 +105,13 @@ class _Connection:
 
 
 class ScriptedAgent:
-    """See the module. Attributes that a scenario sets: `acks`, `always`, `subscribed`; queues: `answer`."""
+    """See the module. A scenario sets, besides the queues of `answer`:
+
+    * `acks`, the policy of acknowledgements;
+    * `always`, the answer to every call of a type whose queue is empty;
+    * `supersede`: whether a new subscription ends the older one, as an agent does;
+    * `dead`: every connection is reset as soon as it is made. An agent that is down, with attempts to count.
+    """
 
     def __init__(
         self,
@@ -123,6 +130,7 @@ class ScriptedAgent:
         self.acks: acknowledgements.AckPolicy = acknowledgements.at_once
         self.always: dict[int, Answer] = {}
         self.supersede = True
+        self.dead = False
         self.log: list[Entry] = []
         self.streams: list[EventStream] = []
         self.ledger = Ledger()
@@ -156,6 +164,13 @@ class ScriptedAgent:
                 self.where.path.unlink(missing_ok=True)
         for connection in list(self._connections.values()):
             connection.end(reset)
+
+    def play_dead(self) -> None:
+        """End every connection, and reset each new one until `dead` is false again."""
+        self.dead = True
+        self._subscribed_here = False
+        for connection in list(self._connections.values()):
+            connection.end(reset=True)
 
     def restart(self, *, reset: bool = False) -> None:
         self.stop(reset=reset)
@@ -263,6 +278,10 @@ class ScriptedAgent:
                 number = self._counter
                 self.connected_at.append(time.monotonic())
                 self._changed.notify_all()
+            if self.dead:
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+                peer.close()
+                continue
             threading.Thread(
                 target=self._serve, args=(number, peer), name=f"connection {number}", daemon=True
             ).start()
@@ -289,7 +308,7 @@ class ScriptedAgent:
             pass
         finally:
             if connection.reset:
-                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
             peer.close()
             connection.reader.close()
             with self._changed:
