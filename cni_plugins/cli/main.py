@@ -24,6 +24,7 @@ class Subcommand:
 
 COMMANDS: Mapping[str, Subcommand] = {
     "completion": Subcommand("cni_plugins.cli.main", "Print the completion script of a shell."),
+    "node": Subcommand("cni_plugins.cli.node", "Answer plugin calls from a resident process."),
     "run": Subcommand("cni_plugins.cli.run", "Run the task of a TASK.json here, on its networks."),
 }
 
