@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 
@@ -58,7 +59,7 @@ def test_16_many_records_in_a_chunk(scene: Scene) -> None:
     for record in records:
         cuts.append(cuts[-1] + len(record))
     edges = [0, *(cut + 1 for cut in cuts[1:-1]), len(body)]
-    stream.chunks(body[start:end] for start, end in zip(edges, edges[1:], strict=False))
+    stream.chunks(body[start:end] for start, end in itertools.pairwise(edges))
     for name in names + split:
         agent.wait_state(name, "FINISHED")
     seen: list[str] = []
@@ -134,17 +135,8 @@ def test_19_events_to_ignore(scene: Scene) -> None:
     for record in unknown:
         stream.chunks([frame(record)])
     stream.send(heartbeat(), error("relic"), executor_pb2.Event())
-    for name in (
-        "SUBSCRIBED",
-        "LAUNCH",
-        "LAUNCH_GROUP",
-        "KILL",
-        "ACKNOWLEDGED",
-        "MESSAGE",
-        "ERROR",
-        "UNKNOWN",
-    ):
-        stream.send(executor_pb2.Event(type=executor_pb2.Event.Type.Value(name)))
+    bare = ("SUBSCRIBED", "LAUNCH", "LAUNCH_GROUP", "KILL", "ACKNOWLEDGED", "MESSAGE", "ERROR", "UNKNOWN")
+    stream.send(*(executor_pb2.Event(type=name) for name in bare))
     _works(agent, "after")
     assert executor.wait_exit() == 0
     assert len(agent.streams) == 1
