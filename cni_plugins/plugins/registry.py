@@ -12,6 +12,7 @@ from cni_plugins.spec.dispatch import Handler
 
 MODULES: Mapping[str, str] = {
     "loopback": "cni_plugins.plugins.main.loopback",
+    "static": "cni_plugins.plugins.ipam.static",
 }
 
 

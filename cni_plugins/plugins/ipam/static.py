@@ -1,0 +1,149 @@
+"""static: the addresses that the configuration names, nothing reserved, nothing remembered.
+
+Who asks wins: CNI_ARGS `IP` adds to the configured addresses, `args.cni.ips` replaces them, and
+`runtimeConfig.ips` (capability `ips`, or a Mesos task's `ip_addresses`) replaces that. A request without a
+prefix length takes prefix and gateway from the configured address whose network it lies in.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cni_plugins.attach.plugin import Kind, Plugin
+from cni_plugins.attach.scene import Scene
+from cni_plugins.attach.transaction import Transaction
+from cni_plugins.spec.call import Call
+from cni_plugins.spec.config import CIDR, IP, list_of, nested, option, parsed_by
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.result import Address, Dns, Result, Route, decode_dns, decode_route
+from cni_plugins.spec.values import Ip, IpInterface, parse_cidr, parse_ip
+from cni_plugins.spec.versions import at_least
+
+
+@dataclass(frozen=True, slots=True)
+class StaticAddress:
+    address: IpInterface | None = option("address", CIDR, None, "the address with its prefix length")
+    gateway: Ip | None = option("gateway", IP, None, "the router of its network")
+
+
+@dataclass(frozen=True, slots=True)
+class StaticConfig:
+    addresses: tuple[StaticAddress, ...] = option(
+        "addresses", list_of(nested(StaticAddress)), (), "the addresses that the interface gets"
+    )
+    routes: tuple[Route, ...] = option(
+        "routes", list_of(parsed_by("route", decode_route)), (), "routes, copied to the result"
+    )
+    dns: Dns = option("dns", parsed_by("dns", decode_dns), Dns(), "name servers, copied to the result")
+
+
+def _configured(config: StaticConfig) -> tuple[Address, ...]:
+    for number, entry in enumerate(config.addresses):
+        if entry.address is None:
+            raise CniError(Code.INVALID_CONFIG, f"ipam.addresses[{number}] has no 'address'")
+    return tuple(Address(entry.address, entry.gateway) for entry in config.addresses if entry.address)
+
+
+def _requested(text: object, where: str, configured: tuple[Address, ...]) -> Address:
+    """One requested address; a bare one borrows from the configured network that it lies in."""
+    if not isinstance(text, str):
+        raise CniError(Code.INVALID_CONFIG, f"{where} has {text!r}, which is not an address")
+    try:
+        if "/" in text:
+            return Address(parse_cidr(text))
+        wanted = parse_ip(text)
+    except ValueError as error:
+        raise CniError(Code.INVALID_CONFIG, f"{where} has {text!r}", str(error)) from error
+    for entry in configured:
+        if wanted in entry.address.network:
+            own = parse_cidr(f"{wanted}/{entry.address.network.prefixlen}")
+            return Address(own, entry.gateway)
+    raise CniError(
+        Code.INVALID_CONFIG,
+        f"{where} asks for {wanted}, which has no prefix length and lies in no network of ipam.addresses",
+        f"write it with one, like {wanted}/{24 if wanted.version == 4 else 64}",
+    )
+
+
+def _replaced(
+    call: Call, configured: tuple[Address, ...], current: tuple[Address, ...]
+) -> tuple[Address, ...]:
+    for where, values in (("args.cni.ips", call.cni_args("ips")), ("runtimeConfig.ips", call.runtime("ips"))):
+        if values is None:
+            continue
+        if not isinstance(values, list):
+            raise CniError(Code.INVALID_CONFIG, f"{where} is {values!r}, which is not a list of addresses")
+        if values:
+            current = tuple(_requested(value, where, configured) for value in values)
+    return current
+
+
+def _with_gateways(addresses: tuple[Address, ...], text: str) -> tuple[Address, ...]:
+    """CNI_ARGS `GATEWAY`: each gateway goes to the addresses whose network it lies in."""
+    for word in filter(None, text.split(",")):
+        try:
+            gateway = parse_ip(word)
+        except ValueError as error:
+            raise CniError(Code.BAD_ENVIRONMENT, f"CNI_ARGS GATEWAY has {word!r}", str(error)) from error
+        addresses = tuple(
+            replace(entry, gateway=gateway) if gateway in entry.address.network else entry
+            for entry in addresses
+        )
+    return addresses
+
+
+def chosen(call: Call, config: StaticConfig) -> tuple[Address, ...]:
+    """The addresses of an attachment. CniError 4 or 7 naming the source of a bad one."""
+    configured = _configured(config)
+    words = filter(None, call.args.get("IP", "").split(","))
+    addresses = configured + tuple(_requested(word, "CNI_ARGS IP", configured) for word in words)
+    addresses = _replaced(call, configured, _with_gateways(addresses, call.args.get("GATEWAY", "")))
+    if not at_least(call.version, "0.3.0"):
+        for family in (4, 6):
+            if sum(entry.address.version == family for entry in addresses) > 1:
+                raise CniError(
+                    Code.INVALID_CONFIG,
+                    f"cniVersion {call.version} has room for one IPv{family} address, and ipam names more",
+                    "name fewer, or set cniVersion to 0.3.0 or later",
+                )
+    return addresses
+
+
+def add(call: Call, config: StaticConfig, tx: Transaction) -> Result:
+    addresses = chosen(call, config)
+    if not addresses:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            "ipam plugin static has no address to give",
+            "name some under ipam.addresses, or ask for one (CNI_ARGS IP, args.cni.ips, runtimeConfig.ips)",
+        )
+    return Result(ips=addresses, routes=config.routes, dns=config.dns)
+
+
+def check(call: Call, config: StaticConfig, scene: Scene) -> None:
+    """Every address still stands in the result of ADD, with its gateway."""
+    if call.previous is None:
+        return
+    for wanted in chosen(call, config):
+        found = [entry for entry in call.previous.ips if entry.address.ip == wanted.address.ip]
+        if not found:
+            raise CniError(Code.INTERNAL, f"address {wanted.address} is not in prevResult")
+        if wanted.gateway is not None and found[0].gateway != wanted.gateway:
+            raise CniError(
+                Code.INTERNAL,
+                f"the gateway of {wanted.address} is {wanted.gateway}, prevResult says {found[0].gateway}",
+            )
+
+
+def status(call: Call, config: StaticConfig, scene: Scene) -> None:
+    _configured(config)
+
+
+PLUGIN: Plugin[Any] = Plugin(
+    name="static",
+    kind=Kind.IPAM,
+    about="give an interface the addresses that its configuration names",
+    config=StaticConfig,
+    add=add,
+    check=check,
+    status=status,
+)
