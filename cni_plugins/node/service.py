@@ -106,11 +106,15 @@ class Service:
         with self._lead:
             while not self._stopping:
                 select.select([self.listening.fileno(), self._wake], [], [])
+                if self._stopping:
+                    break
                 try:
                     connection, _ = self.listening.accept()
                 except (BlockingIOError, ConnectionAbortedError, InterruptedError):
                     continue
                 except OSError as error:
+                    if self._stopping:
+                        break
                     log.error("accept: %s", error)
                     time.sleep(0.1)
                     continue

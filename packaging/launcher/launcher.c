@@ -13,12 +13,12 @@
  *   before 'A', or on 'R':    nothing was done; the call is done here, one-shot.
  *   after 'A':                the service died in mid-call.  The call is done here too, under the same call id
  *                             (MESOKIT_CALL): the record that the dead service wrote before its first change carries
- *                             that id, so that an ADD takes back, or finds finished, what was begun in its name.
+ *                             that id, so that an ADD takes back, or finds finished, what was begun in its name
+ *                             (MESOKIT_REPEATS tells those plugins that keep no record).
  *                             The other verbs may be repeated by their nature.
  *
  * Descriptors travel with the request, not paths: the service may live in another network or pid namespace.
  */
-#define _GNU_SOURCE
 #include "bundle.h"
 
 #include <fcntl.h>
@@ -359,6 +359,8 @@ int main(int argc, char **argv)
         case TOO_LATE:
             return fail(11, "the node service does not answer; see mesokit node status, and try again");
         case DIED:
+            setenv("MESOKIT_REPEATS", "1", 1);
+            break;
         case NOT_TAKEN:
             break;
         }

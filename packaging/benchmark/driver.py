@@ -1,0 +1,313 @@
+"""Measures plugin calls. Runs inside the private node, so that nothing but the call itself is timed.
+
+    python driver.py < plan.json > times.json
+
+A plan names the sides (a folder of plugins each) and the rounds. In every round every side does the same thing in
+turn, so that whatever else the machine does falls on all alike. One container stays attached to each network all the
+time: a node that runs containers is what is measured, not the birth and death of its bridge.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+VERSION = "0.4.0"  # what every plugin since 2019 understands
+
+Times = dict[str, list[float]]
+
+
+class Failed(Exception):
+    """A plugin call that should have worked did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """`one_call`: the folder has a `chain` plugin, which does in one call what others need a list for."""
+
+    name: str
+    folder: str
+    number: int
+    one_call: bool
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A list of plugin configurations, as a runtime would call them one after another."""
+
+    name: str
+    plugins: tuple[Mapping[str, Any], ...]
+    capabilities: Mapping[str, Any]
+
+
+def call(side: Side, verb: str, conf: Mapping[str, Any], cid: str, netns: str) -> tuple[float, Any]:
+    """Seconds from the start of the process until it has ended, and its result."""
+    stdin, stdout = os.memfd_create("in"), os.memfd_create("out")
+    try:
+        os.write(stdin, json.dumps(conf).encode())
+        os.lseek(stdin, 0, os.SEEK_SET)
+        program = f"{side.folder}/{conf['type']}"
+        env = {
+            "PATH": PATH,
+            "CNI_COMMAND": verb,
+            "CNI_CONTAINERID": cid,
+            "CNI_NETNS": netns,
+            "CNI_IFNAME": "eth0",
+            "CNI_PATH": side.folder,
+            **side.env,
+        }
+        actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)]
+        began = time.perf_counter()
+        pid = os.posix_spawn(program, [program], env, file_actions=actions)
+        _, status = os.waitpid(pid, 0)
+        seconds = time.perf_counter() - began
+        size = os.fstat(stdout).st_size
+        text = os.pread(stdout, size, 0)
+    finally:
+        os.close(stdin)
+        os.close(stdout)
+    if status:
+        raise Failed(f"{side.name}: {conf['type']} {verb}: {text.decode(errors='replace')}")
+    return seconds, json.loads(text) if text.strip() else None
+
+
+def run(side: Side, verb: str, network: Network, cid: str, netns: str) -> float:
+    """What a runtime does for one attachment: each plugin of the list, or one call of `chain`."""
+    head = {"cniVersion": VERSION, "name": network.name}
+    if len(network.plugins) == 1:
+        return call(side, verb, {**head, **network.plugins[0]}, cid, netns)[0]
+    if side.one_call:
+        conf = {**head, "type": "chain", "plugins": network.plugins, "runtimeConfig": network.capabilities}
+        return call(side, verb, conf, cid, netns)[0]
+    total = 0.0
+    previous: Any = results.get((side.name, network.name, cid)) if verb == "DEL" else None
+    for plugin in network.plugins if verb == "ADD" else reversed(network.plugins):
+        wanted = {
+            key: network.capabilities[key] for key, on in plugin.get("capabilities", {}).items() if on
+        }
+        conf = {**head, **plugin}
+        if wanted:
+            conf["runtimeConfig"] = wanted
+        if previous is not None:
+            conf["prevResult"] = previous
+        seconds, result = call(side, verb, conf, cid, netns)
+        total += seconds
+        previous = previous if verb == "DEL" else result
+    results[side.name, network.name, cid] = previous
+    return total
+
+
+results: dict[tuple[str, str, str], Any] = {}
+
+
+def netns(name: str) -> str:
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    return f"/run/netns/{name}"
+
+
+def simple(side: Side, tag: str, **keys: Any) -> Network:
+    number = side.number
+    conf = {
+        "type": "bridge",
+        "bridge": f"{tag}{number}",
+        "isGateway": True,
+        "ipam": {"type": "host-local", "ranges": [[{"subnet": f"10.{number}.0.0/16"}]]},
+        **keys,
+    }
+    return Network(f"{tag}{number}", (conf,), {})
+
+
+def dual(side: Side, tag: str) -> Network:
+    number = side.number
+    ranges = [[{"subnet": f"10.{number}.0.0/16"}], [{"subnet": f"fd00:{number:x}::/64"}]]
+    return simple(side, tag, ipMasq=True, ipam={"type": "host-local", "ranges": ranges})
+
+
+def chained(side: Side, tag: str) -> Network:
+    bridge = simple(side, tag).plugins[0]
+    ports = [{"hostPort": 20000 + side.number * 10 + i, "containerPort": 80 + i, "protocol": "tcp"} for i in range(5)]
+    rate = {"ingressRate": 10**8, "ingressBurst": 10**8, "egressRate": 10**8, "egressBurst": 10**8}
+    plugins = (
+        bridge,
+        {"type": "portmap", "capabilities": {"portMappings": True}},
+        {"type": "bandwidth", **rate},
+        {"type": "tuning", "sysctl": {"net.ipv4.conf.all.log_martians": "1"}},
+    )
+    return Network(f"{tag}{side.number}", plugins, {"portMappings": ports})
+
+
+def reserve(network: Network, number: int, count: int) -> None:
+    """Reservations of other containers on disk, as host-local writes them."""
+    folder = Path(f"/var/lib/cni/networks/{network.name}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        address = f"10.{number}.{1 + i // 250}.{1 + i % 250}"
+        (folder / address).write_text(f"other-{i}\r\neth0")
+
+
+def add_and_del(sides: Sequence[Side], make: Any, rounds: int, reservations: int = 0) -> dict[str, Times]:
+    """ADD and DEL of one container beside another one, in turn."""
+    times: dict[str, Times] = {}
+    boxes: dict[str, str] = {}
+    networks: dict[str, Network] = {}
+    for side in sides:
+        networks[side.name] = make(side)
+        if reservations:
+            reserve(networks[side.name], side.number, reservations)
+        times[side.name] = {"ADD": [], "DEL": []}
+        boxes[side.name] = netns(f"box-{side.name}")
+        run(side, "ADD", networks[side.name], "resident", netns(f"res-{side.name}"))
+    for i in range(rounds + 2):
+        for side in sides:
+            network = networks[side.name]
+            added = run(side, "ADD", network, f"c{i}", boxes[side.name])
+            removed = run(side, "DEL", network, f"c{i}", boxes[side.name])
+            if i >= 2:
+                times[side.name]["ADD"].append(added)
+                times[side.name]["DEL"].append(removed)
+    for side in sides:
+        run(side, "DEL", networks[side.name], "resident", f"/run/netns/res-{side.name}")
+        for name in (f"box-{side.name}", f"res-{side.name}"):
+            subprocess.run(["ip", "netns", "del", name], check=True)
+        subprocess.run(["ip", "link", "del", networks[side.name].plugins[0]["bridge"]], check=False, stderr=-3)
+    return times
+
+
+def crowd(side: Side, network: Network, calls: int, workers: int) -> float:
+    """Seconds that `calls` ADDs by `workers` at once take; the containers are gone afterwards."""
+    boxes = [netns(f"w{i}") for i in range(calls)]
+    turn = iter(range(calls))
+    lock = threading.Lock()
+    failures: list[BaseException] = []
+
+    def work(verb: str) -> None:
+        while True:
+            with lock:
+                i = next(turn, None)
+            if i is None:
+                return
+            try:
+                run(side, verb, network, f"w{i}", boxes[i])
+            except Failed as error:
+                failures.append(error)
+
+    def all_of(verb: str) -> float:
+        nonlocal turn
+        turn = iter(range(calls))
+        threads = [threading.Thread(target=work, args=(verb,)) for _ in range(workers)]
+        began = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return time.perf_counter() - began
+
+    seconds = all_of("ADD")
+    all_of("DEL")
+    for i in range(calls):
+        subprocess.run(["ip", "netns", "del", f"w{i}"], check=True)
+    if failures:
+        raise failures[0]
+    return seconds
+
+
+def throughput(sides: Sequence[Side], calls: int, workers: int, rounds: int) -> dict[str, Times]:
+    times: dict[str, Times] = {side.name: {"ADD": []} for side in sides}
+    for side in sides:
+        run(side, "ADD", simple(side, "tp"), "resident", netns(f"res-{side.name}"))
+    for _ in range(rounds):
+        for side in sides:
+            times[side.name]["ADD"].append(crowd(side, simple(side, "tp"), calls, workers) / calls)
+    for side in sides:
+        run(side, "DEL", simple(side, "tp"), "resident", f"/run/netns/res-{side.name}")
+        subprocess.run(["ip", "netns", "del", f"res-{side.name}"], check=True)
+    return times
+
+
+def growth(side: Side, attachments: int, rounds: int) -> dict[str, Times]:
+    """ADD and DEL beside one attachment, and beside `attachments`. The crowd's namespaces are few, its containers many."""
+    network = dual(side, "gr")
+    times: Times = {"ADD": [], "DEL": [], "ADD crowded": [], "DEL crowded": []}
+    run(side, "ADD", network, "resident", netns("res"))
+    box = netns("box")
+
+    def measure(suffix: str) -> None:
+        for i in range(rounds):
+            times[f"ADD{suffix}"].append(run(side, "ADD", network, f"c{i}", box))
+            times[f"DEL{suffix}"].append(run(side, "DEL", network, f"c{i}", box))
+
+    measure("")
+    for i in range(attachments):
+        run(side, "ADD", network, f"g{i}", netns(f"g{i}"))
+    measure(" crowded")
+    for i in range(attachments):
+        run(side, "DEL", network, f"g{i}", f"/run/netns/g{i}")
+        subprocess.run(["ip", "netns", "del", f"g{i}"], check=True)
+    run(side, "DEL", network, "resident", "/run/netns/res")
+    for name in ("res", "box"):
+        subprocess.run(["ip", "netns", "del", name], check=True)
+    return {side.name: times}
+
+
+def pss(pid: int) -> int:
+    """Bytes of proportional size."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise Failed(f"no size of process {pid}")
+
+
+def memory(side: Side, pid: int, calls: int) -> list[int]:
+    """Bytes at the start and after each tenth of `calls` calls."""
+    network = simple(side, "mem")
+    box = netns("mem")
+    run(side, "ADD", network, "resident", netns("memres"))
+    sizes = [pss(pid)]
+    for _ in range(10):
+        for i in range(calls // 20):
+            run(side, "ADD", network, f"m{i}", box)
+            run(side, "DEL", network, f"m{i}", box)
+        sizes.append(pss(pid))
+    run(side, "DEL", network, "resident", "/run/netns/memres")
+    return sizes
+
+
+def main() -> None:
+    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: nothing goes on when the bench is interrupted
+    plan = json.load(sys.stdin)
+    sides = [Side(**side) for side in plan["sides"]]
+    ours = next((side for side in sides if side.one_call), None)
+    rounds = plan["rounds"]
+    found: dict[str, Any] = {}
+    for what in plan["measure"]:
+        print(f"  measuring: {what}", file=sys.stderr, flush=True)
+        if what == "plain":
+            found[what] = add_and_del(sides, lambda side: simple(side, "pl"), rounds)
+        elif what == "dual":
+            found[what] = add_and_del(sides, lambda side: dual(side, "du"), rounds)
+        elif what == "reservations":
+            found[what] = add_and_del(sides, lambda side: simple(side, "rs"), rounds, plan["reservations"])
+        elif what == "chain":
+            found[what] = add_and_del(sides, lambda side: chained(side, "ch"), rounds)
+        elif what == "throughput":
+            found[what] = throughput(sides, plan["calls"], plan["workers"], plan["crowds"])
+        elif what == "growth" and ours:
+            found[what] = growth(ours, plan["attachments"], rounds)
+        elif what == "memory" and ours:
+            found[what] = memory(ours, plan["service"], plan["memory_calls"])
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""The bundled program `mesokit`: the command, and every plugin (`mesokit --plugin NAME`, which the launcher runs).
+
+It is the first of our code that runs, for a plugin call without service too: it imports what it needs and no more.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def clean_environment() -> None:
+    """Take what PyInstaller and the front put into the environment out again, before anybody inherits it."""
+    for name in [name for name in os.environ if name.startswith(("_PYI_", "_MEI"))]:
+        del os.environ[name]
+
+
+def main() -> int:
+    clean_environment()
+    if sys.argv[1:2] == ["--plugin"]:
+        from cni_plugins.main import main as plugin  # noqa: PLC0415
+
+        sys.argv = sys.argv[2:]
+        return plugin()
+    from cni_plugins.cli.main import main as command  # noqa: PLC0415
+
+    command(prog_name="mesokit")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
