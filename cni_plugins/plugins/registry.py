@@ -11,6 +11,7 @@ from cni_plugins.attach.plugin import Plugin
 from cni_plugins.spec.dispatch import Handler
 
 MODULES: Mapping[str, str] = {
+    "chain": "cni_plugins.chain.plugin",
     "loopback": "cni_plugins.plugins.main.loopback",
     "static": "cni_plugins.plugins.ipam.static",
 }
