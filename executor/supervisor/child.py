@@ -15,8 +15,8 @@ from executor.supervisor import prctl
 
 #: uid, gid and supplementary groups to become.
 Ids = tuple[int, int, list[int]]
-#: argv, environment, working directory, ids, and (resource, soft, hard) limits.
-Plan = tuple[list[bytes], dict[bytes, bytes], bytes, Ids | None, list[tuple[int, int, int]]]
+#: program, argv, environment, working directory, ids, and (resource, soft, hard) limits.
+Plan = tuple[bytes, list[bytes], dict[bytes, bytes], bytes, Ids | None, list[tuple[int, int, int]]]
 
 
 def become(plan: Plan, descriptors: list[int], report: int, ignored: list[signal.Signals]) -> NoReturn:
@@ -24,7 +24,7 @@ def become(plan: Plan, descriptors: list[int], report: int, ignored: list[signal
 
     `descriptors` become 0, 1 and 2; every other descriptor must have its close-on-exec flag set. `ignored`
     are the signals that the task should not find ignored. """
-    argv, environment, directory, ids, limits = plan
+    program, argv, environment, directory, ids, limits = plan
     warden = os.getppid()
     stage, detail = "session", b""
     try:
@@ -51,8 +51,8 @@ def become(plan: Plan, descriptors: list[int], report: int, ignored: list[signal
         prctl.set_parent_death_signal(signal.SIGKILL)
         if os.getppid() != warden:
             os._exit(1)
-        stage, detail = "exec", argv[0]
-        _execute(argv, environment)
+        stage, detail = "exec", program
+        _execute(program, argv, environment)
     except MemoryError:
         _tell(report, stage, errno.ENOMEM, detail)
     except ValueError:
@@ -80,11 +80,10 @@ def _limit(kind: int, soft: int, hard: int) -> None:
     resource.setrlimit(kind, (soft, hard))
 
 
-def _execute(argv: list[bytes], environment: dict[bytes, bytes]) -> NoReturn:
+def _execute(program: bytes, argv: list[bytes], environment: dict[bytes, bytes]) -> NoReturn:
     """execvpe(3) with the task's own PATH: EACCES is remembered while later entries are tried; no #! means
     sh.
     """
-    program = argv[0]
     if b"/" in program:
         candidates = [program]
     else:

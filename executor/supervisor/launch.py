@@ -50,9 +50,9 @@ class Limit:
 class Launch:
     """A process to start, in a session of its own.
 
-    `argv[0]` without a slash is looked up in PATH of `env`, which is the whole environment. `user` None
-    keeps the executor's. `stdin`, `stdout`, `stderr` are open descriptors that stay the caller's; -1 is
-    /dev/null. """
+    `program` is the file to run, `argv[0]` when empty; without a slash it is looked up in PATH of `env`,
+    which is the whole environment. `user` None keeps the executor's. `stdin`, `stdout`, `stderr` are open
+    descriptors that stay the caller's; -1 is /dev/null. """
 
     key: str
     argv: Sequence[str]
@@ -63,6 +63,12 @@ class Launch:
     stdin: int = -1
     stdout: int = 1
     stderr: int = 2
+    program: str = ""
+
+    @property
+    def file(self) -> str:
+        """What is run: `program`, else `argv[0]`."""
+        return self.program or self.argv[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,7 @@ def explain(launch: Launch, stage: Stage, number: int, detail: bytes) -> LaunchE
         case Stage.DIRECTORY:
             text = f"cannot enter the working directory {os.fsdecode(detail)!r}: {reason}"
         case Stage.EXEC:
-            text = f"cannot run {_short(launch.argv[0])!r}: {_exec_reason(launch, number, reason)}"
+            text = f"cannot run {_short(launch.file)!r}: {_exec_reason(launch, number, reason)}"
         case _:
             text = f"cannot prepare the process ({stage.value}): {reason}"
     return LaunchError(stage, number, text)
@@ -139,8 +145,8 @@ def _exec_reason(launch: Launch, number: int, reason: str) -> str:
         size = sum(len(os.fsencode(entry)) + 1 for entry in launch.argv)
         return f"{reason} ({len(launch.argv)} arguments of {size} bytes in all)"
     if number == errno.ENOENT:
-        program = launch.cwd / launch.argv[0]
-        if "/" not in launch.argv[0]:
+        program = launch.cwd / launch.file
+        if "/" not in launch.file:
             return f"{reason} (looked in PATH={launch.env.get('PATH', '')})"
         if program.exists():
             interpreter = _interpreter(program) or "(the dynamic loader)"

@@ -43,6 +43,7 @@ class Supervisor:
         environment = {os.fsencode(name): os.fsencode(value) for name, value in launch.env.items()}
         environment[os.fsencode(proc.COOKIE)] = os.fsencode(cookie)
         plan = (
+            os.fsencode(launch.file),
             [os.fsencode(argument) for argument in launch.argv],
             environment,
             os.fsencode(launch.cwd),

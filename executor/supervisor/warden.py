@@ -58,8 +58,11 @@ def spawn() -> Warden:
     gc.collect()
     gc.freeze()
     executor = os.getpid()
+    # A signal that comes before the child has decided what it thinks of it must wait.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         gc.unfreeze()
         # The executor adopts too: should the warden be killed, its children come here and can be collected.

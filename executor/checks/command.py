@@ -1,0 +1,82 @@
+"""COMMAND checks: a process in the task's context, killed as a tree when it hangs or leaves children
+behind.
+"""
+
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+
+from mesos.v1 import mesos_pb2
+
+from executor.checks.result import Result
+from executor.supervisor.launch import Exit, Launch, LaunchError, Process, Stage
+from executor.supervisor.loop import READ, Loop
+from executor.supervisor.supervisor import Supervisor
+
+
+class CommandProbe:
+    """One run of a command."""
+
+    def __init__(self, supervisor: Supervisor, launch: Launch) -> None:
+        self._supervisor = supervisor
+        self._launch = launch
+        self._process: Process | None = None
+        self._done: Callable[[Result], None] | None = None
+
+    def start(self, loop: Loop, done: Callable[[Result], None]) -> None:
+        self._done = done
+        try:
+            process = self._supervisor.start(self._launch)
+        except LaunchError as error:
+            self._tell(Result(False, error.text, transient=error.stage in (Stage.FORK, Stage.WARDEN)))
+            return
+        self._process = process
+        loop.watch(process.pidfd, READ, lambda: self._ended(loop, process))
+
+    def cancel(self) -> None:
+        # The process is still watched and collected when it dies of this.
+        self._done = None
+        if self._process is not None:
+            self._supervisor.signal_tree(self._process, signal.SIGKILL)
+
+    def _ended(self, loop: Loop, process: Process) -> None:
+        loop.unwatch(process.pidfd)
+        ending = self._supervisor.reap(process)
+        if ending is None:
+            loop.watch(process.pidfd, READ, lambda: self._ended(loop, process))
+            return
+        self._process = None
+        self._supervisor.signal_tree(process, signal.SIGKILL)
+        self._tell(_result(ending))
+
+    def _tell(self, result: Result) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done(result)
+
+
+def _result(ending: Exit) -> Result:
+    if ending.signal is not None:
+        # As a shell counts it; Mesos has one number for both, and a signal must not look like success.
+        return Result(False, f"command terminated with signal {ending.signal}", exit_code=128 + ending.signal)
+    return Result(ending.code == 0, f"command exited with status {ending.code}", exit_code=ending.code)
+
+
+def derive(task: Launch, command: mesos_pb2.CommandInfo) -> Launch:
+    """How a check's command is run: the task's environment, user, limits and directory; the command's own
+    variables.
+
+    `user` and `uris` of the command are ignored, as Mesos' executors do. Its output goes where the task's
+    does. Raises ValueError for a secret that the agent has left unresolved. """
+    environment = dict(task.env)
+    for variable in command.environment.variables:
+        if variable.type == mesos_pb2.Environment.Variable.SECRET:
+            if variable.secret.type != mesos_pb2.Secret.VALUE:
+                raise ValueError(f"environment variable {variable.name!r} is a secret that is not resolved")
+            environment[variable.name] = variable.secret.value.data.decode("utf-8", "surrogateescape")
+        else:
+            environment[variable.name] = variable.value
+    launch = replace(task, key=f"{task.key} (check)", env=environment, stdin=-1)
+    if command.shell:
+        return replace(launch, argv=["/bin/sh", "-c", command.value], program="")
+    return replace(launch, argv=list(command.arguments) or [command.value], program=command.value)

@@ -1,0 +1,83 @@
+"""Interpret: what a TaskInfo.health_check means for its task.
+
+Mesos' rules. Failures within the grace period, counted from the start, are forgiven until the first success
+ends it. After that every failure is told; the first success and each recovery are told, further successes
+are not. So many failures in a row as the check allows are told with `kill`. """
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from executor.checks.plan import HealthPlan
+from executor.checks.result import Result
+from executor.checks.runner import Run, Runner
+from executor.supervisor.loop import Loop
+from executor.supervisor.supervisor import Supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """News of a task's health. `kill` asks for its end; `text` says what the check saw."""
+
+    healthy: bool
+    kill: bool
+    failures: int
+    text: str
+
+
+class HealthJudge:
+    """The rules alone: results and times in, news out."""
+
+    def __init__(self, failures: int, grace: float, started: float) -> None:
+        self._limit = failures
+        self._grace_end = started + grace
+        self._initial = True
+        self._failures = 0
+
+    def judge(self, result: Result, now: float) -> Health | None:
+        """What to tell about a result that came at `now`; None for nothing."""
+        if result.transient:
+            return None
+        if result.ok:
+            told = self._initial or self._failures > 0
+            self._initial, self._failures = False, 0
+            return Health(True, False, 0, result.text) if told else None
+        if self._initial and now < self._grace_end:
+            return None
+        self._failures += 1
+        return Health(False, self._failures >= self._limit, self._failures, result.text)
+
+
+class HealthChecker:
+    """A HealthCheck at work."""
+
+    def __init__(
+        self, loop: Loop, supervisor: Supervisor, plan: HealthPlan, on_news: Callable[[Health], None]
+    ) -> None:
+        self._loop = loop
+        self._on_news = on_news
+        self._judge = HealthJudge(plan.failures, plan.grace, loop.now())
+        self._runner = Runner(loop, supervisor, plan.plan, self._heard)
+        self.healthy: bool | None = None
+
+    @property
+    def history(self) -> Sequence[Run]:
+        """The latest runs, oldest first."""
+        return self._runner.history
+
+    def start(self) -> None:
+        """Begin; delays and the grace period count from the making of this object, the task's launch."""
+        self._runner.start()
+
+    def pause(self) -> None:
+        """No runs and no words until `resume`; also for good, when the task is being killed or has ended."""
+        self._runner.pause()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._runner.resume()
+
+    def _heard(self, result: Result) -> None:
+        news = self._judge.judge(result, self._loop.now())
+        if news is not None:
+            self.healthy = news.healthy
+            self._on_news(news)

@@ -1,0 +1,78 @@
+"""A supervisor with a real warden for tests, and ways to wait for real processes."""
+
+import contextlib
+import os
+import select
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from executor.supervisor import proc
+from executor.supervisor.launch import Exit, Launch, Process
+from executor.supervisor.supervisor import Supervisor
+from executor.supervisor.warden import spawn
+
+PATIENCE = 30.0
+
+
+@contextlib.contextmanager
+def supervised() -> Iterator[Supervisor]:
+    """A supervisor whose warden and tasks are gone afterwards."""
+    supervisor = Supervisor(spawn())
+    try:
+        yield supervisor
+    finally:
+        supervisor.close(PATIENCE)
+
+
+def launch(*argv: str, cwd: Path = Path("/"), **options: object) -> Launch:
+    """A launch with the environment of the tests and its output thrown away."""
+    settings: dict[str, object] = {"env": dict(os.environ), "stdout": -1, "stderr": -1, **options}
+    return Launch("test", argv, cwd=cwd, **settings)  # type: ignore[arg-type]
+
+
+def shell(script: str, **options: object) -> Launch:
+    """A launch of /bin/sh -c."""
+    return launch("/bin/sh", "-c", script, **options)  # type: ignore[arg-type]
+
+
+def python(script: str, **options: object) -> Launch:
+    """A launch of a Python script without site packages."""
+    return launch(sys.executable, "-I", "-S", "-c", script, **options)  # type: ignore[arg-type]
+
+
+def ending(supervisor: Supervisor, process: Process) -> Exit:
+    """Wait for a process to end and collect it."""
+    poll = select.poll()
+    poll.register(process.pidfd, select.POLLIN)
+    assert poll.poll(PATIENCE * 1000), "the process did not end"
+    exit_ = supervisor.reap(process)
+    assert exit_ is not None
+    return exit_
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Wait until `condition` holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.01)
+
+
+def descriptors() -> int:
+    """How many descriptors this process has open."""
+    with os.scandir("/proc/self/fd") as entries:
+        return sum(1 for _ in entries)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of that number runs."""
+    entry = proc.stat(pid)
+    return entry is not None and not entry.dead
+
+
+def pid_in(file: Path) -> int:
+    """The process number that a task writes into a file, once it is there."""
+    eventually(lambda: file.exists() and file.read_text().endswith("\n"), f"a pid in {file}")
+    return int(file.read_text())

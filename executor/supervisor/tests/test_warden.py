@@ -1,0 +1,105 @@
+"""Nothing outlives an executor, however it ends, nor a warden that is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from executor.supervisor.launch import LaunchError, Stage
+from executor.supervisor.supervisor import Supervisor
+from executor.supervisor.tests.fixtures import alive, ending, eventually, launch, pid_in, shell, supervised
+from executor.supervisor.tests.test_tree import DAEMON
+from executor.supervisor.warden import spawn
+
+# An executor in small: it starts the commands of its arguments and waits.
+EXECUTOR = """
+import sys
+from executor.supervisor.warden import spawn
+warden = spawn()
+import os, time
+from pathlib import Path
+from executor.supervisor.launch import Launch
+from executor.supervisor.supervisor import Supervisor
+supervisor = Supervisor(warden)
+for script in sys.argv[1:]:
+    supervisor.start(Launch("task", [sys.executable, "-I", "-S", "-c", script], dict(os.environ), Path("/")))
+print(warden.pid, flush=True)
+time.sleep(1000)
+"""
+
+STUBBORN = """
+import os, signal, time
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    signal.signal(number, signal.SIG_IGN)
+with open({file!r}, "w") as note:
+    note.write(f"{{os.getpid()}}\\n")
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_no_task_outlives_a_killed_executor(tmp_path: Path, end: signal.Signals) -> None:
+    scripts = [
+        STUBBORN.format(file=str(tmp_path / "stubborn")),
+        DAEMON.format(parent="os._exit(0)", file=str(tmp_path / "daemon")),
+        DAEMON.format(parent="time.sleep(1000)", file=str(tmp_path / "other")),
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-c", EXECUTOR, *scripts], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as executor:
+        assert executor.stdout is not None
+        warden = int(executor.stdout.readline())
+        pids = [pid_in(tmp_path / name) for name in ("stubborn", "daemon", "other")]
+        # The group too, as an agent does: the warden must not be in it.
+        os.killpg(executor.pid, end)
+    eventually(lambda: not any(map(alive, [*pids, warden])), "the end of all")
+
+
+def test_a_killed_warden_takes_its_tasks_along_and_is_noticed() -> None:
+    supervisor = Supervisor(spawn())
+    process = supervisor.start(launch("sleep", "1000"))
+    os.kill(supervisor._warden.pid, signal.SIGKILL)
+    assert ending(supervisor, process).signal == signal.SIGKILL
+    with pytest.raises(LaunchError) as caught:
+        supervisor.start(launch("true"))
+    assert caught.value.stage == Stage.WARDEN
+    supervisor.close()
+    assert not alive(process.pid)
+
+
+def test_close_kills_what_is_left(tmp_path: Path) -> None:
+    with supervised() as supervisor:
+        supervisor.start(shell(f"trap '' TERM; echo $$ >{tmp_path}/pid; sleep 1000 & wait"))
+        pid = pid_in(tmp_path / "pid")
+        warden = supervisor._warden.pid
+    assert not alive(pid)
+    assert not alive(warden)
+
+
+def test_the_warden_holds_no_pipe_of_the_executor() -> None:
+    read, write = os.pipe()
+    with supervised():
+        os.close(write)
+        assert os.read(read, 1) == b""
+    os.close(read)
+
+
+def test_the_warden_ignores_polite_signals() -> None:
+    with supervised() as supervisor:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(supervisor._warden.pid, number)
+        assert ending(supervisor, supervisor.start(shell("exit 7"))).code == 7
+
+
+def test_a_start_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The warden is forked with these in place: its children stop before they exec, as on a dead file server.
+    monkeypatch.setattr("executor.supervisor.warden._START_LIMIT", 0.3)
+    monkeypatch.setattr("executor.supervisor.child._move", lambda _: signal.pause())
+    with supervised() as supervisor:
+        for _ in range(2):
+            with pytest.raises(LaunchError, match="did not start within the time allowed"):
+                supervisor.start(launch("true"))
+        eventually(lambda: supervisor.strays([]) == [], "the end of both")
