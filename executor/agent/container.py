@@ -1,8 +1,9 @@
 """A container: one process tree in namespaces of its own, as the Mesos containerizer launches it.
 
-Start is in two steps, because a plugin needs the network namespace before the program may run in it. `start` forks
-a child that makes the namespaces and waits; the agent attaches the networks; `release` tells the child the rest
-(files to bind over /etc, host name, environment, program), and the child sets lo up and becomes the program.
+Start is in two steps, because a plugin needs the network namespace before the program may run in it. `start`
+forks a child that makes the namespaces and waits; the agent attaches the networks; `release` tells the child
+the rest (files to bind over /etc, host name, environment, program), and the child sets lo up and becomes the
+program.
 A container has no pid namespace, so its processes are found by the mount namespace that only they are in.
 """
 

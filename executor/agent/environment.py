@@ -12,18 +12,7 @@ from pathlib import Path
 from mesos.v1 import mesos_pb2
 
 from executor.agent.plugin_call import DEFAULT_PATH
-
-_NANOSECOND = 1
-_UNITS = (
-    ("weeks", 7 * 24 * 3600 * 10**9),
-    ("days", 24 * 3600 * 10**9),
-    ("hrs", 3600 * 10**9),
-    ("mins", 60 * 10**9),
-    ("secs", 10**9),
-    ("ms", 10**6),
-    ("us", 10**3),
-    ("ns", _NANOSECOND),
-)
+from executor.config.duration import format_duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +62,13 @@ def executor_environment(
         "MESOS_AGENT_ENDPOINT": endpoint.tcp,
         "MESOS_DIRECTORY": str(sandbox),
         "MESOS_CHECKPOINT": "1" if checkpoint else "0",
-        "MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD": duration_text(clocks.shutdown_grace),
+        "MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD": format_duration(clocks.shutdown_grace),
         "MESOS_HTTP_COMMAND_EXECUTOR": "0",
         "LIBPROCESS_PORT": "0",
     }
     if checkpoint:
-        environment["MESOS_RECOVERY_TIMEOUT"] = duration_text(clocks.recovery_timeout)
-        environment["MESOS_SUBSCRIPTION_BACKOFF_MAX"] = duration_text(clocks.reregistration_timeout)
+        environment["MESOS_RECOVERY_TIMEOUT"] = format_duration(clocks.recovery_timeout)
+        environment["MESOS_SUBSCRIPTION_BACKOFF_MAX"] = format_duration(clocks.reregistration_timeout)
     if endpoint.socket is not None:
         environment["MESOS_DOMAIN_SOCKET"] = str(endpoint.socket)
     if token:
@@ -92,11 +81,3 @@ def executor_environment(
             environment[variable.name] = variable.value
     environment.setdefault("PATH", DEFAULT_PATH)
     return environment
-
-
-def duration_text(nanoseconds: int) -> str:
-    """A duration as stout prints it: the largest unit that gives a whole number ("1mins", "90secs", "1500ms")."""
-    for unit, size in _UNITS:
-        if nanoseconds % size == 0 and nanoseconds >= size:
-            return f"{nanoseconds // size}{unit}"
-    return "0ns"

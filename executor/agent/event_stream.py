@@ -1,4 +1,4 @@
-"""The events of one subscription on their way to an executor: RecordIO, cut into chunks that know nothing of it."""
+"""The events of one subscription on their way to an executor: RecordIO in chunks that know nothing of it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""HTTP/1.1, the server's side, as much of it as executors speak: kept-alive connections over TCP and Unix sockets.
+"""HTTP/1.1, the server's side, as much of it as executors speak: kept connections over TCP and Unix sockets.
 
-A handler turns a Request into a Response. The body of a Response is bytes, or an asynchronous iterator whose every
-item becomes one chunk of a chunked answer. What is no HTTP is answered 400 and the connection closed.
+A handler turns a Request into a Response. The body of a Response is bytes, or an asynchronous iterator whose
+every item becomes one chunk of a chunked answer. What is no HTTP is answered 400 and the connection closed.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class HttpServer:
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 
-    async def listen_unix(self, path: Path) -> None:
-        """Listen on a socket in the file system, which its owner alone may connect to. Raises OSError."""
-        mask = os.umask(0o177)
+    async def listen_unix(self, path: Path, mode: int) -> None:
+        """Listen on a socket in the file system, with this mode from the first moment. Raises OSError."""
+        mask = os.umask(0o777 & ~mode)
         try:
             server = await asyncio.start_unix_server(self._on_connection("unix"), path, limit=MAX_HEAD)
         finally:
@@ -105,7 +105,7 @@ class HttpServer:
 
 
 async def _read_request(reader: asyncio.StreamReader, transport: str) -> Request | None:
-    """The next request; None where the client closed in between. Raises _BadRequestError, IncompleteReadError."""
+    """The next request; None where the client closed in between."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError as error:

@@ -7,8 +7,8 @@ For a container on k networks all k ADDs run at once in its one namespace, and s
     <root>/<container>/<network>/network.conf      what the plugin got on ADD, and gets again on DEL
     <root>/<container>/<network>/<ifname>/network.info   what it answered
 
-A network whose network.conf is there gets a DEL, whether its ADD failed, succeeded or was never made. A DEL that
-fails leaves directory and mount for another try, and the container is not gone until one succeeds.
+A network whose network.conf is there gets a DEL, whether its ADD failed, succeeded or was never made. A DEL
+that fails leaves directory and mount for another try, and the container is not gone until one succeeds.
 """
 
 from __future__ import annotations
@@ -177,8 +177,8 @@ class Isolator:
         if version := newer_shape(result):
             self.observe(
                 Note(
-                    f"network {network.name!r}: {network.type} answered in the shape of CNI {version}, in which "
-                    'Mesos sees no address; leave "cniVersion" out of its configuration, or write "0.2.0"',
+                    f"network {network.name!r}: {network.type} answered in the shape of CNI {version}, in "
+                    'which Mesos sees no address; leave "cniVersion" out of its configuration, or write "0.2.0"',
                     trouble=True,
                 )
             )

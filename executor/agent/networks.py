@@ -1,7 +1,7 @@
-"""The networks of a configuration directory, by the rules of Mesos' network/cni isolator (its `cni.cpp`, load).
+"""The networks of a configuration directory, by the rules of Mesos' network/cni isolator (cni.cpp, load).
 
-Every regular file is read, whatever its suffix; the first file of a name wins; what cannot be used is skipped with
-a reason. Mesos knows one plugin per network: a conflist has no `type` and is therefore skipped (MESOS-7079).
+Every regular file is read, whatever its suffix; the first file of a name wins; what cannot be used is skipped
+with a reason. Mesos knows one plugin per network: a conflist has no `type` and is therefore skipped (MESOS-7079).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def read_network(path: Path, search_path: str) -> Network:
 
 
 def find_plugin(name: str, search_path: str) -> Path | None:
-    """The first file of this name on a colon-separated path that anybody may execute, as stout's os::which."""
+    """The first executable file of this name on a colon-separated path, as stout's os::which finds it."""
     if not name or "/" in name:
         return None
     for directory in search_path.split(":"):
@@ -109,8 +109,8 @@ def _faults(document: Json) -> Iterator[str]:
         return
     if "plugins" in document and "type" not in document:
         yield (
-            "is a list of plugins (conflist), and Mesos runs one plugin per network: make it one configuration "
-            'with "type": "chain" around these "plugins", or put them one in the other with "delegate"'
+            "is a list of plugins (conflist), and Mesos runs one plugin per network: make it one "
+            'configuration with "type": "chain" around these "plugins", or nest them with "delegate"'
         )
         return
     for key in ("name", "type"):
@@ -118,6 +118,8 @@ def _faults(document: Json) -> Iterator[str]:
             yield f"{key}: missing: expected a string"
         elif not isinstance(document[key], str) or not document[key]:
             yield f"{key}: {document[key]!r}: expected a string"
+        elif "/" in document[key] or document[key] in (".", ".."):
+            yield f"{key}: {document[key]!r}: expected a name that can be a file's"
     yield from _ipam_faults(document.get("ipam"))
     yield from _dns_faults(document.get("dns"))
     if isinstance(document.get("args"), dict) and RESERVED_ARGS in document["args"]:

@@ -1,7 +1,7 @@
 """One call of a CNI plugin, as Mesos makes it: environment, standard input, and what is read from the answer.
 
-Nothing of the agent's own environment reaches the plugin but PATH. A result is read in the shape of CNI 0.2 (`ip4`,
-`ip6`, `dns`), whatever cniVersion it claims: a newer shape parses and yields no address, as it does on a Mesos agent.
+Nothing of the agent's own environment reaches the plugin but PATH. A result is read in the shape of CNI 0.2
+(`ip4`, `ip6`, `dns`), whatever cniVersion it claims: a newer shape parses and yields no address, as on Mesos.
 """
 
 from __future__ import annotations

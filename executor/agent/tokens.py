@@ -1,6 +1,6 @@
 """Executor tokens: JWT signed with HS256, as an agent with --jwt_secret_key makes and checks them.
 
-The claims are `fid`, `eid` and `cid`; there is no expiry. A token admits its bearer to calls of that executor only.
+The claims are `fid`, `eid` and `cid`; there is no expiry. A token admits to calls of that executor only.
 """
 
 from __future__ import annotations

@@ -1,0 +1,283 @@
+"""`mesokit run TASK.json`: the one-machine agent from the command line.
+
+The first interrupt kills the tasks by their kill policies, the second shuts the executors down, the third destroys
+the containers. However it ends, every container is gone and every network detached when the command returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from cni_plugins.cli.run_report import json_teller, print_line, text_teller
+from executor.agent.agent import Agent, AgentOptions
+from executor.agent.description import ContainerRequest, read_description
+from executor.agent.environment import Clocks
+from executor.agent.faults import DescriptionError
+from executor.agent.observations import (
+    ContainerGone,
+    ContainerStarted,
+    Note,
+    Observation,
+    Observer,
+    StatusUpdate,
+)
+from executor.agent.sandbox import Follower
+from executor.config.duration import parse_duration
+
+FOLLOW_INTERVAL = 0.1
+"""Seconds between two looks at the sandbox files that --follow streams."""
+
+
+class Duration(click.ParamType[int]):
+    """A duration as Mesos writes it (5secs, 1500ms, 2mins); nanoseconds to the program."""
+
+    name = "duration"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What `mesokit run` does beyond being an agent; durations are nanoseconds."""
+
+    follow: bool
+    as_json: bool
+    kill_after: int | None
+    kill_grace: int | None
+
+
+@dataclass(slots=True)
+class Progress:
+    """What has been seen of a run: states by task, sandboxes by container, the signal that interrupted it."""
+
+    states: dict[str, str] = field(default_factory=dict)
+    followers: dict[str, Follower] = field(default_factory=dict)
+    kill_was_asked: bool = False
+    interrupts: list[int] = field(default_factory=list)
+
+
+@click.command("run")
+@click.argument("task", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option(
+    "--network-config-dir",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/cni/net.d"),
+    show_default=True,
+    help="Directory of network configurations.",
+)
+@click.option(
+    "--plugin-dir",
+    default="/opt/cni/bin",
+    show_default=True,
+    help="Plugin directories, a colon between two.",
+)
+@click.option("--executor", metavar="COMMAND", help="Executor to run instead of this installation's.")
+@click.option("--follow", is_flag=True, help="Stream the sandbox's stdout and stderr.")
+@click.option("--json", "as_json", is_flag=True, help="Tell what happens as JSON lines on standard output.")
+@click.option("--kill-after", type=Duration(), help="Kill the tasks once all of them have run this long.")
+@click.option(
+    "--kill-grace", type=Duration(), help="Grace period of that kill, instead of the kill policy's."
+)
+@click.option("--tcp", is_flag=True, help="Serve executors by TCP only; the default is a Unix socket.")
+@click.option("--ip", default="", help="Address to serve on; containers have to reach it.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="TCP port; 0 is any free one.")
+@click.option(
+    "--checkpoint", is_flag=True, help="Let tasks outlive a lost connection, as checkpointing does."
+)
+@click.option("--no-killing-state", is_flag=True, help="Be a framework that knows no TASK_KILLING.")
+@click.option("--no-authentication", is_flag=True, help="Give executors no token and ask for none.")
+@click.option(
+    "--shutdown-grace",
+    type=Duration(),
+    default="5secs",
+    show_default=True,
+    help="From SHUTDOWN to destruction.",
+)
+@click.option(
+    "--work-dir", type=click.Path(path_type=Path), help="Sandboxes; default /var/lib/mesokit/agent."
+)
+@click.option("--runtime-dir", type=click.Path(path_type=Path), help="State; default /run/mesokit/agent.")
+def command(
+    task: str,
+    network_config_dir: Path,
+    plugin_dir: str,
+    executor: str | None,
+    *,
+    follow: bool,
+    as_json: bool,
+    kill_after: int | None,
+    kill_grace: int | None,
+    tcp: bool,
+    ip: str,
+    port: int,
+    checkpoint: bool,
+    no_killing_state: bool,
+    no_authentication: bool,
+    shutdown_grace: int,
+    work_dir: Path | None,
+    runtime_dir: Path | None,
+) -> None:
+    """Run the tasks of TASK.json (- is standard input) in containers on this machine, on their networks.
+
+    TASK.json holds a TaskInfo, a TaskGroupInfo, or the short form {"name", "command": {"cmd"}, "container":
+    {"network": [{"name"}]}, …}, or a list of these. Exit status: 0 when every task finished, or was killed by
+    --kill-after; 1 when one failed; 2 when TASK.json or an option is wrong; 128 + N after signal N.
+    """
+    requests = _read(task)
+    if os.geteuid() != 0:
+        raise click.UsageError("run me as root: containers and network namespaces need it")
+    prefix = os.environ.get("MESOKIT_ROOT", "")
+    options = AgentOptions(
+        config_dir=network_config_dir,
+        plugin_path=plugin_dir,
+        runtime_dir=(runtime_dir or Path(f"{prefix}/run/mesokit/agent")).absolute(),
+        work_dir=(work_dir or Path(f"{prefix}/var/lib/mesokit/agent")).absolute(),
+        executor=_executor(executor),
+        use_tcp=tcp,
+        ip=ip,
+        port=port,
+        authenticate=not no_authentication,
+        checkpoint=checkpoint,
+        killing_state=not no_killing_state,
+        clocks=Clocks(shutdown_grace=shutdown_grace),
+    )
+    sys.exit(asyncio.run(_run(requests, options, RunOptions(follow, as_json, kill_after, kill_grace))))
+
+
+def _read(task: str) -> tuple[ContainerRequest, ...]:
+    source = "standard input" if task == "-" else task
+    try:
+        text = sys.stdin.buffer.read() if task == "-" else Path(task).read_bytes()
+        return read_description(text, source)
+    except OSError as error:
+        raise click.UsageError(f"{source}: {error.strerror}") from None
+    except DescriptionError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _executor(given: str | None) -> list[str]:
+    if given is None:
+        beside = Path(sys.executable).parent / "mesokit-executor"
+        found = str(beside) if beside.exists() else shutil.which("mesokit-executor")
+        if found is None:
+            raise click.UsageError(
+                "no mesokit-executor beside this program or in PATH: name one with --executor"
+            )
+        return [found]
+    program, *arguments = shlex.split(given) or [""]
+    found = shutil.which(program)
+    if found is None:
+        raise click.UsageError(f"--executor: {program!r}: expected a program that can be run")
+    return [str(Path(found).absolute()), *arguments]
+
+
+async def _run(requests: tuple[ContainerRequest, ...], options: AgentOptions, wanted: RunOptions) -> int:
+    tell = json_teller() if wanted.as_json else text_teller()
+    progress = Progress()
+    running = asyncio.Event()
+
+    def observe(observation: Observation) -> None:
+        if isinstance(observation, StatusUpdate):
+            progress.states[observation.task] = observation.state
+            if all(progress.states.get(t.task_id.value) == "TASK_RUNNING" for r in requests for t in r.tasks):
+                running.set()
+        elif isinstance(observation, ContainerStarted) and wanted.follow:
+            progress.followers[observation.container] = Follower(Path(observation.sandbox))
+        elif isinstance(observation, ContainerGone):
+            _stream(progress, observation.container, wanted.as_json)
+            progress.followers.pop(observation.container, None)
+        tell(observation)
+
+    agent = Agent(options, observe)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, _interrupt, number, agent, progress, tell)
+    background = [asyncio.create_task(_follow(progress, wanted.as_json))]
+    if wanted.kill_after is not None:
+        background.append(asyncio.create_task(_kill_after(wanted, running, agent, progress)))
+    try:
+        await agent.open()
+        for request in requests:
+            for note in _notes(request):
+                tell(Note(note))
+            agent.launch(request)
+        await agent.wait()
+    except OSError as error:
+        tell(Note(f"the agent cannot work: {error}", trouble=True))
+        return 1
+    finally:
+        for task in background:
+            task.cancel()
+        await agent.close()
+    for refusal in agent.api.refused:
+        tell(Note(f"a call of the executor's was refused: {refusal}", trouble=True))
+    if progress.interrupts:
+        return 128 + progress.interrupts[0]
+    good = {"TASK_FINISHED", "TASK_KILLED"} if progress.kill_was_asked else {"TASK_FINISHED"}
+    succeeded = all(progress.states.get(t.task_id.value) in good for r in requests for t in r.tasks)
+    return 0 if succeeded and not agent.failures else 1
+
+
+def _interrupt(number: int, agent: Agent, progress: Progress, tell: Observer) -> None:
+    progress.interrupts.append(number)
+    times = len(progress.interrupts)
+    name = signal.Signals(number).name
+    if times == 1:
+        tell(Note(f"{name}: killing the tasks; once more shuts the executors down"))
+        agent.kill_all()
+    elif times == 2:
+        tell(Note(f"{name}: shutting the executors down; once more destroys the containers"))
+        agent.shutdown_all()
+    else:
+        tell(Note(f"{name}: destroying the containers"))
+        agent.destroy_all()
+
+
+async def _kill_after(wanted: RunOptions, running: asyncio.Event, agent: Agent, progress: Progress) -> None:
+    await running.wait()
+    await asyncio.sleep((wanted.kill_after or 0) / 1e9)
+    progress.kill_was_asked = True
+    agent.kill_all(wanted.kill_grace)
+
+
+async def _follow(progress: Progress, as_json: bool) -> None:
+    while True:
+        for container in list(progress.followers):
+            _stream(progress, container, as_json)
+        await asyncio.sleep(FOLLOW_INTERVAL)
+
+
+def _stream(progress: Progress, container: str, as_json: bool) -> None:
+    follower = progress.followers.get(container)
+    while follower is not None and (output := follower.read()):
+        for name, data in output:
+            if as_json:
+                text = data.decode(errors="replace")
+                print_line({"event": "Output", "container": container, "stream": name, "data": text})
+            else:
+                target = sys.stdout.buffer if name == "stdout" else sys.stderr.buffer
+                target.write(data)
+                target.flush()
+
+
+def _notes(request: ContainerRequest) -> Iterator[str]:
+    if request.executor.command.value:
+        yield (
+            f"executor.command.value {request.executor.command.value!r} is not run here: the executor is this "
+            "installation's, or that of --executor"
+        )

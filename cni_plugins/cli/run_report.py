@@ -1,0 +1,124 @@
+"""What `mesokit run` tells: the agent's observations as lines for a person, or one JSON object a line."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from mesos.v1 import mesos_pb2
+
+from executor.agent.observations import (
+    ContainerGone,
+    ContainerStarted,
+    ExecutorExited,
+    ExecutorSubscribed,
+    FrameworkMessage,
+    Note,
+    Observation,
+    PluginCalled,
+    StatusUpdate,
+)
+from executor.codec.json_mapping import to_json
+
+Teller = Callable[[Observation], None]
+
+
+def json_teller() -> Teller:
+    """Tells on standard output: `{"event": NAME, "time": UNIX SECONDS, …}`, a TaskStatus in Mesos' own JSON."""
+
+    def tell(observation: Observation) -> None:
+        document: dict[str, Any] = {"event": type(observation).__name__, "time": round(time.time(), 3)}
+        for field in fields(observation):
+            document[field.name] = _plain(getattr(observation, field.name))
+        print_line(document)
+
+    return tell
+
+
+def print_line(document: dict[str, Any]) -> None:
+    """One JSON object on standard output, at once."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def text_teller() -> Teller:
+    """Tells on standard error, a line or two for each observation; tasks' output has standard output to itself."""
+    names: dict[str, str] = {}
+
+    def tell(observation: Observation) -> None:
+        if isinstance(observation, ContainerStarted):
+            names[observation.container] = observation.executor
+        who, what = describe(observation)
+        name = names.get(who, who[:8])
+        moment = time.time()
+        clock = time.strftime("%H:%M:%S", time.localtime(moment)) + f".{int(moment * 1000) % 1000:03d}"
+        for number, line in enumerate(what.splitlines()):
+            sys.stderr.write(f"{clock if not number else ' ' * len(clock)}  {name:<10} {line}\n")
+        sys.stderr.flush()
+
+    return tell
+
+
+def describe(observation: Observation) -> tuple[str, str]:  # noqa: PLR0911  (a table, one line for each kind)
+    """Whom an observation is about (a task, a network or a container) and what it says, for a person."""
+    match observation:
+        case PluginCalled():
+            return observation.network, plugin_text(observation)
+        case ContainerStarted(pid=pid, sandbox=sandbox, nsenter=nsenter, container=container):
+            text = f"executor {pid} started, sandbox {sandbox}\nenter it with: {shlex.join(nsenter)}"
+            return container, text
+        case ExecutorSubscribed(container=container, transport=transport, encoding=encoding):
+            return container, f"executor subscribed ({encoding} over {transport})"
+        case StatusUpdate():
+            return observation.task, status_text(observation)
+        case FrameworkMessage(container=container, data=data):
+            return container, f"message to the framework: {data[:200].decode(errors='backslashreplace')}"
+        case ExecutorExited(container=container, exit=text):
+            return container, f"executor {text}"
+        case ContainerGone(container=container):
+            return container, "container gone: its networks are detached, nothing of it runs"
+        case Note(text=text):
+            return "", text
+
+
+def plugin_text(call: PluginCalled) -> str:
+    """`ADD bridge eth0: 10.50.11.2/24, gateway 10.50.11.1 (14 ms)`."""
+    if call.error:
+        outcome = f": FAILED: {call.error}"
+    elif call.addresses:
+        gateways = f", gateway {', '.join(call.gateways)}" if call.gateways else ""
+        outcome = f": {', '.join(call.addresses)}{gateways}"
+    else:
+        outcome = ": no addresses" if call.verb == "ADD" else ": done"
+    return f"{call.verb} {call.plugin} {call.ifname}{outcome} ({call.seconds * 1000:.0f} ms)"
+
+
+def status_text(update: StatusUpdate) -> str:
+    """`TASK_FAILED (REASON_COMMAND_EXECUTOR_FAILED): exited with status 3`, with what else the update carries."""
+    text = update.state
+    if update.state == "TASK_RUNNING" and update.addresses:
+        text += f" on {', '.join(update.addresses)}"
+    if update.reason:
+        text += f" ({update.reason})"
+    if update.healthy is not None:
+        text += " healthy" if update.healthy else " unhealthy"
+    if update.message:
+        text += f": {update.message}"
+    return text if update.source == "EXECUTOR" else f"{text} [said by the agent]"
+
+
+def _plain(value: object) -> object:
+    match value:
+        case tuple():
+            return [_plain(item) for item in value]
+        case mesos_pb2.TaskStatus():
+            return to_json(value)
+        case bytes():
+            return base64.b64encode(value).decode("ascii")
+    return value

@@ -1,0 +1,65 @@
+"""The fetcher: brings the URIs of a command into the sandbox before the executor starts, as Mesos' does."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tarfile
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+from pathlib import Path
+
+from mesos.v1 import mesos_pb2
+
+from executor.agent.description import ContainerRequest
+
+_TIMEOUT = 60
+_ZIP = (".zip", ".jar")
+_TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+
+class FetchError(Exception):
+    """A URI could not be brought into the sandbox; the text names it."""
+
+
+async def fetch(request: ContainerRequest, sandbox: Path) -> None:
+    """Fetch the URIs of the executor's command and of the tasks'. Raises FetchError."""
+    commands = [task.command for task in request.tasks]
+    for uri in (uri for command in commands for uri in command.uris):
+        try:
+            await asyncio.to_thread(_fetch, uri, sandbox)
+        except (OSError, ValueError, tarfile.TarError, zipfile.BadZipFile, urllib.error.URLError) as error:
+            raise FetchError(f"cannot fetch {uri.value!r}: {error}") from None
+
+
+def _fetch(uri: mesos_pb2.CommandInfo.URI, sandbox: Path) -> None:
+    parts = urllib.parse.urlsplit(uri.value)
+    name = uri.output_file or Path(parts.path).name
+    if not name:
+        raise ValueError("it has no file name, and no output_file is given")
+    target = sandbox / name
+    if not target.resolve().is_relative_to(sandbox.resolve()):
+        raise ValueError(f"output_file {name!r} is outside the sandbox")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if parts.scheme in ("http", "https"):
+        with urllib.request.urlopen(uri.value, timeout=_TIMEOUT) as answer, target.open("wb") as file:
+            shutil.copyfileobj(answer, file)
+    elif parts.scheme in ("", "file"):
+        shutil.copyfile(parts.path, target)
+    else:
+        raise ValueError("expected http, https, file, or a path of this host")
+    if uri.executable:
+        target.chmod(0o755)
+    elif uri.extract:
+        _extract(target, sandbox)
+
+
+def _extract(archive: Path, sandbox: Path) -> None:
+    if archive.name.endswith(_ZIP):
+        with zipfile.ZipFile(archive) as zipped:
+            zipped.extractall(sandbox)
+    elif archive.name.endswith(_TAR):
+        with tarfile.open(archive) as tape:
+            tape.extractall(sandbox, filter="data")
