@@ -167,11 +167,9 @@ class Netns:
     def json(self, *argv: str) -> Any:
         return self.run(argv).json()
 
-    def ping(self, address: str, *, seconds: int = 3) -> bool:
-        """True when one of `seconds` echo requests to `address`, one each second, was answered."""
-        family = "-6" if ":" in address else "-4"
-        argv = ["busybox", "ping", family, "-q", "-c", "1", "-w", str(seconds), address]
-        return self.run(argv, check=False).status == 0
+    def ping(self, address: str, *, seconds: float = 5) -> bool:
+        """True when an echo request to `address` is answered within about `seconds` seconds."""
+        return self.node.ping(address, seconds=seconds, netns=self.path)
 
     def delete(self) -> None:
         self.node.run(["ip", "netns", "del", self.name])
@@ -299,6 +297,16 @@ class Node:
         ADD."""
         self.run(["ip", "netns", "add", name])
         return Netns(self, f"/run/netns/{name}")
+
+    def ping(self, address: str, *, seconds: float = 5, netns: str | None = None) -> bool:
+        """True when an echo request to `address` is answered within about `seconds` seconds."""
+        argv = ["busybox", "ping", "-6" if ":" in address else "-4", "-q", "-c", "1", "-W", "1", address]
+        deadline = time.monotonic() + seconds
+        while self.run(argv, check=False, netns=netns).status != 0:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
 
     def uplink(self, name: str = "eth0") -> Netns:
         """Gives the node an interface with 192.0.2.2/24, 2001:db8::2/64 and default routes; returns the

@@ -59,7 +59,8 @@ _VOLATILE = frozenset(
     (
         "ifindex", "link_index", "link_netnsid", "link", "handle", "index", "hello_timer",
         "tcn_timer", "topology_change_timer", "gc_timer", "valid_life_time", "preferred_life_time",
-        "root_id", "root_port", "root_path_cost", "topology_change", "used", "expires", "updated",
+        "root_id",
+        "bridge_id", "root_port", "root_path_cost", "topology_change", "used", "expires", "updated",
         "topology_change_detected", "topology_change_ack", "tentative", "dadfailed", "cacheinfo",
         "stats", "stats64", "numtxqueues", "promiscuity", "allmulti", "min_mtu", "max_mtu", "state",
         "designated_cost", "designated_port", "designated_bridge", "message_age_timer",
