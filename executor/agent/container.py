@@ -132,7 +132,7 @@ async def start(*, network: bool, uts: bool) -> Container:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     # No signal of the agent's may be handled by the child before it has put its own house in order.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = os.fork()
         if pid == 0:
@@ -158,7 +158,7 @@ def _become(control: socket.socket, other_end: socket.socket, flags: int, networ
     try:
         other_end.close()
         signal.set_wakeup_fd(-1)
-        for number in range(1, signal.NSIG):
+        for number in signal.valid_signals():
             with contextlib.suppress(OSError, ValueError):
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
