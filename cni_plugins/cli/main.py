@@ -23,6 +23,7 @@ class Subcommand:
 
 
 COMMANDS: Mapping[str, Subcommand] = {
+    "cni": Subcommand("cni_plugins.cli.cni", "Learn what the plugins make, and which keys they take."),
     "completion": Subcommand("cni_plugins.cli.main", "Print the completion script of a shell."),
     "node": Subcommand("cni_plugins.cli.node", "Answer plugin calls from a resident process."),
     "run": Subcommand("cni_plugins.cli.run", "Run the task of a TASK.json here, on its networks."),

@@ -2,7 +2,11 @@
 
 Who asks wins: CNI_ARGS `IP` adds to the configured addresses, `args.cni.ips` replaces them, and
 `runtimeConfig.ips` (capability `ips`, or a Mesos task's `ip_addresses`) replaces that. A request without a
-prefix length takes prefix and gateway from the configured address whose network it lies in.
+prefix length takes prefix and gateway from the configured address whose network it lies in. CNI_ARGS
+`GATEWAY` gives its gateways to the addresses whose network they lie in.
+
+    {"name": "lab", "type": "bridge", "bridge": "lab0",
+     "ipam": {"type": "static", "addresses": [{"address": "10.20.0.5/24", "gateway": "10.20.0.1"}]}}
 """
 
 from dataclasses import dataclass, replace

@@ -1,0 +1,139 @@
+"""The manual of the plugins, made of what the code knows: names, keys, defaults, module docstrings.
+
+A plugin's page is its one line, its module's docstring (what it makes, an example) and a table of its keys
+from the same metadata that decodes configurations; it cannot say what the code does not do.
+"""
+
+import importlib
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cni_plugins.attach.plugin import Kind, Plugin
+from cni_plugins.plugins.registry import MODULES, Plugins
+from cni_plugins.spec.config import Key, keys_of
+
+KINDS: Mapping[Kind, str] = {
+    Kind.MAIN: "makes an interface",
+    Kind.IPAM: "chooses addresses (under the key `ipam` of a plugin that makes an interface)",
+    Kind.META: "changes what another plugin made: after it in a list, or around it with the key `delegate`",
+}
+BEGIN = "<!-- generated: mesokit cni help --markdown -->"
+END = "<!-- end of what is generated -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One key: its full path in the configuration, kind of value, default as JSON ("" for none), meaning."""
+
+    path: str
+    kind: str
+    default: str
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    name: str
+    kind: str
+    about: str
+    versions: tuple[str, ...]
+    text: str
+    rows: tuple[Row, ...]
+
+
+def _default(value: Any) -> str:
+    if value is None or value in ("", ()):
+        return ""
+    try:
+        return json.dumps(value)
+    except TypeError:
+        return "" if not value else str(value)
+
+
+def _rows(keys: tuple[Key, ...], prefix: str) -> Iterator[Row]:
+    for key in keys:
+        path = prefix + key.key
+        yield Row(path, key.kind.name, _default(key.default), key.about)
+        if key.kind.schema is not None:
+            listed = "[]" if key.kind.name.startswith("list") else ""
+            yield from _rows(keys_of(key.kind.schema), f"{path}{listed}.")
+
+
+def page(name: str) -> Page:
+    """The page of one plugin. KeyError when there is none of that name."""
+    plugin: Plugin[Any] = Plugins()[name]
+    text = inspect.cleandoc(importlib.import_module(MODULES[name]).__doc__ or "")
+    prefix = "ipam." if plugin.kind is Kind.IPAM else ""
+    rows = tuple(_rows(keys_of(plugin.config), prefix))
+    return Page(name, KINDS[plugin.kind], plugin.about, plugin.versions, text, rows)
+
+
+def pages() -> list[Page]:
+    """Every plugin's page, those that make interfaces first."""
+    order = list(KINDS.values())
+    return sorted((page(name) for name in MODULES), key=lambda item: (order.index(item.kind), item.name))
+
+
+def plain(item: Page, width: int = 100) -> str:
+    """A page for a terminal."""
+    lines = [f"{item.name}: {item.about}", f"It {item.kind}.", "", item.text, ""]
+    if item.rows:
+        lines.append("Keys:")
+        for row in item.rows:
+            default = f", {row.default} unless given" if row.default else ""
+            lines += [f"  {row.path} ({row.kind}{default})", f"      {row.about}"]
+    else:
+        lines.append("It has no keys of its own.")
+    versions = f"{item.versions[0]} to {item.versions[-1]}"
+    lines += ["", f"Specification versions {versions}; verbs ADD, DEL, CHECK, GC, STATUS, VERSION."]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _table_row(row: Row) -> str:
+    default = f"`{_cell(row.default)}`" if row.default else ""
+    return f"| `{row.path}` | {_cell(row.kind)} | {default} | {_cell(row.about)} |"
+
+
+def markdown() -> str:
+    """All pages, as the README of the plugins holds them."""
+    lines = [BEGIN, ""]
+    for item in pages():
+        lines += [f"### {item.name}", "", f"{item.about[:1].upper()}{item.about[1:]}. It {item.kind}.", ""]
+        lines += [item.text, ""]
+        if item.rows:
+            lines += ["| key | value | default | meaning |", "|---|---|---|---|"]
+            lines += [_table_row(row) for row in item.rows]
+        else:
+            lines.append("It has no keys of its own.")
+        lines.append("")
+    return "\n".join([*lines, END])
+
+
+def renewed(text: str) -> str:
+    """A document with the part between its two marks made anew. ValueError when the marks are missing."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the document has no part between {BEGIN} and {END}")
+    return before + markdown() + after
+
+
+def as_json(item: Page) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        "kind": item.kind,
+        "about": item.about,
+        "versions": list(item.versions),
+        "text": item.text,
+        "keys": [
+            {"key": row.path, "value": row.kind, "default": row.default, "about": row.about}
+            for row in item.rows
+        ],
+    }
