@@ -1,0 +1,194 @@
+"""Elements of sets and maps, and whether tables and chains exist: nf_tables netlink, without libnftables.
+
+A key of several fields is their concatenation, each padded to four bytes, as the kernel's registers hold
+them. The comment goes where nft puts it, so `nft list` shows it.
+"""
+
+import errno
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cni_plugins.kernel import nfnetlink
+from cni_plugins.kernel.nfnetlink import Message, Nfnetlink, attribute, attributes, nested, text
+from cni_plugins.spec.values import Ip
+
+TABLE = "mesokit"
+COMMENT_BYTES = 128
+
+_GETTABLE, _DELTABLE, _GETCHAIN, _DELCHAIN = 1, 2, 4, 5
+_NEWSETELEM, _GETSETELEM, _DELSETELEM = 12, 13, 14
+_TABLE_NAME, _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_USE = 1, 1, 3, 6
+_LIST_TABLE, _LIST_SET, _LIST_ELEMENTS, _LIST_ELEM = 1, 2, 3, 1
+_KEY, _DATA, _USERDATA = 1, 2, 6
+_VALUE, _VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 1, 2, 1, 2
+_JUMP = struct.pack(">i", -3)
+_UDATA_COMMENT = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """`key` and `data` as the kernel has them (see `key()`, `jump()`, `value()`); a set's element has no
+    data.
+    """
+
+    family: int
+    set: str
+    key: bytes
+    data: bytes = b""
+    comment: str = ""
+
+
+def key(*fields: bytes) -> bytes:
+    return b"".join(item + bytes(-len(item) & 3) for item in fields)
+
+
+def address(ip: Ip) -> bytes:
+    return ip.packed
+
+
+def port(number: int) -> bytes:
+    return number.to_bytes(2, "big")
+
+
+def interface(name: str) -> bytes:
+    return name.encode().ljust(16, b"\0")
+
+
+def jump(chain: str) -> bytes:
+    """The data of a verdict map's element."""
+    return nested(_VERDICT, attribute(_VERDICT_CODE, _JUMP), text(_VERDICT_CHAIN, chain))
+
+
+def value(*fields: bytes) -> bytes:
+    """The data of an ordinary map's element."""
+    return attribute(_VALUE, key(*fields))
+
+
+def _message(number: int, flags: int, element: Element, *, bare: bool = False) -> Message:
+    parts = [nested(_KEY, attribute(_VALUE, element.key))]
+    if element.data and not bare:
+        parts.append(nested(_DATA, element.data))
+    if element.comment and not bare:
+        comment = element.comment.encode()[:COMMENT_BYTES] + b"\0"
+        parts.append(attribute(_USERDATA, bytes((_UDATA_COMMENT, len(comment))) + comment))
+    body = (
+        text(_LIST_TABLE, TABLE)
+        + text(_LIST_SET, element.set)
+        + nested(_LIST_ELEMENTS, nested(_LIST_ELEM, *parts))
+    )
+    return Message(nfnetlink.SUBSYS_NFTABLES, number, flags, element.family, body)
+
+
+def change(
+    socket: Nfnetlink, *, remove: Sequence[Element] = (), create: Sequence[Element] = ()
+) -> dict[Element, int]:
+    """One transaction. What could not be removed (ENOENT: it is not there) or created (EEXIST: the key is
+    taken, ENOENT: the table, the set or the chain that is jumped to is missing) with its errno; empty
+    when all is done.
+    """
+    messages = [_message(_DELSETELEM, 0, item, bare=True) for item in remove]
+    messages += [
+        _message(_NEWSETELEM, nfnetlink.NLM_F_CREATE | nfnetlink.NLM_F_EXCL, item) for item in create
+    ]
+    failed = socket.batch(messages)
+    items = [*remove, *create]
+    return {items[number]: code for number, code in failed.items()}
+
+
+def comments(socket: Nfnetlink, wanted: Sequence[Element]) -> list[str | None]:
+    """The comment of each element as it is in the kernel now; None where there is none."""
+    answers = socket.request([_message(_GETSETELEM, 0, item, bare=True) for item in wanted])
+    found: list[str | None] = []
+    for answer in answers:
+        listed = [entry for body in answer.bodies for entry in _entries(body)]
+        found.append(listed[0][1] if listed and not answer.error else None)
+    return found
+
+
+def remove_own(socket: Nfnetlink, wanted: Sequence[Element]) -> None:
+    """Remove the elements whose comment is still the one given; what is gone or somebody else's now is
+    left alone.
+
+    CniError 999 when the kernel refuses.
+    """
+    left = list(wanted)
+    while left:
+        held = comments(socket, left)
+        left = [item for item, comment in zip(left, held, strict=True) if comment == item.comment]
+        failed = change(socket, remove=left)
+        gone = {item for item, code in failed.items() if code == errno.ENOENT}
+        if not failed:
+            return
+        if not gone:
+            raise nfnetlink.failure("remove elements of nf_tables", next(iter(failed.values())))
+
+
+def listed(socket: Nfnetlink, family: int, set_name: str) -> list[Element]:
+    """Every element of a set (keys and comments, not data); [] without the set."""
+    body = text(_LIST_TABLE, TABLE) + text(_LIST_SET, set_name)
+    bodies = socket.dump(Message(nfnetlink.SUBSYS_NFTABLES, _GETSETELEM, 0, family, body))
+    return [
+        Element(family, set_name, found, comment=comment)
+        for body in bodies
+        for found, comment in _entries(body)
+    ]
+
+
+def _entries(body: bytes) -> list[tuple[bytes, str]]:
+    found = []
+    for kind, payload in attributes(body):
+        if kind != _LIST_ELEMENTS:
+            continue
+        for _, element in attributes(payload):
+            fields = dict(attributes(element))
+            plain = dict(attributes(fields.get(_KEY, b""))).get(_VALUE, b"")
+            found.append((plain, _comment(fields.get(_USERDATA, b""))))
+    return found
+
+
+def _comment(userdata: bytes) -> str:
+    offset = 0
+    while offset + 2 <= len(userdata):
+        kind, length = userdata[offset], userdata[offset + 1]
+        if kind == _UDATA_COMMENT:
+            return userdata[offset + 2 : offset + 2 + length].rstrip(b"\0").decode("utf-8", "replace")
+        offset += 2 + length
+    return ""
+
+
+def table_message(family: int, table: str) -> Message:
+    """A look-up of a table by name."""
+    return Message(nfnetlink.SUBSYS_NFTABLES, _GETTABLE, 0, family, text(_TABLE_NAME, table))
+
+
+def chain_message(family: int, table: str, chain: str) -> Message:
+    """A look-up of a chain by name."""
+    return Message(
+        nfnetlink.SUBSYS_NFTABLES, _GETCHAIN, 0, family, text(_CHAIN_TABLE, table) + text(_CHAIN_NAME, chain)
+    )
+
+
+def exist(socket: Nfnetlink, messages: Sequence[Message]) -> list[bool]:
+    """Whether each table or chain is there: look-ups by name, whatever else the node's ruleset holds."""
+    return [not answer.error for answer in socket.request(messages)]
+
+
+def prune(socket: Nfnetlink, family: int, chains: Mapping[str, int]) -> None:
+    """Delete each chain, given with its number of rules, that no element refers to any more.
+
+    The kernel would refuse to delete a chain in use, but a refused transaction costs 10 ms of waiting for
+    other processors: the chain's use count (rules and references) tells beforehand, and the kernel's
+    refusal settles races.
+    """
+    answers = socket.request([chain_message(family, TABLE, name) for name in chains])
+    for (name, rules), answer in zip(chains.items(), answers, strict=True):
+        fields = dict(attributes(answer.bodies[0])) if answer.bodies else {}
+        if _CHAIN_USE in fields and int.from_bytes(fields[_CHAIN_USE], "big") <= rules:
+            body = text(_CHAIN_TABLE, TABLE) + text(_CHAIN_NAME, name)
+            socket.batch([Message(nfnetlink.SUBSYS_NFTABLES, _DELCHAIN, 0, family, body)])
+
+
+def drop_table(socket: Nfnetlink, family: int) -> None:
+    """Delete our table of a family with all it holds; it may be gone already."""
+    socket.batch([Message(nfnetlink.SUBSYS_NFTABLES, _DELTABLE, 0, family, text(_TABLE_NAME, TABLE))])

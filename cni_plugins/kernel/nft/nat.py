@@ -1,0 +1,88 @@
+"""Address translation: the rules that masquerading and published ports share.
+
+A packet to one of the host's own addresses is looked up by (address, protocol, port), then by (protocol,
+port), and translated to what the map says. On its way out a packet's source is looked up in `masquerade`,
+and the target of a translated connection in `answer`: both lead to a chain of the subnet, because that is
+what decides whether the source must be hidden. A masqueraded source never hides from its own subnet or
+from a multicast group. A published target is told the host's address instead of the sender's when the
+answer would not come back through the host: when the sender is in the target's own subnet (or is the
+target), or is the host's loopback.
+
+127.0.0.1 can be translated only where route_localnet lets loopback addresses out of an interface, which
+would also let neighbours on that interface address the host's loopback: `localnet` lists the interfaces
+for which we set it, and what comes in by them for 127.0.0.0/8 is dropped before anything else sees it.
+"""
+
+from cni_plugins.kernel.nfnetlink import NFPROTO_INET
+from cni_plugins.kernel.nft.sections import Chain, Section
+from cni_plugins.spec.values import IpInterface
+
+ANSWER_ALL = "answer_all"
+
+_LOCAL = "fib daddr type local jump publish"
+
+SECTION = Section(
+    family=NFPROTO_INET,
+    version="nat_1",
+    sets=(
+        "map masquerade4 { type ipv4_addr : verdict ; }",
+        "map masquerade6 { type ipv6_addr : verdict ; }",
+        "map answer4 { type ipv4_addr : verdict ; }",
+        "map answer6 { type ipv6_addr : verdict ; }",
+        "map port4 { type inet_proto . inet_service : ipv4_addr . inet_service ; }",
+        "map port6 { type inet_proto . inet_service : ipv6_addr . inet_service ; }",
+        "map address_port4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service ; }",
+        "map address_port6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service ; }",
+        "set localnet { type ifname ; }",
+    ),
+    chains=(
+        Chain(
+            "publish",
+            (
+                "dnat ip to ip daddr . meta l4proto . th dport map @address_port4",
+                "dnat ip to meta l4proto . th dport map @port4",
+                "dnat ip6 to ip6 daddr . meta l4proto . th dport map @address_port6",
+                "dnat ip6 to meta l4proto . th dport map @port6",
+            ),
+        ),
+        Chain(ANSWER_ALL, ("masquerade",)),
+        Chain(
+            "guard_loopback",
+            ("iifname @localnet ip daddr 127.0.0.0/8 drop",),
+            "type filter hook prerouting priority -300",
+        ),
+        Chain("prerouting", (_LOCAL,), "type nat hook prerouting priority -100"),
+        Chain("output", (_LOCAL,), "type nat hook output priority -100"),
+        Chain(
+            "postrouting",
+            (
+                "ip daddr 224.0.0.0/4 return",
+                "ip6 daddr ff00::/8 return",
+                "ct status dnat ip daddr vmap @answer4",
+                "ct status dnat ip6 daddr vmap @answer6",
+                "ip saddr vmap @masquerade4",
+                "ip6 saddr vmap @masquerade6",
+            ),
+            "type nat hook postrouting priority 100",
+        ),
+    ),
+)
+
+
+def _named(prefix: str, address: IpInterface) -> str:
+    return f"{prefix}_{address.network}".replace(":", "-")
+
+
+def leave(address: IpInterface) -> Chain:
+    """The chain that hides the addresses of a subnet from all others."""
+    family = "ip" if address.version == 4 else "ip6"
+    return Chain(_named("leave", address), (f"{family} daddr != {address.network} masquerade",))
+
+
+def answer(address: IpInterface) -> Chain:
+    """The chain that hides a sender whose answer would not come back through the host."""
+    family, loopback = ("ip", "127.0.0.0/8") if address.version == 4 else ("ip6", "::1")
+    return Chain(
+        _named("answer", address),
+        (f"{family} saddr {loopback} masquerade", f"{family} saddr {address.network} masquerade"),
+    )

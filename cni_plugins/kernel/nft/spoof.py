@@ -1,0 +1,51 @@
+"""MAC spoof check: a guarded bridge port may send frames from its own MAC address only."""
+
+from cni_plugins.kernel.nfnetlink import NFPROTO_BRIDGE, Nfnetlink
+from cni_plugins.kernel.nft import elements, owner
+from cni_plugins.kernel.nft.elements import Element
+from cni_plugins.kernel.nft.placing import place
+from cni_plugins.kernel.nft.sections import Chain, Section
+from cni_plugins.spec.call import Identity
+from cni_plugins.spec.namespace import Namespace
+
+SECTION = Section(
+    family=NFPROTO_BRIDGE,
+    version="spoof_1",
+    sets=("set guarded { type ifname ; }", "set allowed { type ifname . ether_addr ; }"),
+    chains=(
+        Chain(
+            "prerouting",
+            ("iifname @guarded iifname . ether saddr != @allowed drop",),
+            "type filter hook prerouting priority -300",
+        ),
+    ),
+)
+
+
+def _elements(identity: Identity, port: str, mac: str) -> list[Element]:
+    comment = owner.comment(identity)
+    name = elements.interface(port)
+    hardware = bytes.fromhex(mac.replace(":", ""))
+    return [
+        Element(NFPROTO_BRIDGE, "allowed", elements.key(name, hardware), comment=comment),
+        Element(NFPROTO_BRIDGE, "guarded", elements.key(name), comment=comment),
+    ]
+
+
+def add(host: Namespace, identity: Identity, port: str, mac: str) -> None:
+    """Drop what comes in by the bridge port `port` from any other address than `mac`. CniError 999."""
+    with Nfnetlink(host) as socket:
+        place(socket, SECTION, _elements(identity, port, mac))
+
+
+def remove(host: Namespace, identity: Identity, port: str, mac: str) -> None:
+    """Undo `add`; idempotent. CniError 999."""
+    with Nfnetlink(host) as socket:
+        elements.remove_own(socket, _elements(identity, port, mac))
+
+
+def present(host: Namespace, identity: Identity, port: str, mac: str) -> bool:
+    """Whether the port is guarded for this attachment."""
+    wanted = _elements(identity, port, mac)
+    with Nfnetlink(host) as socket:
+        return elements.comments(socket, wanted) == [item.comment for item in wanted]
