@@ -1,10 +1,20 @@
-"""Fixtures of the namespace tests."""
+"""Fixtures of the namespace tests.
+
+`node`       a private node, fresh for each test
+`reference`  the folder of the reference plugins
+`ours`       the folder of our plugins, each call a process of its own
+`plugins`    the same folder, with the node service running on `node`; with
+             `@pytest.mark.parametrize("plugins", BOTH_WAYS, indirect=True)` a test runs both ways
+"""
 
 from collections.abc import Iterator
 
 import pytest
 
 from netns_tests.node import Node
+from netns_tests.plugins import make_folder, service
+
+BOTH_WAYS = ("service", "one-shot")
 
 
 @pytest.fixture
@@ -17,3 +27,17 @@ def node() -> Iterator[Node]:
 def reference() -> str:
     """Debian's containernetworking-plugins."""
     return "/usr/lib/cni"
+
+
+@pytest.fixture(scope="session")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_folder(tmp_path_factory.mktemp("plugins"))
+
+
+@pytest.fixture
+def plugins(request: pytest.FixtureRequest, node: Node, ours: str) -> Iterator[str]:
+    if getattr(request, "param", "service") == "one-shot":
+        yield ours
+        return
+    with service(node):
+        yield ours

@@ -1,0 +1,33 @@
+"""Our plugins, from this checkout, in a folder that a runtime can use: the launchers, alone (each call is a
+process of its own) or with the node service behind them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from netns_tests.node import Node, started, until
+
+TOP = Path(__file__).resolve().parents[1]
+MESOKIT = str(TOP / ".venv" / "bin" / "mesokit")
+
+
+def make_folder(folder: Path) -> str:
+    """Fills `folder` with every plugin of this checkout."""
+    program = [sys.executable, str(TOP / "packaging" / "bundle" / "launchers.py"), str(folder)]
+    subprocess.run(program, check=True, stdout=subprocess.DEVNULL)
+    return str(folder)
+
+
+@contextmanager
+def service(node: Node) -> Iterator[None]:
+    """The node service, while the block runs."""
+    with started(node.popen([MESOKIT, "node"])) as running:
+        until(node.path("/run/mesokit/node.sock").is_socket, what="the node service listens")
+        yield
+        if running.errors():
+            sys.stderr.write(running.errors().decode(errors="replace"))
