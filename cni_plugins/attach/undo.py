@@ -18,8 +18,10 @@ Operation = Callable[[Scene, Mapping[str, Any]], None]
 
 OPERATIONS: Mapping[str, str] = {
     "delegate.delete": "cni_plugins.attach.foreign:undo_delete",
+    "host-local.release": "cni_plugins.attach.operations.reservations:release",
     "link.delete": "cni_plugins.attach.operations.links:delete",
     "link.restore": "cni_plugins.attach.operations.links:restore",
+    "sysctl.restore": "cni_plugins.attach.operations.sysctls:restore",
 }
 
 

@@ -12,8 +12,10 @@ from cni_plugins.spec.dispatch import Handler
 
 MODULES: Mapping[str, str] = {
     "chain": "cni_plugins.chain.plugin",
+    "host-local": "cni_plugins.plugins.ipam.host_local",
     "loopback": "cni_plugins.plugins.main.loopback",
     "static": "cni_plugins.plugins.ipam.static",
+    "tuning": "cni_plugins.plugins.meta.tuning",
 }
 
 

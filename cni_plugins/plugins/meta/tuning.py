@@ -1,0 +1,265 @@
+"""tuning: sysctls of the container, and MAC address, MTU, queue length and flags of its interface.
+
+It changes the interface CNI_IFNAME that another plugin made: after it in a list, or around it as `delegate`.
+An MTU is set on both ends of a veth, and stands in the result with the MAC address. DEL puts everything back
+that nobody changed since. Sysctl names take dots or slashes; `IFNAME` in one stands for the interface. Where
+/etc/cni/tuning/allowlist.conf exists, each sysctl name must match one of its lines (regular expressions).
+Of several sources the last wins: the configuration, CNI_ARGS `MAC`, `runtimeConfig.mac`, `args.cni`.
+
+    {"name": "data-net", "type": "tuning", "sysctl": {"net.core.somaxconn": "500"}, "mtu": 1400,
+     "delegate": {"type": "bridge", "bridge": "data0", "isGateway": true,
+                  "ipam": {"type": "host-local", "subnet": "10.50.11.0/24"}}}
+"""
+
+import posixpath
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cni_plugins.attach.plugin import Kind, Plugin
+from cni_plugins.attach.scene import Scene
+from cni_plugins.attach.transaction import Transaction
+from cni_plugins.kernel import links, sysctl
+from cni_plugins.kernel.links import Link
+from cni_plugins.spec.call import Call
+from cni_plugins.spec.config import BOOL, MAC_ADDRESS, TEXT, integer, keys_of, option
+from cni_plugins.spec.config import Kind as ValueKind
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.result import Interface, Result
+from cni_plugins.spec.values import DuplicateKeys, parse_json
+
+ALLOWLIST = "/etc/cni/tuning/allowlist.conf"
+_BASE = "/proc/sys/net/"
+
+
+def _sysctls(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError("not an object of strings")
+    if isinstance(value, DuplicateKeys):
+        raise ValueError(f"{', '.join(value.duplicates)} stands in it more than once")
+    for name, setting in value.items():
+        if not isinstance(setting, str):
+            raise ValueError(f"{name!r} is {setting!r}, which is not a string: write it in quotes")
+    return dict(value)
+
+
+@dataclass(frozen=True, slots=True)
+class TuningConfig:
+    sysctl: dict[str, str] | None = option(
+        "sysctl", ValueKind("object of strings", _sysctls), None, "`net.*` sysctls to set in the container"
+    )
+    mac: str | None = option("mac", MAC_ADDRESS, None, "MAC address of the interface")
+    mtu: int | None = option("mtu", integer(0, 65536), None, "MTU of the interface; 0 leaves it alone")
+    queue: int | None = option("txQLen", integer(0, 2**31 - 1), None, "length of its transmit queue")
+    promisc: bool | None = option("promisc", BOOL, None, "whether it is promiscuous")
+    allmulti: bool | None = option("allmulti", BOOL, None, "whether it takes all multicast packets")
+    data_dir: str = option(
+        "dataDir",
+        TEXT,
+        "/run/cni/tuning",
+        "where the reference plugin kept what DEL restores of its own ADDs",
+    )
+
+
+def _path_of(name: str, ifname: str) -> str:
+    """`net/<path>` below /proc/sys of a sysctl's name. CniError 7 when it is no network sysctl."""
+    first = next((char for char in name if char in "./"), "/")
+    path = name.translate(str.maketrans("./", "/.")) if first == "." else name
+    clean = posixpath.normpath("/proc/sys/" + path.replace("IFNAME", ifname, 1).lstrip("/"))
+    if not clean.startswith(_BASE) or "\0" in clean:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"sysctl {name!r} is not one of the network's",
+            "tuning sets what lies under net., in the container's namespace",
+        )
+    return clean.removeprefix(_BASE)
+
+
+def _effective(call: Call, config: TuningConfig) -> TuningConfig:
+    """The configuration with what CNI_ARGS, runtimeConfig and args.cni ask for laid over it. CniError 7."""
+    mac = MAC_ADDRESS.parse
+    for where, value in (("CNI_ARGS MAC", call.args.get("MAC")), ("runtimeConfig.mac", call.runtime("mac"))):
+        if value:
+            try:
+                config = replace(config, mac=mac(value))
+            except ValueError as error:
+                raise CniError(Code.INVALID_CONFIG, f"{where} is {value!r}: {error}") from error
+    for key in keys_of(TuningConfig):
+        value = call.cni_args(key.key) if key.key != "dataDir" else None
+        if value is None:
+            continue
+        try:
+            parsed = key.kind.parse(value)
+        except ValueError as error:
+            raise CniError(Code.INVALID_CONFIG, f"args.cni.{key.key} is {value!r}: {error}") from error
+        if key.attribute == "sysctl":
+            parsed = (config.sysctl or {}) | parsed
+        config = replace(config, **{key.attribute: parsed})
+    return config
+
+
+def _allowed(call: Call, names: Iterator[str]) -> None:
+    """CniError 7 for a sysctl that the allowlist does not have; without the file all are allowed."""
+    try:
+        lines = call.roots.relocate(ALLOWLIST).read_text().splitlines()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise CniError(Code.IO, f"cannot read {ALLOWLIST}", str(error)) from error
+    try:
+        patterns = [re.compile(line.strip()) for line in lines if line.strip()]
+    except re.error as error:
+        raise CniError(
+            Code.INVALID_CONFIG, f"{ALLOWLIST} has a bad regular expression", str(error)
+        ) from error
+    for name in names:
+        if not any(pattern.search(name) for pattern in patterns):
+            raise CniError(
+                Code.INVALID_CONFIG, f"sysctl {name!r} is not in {ALLOWLIST}, which the operator keeps"
+            )
+
+
+def _plan(call: Call, config: TuningConfig) -> tuple[TuningConfig, dict[str, str]]:
+    """The effective settings, and its sysctls by their path below net/. CniError 5 or 7."""
+    config = _effective(call, config)
+    named = config.sysctl or {}
+    _allowed(call, iter(named))
+    return config, {_path_of(name, call.ifname): value for name, value in named.items()}
+
+
+def _interface(call: Call, scene: Scene) -> Link:
+    link = links.find(scene.sandbox, call.ifname)
+    if link is None:
+        raise CniError(Code.INTERNAL, f"there is no interface {call.ifname} in {call.netns_path} to tune")
+    return link
+
+
+def _set_sysctls(settings: dict[str, str], tx: Transaction) -> None:
+    inside = tx.scene.inside
+    for path, value in settings.items():
+        before = sysctl.read(inside, path)
+        if before is None:
+            raise CniError(Code.INVALID_CONFIG, f"this kernel has no sysctl net/{path} in the container")
+        if before.split() == value.split():
+            continue
+        tx.intend("sysctl.restore", where="sandbox", name=path, before=before, after=value)
+        sysctl.write(inside, {path: value})
+
+
+def _flag(wanted: bool | None, bit: int, link: Link) -> tuple[int, int]:
+    """(flags to set, flags to clear) for a wish about one flag."""
+    if wanted is None or wanted == bool(link.flags & bit):
+        return 0, 0
+    return (bit, 0) if wanted else (0, bit)
+
+
+def _set_link(config: TuningConfig, link: Link, tx: Transaction) -> None:
+    promisc, allmulti = (
+        _flag(config.promisc, links.IFF_PROMISC, link),
+        _flag(config.allmulti, links.IFF_ALLMULTI, link),
+    )
+    raised, dropped = promisc[0] | allmulti[0], promisc[1] | allmulti[1]
+    wanted = {"address": config.mac, "mtu": config.mtu or None, "txqlen": config.queue}
+    present: dict[str, Any] = {"address": link.mac, "mtu": link.mtu, "txqlen": link.queue}
+    changes = {key: value for key, value in wanted.items() if value is not None and value != present[key]}
+    if not changes and not raised and not dropped:
+        return
+    before = {key: present[key] for key in changes}
+    tx.intend("link.restore", where="sandbox", name=link.name, flags=dropped, clear=raised, **before)
+    request = links.change(link.name, link.index, set_flags=raised, clear_flags=dropped, **changes)
+    tx.scene.sandbox.request(request)
+    if "mtu" in changes:
+        _set_peer_mtu(config.mtu or 0, link, tx)
+
+
+def _set_peer_mtu(mtu: int, link: Link, tx: Transaction) -> None:
+    """A veth that carries packets one way only at the new size is a fault that nobody finds."""
+    if link.kind != "veth":
+        return
+    peer = links.find_index(tx.scene.host, link.peer)
+    if peer is None or peer.kind != "veth" or peer.peer != link.index or peer.mtu == mtu:
+        return
+    tx.intend("link.restore", where="host", name=peer.name, mtu=peer.mtu)
+    tx.scene.host.request(links.change(peer.name, peer.index, mtu=mtu))
+
+
+def _tuned(call: Call, config: TuningConfig, result: Result) -> Result:
+    def renew(interface: Interface) -> Interface:
+        if interface.name != call.ifname or not interface.sandbox:
+            return interface
+        return replace(interface, mac=config.mac or interface.mac, mtu=config.mtu or interface.mtu)
+
+    return replace(result, interfaces=tuple(renew(interface) for interface in result.interfaces))
+
+
+def add(call: Call, config: TuningConfig, tx: Transaction) -> Result:
+    assert call.previous is not None
+    config, settings = _plan(call, config)
+    _set_sysctls(settings, tx)
+    if any(
+        value is not None for value in (config.mac, config.mtu, config.queue, config.promisc, config.allmulti)
+    ):
+        _set_link(config, _interface(call, tx.scene), tx)
+    return _tuned(call, config, call.previous)
+
+
+def check(call: Call, config: TuningConfig, scene: Scene) -> None:
+    """Everything that was asked for is still so; what was not asked for may be as it is."""
+    config, settings = _plan(call, config)
+    for path, value in settings.items():
+        found = sysctl.read(scene.inside, path)
+        if found is None or found.split() != value.split():
+            raise CniError(Code.INTERNAL, f"sysctl net/{path} is {found!r}, tuning set {value!r}")
+    link = _interface(call, scene)
+    for what, wanted, found_value in (
+        ("mac", config.mac, link.mac),
+        ("mtu", config.mtu or None, link.mtu),
+        ("txQLen", config.queue, link.queue),
+        ("promisc", config.promisc, bool(link.flags & links.IFF_PROMISC)),
+        ("allmulti", config.allmulti, bool(link.flags & links.IFF_ALLMULTI)),
+    ):
+        if wanted is not None and wanted != found_value:
+            raise CniError(Code.INTERNAL, f"{what} of {call.ifname} is {found_value}, tuning set {wanted}")
+
+
+def adopt(call: Call, config: TuningConfig, scene: Scene) -> None:
+    """Put back what the reference plugin's ADD wrote down in its `dataDir`, and remove its file."""
+    backup = call.roots.relocate(config.data_dir) / f"{call.container_id}_{call.ifname}.json"
+    try:
+        saved = parse_json(backup.read_bytes())
+    except OSError:
+        return  # there is none, or an id too long for the reference plugin ever to have written one
+    except ValueError:
+        saved = {}
+    link = links.find(scene.sandbox, call.ifname) if scene.sandbox_namespace is not None else None
+    if link is not None and isinstance(saved, dict):
+        with suppress(CniError):  # the interface goes with its main plugin's DEL, and its settings with it
+            scene.sandbox.request(_restoring(link, saved))
+    backup.unlink(missing_ok=True)
+
+
+def _restoring(link: Link, saved: dict[str, Any]) -> Any:
+    attributes = {
+        attribute: saved[key]
+        for key, attribute, kind in (("mac", "address", str), ("mtu", "mtu", int), ("txQLen", "txqlen", int))
+        if isinstance(saved.get(key), kind) and saved[key]
+    }
+    raised = dropped = 0
+    for key, bit in (("promisc", links.IFF_PROMISC), ("allmulti", links.IFF_ALLMULTI)):
+        if isinstance(saved.get(key), bool):
+            raised |= bit if saved[key] else 0
+            dropped |= 0 if saved[key] else bit
+    return links.change(link.name, link.index, set_flags=raised, clear_flags=dropped, **attributes)
+
+
+PLUGIN: Plugin[Any] = Plugin(
+    name="tuning",
+    kind=Kind.META,
+    about="set sysctls of a container, and MAC address, MTU, queue length and flags of its interface",
+    config=TuningConfig,
+    add=add,
+    check=check,
+    adopt=adopt,
+)
