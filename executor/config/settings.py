@@ -1,4 +1,5 @@
-"""The settings of one executor process, from the variables an agent sets and the options of the command line.
+"""The settings of one executor process, from the variables an agent sets and the options of the command
+line.
 
 Everything is read here and nowhere else; all mistakes are reported together. Options may also be given as
 variables (`--ack-timeout` as MESOKIT_ACK_TIMEOUT), because a framework that names only a URI has no command
@@ -13,10 +14,9 @@ from typing import Any, TypeVar
 from executor.codec import DEFAULT_MAX_RECORD, Encoding
 from executor.config.duration import parse_duration, parse_size
 from executor.config.tls import TlsSettings, parse_flag, read_tls
+from executor.config.token import TOKEN_VARIABLE
 
 T = TypeVar("T")
-
-TOKEN_VARIABLE = "MESOS_EXECUTOR_AUTHENTICATION_TOKEN"  # noqa: S105 (a name)
 
 
 class ConfigError(ValueError):

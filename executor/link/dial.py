@@ -11,7 +11,8 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from executor.config import Endpoint, TlsSettings
+from executor.config.settings import Endpoint
+from executor.config.tls import TlsSettings
 
 if TYPE_CHECKING:
     from executor.link.tls import Context

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
-from executor.config import ConfigError, HostnameScheme, TlsSettings
+from executor.config.settings import ConfigError
+from executor.config.tls import HostnameScheme, TlsSettings
 
 _VERSIONS = (
     ssl.TLSVersion.TLSv1,
@@ -68,7 +69,7 @@ def make_context(settings: TlsSettings) -> Context:
         if settings.certificate is not None:
             context.load_cert_chain(settings.certificate, settings.key)
     except OSError as error:
-        problems.append(f"LIBPROCESS_SSL_CERT_FILE: {settings.certificate}: no certificate with its key: {error}")
+        problems.append(f"LIBPROCESS_SSL_CERT_FILE: {settings.certificate} or its key: {error}")
     try:
         if settings.ciphers is not None:
             context.set_ciphers(settings.ciphers)

@@ -1,0 +1,353 @@
+"""The keeper of tasks: starts them, sees them end, kills them, and tells of every step.
+
+What happens to a task, in order: LAUNCH is checked and answered with STARTING; the start itself waits for
+the next turn of the loop, so that a KILL that is already here is heard first. RUNNING is told when the
+program runs, not before. A killed task gets SIGTERM, all of its tree, and SIGKILL at its deadline. The
+task is over when its own process has ended; what it left behind is killed at once, but for a task that is
+being killed, where it has the rest of the grace: a shell dies of SIGTERM at once, and what it ran may
+need its time.
+"""
+
+import logging
+import os
+import signal
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from mesos.v1 import mesos_pb2
+
+from executor.app.kept import Kept
+from executor.app.preparation import Surroundings, prepare
+from executor.checks.checker import Checker
+from executor.checks.health import Health, HealthChecker
+from executor.checks.plan import InvalidCheckError, check_plan, health_plan
+from executor.supervisor.identity import UnknownUserError
+from executor.supervisor.launch import LaunchError
+from executor.supervisor.loop import READ, Loop
+from executor.supervisor.supervisor import Supervisor
+from executor.tasks.command import InvalidTaskError
+from executor.tasks.deadline import KillDeadline, grace_of
+from executor.tasks.states import State
+from executor.tasks.status import Ending, make_status
+from executor.tasks.task import Task
+
+log = logging.getLogger(__name__)
+
+REMEMBERED = 10_000
+"""Ended tasks whose ids are remembered, so that a repeated LAUNCH does not run them again."""
+
+RETRY_KILL = 1.0
+"""Seconds after which SIGKILL is sent again to a task that has not died of it."""
+
+Reason = mesos_pb2.TaskStatus.Reason
+
+
+class Keeper:
+    """All tasks. `tell` gets every status, `empty` is called when the last task has ended."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        supervisor: Supervisor,
+        around: Surroundings,
+        tell: Callable[[mesos_pb2.TaskStatus], None],
+        empty: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._supervisor = supervisor
+        self._around = around
+        self._tell = tell
+        self._empty = empty
+        self._kept: dict[str, Kept] = {}
+        self._ended: OrderedDict[str, State] = OrderedDict()
+        self._groups = 0
+        self.executor_info = mesos_pb2.ExecutorInfo()
+        self.tells_killing = False
+        self.received = False
+
+    @property
+    def living(self) -> tuple[Kept, ...]:
+        """The tasks that have not ended."""
+        return tuple(self._kept.values())
+
+    def knows(self, task_id: str) -> bool:
+        """Whether a task of this id lives or has ended here."""
+        return task_id in self._kept or task_id in self._ended
+
+    def launch(self, infos: Iterable[mesos_pb2.TaskInfo], *, grouped: bool) -> None:
+        """Start tasks, as one group or each by itself. Ids that are known already are left alone."""
+        self._groups += 1
+        self.received = True
+        added = [
+            self._keep(Task(info, self._groups if grouped else None))
+            for info in infos
+            if not self._repeated(info.task_id.value)
+        ]
+        for kept in added:
+            self._begin(kept)
+        for kept in added:
+            if kept.task.state is State.STARTING:
+                self._loop.post(partial(self._start, kept))
+
+    def refuse(self, infos: Iterable[mesos_pb2.TaskInfo], why: str) -> None:
+        """Answer tasks that come too late with KILLED."""
+        for info in infos:
+            if not self._repeated(info.task_id.value):
+                self._over(self._keep(Task(info, None)), State.KILLED, why)
+
+    def kill(self, task_id: str, policy: mesos_pb2.KillPolicy) -> None:
+        """A KILL: its own policy counts before the task's, and that before the executor's default."""
+        kept = self._kept.get(task_id)
+        if kept is None:
+            log.info("ignoring a KILL of task %r: it is not here", task_id)
+            return
+        default = self._around.settings.kill_grace
+        grace = grace_of([policy, kept.task.info.kill_policy], default)
+        self._kill(kept, grace, "killed on request")
+
+    def kill_all(self, grace: float, why: str) -> None:
+        """Kill everything within `grace` seconds; a task's own policy may only ask for less."""
+        for kept in self.living:
+            self._kill(kept, min(grace_of([kept.task.info.kill_policy], grace), grace), why)
+
+    def _repeated(self, task_id: str) -> bool:
+        if self.knows(task_id):
+            log.warning("ignoring another LAUNCH of task %r", task_id)
+            return True
+        return False
+
+    def _keep(self, task: Task) -> Kept:
+        kept = self._kept[task.id] = Kept(task)
+        return kept
+
+    def _begin(self, kept: Kept) -> None:
+        """Check what is asked for; STARTING, or the end already."""
+        info = kept.task.info
+        try:
+            kept.launch = prepare(info, self.executor_info, self._around)
+            if info.HasField("health_check"):
+                health_plan(info.health_check, kept.launch)
+            if info.HasField("check"):
+                check_plan(info.check, kept.launch)
+        except (InvalidTaskError, InvalidCheckError) as error:
+            self._over(kept, State.ERROR, str(error), Reason.REASON_TASK_INVALID)
+        except UnknownUserError as error:
+            self._step(kept, State.STARTING)
+            self._over(kept, State.FAILED, str(error), Reason.REASON_CONTAINER_LAUNCH_FAILED)
+        else:
+            self._step(kept, State.STARTING)
+
+    def _start(self, kept: Kept) -> None:
+        if kept.task.state is not State.STARTING or kept.launch is None:
+            return
+        try:
+            process = self._supervisor.start(kept.launch)
+        except LaunchError as error:
+            self._over(kept, State.FAILED, error.text, Reason.REASON_CONTAINER_LAUNCH_FAILED)
+            return
+        kept.process = kept.started = process
+        self._loop.watch(process.pidfd, READ, partial(self._ended_process, kept))
+        self._step(kept, State.RUNNING)
+        info = kept.task.info
+        if info.HasField("max_completion_time"):
+            limit = max(info.max_completion_time.nanoseconds, 0) / 1e9
+            kept.completion = self._loop.call_at(self._loop.now() + limit, partial(self._expire, kept))
+        self._start_checks(kept)
+
+    def _start_checks(self, kept: Kept) -> None:
+        info, launch = kept.task.info, kept.launch
+        assert launch is not None
+        if info.HasField("health_check"):
+            plan = health_plan(info.health_check, launch)
+            kept.health = HealthChecker(self._loop, self._supervisor, plan, partial(self._health_news, kept))
+            kept.health.start()
+        if info.HasField("check"):
+            kept.checker = Checker(
+                self._loop, self._supervisor, check_plan(info.check, launch), partial(self._check_news, kept)
+            )
+            kept.checker.start()
+
+    def _health_news(self, kept: Kept, news: Health) -> None:
+        if kept.task.state is not State.RUNNING:
+            return
+        kept.task.healthy = news.healthy
+        self._step(kept, State.RUNNING, news.text, Reason.REASON_TASK_HEALTH_CHECK_STATUS_UPDATED)
+        if news.kill:
+            grace = grace_of([kept.task.info.kill_policy], self._around.settings.kill_grace)
+            self._kill(kept, grace, f"killed after {news.failures} failed health checks: {news.text}")
+
+    def _check_news(self, kept: Kept, status: mesos_pb2.CheckStatusInfo) -> None:
+        if kept.task.state is State.RUNNING:
+            kept.task.check_status = status
+            self._step(kept, State.RUNNING, "", Reason.REASON_TASK_CHECK_STATUS_UPDATED)
+
+    def _expire(self, kept: Kept) -> None:
+        if kept.task.state is State.RUNNING:
+            kept.task.expired = True
+            self._kill(kept, 0.0, "max_completion_time reached", told=False)
+
+    def _kill(self, kept: Kept, grace: float, why: str, *, told: bool = True) -> None:
+        task = kept.task
+        if kept.process is None and not kept.lingering:
+            self._over(kept, State.KILLED, f"{why} before it was started")
+            return
+        if task.kill is not None:
+            self._shorten(kept, grace)
+            return
+        log.info("killing task %r, %g s of grace: %s", task.id, grace, why)
+        task.kill = KillDeadline.after(self._loop.now(), grace)
+        task.kill_reason = why
+        kept.silence()
+        if kept.completion is not None:
+            kept.completion.cancel()
+        if told and self.tells_killing:
+            self._step(kept, State.KILLING, why)
+        else:
+            task.step(State.KILLING, time.time())
+        if task.kill.at > task.kill.began:
+            self._signal(kept, signal.SIGTERM)
+        self._schedule_escalation(kept)
+
+    def _shorten(self, kept: Kept, grace: float) -> None:
+        task = kept.task
+        assert task.kill is not None
+        shortened = task.kill.shortened(grace)
+        if shortened != task.kill:
+            task.kill = shortened
+            self._schedule_escalation(kept)
+
+    def _schedule_escalation(self, kept: Kept) -> None:
+        if kept.escalation is not None:
+            kept.escalation.cancel()
+        assert kept.task.kill is not None
+        if kept.task.kill.at <= self._loop.now():
+            self._escalate(kept)
+        else:
+            kept.escalation = self._loop.call_at(kept.task.kill.at, partial(self._escalate, kept))
+
+    def _escalate(self, kept: Kept) -> None:
+        """SIGKILL, again and again while the process is there; the kernel may hold it for a while."""
+        self._signal(kept, signal.SIGKILL)
+        if kept.process is None:
+            self._finish(kept)
+        else:
+            kept.escalation = self._loop.call_at(
+                self._loop.now() + RETRY_KILL, partial(self._escalate, kept)
+            )
+
+    def _signal(self, kept: Kept, number: signal.Signals) -> None:
+        if kept.started is not None:
+            count = self._supervisor.signal_tree(kept.started, number)
+            log.info("task %r: %s to %d processes", kept.task.id, number.name, count)
+
+    def _ended_process(self, kept: Kept) -> None:
+        process = kept.process
+        assert process is not None
+        self._loop.unwatch(process.pidfd)
+        ending = self._supervisor.reap(process)
+        if ending is None:
+            self._loop.watch(process.pidfd, READ, partial(self._ended_process, kept))
+            return
+        kept.process = None
+        kept.ending = Ending(ending.code, ending.signal, ending.core)
+        kept.silence()
+        kill = kept.task.kill
+        if kill is not None and kill.at > self._loop.now():
+            self._linger(kept)
+        else:
+            self._signal(kept, signal.SIGKILL)
+            self._finish(kept)
+
+    def _linger(self, kept: Kept) -> None:
+        """Wait for what the task's process has left behind, until none of it lives or the grace is over."""
+        self._forget_lingering(kept)
+        assert kept.started is not None
+        for entry in self._supervisor.survivors(kept.started):
+            try:
+                pidfd = os.pidfd_open(entry.pid)
+            except ProcessLookupError:
+                continue
+            kept.lingering.append(pidfd)
+            self._loop.watch(pidfd, READ, partial(self._linger, kept))
+        if not kept.lingering:
+            self._finish(kept)
+
+    def _forget_lingering(self, kept: Kept) -> None:
+        for pidfd in kept.lingering:
+            self._loop.unwatch(pidfd)
+            os.close(pidfd)
+        kept.lingering.clear()
+
+    def _finish(self, kept: Kept) -> None:
+        """The task's process has ended and nothing is left of it: say how."""
+        self._forget_lingering(kept)
+        ending, task = kept.ending, kept.task
+        assert ending is not None
+        facts = ending.facts
+        if task.expired:
+            text = f"Task exceeded its max_completion_time. {ending.text}"
+            self._over(kept, State.FAILED, text, Reason.REASON_MAX_COMPLETION_TIME_REACHED, facts)
+        elif task.kill is not None:
+            self._over(kept, State.KILLED, ending.text, None, facts)
+        else:
+            self._over(kept, State.FINISHED if ending.code == 0 else State.FAILED, ending.text, None, facts)
+
+    def _over(
+        self,
+        kept: Kept,
+        state: State,
+        message: str,
+        reason: mesos_pb2.TaskStatus.Reason | None = None,
+        facts: Mapping[str, object] | None = None,
+    ) -> None:
+        """The one place where a task ends."""
+        kept.silence()
+        for timer in (kept.escalation, kept.completion):
+            if timer is not None:
+                timer.cancel()
+        self._step(kept, state, message, reason, facts)
+        del self._kept[kept.task.id]
+        self._ended[kept.task.id] = state
+        if len(self._ended) > REMEMBERED:
+            self._ended.popitem(last=False)
+        if state is not State.FINISHED and kept.task.group is not None:
+            self._kill_group(kept)
+        if not self._kept:
+            self._loop.post(self._emptied)
+
+    def _emptied(self) -> None:
+        if not self._kept:
+            self._empty()
+
+    def _kill_group(self, cause: Kept) -> None:
+        """A member that did not finish takes the others with it, as in the default executor."""
+        why = f"killed because task {cause.task.id!r} of its group ended with {cause.task.state.name}"
+        for kept in self.living:
+            if kept.task.group == cause.task.group and kept.task.kill is None:
+                grace = grace_of([kept.task.info.kill_policy], self._around.settings.kill_grace)
+                self._kill(kept, grace, why)
+
+    def _step(
+        self,
+        kept: Kept,
+        state: State,
+        message: str = "",
+        reason: mesos_pb2.TaskStatus.Reason | None = None,
+        facts: Mapping[str, object] | None = None,
+    ) -> None:
+        """Go to a state and tell of it."""
+        now = time.time()
+        kept.task.step(state, now)
+        log.info("task %r: %s%s", kept.task.id, state.name, f": {message}" if message else "")
+        self._tell(
+            make_status(
+                kept.task,
+                self._around.settings.executor_id,
+                now,
+                message=message,
+                reason=reason,
+                facts=facts,
+            )
+        )

@@ -1,0 +1,35 @@
+"""One task that the executor keeps, with everything that belongs to it while it lives."""
+
+from dataclasses import dataclass, field
+
+from executor.checks.checker import Checker
+from executor.checks.health import HealthChecker
+from executor.supervisor.launch import Launch, Process
+from executor.supervisor.loop import Timer
+from executor.tasks.status import Ending
+from executor.tasks.task import Task
+
+
+@dataclass(slots=True, eq=False)
+class Kept:
+    """`process` is there while the task's own process is; `ending` from then on. `lingering` are pidfds of
+    processes that the task left behind and that are given the rest of its grace.
+    """
+
+    task: Task
+    launch: Launch | None = None
+    process: Process | None = None
+    started: Process | None = None
+    ending: Ending | None = None
+    lingering: list[int] = field(default_factory=list)
+    escalation: Timer | None = None
+    completion: Timer | None = None
+    health: HealthChecker | None = None
+    checker: Checker | None = None
+
+    def silence(self) -> None:
+        """No check may speak of the task from here on."""
+        if self.health is not None:
+            self.health.pause()
+        if self.checker is not None:
+            self.checker.pause()
