@@ -82,7 +82,7 @@ def test_65_signals_to_the_executor(scene: Scene) -> None:
 def test_66_nothing_grows(scene: Scene) -> None:
     agent = scene.agent()
     executor = scene.start(agent, STAY)
-    figures = []
+    figures: list[tuple[int, int, int]] = []
     for batch in range(12):
         names = [f"{batch}-{number}" for number in range(10)]
         agent.send(*(launch(task(name, "exit 0")) for name in names[:5]))

@@ -44,7 +44,12 @@ def test_68_shutdown_of_stubborn_tasks(scene: Scene) -> None:
     for name in names:
         _stubborn(scene, agent, name)
     pid = executor.pid
-    destroyed = threading.Timer(5.0, lambda: executor.running and os.kill(pid, signal.SIGKILL))
+
+    def destroy() -> None:
+        if executor.running:
+            os.kill(pid, signal.SIGKILL)
+
+    destroyed = threading.Timer(5.0, destroy)
     agent.send(shutdown())
     destroyed.start()
     for name in names:
