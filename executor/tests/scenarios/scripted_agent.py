@@ -110,6 +110,8 @@ class ScriptedAgent:
     * `acks`, the policy of acknowledgements;
     * `always`, the answer to every call of a type whose queue is empty;
     * `supersede`: whether a new subscription ends the older one, as an agent does;
+    * `decide`: a function of the call that answers, or says None, before the queues are asked;
+    * `on_subscribe`, called with each accepted SUBSCRIBE and its stream before anything is sent there;
     * `dead`: every connection is reset as soon as it is made. An agent that is down, with attempts to count.
     """
 
@@ -131,8 +133,11 @@ class ScriptedAgent:
         self.always: dict[int, Answer] = {}
         self.supersede = True
         self.dead = False
+        self.decide: Callable[[executor_pb2.Call], Answer | None] | None = None
+        self.on_subscribe: Callable[[Entry, EventStream], None] | None = None
         self.log: list[Entry] = []
         self.streams: list[EventStream] = []
+        self.attempts: collections.Counter[bytes] = collections.Counter()
         self.ledger = Ledger()
         self.violations: list[str] = []
         self.connected_at: list[float] = []
@@ -320,6 +325,8 @@ class ScriptedAgent:
         call: executor_pb2.Call | None = None
         try:
             call = check(request, self.identity, self.encoding)
+            if call.type == Call.UPDATE:
+                self.attempts[call.update.status.uuid] += 1
             outcome = self._next_answer(call)
         except RefusedError as refused:
             outcome = Refuse(refused.status, refused.text)
@@ -335,6 +342,9 @@ class ScriptedAgent:
         self._answer(connection, outcome)
 
     def _next_answer(self, call: executor_pb2.Call) -> Answer:
+        decided = self.decide(call) if self.decide is not None else None
+        if decided is not None:
+            return decided
         with self._changed:
             queue = self._answers[call.type]
             if queue:
@@ -373,9 +383,11 @@ class ScriptedAgent:
         stream = EventStream(
             len(self.streams) + 1, connection.number, connection.peer, self.encoding, connection.end
         )
-        if not accepted.quiet:
-            stream.send(self.subscribed())
         with self._changed:
+            if self.on_subscribe is not None:
+                self.on_subscribe(entry, stream)
+            if not accepted.quiet:
+                stream.send(self.subscribed())
             self._subscribed_here = True
             self.log.append(entry)
             self.streams.append(stream)
