@@ -12,6 +12,8 @@ from executor.checks.result import Result
 from executor.supervisor.launch import Exit, Launch, LaunchError, Process, Stage
 from executor.supervisor.loop import READ, Loop
 from executor.supervisor.supervisor import Supervisor
+from executor.tasks.command import find_program
+from executor.tasks.environment import of_command
 
 
 class CommandProbe:
@@ -63,20 +65,17 @@ def _result(ending: Exit) -> Result:
 
 
 def derive(task: Launch, command: mesos_pb2.CommandInfo) -> Launch:
-    """How a check's command is run: the task's environment, user, limits and directory; the command's own
-    variables.
+    """How a check's command is run: the task's environment, user, limits and directory; its own variables.
 
     `user` and `uris` of the command are ignored, as Mesos' executors do. Its output goes where the task's
-    does. Raises ValueError for a secret that the agent has left unresolved. """
-    environment = dict(task.env)
-    for variable in command.environment.variables:
-        if variable.type == mesos_pb2.Environment.Variable.SECRET:
-            if variable.secret.type != mesos_pb2.Secret.VALUE:
-                raise ValueError(f"environment variable {variable.name!r} is a secret that is not resolved")
-            environment[variable.name] = variable.secret.value.data.decode("utf-8", "surrogateescape")
-        else:
-            environment[variable.name] = variable.value
-    launch = replace(task, key=f"{task.key} (check)", env=environment, stdin=-1)
-    if command.shell:
-        return replace(launch, argv=["/bin/sh", "-c", command.value], program="")
-    return replace(launch, argv=list(command.arguments) or [command.value], program=command.value)
+    does. Raises InvalidTaskError for a command without a program and for a secret that the agent has left
+    unresolved. """
+    program = find_program(command)
+    return replace(
+        task,
+        key=f"{task.key} (check)",
+        argv=program.argv,
+        program=program.file,
+        env={**task.env, **of_command(command)},
+        stdin=-1,
+    )

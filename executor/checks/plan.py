@@ -14,6 +14,7 @@ from executor.checks.result import Probe
 from executor.checks.tcp import tcp_steps
 from executor.supervisor.launch import Launch
 from executor.supervisor.supervisor import Supervisor
+from executor.tasks.command import InvalidTaskError
 
 
 class InvalidCheckError(ValueError):
@@ -122,13 +123,9 @@ def _plan(field: str, check: mesos_pb2.HealthCheck | mesos_pb2.CheckInfo, target
 
 
 def _command(field: str, command: mesos_pb2.CommandInfo, task: Launch) -> CommandTarget:
-    if command.shell and not command.value:
-        raise InvalidCheckError(f"{field}.value is empty: give the command to run")
-    if not command.shell and not (command.value or command.arguments):
-        raise InvalidCheckError(f"{field} has neither value nor arguments: give the program to run")
     try:
         return CommandTarget(derive(task, command))
-    except ValueError as error:
+    except InvalidTaskError as error:
         raise InvalidCheckError(f"{field}: {error}") from None
 
 
