@@ -59,6 +59,7 @@ def test_alone_with_a_delegate(node: Node, ours: str) -> None:
     node.cni("CHECK", f"{ours}/tuning", check, "c1", box, cni_path=f"{ours}:/usr/lib/cni").ok()
     box.run(["ip", "link", "set", "eth0", "mtu", "1300"], check=True)
     changed = node.cni("CHECK", f"{ours}/tuning", check, "c1", box, cni_path=f"{ours}:/usr/lib/cni")
+    assert changed.error is not None
     assert "mtu of eth0 is 1300, tuning set 1400" in changed.error["msg"]
     node.cni("DEL", f"{ours}/tuning", config, "c1", box, cni_path=f"{ours}:/usr/lib/cni").ok()
     assert not [item for item in box.json("ip", "-j", "link") if item["ifname"] == "eth0"]
