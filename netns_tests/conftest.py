@@ -3,8 +3,9 @@
 `node`       a private node, fresh for each test
 `reference`  the folder of the reference plugins
 `ours`       the folder of our plugins, each call a process of its own
-`plugins`    the same folder, with the node service running on `node`; with
-             `@pytest.mark.parametrize("plugins", BOTH_WAYS, indirect=True)` a test runs both ways
+`plugins`    the same folder, with the node service running on `node`; a test that is marked
+             `parametrize("plugins", BOTH_WAYS, indirect=True)` runs with and without the service
+             ("reference" is a third way: it shows that a test is right about its runtime)
 """
 
 from collections.abc import Iterator
@@ -35,9 +36,12 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def plugins(request: pytest.FixtureRequest, node: Node, ours: str) -> Iterator[str]:
-    if getattr(request, "param", "service") == "one-shot":
-        yield ours
-        return
-    with service(node):
-        yield ours
+def plugins(request: pytest.FixtureRequest, node: Node, ours: str, reference: str) -> Iterator[str]:
+    match getattr(request, "param", "service"):
+        case "reference":
+            yield reference
+        case "one-shot":
+            yield ours
+        case _:
+            with service(node):
+                yield ours
