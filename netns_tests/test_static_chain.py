@@ -65,18 +65,18 @@ def test_chain_of_ours_and_a_stranger(node: Node, ours: str) -> None:
     """The members run in order; DEL takes all down, with nothing but the identity of the attachment."""
     box = node.netns("c1")
     config = chain(PTP, member("tuning", mtu=1380), member("loopback"))
-    where = {"cni_path": f"{ours}:/usr/lib/cni"}
-    result = node.cni("ADD", f"{ours}/chain", config, "c1", box, **where).ok()
+    path = f"{ours}:/usr/lib/cni"
+    result = node.cni("ADD", f"{ours}/chain", config, "c1", box, cni_path=path).ok()
     assert result["ip4"]["ip"] == "10.9.0.5/24", "what Mesos reads"
     assert box.json("ip", "-j", "link", "show", "eth0")[0]["mtu"] == 1380
     assert "UP" in box.json("ip", "-j", "link", "show", "lo")[0]["flags"]
     bare = {"name": "net", "type": "chain"}
-    node.cni("DEL", f"{ours}/chain", bare, "c1", box, **where).ok()
+    node.cni("DEL", f"{ours}/chain", bare, "c1", box, cni_path=path).ok()
     assert [item["ifname"] for item in box.json("ip", "-j", "link")] == ["lo"]
     assert not [
         item for item in node.path("/run/mesokit").rglob("*") if item.is_file() and "attach" in str(item)
     ]
-    node.cni("DEL", f"{ours}/chain", config, "c1", box, **where).ok()
+    node.cni("DEL", f"{ours}/chain", config, "c1", box, cni_path=path).ok()
 
 
 def test_chain_fails_as_one(node: Node, ours: str) -> None:
