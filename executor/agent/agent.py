@@ -35,6 +35,9 @@ from executor.agent.tokens import Claims, make_token
 HEARTBEAT_INTERVAL = 30 * 60
 """Seconds between heartbeats to an executor; an agent has no flag for it."""
 
+DEFAULT_KILL_GRACE = 3 * 10**9
+"""Nanoseconds from KILL to SIGKILL where a task has no kill policy, as in the built-in executors."""
+
 Reason = mesos_pb2.TaskStatus
 
 
@@ -147,10 +150,21 @@ class Agent:
         await asyncio.gather(*self._runs.values(), return_exceptions=True)
 
     def kill_all(self, grace: int | None = None) -> None:
-        """Kill every task, by its kill policy or within `grace` nanoseconds."""
+        """Kill every task, by its kill policy or within `grace` nanoseconds.
+
+        An agent leaves it to the executor from there; here an executor whose tasks are not over a shutdown
+        grace period after that is shut down.
+        """
+        loop = asyncio.get_running_loop()
         for executor in self.executors.values():
-            for task_id in executor.states:
-                executor.kill(task_id, grace)
+            longest = 0
+            for task in executor.request.tasks:
+                executor.kill(task.task_id.value, grace)
+                policy = task.kill_policy.grace_period.nanoseconds
+                own = policy if task.HasField("kill_policy") else DEFAULT_KILL_GRACE
+                longest = max(longest, own if grace is None else grace)
+            patience = longest + self._clocks(executor.request.executor).shutdown_grace
+            loop.call_later(patience / 1e9, _shut_down_unless_over, executor)
 
     def shutdown_all(self) -> None:
         """Tell every executor to stop its tasks and exit within the shutdown grace period."""
@@ -315,6 +329,11 @@ class Agent:
             await asyncio.sleep(HEARTBEAT_INTERVAL)
             for executor in self.executors.values():
                 executor.heartbeat()
+
+
+def _shut_down_unless_over(executor: ManagedExecutor) -> None:
+    if not executor.is_over:
+        executor.shutdown()
 
 
 async def _to_its_end(task: asyncio.Task[None]) -> None:
