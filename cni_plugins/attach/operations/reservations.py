@@ -1,0 +1,18 @@
+"""Undo operations on address reservations."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cni_plugins.attach.scene import Scene
+from cni_plugins.store.reservations import Owner, opened
+
+
+def release(scene: Scene, args: Mapping[str, Any]) -> None:
+    """`host-local.release {directory, address, containerID, ifname}`: free the address if it is still its
+    owner's.
+    """
+    directory = Path(args["directory"])
+    if directory.is_dir():
+        with opened(directory, scene.call.roots, scene.deadline) as reservations:
+            reservations.release(args["address"], Owner(args["containerID"], args["ifname"]))

@@ -1,0 +1,342 @@
+"""host-local: addresses from ranges, reserved on this host.
+
+Each range set gives one address. The walk goes on where the last one stopped, so that an address that was
+released rests before it is given again. With `sticky`, a workload that comes back gets the address it had, if
+that is free.
+"""
+
+import hashlib
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cni_plugins.attach.plugin import Kind, Plugin
+from cni_plugins.attach.scene import Scene
+from cni_plugins.attach.transaction import Transaction
+from cni_plugins.plugins.ipam.ranges import (
+    RangeConfig,
+    RangeSet,
+    check_sets,
+    make_range,
+    make_set,
+    range_of,
+    walk,
+)
+from cni_plugins.spec.call import Call
+from cni_plugins.spec.config import ANY, BOOL, CIDR, IP, TEXT, list_of, option, parsed_by
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.result import Address, Dns, Result, Route, decode_route
+from cni_plugins.spec.values import Ip, IpInterface, parse_cidr, parse_ip
+from cni_plugins.spec.versions import at_least
+from cni_plugins.store import records
+from cni_plugins.store.reservations import Owner, Reservations, directory_of, opened
+
+_CROWDED = 16
+_BOOT_MARGIN = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class HostLocalConfig:
+    subnet: IpInterface | None = option("subnet", CIDR, None, "one range in short form, put first")
+    range_start: Ip | None = option("rangeStart", IP, None, "of the short form: first address to give")
+    range_end: Ip | None = option("rangeEnd", IP, None, "of the short form: last address to give")
+    gateway: Ip | None = option(
+        "gateway", IP, None, "of the short form: never given; default the first host address"
+    )
+    ranges: tuple[Any, ...] = option(
+        "ranges",
+        list_of(ANY),
+        (),
+        "range sets: lists of {subnet, rangeStart, rangeEnd, gateway}; one address from each",
+    )
+    routes: tuple[Route, ...] = option(
+        "routes",
+        list_of(parsed_by("route", decode_route)),
+        (),
+        "copied to the result: {dst, gw, mtu, advmss, …}",
+    )
+    data_dir: str = option("dataDir", TEXT, "", "where reservations are; default `/var/lib/cni/networks`")
+    resolv_conf: str = option("resolvConf", TEXT, "", "a resolv.conf to copy into the result's dns")
+    sticky: bool = option(
+        "sticky",
+        BOOL,
+        False,
+        "a workload (args.cni.workload, runtimeConfig.workload, else the container) keeps its address",
+    )
+
+
+def _sets(call: Call, config: HostLocalConfig) -> tuple[RangeSet, ...]:
+    sets: list[RangeSet] = []
+    runtime = call.runtime("ipRanges")
+    if runtime is not None and not isinstance(runtime, list):
+        raise CniError(Code.INVALID_CONFIG, f"runtimeConfig.ipRanges is {runtime!r}, which is not a list")
+    for number, item in enumerate(runtime or ()):
+        sets.append(make_set(item, f"runtimeConfig.ipRanges[{number}]"))
+    if config.subnet is not None:
+        short = RangeConfig(config.subnet, config.range_start, config.range_end, config.gateway)
+        sets.append((make_range(short, "ipam"),))
+    for number, item in enumerate(config.ranges):
+        sets.append(make_set(item, f"ranges[{number}]"))
+    if not sets:
+        raise CniError(
+            Code.INVALID_CONFIG, "host-local has no addresses to give: ipam needs 'subnet' or 'ranges'"
+        )
+    check_sets(sets)
+    if not at_least(call.version, "0.3.0"):
+        families = [ranges[0].start.version for ranges in sets]
+        if len(set(families)) != len(families):
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"cniVersion {call.version} has room for one address of each family, and ranges has more",
+            )
+    return tuple(sets)
+
+
+def _requested(call: Call) -> list[Ip]:
+    """CNI_ARGS IP, args.cni.ips and runtimeConfig.ips, all of them; a prefix length says nothing here."""
+    listed: list[tuple[str, Any]] = [
+        ("CNI_ARGS IP", item) for item in call.args.get("IP", "").split(",") if item
+    ]
+    for key, value in (("args.cni.ips", call.cni_args("ips")), ("runtimeConfig.ips", call.runtime("ips"))):
+        if value is not None and not isinstance(value, list):
+            raise CniError(Code.INVALID_CONFIG, f"{key} is {value!r}, which is not a list")
+        listed += [(key, item) for item in value or ()]
+    wanted: list[Ip] = []
+    for key, item in listed:
+        try:
+            address = parse_cidr(item).ip if "/" in item else parse_ip(item)
+        except (TypeError, ValueError) as error:
+            raise CniError(Code.INVALID_CONFIG, f"{key} has {item!r}, which is not an IP address") from error
+        if address not in wanted:
+            wanted.append(address)
+    return wanted
+
+
+def resolv_conf(path: str) -> Dns:
+    """A resolv.conf as the result's dns. CniError 5 when it cannot be read."""
+    servers: list[str] = []
+    search: tuple[str, ...] = ()
+    options: list[str] = []
+    domain = ""
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except (OSError, ValueError) as error:
+        raise CniError(Code.IO, f"cannot read resolvConf {path}", str(error)) from error
+    for line in lines:
+        words = line.split()
+        if not words or words[0][0] in "#;":
+            continue
+        if words[0] == "nameserver" and len(words) > 1:
+            servers.append(words[1])
+        elif words[0] == "domain" and len(words) > 1:
+            domain = words[1]
+        elif words[0] == "search":
+            search = tuple(words[1:])
+        elif words[0] == "options":
+            options += words[1:]
+    return Dns(tuple(servers), domain, search, tuple(options))
+
+
+def _sticky_file(call: Call, config: HostLocalConfig, number: int) -> Path | None:
+    if not config.sticky:
+        return None
+    workload = call.runtime("workload") or call.cni_args("workload") or call.container_id
+    key = hashlib.sha256("\0".join((str(workload), call.ifname, str(number))).encode()).hexdigest()[:40]
+    return call.roots.lib / "sticky" / call.network / key
+
+
+def _remembered(path: Path | None) -> Ip | None:
+    if path is None:
+        return None
+    try:
+        return parse_ip(path.read_text().strip())
+    except (OSError, ValueError):
+        return None
+
+
+def _remember(path: Path | None, address: Ip) -> None:
+    if path is not None:
+        with suppress(OSError):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary = path.with_suffix(".new")
+            temporary.write_text(str(address))
+            temporary.replace(path)
+
+
+def _before_boot(call: Call, reservations: Reservations) -> list[str]:
+    """Reservations that a reboot made void: older than the boot, and no record of this boot has their
+    owner.
+    """
+    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) - _BOOT_MARGIN
+    old = [item for item in reservations.every() if item.modified < boot]
+    if not old:
+        return []
+    known = {contents.identity.container_id for _, contents in records.every(call.roots, call.network)}
+    return [str(item.address) for item in old if item.container_id not in known]
+
+
+def _take(reservations: Reservations, address: Ip, owner: Owner, tx: Transaction) -> None:
+    tx.intend(
+        "host-local.release",
+        directory=str(reservations.directory),
+        address=str(address),
+        containerID=owner.container_id,
+        ifname=owner.ifname,
+    )
+    reservations.reserve(address, owner)
+
+
+def _search(reservations: Reservations, ranges: RangeSet, number: int) -> Ip | None:
+    taken: frozenset[str] | None = None
+    for tries, (address, _) in enumerate(walk(ranges, reservations.last(number))):
+        if tries == _CROWDED:
+            taken = reservations.taken()
+        if str(address) not in taken if taken is not None else reservations.free(address):
+            return address
+    return None
+
+
+def _choose(
+    call: Call, config: HostLocalConfig, reservations: Reservations, ranges: RangeSet, number: int
+) -> Ip:
+    remembered = _remembered(_sticky_file(call, config, number))
+    if remembered is not None:
+        one = range_of(ranges, remembered)
+        if one is not None and one.gateway != remembered and reservations.free(remembered):
+            return remembered
+    address = _search(reservations, ranges, number)
+    if address is None:
+        stale = _before_boot(call, reservations)
+        for name in stale:
+            reservations.discard(name)
+        address = _search(reservations, ranges, number) if stale else None
+    if address is None:
+        spans = ", ".join(f"{one.start}-{one.end}" for one in ranges)
+        raise CniError(Code.TRY_AGAIN, f"no free address in {spans} of network {call.network}")
+    return address
+
+
+def _one_of(wanted: list[Ip], ranges: RangeSet) -> Ip | None:
+    return next((address for address in wanted if range_of(ranges, address) is not None), None)
+
+
+def add(call: Call, config: HostLocalConfig, tx: Transaction) -> Result:
+    sets = _sets(call, config)
+    wanted = _requested(call)
+    dns = resolv_conf(config.resolv_conf) if config.resolv_conf else Dns()
+    owner = Owner(call.container_id, call.ifname)
+    ips: list[Address] = []
+    requests = [_one_of(wanted, ranges) for ranges in sets]
+    left = [str(address) for address in wanted if address not in requests]
+    if left:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"requested address {', '.join(left)} is in no range of network {call.network}",
+            "each range set gives one address",
+        )
+    with opened(
+        directory_of(call.roots, config.data_dir, call.network), call.roots, call.deadline
+    ) as reservations:
+        held = reservations.owned(owner)
+        for number, (ranges, request) in enumerate(zip(sets, requests, strict=True)):
+            sticky = _sticky_file(call, config, number)
+            if request is None:
+                _refuse_second(owner, held, ranges)
+                address = _choose(call, sticky, reservations, ranges, number)
+            else:
+                address = _checked(reservations, ranges, request)
+            _take(reservations, address, owner, tx)
+            reservations.set_last(number, address)
+            _remember(sticky, address)
+            one = range_of(ranges, address)
+            assert one is not None
+            ips.append(Address(parse_cidr(f"{address}/{one.subnet.prefixlen}"), one.gateway))
+    return Result(ips=tuple(ips), routes=config.routes, dns=dns)
+
+
+def _refuse_second(owner: Owner, held: list[Ip], ranges: RangeSet) -> None:
+    for address in held:
+        if range_of(ranges, address) is not None:
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"{owner.container_id} already has address {address} for {owner.ifname}; DEL comes first",
+            )
+
+
+def _checked(reservations: Reservations, ranges: RangeSet, address: Ip) -> Ip:
+    one = range_of(ranges, address)
+    if one is not None and address == one.gateway:
+        raise CniError(Code.INVALID_CONFIG, f"requested address {address} is the gateway of {one.subnet}")
+    if not reservations.free(address):
+        holder = (reservations.content(str(address)) or "").partition("\r\n")[0]
+        raise CniError(Code.INVALID_CONFIG, f"requested address {address} is in use by container {holder}")
+    return address
+
+
+def check(call: Call, config: HostLocalConfig, scene: Scene) -> None:
+    directory = directory_of(call.roots, config.data_dir, call.network)
+    with opened(directory, call.roots, call.deadline) as reservations:
+        if not reservations.owned(Owner(call.container_id, call.ifname)):
+            raise CniError(
+                Code.INTERNAL,
+                f"no address is reserved for {call.ifname} of {call.container_id} in {directory}",
+            )
+
+
+def adopt(call: Call, config: HostLocalConfig, scene: Scene) -> None:
+    directory = directory_of(call.roots, config.data_dir, call.network)
+    if not directory.is_dir():
+        return
+    owner = Owner(call.container_id, call.ifname)
+    with opened(directory, call.roots, call.deadline) as reservations:
+        for address in reservations.owned(owner):
+            reservations.release(str(address), owner)
+
+
+def gc(call: Call, config: HostLocalConfig, scene: Scene) -> None:
+    """Release what no attachment of the list holds, and torn files."""
+    directory = directory_of(call.roots, config.data_dir, call.network)
+    if call.valid is None or not directory.is_dir():
+        return
+    containers = {container for container, _ in call.valid}
+    with opened(directory, call.roots, call.deadline) as reservations:
+        for item in reservations.every():
+            known = (
+                (item.container_id, item.ifname) in call.valid
+                if item.ifname
+                else item.container_id in containers
+            )
+            if not known:
+                reservations.discard(str(item.address))
+        for name in reservations.torn():
+            reservations.discard(name)
+
+
+def status(call: Call, config: HostLocalConfig, scene: Scene) -> None:
+    """CniError 50 when a range set has no free address left."""
+    sets = _sets(call, config)
+    directory = directory_of(call.roots, config.data_dir, call.network)
+    if not directory.is_dir():
+        return
+    with opened(directory, call.roots, call.deadline) as reservations:
+        for number, ranges in enumerate(sets):
+            if _search(reservations, ranges, number) is None:
+                spans = ", ".join(f"{one.start}-{one.end}" for one in ranges)
+                raise CniError(
+                    Code.NOT_AVAILABLE, f"network {call.network} has no free address left in {spans}"
+                )
+
+
+PLUGIN = Plugin(
+    name="host-local",
+    kind=Kind.IPAM,
+    about="addresses from ranges, reserved in files on this host",
+    config=HostLocalConfig,
+    add=add,
+    check=check,
+    adopt=adopt,
+    gc=gc,
+    status=status,
+)
