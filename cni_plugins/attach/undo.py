@@ -17,10 +17,17 @@ from cni_plugins.spec.values import JsonObject
 Operation = Callable[[Scene, Mapping[str, Any]], None]
 
 OPERATIONS: Mapping[str, str] = {
+    "bridge.release": "cni_plugins.attach.operations.bridges:release",
     "delegate.delete": "cni_plugins.attach.foreign:undo_delete",
     "host-local.release": "cni_plugins.attach.operations.reservations:release",
     "link.delete": "cni_plugins.attach.operations.links:delete",
     "link.restore": "cni_plugins.attach.operations.links:restore",
+    "masquerade.delete": "cni_plugins.attach.operations.firewall:delete_masquerade",
+    "ports.delete": "cni_plugins.attach.operations.ports:delete",
+    "ports.forget": "cni_plugins.attach.operations.ports:forget",
+    "ports.release": "cni_plugins.attach.operations.ports:release",
+    "localnet.release": "cni_plugins.attach.operations.ports:release_localnet",
+    "spoof.delete": "cni_plugins.attach.operations.firewall:delete_spoof_check",
     "sysctl.restore": "cni_plugins.attach.operations.sysctls:restore",
 }
 

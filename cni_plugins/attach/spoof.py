@@ -1,0 +1,31 @@
+"""The MAC spoof check for main plugins (`macspoofchk`)."""
+
+from cni_plugins.attach.transaction import Transaction
+from cni_plugins.kernel.nft import reference, spoof
+from cni_plugins.spec.call import Call
+from cni_plugins.spec.errors import CniError, Code
+
+
+def add(tx: Transaction, port: str, mac: str) -> None:
+    """Let the container behind the bridge port `port` send from `mac` only. CniError 999."""
+    call = tx.scene.call
+    tx.intend("spoof.delete", port=port, mac=mac)
+    spoof.add(call.host, call.identity, port, mac)
+
+
+def check(call: Call, port: str, mac: str) -> None:
+    """CniError 999 when the port is not guarded, by us or by a reference plugin."""
+    if spoof.present(call.host, call.identity, port, mac):
+        return
+    if reference.has_spoof_check(call.host, call.identity):
+        return
+    raise CniError(
+        Code.INTERNAL,
+        f"macspoofchk is true, but the bridge port {port} may send from any MAC address",
+        "detach the container and attach it again",
+    )
+
+
+def adopt(call: Call) -> None:
+    """Remove a reference plugin's spoof check of this attachment; cheap when there is none. CniError 999."""
+    reference.remove_spoof_check(call.host, call.identity)

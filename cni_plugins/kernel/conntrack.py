@@ -1,0 +1,126 @@
+"""Forgetting tracked UDP flows (ctnetlink, in the process).
+
+A flow keeps the translation it started with for as long as packets come. A client that goes on sending to
+a UDP port would therefore never meet the container that has just published it, and would keep sending to
+one that is gone. TCP needs none of this: its connections end.
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cni_plugins.kernel import nfnetlink
+from cni_plugins.kernel.nfnetlink import Message, Nfnetlink, attribute, attributes, nested
+from cni_plugins.spec.namespace import Namespace
+from cni_plugins.spec.values import Ip
+
+_GET, _DELETE = 1, 2
+_TUPLE_ORIG, _TUPLE_REPLY, _ID, _ZONE, _FILTER = 1, 2, 12, 18, 25
+_TUPLE_IP, _TUPLE_PROTO = 1, 2
+_SOURCES, _TARGETS = (1, 3), (2, 4)  # CTA_IP_V4_SRC, CTA_IP_V6_SRC; CTA_IP_V4_DST, CTA_IP_V6_DST
+_PROTO_NUM, _PROTO_SOURCE, _PROTO_TARGET = 1, 2, 3
+_FILTER_ORIG_FLAGS = 1
+_FILTER_PROTO_NUM = 1 << 3
+_UDP = 17
+_FAMILIES = {4: nfnetlink.NFPROTO_IPV4, 6: nfnetlink.NFPROTO_IPV6}
+
+
+@dataclass(frozen=True, slots=True)
+class UdpPort:
+    """A published UDP port: `host_ip` None is any of the host's addresses of the target's family."""
+
+    host_ip: Ip | None
+    host_port: int
+    target: Ip
+    target_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Tuple:
+    source: bytes
+    target: bytes
+    source_port: int
+    target_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Flow:
+    """What the first packet was (`sent`) and what its answer must be (`answer`); they mirror each other
+    unless addresses were translated. `name` is how to ask for its deletion.
+    """
+
+    sent: _Tuple
+    answer: _Tuple
+    name: bytes
+
+
+def forget_untranslated(host: Namespace, ports: Sequence[UdpPort]) -> None:
+    """Forget flows to newly published ports that do not lead to their target. CniError 999.
+
+    A flow whose source is translated is somebody's on the way through this host, not one to its port.
+    """
+
+    def stale(flow: _Flow, port: UdpPort) -> bool:
+        hidden = (flow.answer.target, flow.answer.target_port) != (flow.sent.source, flow.sent.source_port)
+        translated = flow.answer.source != flow.sent.target
+        return flow.answer.source != port.target.packed and (translated or not hidden)
+
+    _forget(host, ports, stale)
+
+
+def forget_translated(host: Namespace, ports: Sequence[UdpPort]) -> None:
+    """Forget flows that were led to a target which no longer publishes its ports. CniError 999."""
+
+    def stale(flow: _Flow, port: UdpPort) -> bool:
+        return (flow.answer.source, flow.answer.source_port) == (port.target.packed, port.target_port)
+
+    _forget(host, ports, stale)
+
+
+def _forget(host: Namespace, ports: Sequence[UdpPort], stale: Callable[[_Flow, UdpPort], bool]) -> None:
+    with Nfnetlink(host) as socket:
+        for version in sorted({port.target.version for port in ports}):
+            family = _FAMILIES[version]
+            wanted = {
+                flow.name: None
+                for flow in _flows(socket, family)
+                for port in ports
+                if port.target.version == version and _to(flow, port) and stale(flow, port)
+            }
+            socket.request([Message(nfnetlink.SUBSYS_CTNETLINK, _DELETE, 0, family, name) for name in wanted])
+
+
+def _to(flow: _Flow, port: UdpPort) -> bool:
+    return flow.sent.target_port == port.host_port and (
+        port.host_ip is None or flow.sent.target == port.host_ip.packed
+    )
+
+
+def _flows(socket: Nfnetlink, family: int) -> list[_Flow]:
+    """The UDP flows of a family; kernels before 5.8 ignore the filter, so it is applied here again."""
+    body = nested(_TUPLE_ORIG, nested(_TUPLE_PROTO, attribute(_PROTO_NUM, bytes((_UDP,)))))
+    body += nested(_FILTER, attribute(_FILTER_ORIG_FLAGS, struct.pack("=I", _FILTER_PROTO_NUM)))
+    found = []
+    for entry in socket.dump(Message(nfnetlink.SUBSYS_CTNETLINK, _GET, 0, family, body)):
+        fields = dict(attributes(entry))
+        sent, answer = _tuple(fields.get(_TUPLE_ORIG, b"")), _tuple(fields.get(_TUPLE_REPLY, b""))
+        if sent is not None and answer is not None:
+            name = nested(_TUPLE_ORIG, fields[_TUPLE_ORIG])
+            name += b"".join(attribute(kind, fields[kind]) for kind in (_ID, _ZONE) if kind in fields)
+            found.append(_Flow(sent, answer, name))
+    return found
+
+
+def _tuple(data: bytes) -> _Tuple | None:
+    """None for anything but UDP."""
+    fields = dict(attributes(data))
+    addresses = dict(attributes(fields.get(_TUPLE_IP, b"")))
+    proto = dict(attributes(fields.get(_TUPLE_PROTO, b"")))
+    if proto.get(_PROTO_NUM) != bytes((_UDP,)):
+        return None
+    return _Tuple(
+        next((addresses[kind] for kind in _SOURCES if kind in addresses), b""),
+        next((addresses[kind] for kind in _TARGETS if kind in addresses), b""),
+        int.from_bytes(proto.get(_PROTO_SOURCE, b""), "big"),
+        int.from_bytes(proto.get(_PROTO_TARGET, b""), "big"),
+    )
