@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, Subcommand] = {
     "cni": Subcommand("cni_plugins.cli.cni", "Learn what the plugins make, and which keys they take."),
     "completion": Subcommand("cni_plugins.cli.main", "Print the completion script of a shell."),
     "node": Subcommand("cni_plugins.cli.node", "Answer plugin calls from a resident process."),
+    "ps": Subcommand("cni_plugins.cli.ps", "Show the tasks of the executors on this machine."),
     "run": Subcommand("cni_plugins.cli.run", "Run the task of a TASK.json here, on its networks."),
 }
 
