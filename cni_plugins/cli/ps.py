@@ -14,6 +14,9 @@ from executor.inspect.address import NAME
 from executor.inspect.client import InspectError, look
 
 
+_COLUMNS = ("TASK", "STATE", "PID", "PROCS", "CPU", "MEMORY", "HEALTH", "PROGRESS", "SINCE")
+
+
 @click.command("ps")
 @click.argument("where", metavar="[SANDBOX|PID]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the whole state as JSON, one executor a line.")
@@ -48,7 +51,7 @@ def _sandbox(where: str) -> Path:
     if where.isdigit() and not Path(where).exists():
         found = _sandbox_of(int(where))
         if found is None:
-            raise click.ClickException(f"process {where} is gone, works in no sandbox, or is not yours to see")
+            raise click.ClickException(f"process {where} is gone, in no sandbox, or not yours to see")
         return found
     path = Path(where)
     if path.is_socket():
@@ -102,7 +105,7 @@ def describe(sandbox: Path, state: dict[str, Any]) -> str:
         limit = container["memory_limit_bytes"]
         of_limit = f" of {_size(limit)}" if limit else ""
         lines.append(f"  container memory {_size(container['memory_bytes'])}{of_limit}")
-    rows: list[tuple[str, ...]] = [("TASK", "STATE", "PID", "PROCS", "CPU", "MEMORY", "HEALTH", "PROGRESS", "SINCE")]
+    rows: list[tuple[str, ...]] = [_COLUMNS]
     rows += [_row(task, state["now"]) for task in state["tasks"]]
     if len(rows) > 1:
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -64,7 +64,7 @@ def _directory(mounts: Path, controller: str, controllers: str, path: str) -> Pa
 
 
 def _is_root(directory: Path) -> bool:
-    """Whether it is the root of its hierarchy: only version 1's has a release agent, only version 2's no type."""
+    """Whether a hierarchy begins here: only version 1 has a release agent there, only version 2 no type."""
     return (directory / "release_agent").exists() or (
         (directory / "cgroup.controllers").exists() and not (directory / "cgroup.type").exists()
     )
