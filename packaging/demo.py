@@ -233,26 +233,27 @@ def running(command: list[str]) -> Iterator[Run]:
 
 def in_words(event: dict[str, Any]) -> str:
     """An event of `mesokit run --json` for a person; "" for those that say nothing new here."""
+    text = ""
     match event["event"]:
         case "PluginCalled":
             made = f": {', '.join(event['addresses'])}" if event["addresses"] else ""
             made += f", FAILED: {event['error']}" if event["error"] else ""
             took = f"{event['seconds'] * 1000:.0f} ms"
-            return (
+            text = (
                 f"CNI {event['verb']} {event['network']}: {event['plugin']} {event['ifname']}{made} ({took})"
             )
         case "ContainerStarted":
-            return f"executor {event['pid']} started; enter with: {shlex.join(event['nsenter'])}"
+            text = f"executor {event['pid']} started; enter with: {shlex.join(event['nsenter'])}"
         case "StatusUpdate":
             message = f": {event['message']}" if event["message"] else ""
-            return f"status update: {event['task']} {event['state']}{message}"
+            text = f"status update: {event['task']} {event['state']}{message}"
         case "Output":
-            return f"output: {event['data'].strip()}"
+            text = f"output: {event['data'].strip()}"
         case "ExecutorExited":
-            return f"executor {event['exit']}"
+            text = f"executor {event['exit']}"
         case "Note":
-            return str(event["text"])
-    return ""
+            text = str(event["text"])
+    return text
 
 
 class Checks:

@@ -1,7 +1,8 @@
 """`mesokit run TASK.json`: the one-machine agent from the command line.
 
-The first interrupt kills the tasks by their kill policies, the second shuts the executors down, the third destroys
-the containers. However it ends, every container is gone and every network detached when the command returns.
+The first interrupt kills the tasks by their kill policies, the second shuts the executors down, the third
+destroys the containers. However it ends, every container is gone and every network detached when the
+command returns.
 """
 
 from __future__ import annotations
@@ -278,6 +279,6 @@ def _stream(progress: Progress, container: str, as_json: bool) -> None:
 def _notes(request: ContainerRequest) -> Iterator[str]:
     if request.executor.command.value:
         yield (
-            f"executor.command.value {request.executor.command.value!r} is not run here: the executor is this "
-            "installation's, or that of --executor"
+            f"executor.command.value {request.executor.command.value!r} is not run here: the executor is "
+            "this installation's, or that of --executor"
         )

@@ -30,7 +30,7 @@ Teller = Callable[[Observation], None]
 
 
 def json_teller() -> Teller:
-    """Tells on standard output: `{"event": NAME, "time": UNIX SECONDS, …}`, a TaskStatus in Mesos' own JSON."""
+    """Tells on standard output: `{"event": NAME, "time": SECONDS, …}`, a TaskStatus in Mesos' own JSON."""
 
     def tell(observation: Observation) -> None:
         document: dict[str, Any] = {"event": type(observation).__name__, "time": round(time.time(), 3)}
@@ -48,7 +48,7 @@ def print_line(document: dict[str, Any]) -> None:
 
 
 def text_teller() -> Teller:
-    """Tells on standard error, a line or two for each observation; tasks' output has standard output to itself."""
+    """Tells on standard error, a line or two for each; standard output is left to the tasks."""
     names: dict[str, str] = {}
 
     def tell(observation: Observation) -> None:
@@ -100,7 +100,7 @@ def plugin_text(call: PluginCalled) -> str:
 
 
 def status_text(update: StatusUpdate) -> str:
-    """`TASK_FAILED (REASON_COMMAND_EXECUTOR_FAILED): exited with status 3`, with what else the update carries."""
+    """`TASK_FAILED (REASON_COMMAND_EXECUTOR_FAILED): exited with status 3`, and what else it carries."""
     text = update.state
     if update.state == "TASK_RUNNING" and update.addresses:
         text += f" on {', '.join(update.addresses)}"

@@ -1,8 +1,8 @@
 """The one-machine agent: it starts executors in containers, serves them, and leaves nothing but sandboxes.
 
 One event loop owns everything. `launch` starts a coroutine for each executor, which goes all the way from the
-network plan to the last DEL; its `finally` is the one way out, whether the tasks finished, a launch failed or somebody
-pressed Ctrl-C. How it went is told to the observer.
+network plan to the last DEL; its `finally` is the one way out, whether the tasks finished, a launch failed or
+somebody pressed Ctrl-C. How it went is told to the observer.
 """
 
 from __future__ import annotations
@@ -99,13 +99,13 @@ class Agent:
 
     async def listen(self) -> None:
         """Listen where the options say; also again after `stop_listening`. Raises OSError."""
-        # A token admits to one executor's calls, so that any user's executor may then be let near the socket.
+        # A token admits to one executor's calls, so any user's executor may then be let near the socket.
         await self._server.listen_unix(self.socket, 0o666 if self.api.key else 0o600)
         ip = self.options.ip or ("0.0.0.0" if self.options.use_tcp else "127.0.0.1")
         self._port = await self._server.listen_tcp(ip, self._port or self.options.port)
 
     async def stop_listening(self) -> None:
-        """Drop every connection and the sockets, as an agent does that goes down while its executors run on."""
+        """Drop every connection and the sockets, as an agent that goes down while its executors run on."""
         await self._server.close()
         for executor in self.executors.values():
             executor.disconnect()

@@ -21,7 +21,7 @@ Call = executor_pb2.Call
 
 @dataclass(slots=True)
 class ExecutorApi:
-    """`executors` by (framework id, executor id); `key` signs their tokens, and is empty where none are asked.
+    """`executors` by (framework id, executor id); `key` signs their tokens, empty where none are asked.
 
     While `recovering` every call is answered 503, as by an agent that was just restarted.
     """

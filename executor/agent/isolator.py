@@ -178,7 +178,7 @@ class Isolator:
             self.observe(
                 Note(
                     f"network {network.name!r}: {network.type} answered in the shape of CNI {version}, in "
-                    'which Mesos sees no address; leave "cniVersion" out of its configuration, or write "0.2.0"',
+                    'which Mesos sees no address; drop "cniVersion" from its configuration, or say "0.2.0"',
                     trouble=True,
                 )
             )
@@ -221,7 +221,7 @@ class Isolator:
 
 
 def _configuration(attachment: Attachment) -> str:
-    """Standard input of the plugin: the file's object, keys sorted, with what the task says of the network."""
+    """Standard input of the plugin: the file's object, keys sorted, and what the task says of the network."""
     document = dict(attachment.network.document)
     arguments = dict(document.get("args") or {})
     if RESERVED_ARGS in arguments:

@@ -2,9 +2,9 @@
 
     REGISTERING --SUBSCRIBE--> RUNNING --shutdown--> TERMINATING --exit--> TERMINATED
 
-Launches wait until the executor subscribes. An update is acknowledged as soon as it is recorded, each time it is
-sent; whatever comes after a task's terminal update is acknowledged and dropped. What the executor leaves unsaid
-when it ends, the agent says in its place.
+Launches wait until the executor subscribes. An update is acknowledged as soon as it is recorded, each time it
+is sent; whatever comes after a task's terminal update is acknowledged and dropped. What the executor leaves
+unsaid when it ends, the agent says in its place.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class ManagedExecutor:
         self._send(event)
 
     def shutdown(self) -> None:
-        """Tell the executor to stop all its tasks and exit; the one who waits on `ending` sees to the rest."""
+        """Tell the executor to stop all its tasks and exit; who waits on `ending` sees to the rest."""
         if self.state is not ExecutorState.TERMINATED:
             self.state = ExecutorState.TERMINATING
         self._send(Event(type=Event.SHUTDOWN))

@@ -1,7 +1,7 @@
 """The networks of a configuration directory, by the rules of Mesos' network/cni isolator (cni.cpp, load).
 
 Every regular file is read, whatever its suffix; the first file of a name wins; what cannot be used is skipped
-with a reason. Mesos knows one plugin per network: a conflist has no `type` and is therefore skipped (MESOS-7079).
+with a reason. Mesos knows one plugin per network: a conflist has no `type` and is so skipped (MESOS-7079).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The least executor there can be: runs the first task's command, in the encoding and as ill-mannered as asked.
+"""The least executor there can be: runs its tasks in the encoding, and as ill-mannered, as it is asked to.
 
 Its arguments: `protobuf` or `json`, then words that make it misbehave (see the `if … in manners`).
 """
@@ -13,9 +13,10 @@ import sys
 import time
 import uuid
 
-from executor.codec import Encoding, RecordIODecoder, decode_event, encode_call
 from mesos.v1 import mesos_pb2
 from mesos.v1.executor import executor_pb2
+
+from executor.codec import Encoding, RecordIODecoder, decode_event, encode_call
 
 Call, Event = executor_pb2.Call, executor_pb2.Event
 encoding = Encoding(sys.argv[1])
