@@ -2,9 +2,9 @@
 
     python driver.py < plan.json > times.json
 
-A plan names the sides (a folder of plugins each) and the rounds. In every round every side does the same thing in
-turn, so that whatever else the machine does falls on all alike. One container stays attached to each network all the
-time: a node that runs containers is what is measured, not the birth and death of its bridge.
+A plan names the sides (a folder of plugins each) and the rounds. In every round every side does the same
+thing in turn, so that whatever else the machine does falls on all alike. One container stays attached to each
+network all the time: a node that runs containers is what is measured, not the birth and death of its bridge.
 """
 
 from __future__ import annotations
@@ -93,9 +93,7 @@ def run(side: Side, verb: str, network: Network, cid: str, netns: str) -> float:
     total = 0.0
     previous: Any = results.get((side.name, network.name, cid)) if verb == "DEL" else None
     for plugin in network.plugins if verb == "ADD" else reversed(network.plugins):
-        wanted = {
-            key: network.capabilities[key] for key, on in plugin.get("capabilities", {}).items() if on
-        }
+        wanted = {key: network.capabilities[key] for key, on in plugin.get("capabilities", {}).items() if on}
         conf = {**head, **plugin}
         if wanted:
             conf["runtimeConfig"] = wanted
@@ -136,7 +134,10 @@ def dual(side: Side, tag: str) -> Network:
 
 def chained(side: Side, tag: str) -> Network:
     bridge = simple(side, tag).plugins[0]
-    ports = [{"hostPort": 20000 + side.number * 10 + i, "containerPort": 80 + i, "protocol": "tcp"} for i in range(5)]
+    ports = [
+        {"hostPort": 20000 + side.number * 10 + i, "containerPort": 80 + i, "protocol": "tcp"}
+        for i in range(5)
+    ]
     rate = {"ingressRate": 10**8, "ingressBurst": 10**8, "egressRate": 10**8, "egressBurst": 10**8}
     plugins = (
         bridge,
@@ -180,7 +181,9 @@ def add_and_del(sides: Sequence[Side], make: Any, rounds: int, reservations: int
         run(side, "DEL", networks[side.name], "resident", f"/run/netns/res-{side.name}")
         for name in (f"box-{side.name}", f"res-{side.name}"):
             subprocess.run(["ip", "netns", "del", name], check=True)
-        subprocess.run(["ip", "link", "del", networks[side.name].plugins[0]["bridge"]], check=False, stderr=-3)
+        subprocess.run(
+            ["ip", "link", "del", networks[side.name].plugins[0]["bridge"]], check=False, stderr=-3
+        )
     return times
 
 
@@ -236,7 +239,7 @@ def throughput(sides: Sequence[Side], calls: int, workers: int, rounds: int) -> 
 
 
 def growth(side: Side, attachments: int, rounds: int) -> dict[str, Times]:
-    """ADD and DEL beside one attachment, and beside `attachments`. The crowd's namespaces are few, its containers many."""
+    """ADD and DEL beside one attachment, and beside `attachments`."""
     network = dual(side, "gr")
     times: Times = {"ADD": [], "DEL": [], "ADD crowded": [], "DEL crowded": []}
     run(side, "ADD", network, "resident", netns("res"))
@@ -291,7 +294,8 @@ def main() -> None:
     rounds = plan["rounds"]
     found: dict[str, Any] = {}
     for what in plan["measure"]:
-        print(f"  measuring: {what}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"  measuring: {what}\n")
+        sys.stderr.flush()
         if what == "plain":
             found[what] = add_and_del(sides, lambda side: simple(side, "pl"), rounds)
         elif what == "dual":

@@ -1,6 +1,6 @@
 """Compiles the launcher and the fronts, and makes a plugin folder of a source checkout.
 
-    python packaging/bundle/launchers.py FOLDER     plugins that run this checkout, for trying things out
+python packaging/bundle/launchers.py FOLDER     plugins that run this checkout, for trying things out
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _FRONTS = {
 
 
 def compile_all() -> Path:
-    """The folder with `launcher`, `mesokit` and `mesokit-executor`; compiled once for each content of the source."""
+    """The folder with `launcher`, `mesokit` and `mesokit-executor`; compiled once
+    for each content of the source."""
     digest = hashlib.sha256(repr((_FLAGS, _FRONTS)).encode())
     for path in sorted(SOURCE.iterdir()):
         digest.update(path.read_bytes())
@@ -84,11 +85,13 @@ def from_source(folder: Path) -> Path:
     bundle.mkdir(parents=True, exist_ok=True)
     program = bundle / "mesokit"
     entry = TOP / "packaging" / "bundle" / "mesokit_entry.py"
-    program.write_text(f"#!{TOP}/.venv/bin/python\nimport runpy\nrunpy.run_path({os.fspath(entry)!r}, run_name='__main__')\n")
+    program.write_text(
+        f"#!{TOP}/.venv/bin/python\nimport runpy\nrunpy.run_path({os.fspath(entry)!r}, run_name='__main__')\n"
+    )
     program.chmod(0o755)
     install_launchers(folder, plugin_names())
     return folder
 
 
 if __name__ == "__main__":
-    print(from_source(Path(sys.argv[1]).resolve()))
+    from_source(Path(sys.argv[1]).resolve())

@@ -1,6 +1,7 @@
-"""The bundled program `mesokit`: the command, and every plugin (`mesokit --plugin NAME`, which the launcher runs).
+"""The bundled program `mesokit`: the command, and every plugin (`mesokit --plugin NAME`, from the launcher).
 
-It is the first of our code that runs, for a plugin call without service too: it imports what it needs and no more.
+It is the first of our code that runs, for a plugin call without service too: it imports what it needs and
+no more.
 """
 
 from __future__ import annotations

@@ -1,0 +1,139 @@
+"""The Debian package: bundles and launchers in /usr/lib/mesokit, the commands in /usr/bin, units,
+manual pages, completions.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import subprocess
+from email.utils import formatdate
+from pathlib import Path
+
+import freeze
+import launchers
+import manual
+from frozen import version_of_project
+
+_SYSTEMD = launchers.TOP / "packaging" / "systemd"
+
+_CONTROL = """\
+Package: mesokit
+Version: {version}
+Architecture: {architecture}
+Maintainer: The mesokit authors <mesokit@localhost>
+Installed-Size: {kilobytes}
+Section: net
+Priority: optional
+Suggests: iptables
+Description: custom executor and CNI plugins for Apache Mesos
+ mesokit runs a Mesos task and gives it its network: an executor that speaks the
+ V1 executor API, the CNI plugins that an agent calls, a resident service that
+ makes them fast, and the commands an operator looks after a node with.
+ .
+ Plugins are in /usr/lib/mesokit/plugins: name that directory in the agent's
+ --network_cni_plugins_dir.
+"""
+
+# Containers run on whatever happens here: plugins need no service, and the service keeps no state of theirs.
+_POSTINST = """\
+#!/bin/sh
+set -e
+if [ "$1" = configure ] && [ -d /run/systemd/system ]; then
+    systemctl daemon-reload
+    if [ -z "$2" ]; then
+        systemctl enable --now mesokit-node.socket
+    else
+        systemctl try-restart mesokit-node.service
+    fi
+fi
+"""
+_PRERM = """\
+#!/bin/sh
+set -e
+if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
+    systemctl disable --now mesokit-node.socket mesokit-node.service || true
+fi
+"""
+_POSTRM = """\
+#!/bin/sh
+set -e
+if [ -d /run/systemd/system ]; then
+    systemctl daemon-reload || true
+fi
+"""
+
+
+def architecture() -> str:
+    answer = subprocess.run(["dpkg", "--print-architecture"], stdout=subprocess.PIPE, check=True)
+    return answer.stdout.decode().strip()
+
+
+def file_name(version: str) -> str:
+    return f"mesokit_{version}_{architecture()}.deb"
+
+
+def build(bundles: Path, stage: Path, dist: Path, date: int) -> None:
+    """Writes the package into `dist`."""
+    version = version_of_project()
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(parents=True)
+    fill(bundles, stage, version)
+    control = stage / "DEBIAN"
+    control.mkdir()
+    kilobytes = sum(path.lstat().st_size for path in stage.rglob("*") if path.is_file()) // 1024
+    text = _CONTROL.format(version=version, architecture=architecture(), kilobytes=kilobytes)
+    (control / "control").write_text(text)
+    for name, script in (("postinst", _POSTINST), ("prerm", _PRERM), ("postrm", _POSTRM)):
+        (control / name).write_text(script)
+        (control / name).chmod(0o755)
+    output = dist / file_name(version)
+    fresh = stage.with_name(f"{output.name}.new")
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "-Zxz", "-z6", "--build", stage, fresh],
+        env={"PATH": os.environ["PATH"], "SOURCE_DATE_EPOCH": str(date)},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    shutil.move(fresh, output)
+
+
+def fill(bundles: Path, root: Path, version: str) -> None:
+    """The tree of installed files."""
+    library = root / "usr/lib/mesokit"
+    names = launchers.plugin_names()
+    launchers.install_launchers(library / "plugins", names)
+    for bundle in (launchers.BUNDLE, "mesokit-executor.d"):
+        freeze.link_tree(bundles / bundle, library / bundle)
+    share_equal_files(library)
+    commands = root / "usr/bin"
+    commands.mkdir(parents=True)
+    for program in ("mesokit", "mesokit-executor"):
+        shutil.copy(launchers.compile_all() / program, commands / program)
+    units = root / "usr/lib/systemd/system"
+    units.mkdir(parents=True)
+    for unit in sorted(_SYSTEMD.iterdir()):
+        (units / unit.name).write_text(unit.read_text().replace("@BINDIR@", "/usr/bin"))
+    documents = root / "usr/share/doc/mesokit"
+    documents.mkdir(parents=True)
+    changes = f"mesokit ({version}) unstable; urgency=medium\n\n  * Version {version}.\n\n"
+    changes += f" -- The mesokit authors <mesokit@localhost>  {formatdate(freeze.epoch())}\n"
+    (documents / "changelog.gz").write_bytes(gzip.compress(changes.encode(), mtime=0))
+    for name in ("mesokit", "mesokit-executor"):
+        for page in manual.pages(commands / name, name):
+            manual.write(page, version, root)
+    manual.completions(commands / "mesokit", root)
+
+
+def share_equal_files(folder: Path) -> None:
+    """Files of the same bytes become one file: the two bundles have Python and the C library in common."""
+    seen: dict[tuple[int, bytes], Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.is_symlink() or path.stat().st_size < 4096:
+            continue
+        key = (path.stat().st_mode, path.read_bytes())
+        first = seen.setdefault(key, path)
+        if not first.samefile(path):
+            path.unlink()
+            path.hardlink_to(first)

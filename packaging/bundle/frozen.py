@@ -1,0 +1,85 @@
+"""What the spec files share: what goes into a bundle, and what does not although PyInstaller found it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+
+Entry = tuple[str, str, str]  # name in the bundle, file, kind
+
+# Parts of the standard library and of our dependencies that no path of ours reaches.
+EXCLUDED = (
+    "IPython", "OpenSSL", "_decimal", "_distutils_hack", "_posixshmem",
+    "_pydecimal", "_pytest", "_uuid", "antigravity", "cffi", "cgi", "cryptography", "curses",
+    "dbm", "decimal", "distutils", "doctest", "ensurepip", "fractions", "ftplib", "h2", "idlelib",
+    "imaplib", "lib2to3", "mailbox", "mypy", "nntplib", "numpy", "pdb", "pip",
+    "pkg_resources", "poplib", "psutil.tests", "py_compile", "pycparser", "pydoc", "pydoc_data",
+    "pytest", "readline", "setuptools", "smtplib", "socks", "sqlite3", "statistics", "telnetlib",
+    "test", "this", "tkinter", "tomllib", "tracemalloc", "trio", "turtle", "turtledemo", "unittest",
+    "urllib3.contrib.emscripten", "urllib3.http2", "venv", "webbrowser", "wsgiref", "xml", "xmlrpc",
+    "yaml", "zoneinfo",
+)  # fmt: skip
+
+
+def modules_of(*packages: str) -> list[str]:
+    """Every module of packages of ours, tests left out: commands and plugins are imported by name."""
+    names = []
+    for package in packages:
+        for path in sorted((TOP / package).rglob("*.py")):
+            parts = path.relative_to(TOP).with_suffix("").parts
+            if "tests" not in parts:
+                names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return names
+
+
+def observed(packages: Iterable[str], prefix: str) -> frozenset[str]:
+    """Which modules below `prefix` are loaded once everything of ours is: asked of a fresh interpreter."""
+    script = (
+        "import importlib, sys\n"
+        f"for name in {modules_of(*packages)!r}: importlib.import_module(name)\n"
+        f"print(*[name for name in sys.modules if name.startswith({prefix!r})])\n"
+    )
+    path = os.pathsep.join((os.fspath(TOP), os.fspath(TOP / "proto")))
+    output = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"PYTHONPATH": path, "PATH": os.environ["PATH"]},
+        stdout=subprocess.PIPE,
+        check=True,
+    ).stdout
+    return frozenset(output.decode().split())
+
+
+def without(entries: Iterable[Entry], pattern: str, keep: frozenset[str] = frozenset()) -> list[Entry]:
+    """`entries` without those whose name matches, unless they are in `keep`."""
+    matching = re.compile(pattern)
+    return [entry for entry in entries if entry[0] in keep or not matching.fullmatch(entry[0])]
+
+
+def needless(entries: Iterable[Entry]) -> list[Entry]:
+    """Binaries and data without what hooks add on suspicion."""
+    codecs = r".*/_(codecs_(jp|hk|cn|kr|tw|iso2022)|multibytecodec)\..*"
+    return without(
+        entries, rf"{codecs}|mesokit\.egg-info/.*|.*\.dist-info/(licenses/.*|INSTALLER|RECORD|WHEEL)"
+    )
+
+
+def metadata(build: Path) -> list[tuple[str, str]]:
+    """The distribution's name and version, as importlib.metadata reads them, and no path of
+    the build machine."""
+    version = version_of_project()
+    folder = build / f"mesokit-{version}.dist-info"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: mesokit\nVersion: {version}\n")
+    return [(os.fspath(folder / "METADATA"), folder.name)]
+
+
+def version_of_project() -> str:
+    found = re.search(r'^version = "([^"]+)"', (TOP / "pyproject.toml").read_text(), re.MULTILINE)
+    assert found is not None, "pyproject.toml has no version"
+    return found[1]
