@@ -2,7 +2,7 @@
 
     before = snapshot(node)
     ...
-    assert residue(node, before) == []
+    assert_clean(node, before)
 
 A snapshot maps a fact's name ("node: route table main 10.9.0.0/24", "file /run/mesokit/…") to its value as
 text. Counters, timers, handles and interface numbers are left out: they change by themselves. Facts of a
@@ -226,3 +226,10 @@ def residue(
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.1)
+
+
+def assert_clean(node: Node, before: Snapshot, why: str = "", **more: Any) -> None:
+    """`residue` with the same arguments is empty."""
+    left = residue(node, before, **more)
+    shown = "\n".join(line[:300] for line in left[:40])
+    assert not left, f"{why}: left behind, {len(left)} facts:\n{shown}"

@@ -16,7 +16,7 @@ from netns_tests.cases import DUAL, V4, bridge, local
 from netns_tests.conftest import BOTH_WAYS
 from netns_tests.node import Finished, Node, Running, started, until
 from netns_tests.runtime import network
-from netns_tests.snapshot import residue, snapshot
+from netns_tests.snapshot import assert_clean, snapshot
 from netns_tests.traffic import ask
 
 ROOT = "/var/tmp/root"
@@ -100,7 +100,7 @@ def test_podman_runs_a_container_and_leaves_nothing(node: Node, podman: Podman) 
         reply = node.run(["podman", "exec", "one", "ping", "-c", "1", "-W", "5", "192.0.2.1"])
         assert "1 packets received" in reply.text
         assert world.ping("192.0.2.2")
-    assert residue(node, before, allowed=RUNTIME) == []
+    assert_clean(node, before, allowed=RUNTIME)
 
 
 def test_podman_publishes_ports(node: Node, podman: Podman) -> None:
@@ -115,7 +115,7 @@ def test_podman_publishes_ports(node: Node, podman: Podman) -> None:
             for port in (8080, 8081):
                 assert ask(place, "tcp", "192.0.2.2", port, seconds=20) == "hello"
     assert ask(world, "tcp", "192.0.2.2", 8080, seconds=0.5) is None
-    assert residue(node, before, allowed=RUNTIME) == []
+    assert_clean(node, before, allowed=RUNTIME)
 
 
 def test_podman_dual_stack(node: Node, podman: Podman) -> None:
@@ -160,7 +160,7 @@ def test_podman_two_networks(node: Node, podman: Podman) -> None:
             assert node.ping(networks[name]["IPAddress"])
         routes = node.run(["podman", "exec", "one", "ip", "route"]).text
         assert re.search(r"^default via 10\.(9|10)\.0\.1 ", routes, re.MULTILINE)
-    assert residue(node, before, allowed=RUNTIME) == []
+    assert_clean(node, before, allowed=RUNTIME)
 
 
 @contextmanager
@@ -185,4 +185,4 @@ def test_containerd_runs_a_container_and_leaves_nothing(node: Node, plugins: str
         finished = node.run([*run, "one", "/bin/sh", "-c", command])
         assert re.search(r"inet 10\.9\.0\.\d+/24", finished.text), finished
         assert finished.text.count("1 packets received") == 2
-        assert residue(node, before, allowed=RUNTIME) == []
+        assert_clean(node, before, allowed=RUNTIME)

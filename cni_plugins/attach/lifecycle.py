@@ -244,6 +244,12 @@ def _collect(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
             "GC needs the list of attachments to keep: cni.dev/valid-attachments is missing",
         )
     errors: list[CniError] = []
+    for path in records.blank(call.roots, call.network):
+        record = records.open_path(path, call.deadline)
+        if record is not None:
+            with record:
+                if record.contents is None:
+                    record.remove()
     for path, contents in records.every(call.roots, call.network):
         identity = contents.identity
         if (

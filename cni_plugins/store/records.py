@@ -172,6 +172,18 @@ def every(roots: Roots, network: str | None = None) -> Iterator[tuple[Path, Cont
                 yield path, contents
 
 
+def blank(roots: Roots, network: str) -> Iterator[Path]:
+    """The files of one network without a readable head: their ADD died before it changed anything, or is about
+    to write."""
+    for path in _entries(folder(roots, network)):
+        try:
+            contents = _parse(path.read_bytes())
+        except OSError:
+            continue
+        if contents is None:
+            yield path
+
+
 def _entries(place: Path) -> list[Path]:
     try:
         return sorted(place.iterdir())

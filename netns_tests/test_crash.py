@@ -1,0 +1,208 @@
+"""Killed between every two changes, whatever was begun can be finished: by DEL, by GC alone, and when the
+namespace has gone too.
+
+crash.c counts the changes that a call makes to the kernel and to files, and kills it before a chosen one.
+For each plugin, ADD is killed before its first change, its second, and so on until it comes through;
+likewise DEL. After each death nothing may be left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from netns_tests.cases import DEFAULT4, DUAL, bridge, local
+from netns_tests.node import PATH, Netns, Node, started
+from netns_tests.plugins import TOP
+from netns_tests.snapshot import assert_clean, snapshot
+
+NET = {"cniVersion": "1.1.0", "name": "net"}
+ROUTES = [DEFAULT4, {"dst": "::/0"}]
+LAN = local("192.0.2.128/25", routes=[{"dst": "10.30.0.0/16", "gw": "192.0.2.129"}])
+MAPPINGS = [
+    {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+    {"hostPort": 8053, "containerPort": 53, "protocol": "udp"},
+]
+
+#: Configurations that make as many different changes as their plugin can.
+SCENARIOS: Mapping[str, dict[str, Any]] = {
+    "bridge": bridge(
+        local("10.9.0.0/24", "fd00:9::/64", routes=ROUTES),
+        isDefaultGateway=True,
+        ipMasq=True,
+        macspoofchk=True,
+        hairpinMode=True,
+        mtu=1400,
+    ),
+    "bridge-static": bridge(
+        {"type": "static", "addresses": [{"address": "10.9.0.5/24", "gateway": "10.9.0.1"}]}, isGateway=True
+    ),
+    "bridge-iptables": bridge(DUAL, isGateway=True, ipMasq=True, ipMasqBackend="iptables"),
+    "ptp": {"type": "ptp", "ipMasq": True, "ipam": local("10.9.0.0/24", "fd00:9::/64", routes=ROUTES)},
+    "macvlan": {"type": "macvlan", "master": "eth0", "mtu": 1400, "ipam": LAN},
+    "loopback": {"type": "loopback"},
+    "host-local": {"type": "host-local", "ipam": DUAL},
+    "tuning": {
+        "type": "tuning",
+        "mtu": 1300,
+        "mac": "02:aa:bb:cc:dd:01",
+        "promisc": True,
+        "sysctl": {"net.core.somaxconn": "500", "net.ipv4.conf.IFNAME.arp_filter": "1"},
+        "delegate": bridge(DUAL),
+    },
+    "portmap": {
+        "type": "portmap",
+        "runtimeConfig": {"portMappings": MAPPINGS},
+        "delegate": bridge(DUAL, isDefaultGateway=True),
+    },
+    "portmap-iptables": {
+        "type": "portmap",
+        "backend": "iptables",
+        "runtimeConfig": {"portMappings": MAPPINGS[:1]},
+        "delegate": bridge(local("10.9.0.0/24"), isDefaultGateway=True),
+    },
+    "chain": {
+        "type": "chain",
+        "runtimeConfig": {"portMappings": MAPPINGS[:1]},
+        "plugins": [
+            bridge(DUAL, isDefaultGateway=True, ipMasq=True),
+            {"type": "tuning", "mtu": 1300},
+            {"type": "portmap", "capabilities": {"portMappings": True}},
+        ],
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """crash_driver.py in a node: `call` returns how the call ended; `crash` 0 lets it live."""
+
+    requests: IO[bytes]
+    answers: IO[bytes]
+    conf: dict[str, Any]
+
+    def call(self, verb: str, box: Netns | None, crash: int = 0, **more: Any) -> dict[str, Any]:
+        env = {"PATH": PATH, "CNI_COMMAND": verb, "CNI_PATH": "/opt/cni/bin"}
+        if verb != "GC":
+            env |= {"CNI_CONTAINERID": "c1", "CNI_IFNAME": "eth0"}
+        if box is not None:
+            env["CNI_NETNS"] = box.path
+        request = {"env": env, "conf": {**self.conf, **more}, "plugin": self.conf["type"], "crash": crash}
+        self.requests.write(json.dumps(request).encode() + b"\n")
+        answer: dict[str, Any] = json.loads(self.answers.readline())
+        return answer
+
+    def succeed(self, verb: str, box: Netns | None, **more: Any) -> None:
+        answer = self.call(verb, box, **more)
+        assert answer["status"] == 0, (verb, answer)
+
+    def collect(self) -> None:
+        self.succeed("GC", None, **{"cni.dev/valid-attachments": []})
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("crash") / "crash.so"
+    source = Path(__file__).with_name("crash.c")
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", made, source, "-ldl"], check=True
+    )
+    return made
+
+
+@contextmanager
+def driver(node: Node, shim: Path, conf: dict[str, Any]) -> Iterator[Driver]:
+    counter = "/run/lock/crash-counter"
+    node.path(counter).write_bytes(bytes(16))
+    request_read, request_write = os.pipe()
+    answer_read, answer_write = os.pipe()
+    env = {"LD_PRELOAD": str(shim), "CRASH_COUNTER": counter, "PYTHONPATH": f"{TOP}:{TOP}/proto"}
+    running = node.popen(
+        [str(TOP / ".venv/bin/python"), "-m", "netns_tests.crash_driver"],
+        env=env,
+        stdin=request_read,
+        stdout=answer_write,
+        cwd=str(TOP),
+    )
+    os.close(request_read)
+    os.close(answer_write)
+    with (
+        started(running),
+        os.fdopen(request_write, "wb", buffering=0) as requests,
+        os.fdopen(answer_read, "rb") as answers,
+    ):
+        yield Driver(requests, answers, conf)
+
+
+def _box(node: Node) -> Netns:
+    """A container's namespace whose `lo` was up once: it keeps addresses that the kernel gave it then."""
+    box = node.netns("c1")
+    box.run(["ip", "link", "set", "lo", "up"])
+    box.run(["ip", "link", "set", "lo", "down"])
+    return box
+
+
+def _clean(node: Node, before: dict[str, str], box: Netns, why: str = "at the end") -> None:
+    assert_clean(node, before, why, boxes=[box], allowed=[r"file /run/lock/crash-counter"])
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_killed_add_can_be_finished(node: Node, shim: Path, name: str) -> None:
+    node.uplink()
+    box = _box(node)
+    with driver(node, shim, {**NET, **SCENARIOS[name]}) as plugin:
+        before = snapshot(node, [box])
+        crash = 0
+        while True:
+            crash += 1
+            answer = plugin.call("ADD", box, crash)
+            if answer["status"] != -9:
+                break
+            if crash % 3 == 0:
+                plugin.collect()
+            else:
+                plugin.succeed("DEL", box)
+                plugin.collect()
+            _clean(node, before, box, f"killed before change {crash}")
+            if crash % 3 == 1:
+                plugin.call("ADD", box, crash)
+                box.delete()
+                plugin.succeed("DEL", None)
+                box = _box(node)
+                _clean(node, before, box, f"killed before change {crash}, namespace gone")
+        assert answer["status"] == 0, answer
+        assert crash > 3
+        plugin.succeed("DEL", box)
+        _clean(node, before, box)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_killed_del_can_be_finished(node: Node, shim: Path, name: str) -> None:
+    node.uplink()
+    box = _box(node)
+    with driver(node, shim, {**NET, **SCENARIOS[name]}) as plugin:
+        before = snapshot(node, [box])
+        crash = 0
+        while True:
+            crash += 1
+            plugin.succeed("ADD", box)
+            answer = plugin.call("DEL", box, crash)
+            if answer["status"] != -9:
+                break
+            if crash % 2 == 0:
+                plugin.collect()
+            else:
+                plugin.succeed("DEL", box)
+                plugin.collect()
+            _clean(node, before, box, f"killed before change {crash}")
+        assert answer["status"] == 0, answer
+        assert crash > 1
+        _clean(node, before, box)
