@@ -71,6 +71,7 @@ def build(work: Path, *, force: bool) -> bool:
     executor_archive(bundles, work / "stage-executor", date)
     plugins_archive(bundles, work / "stage-plugins", date)
     deb.build(bundles, work / "stage-deb", DIST, date)
+    (DIST / ".release").write_text(f"{version_of_project()} {digest[:12]}\n")
     stamp.write_text(digest)
     return True
 

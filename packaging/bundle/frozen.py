@@ -46,13 +46,15 @@ def observed(packages: Iterable[str], prefix: str) -> frozenset[str]:
         f"print(*[name for name in sys.modules if name.startswith({prefix!r})])\n"
     )
     path = os.pathsep.join((os.fspath(TOP), os.fspath(TOP / "proto")))
-    output = subprocess.run(
+    answer = subprocess.run(
         [sys.executable, "-c", script],
         env={"PYTHONPATH": path, "PATH": os.environ["PATH"]},
-        stdout=subprocess.PIPE,
-        check=True,
-    ).stdout
-    return frozenset(output.decode().split())
+        capture_output=True,
+        check=False,
+    )
+    if answer.returncode:
+        raise SystemExit(f"a module of ours cannot be imported:\n{answer.stderr.decode()[-2000:]}")
+    return frozenset(answer.stdout.decode().split())
 
 
 def without(entries: Iterable[Entry], pattern: str, keep: frozenset[str] = frozenset()) -> list[Entry]:

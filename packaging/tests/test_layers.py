@@ -39,8 +39,8 @@ EXECUTOR_RULES: Rules = {
     "tasks": frozenset({"session"}),
     "supervisor": frozenset(),
     "link": frozenset({"codec", "config"}),
-    # The one-machine agent stands on the other side of the wire: it shares the codec and nothing more.
-    "agent": frozenset({"codec"}),
+    # The one-machine agent stands on the other side of the wire: it shares the codec, and durations as text.
+    "agent": frozenset({"codec", "config"}),
 }
 CNI_RULES: Rules = {
     "spec": frozenset(),

@@ -1,0 +1,187 @@
+"""What packaging/install does, after its set-up."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import installed
+from installed import LINKS, UNITS, Manifest, Place
+
+TOP = Path(__file__).resolve().parents[2]
+DIST = TOP / "dist"
+STAGES = TOP / "build"
+
+_HELP = """\
+Installs what packaging/build made. May be run again at any time, containers running or not: running executors
+and plugin calls go on in the release they were started from. packaging/uninstall takes it all away again.
+"""
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="packaging/install", description=_HELP)
+    parser.add_argument(
+        "--plugin-dir",
+        action="append",
+        metavar="DIR",
+        help="where the agent looks for plugins (default /opt/cni/bin); may be repeated",
+    )
+    parser.add_argument(
+        "--prefix", default="/usr/local", help="for programs and bundles (default %(default)s)"
+    )
+    parser.add_argument("--no-service", action="store_true", help="do not install the node service's units")
+    parser.add_argument("--root", default="", metavar="DIR", help="install into the root file system in DIR")
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = arguments()
+    place = Place(options.root.rstrip("/"), options.prefix.rstrip("/"))
+    before = installed.load(place) or Manifest()
+    plugin_dirs = [
+        os.path.normpath(each) for each in options.plugin_dir or before.plugin_dirs or ["/opt/cni/bin"]
+    ]
+    version, digest = (DIST / ".release").read_text().split()
+    release = f"{version}-{digest}"
+    now = Manifest(version, release, not options.no_service, plugin_dirs, [], dict(before.replaced))
+
+    add_release(place, release)
+    for name in LINKS:
+        if installed.turn(place.library / name, f"releases/{release}/{name}"):
+            say(f"{place.prefix}/lib/mesokit/{name} is now release {release}")
+    for name in ("mesokit-executor", "mesokit-executor.tar.gz"):
+        installed.turn(place.library / name, f"releases/{release}/{name}")
+    commands(place, now)
+    for folder in plugin_dirs:
+        plugins(place, now, folder)
+    documents(place, now)
+    if now.service:
+        units(place, now)
+    retire(place, before, now)
+    installed.save(place, now)
+    removed, left = installed.sweep(place, release)
+    for name in removed:
+        say(f"removed the old release {name}")
+    for name in left:
+        say(f"kept the old release {name}: programs of it are running")
+    start(place, before, now)
+    return 0
+
+
+def add_release(place: Place, release: str) -> None:
+    target = place.library / "releases" / release
+    if target.is_dir():
+        say(f"release {release} is there already")
+        return
+    fresh = target.with_name(f".{release}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.parent.mkdir(parents=True, exist_ok=True)
+    library = STAGES / "stage-deb/usr/lib/mesokit"
+    shutil.copytree(library, fresh)
+    shutil.copytree(STAGES / "stage-deb/usr/bin", fresh / "bin")
+    for name in ("mesokit-executor", "mesokit-executor.tar.gz"):
+        shutil.copy(DIST / name, fresh / name)
+    fresh.rename(target)
+    say(f"added release {release} in {place.prefix}/lib/mesokit/releases")
+
+
+def put(place: Place, manifest: Manifest, source: Path, path: str) -> None:
+    """One file, replaced by renaming: a program that runs keeps the file it runs."""
+    manifest.files.append(path)
+    target = place.real(path)
+    if installed.same(source, target):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.mesokit")
+    shutil.copy(source, fresh)
+    fresh.rename(target)
+    say(f"installed {path}")
+
+
+def commands(place: Place, manifest: Manifest) -> None:
+    release = place.library / "releases" / manifest.release
+    for source in sorted((release / "bin").iterdir()):
+        put(place, manifest, source, f"{place.prefix}/bin/{source.name}")
+
+
+def plugins(place: Place, manifest: Manifest, folder: str) -> None:
+    """The launchers. A plugin of somebody else under one of our names is kept for uninstall."""
+    release = place.library / "releases" / manifest.release
+    known = installed.load(place)
+    ours = set(known.files) if known else set()
+    target = place.real(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    names = []
+    for source in sorted((release / "plugins").iterdir()):
+        path = f"{folder}/{source.name}"
+        there = place.real(path)
+        if (there.is_file() or there.is_symlink()) and path not in ours and not installed.same(source, there):
+            kept = f"{place.prefix}/lib/mesokit/replaced{path}"
+            place.real(kept).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(there, place.real(kept))
+            manifest.replaced[path] = kept
+            say(f"kept the {source.name} that was in {folder} as {kept}")
+        manifest.files.append(path)
+        if not installed.same(source, there):
+            names.append(source.name)
+            fresh = there.with_name(f".{source.name}.mesokit")
+            shutil.copy(source, fresh)
+            fresh.rename(there)
+    link = f"{folder}/mesokit-cni.d"
+    manifest.files.append(link)
+    installed.turn(place.real(link), os.path.relpath(f"{place.prefix}/lib/mesokit/mesokit-cni.d", folder))
+    if names:
+        say(f"installed {len(names)} plugins in {folder}: {' '.join(names)}")
+
+
+def documents(place: Place, manifest: Manifest) -> None:
+    share = STAGES / "stage-deb/usr/share"
+    for source in sorted(share.rglob("*")):
+        if source.is_file() and "doc" not in source.relative_to(share).parts:
+            put(place, manifest, source, f"{place.prefix}/share/{source.relative_to(share)}")
+
+
+def units(place: Place, manifest: Manifest) -> None:
+    for name in UNITS:
+        text = (TOP / "packaging/systemd" / name).read_text().replace("@BINDIR@", f"{place.prefix}/bin")
+        source = place.library / f".{name}"
+        source.write_text(text)
+        put(place, manifest, source, f"/etc/systemd/system/{name}")
+        source.unlink()
+
+
+def retire(place: Place, before: Manifest, now: Manifest) -> None:
+    """What an earlier release installed and this one has no more."""
+    for path in before.files:
+        if path not in now.files:
+            place.real(path).unlink(missing_ok=True)
+            say(f"removed {path}")
+            kept = now.replaced.pop(path, None)
+            if kept and place.real(kept).exists():
+                shutil.move(place.real(kept), place.real(path))
+                say(f"put back the earlier {path}")
+
+
+def start(place: Place, before: Manifest, now: Manifest) -> None:
+    if not now.service:
+        say("no node service: plugins do their work themselves")
+    elif not installed.systemd(place):
+        say(f"no systemd here: start the node service with {place.prefix}/bin/mesokit node")
+    else:
+        installed.systemctl(["daemon-reload"])
+        installed.systemctl(["enable", "--quiet", "--now", UNITS[0]])
+        if before.release != now.release:
+            installed.systemctl(["try-restart", UNITS[1]])
+        say("the node service is ready: its socket is enabled, and the first call starts it")
+
+
+if __name__ == "__main__":
+    os.umask(0o022)
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What packaging/uninstall does."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import installed
+from installed import UNITS, Place
+
+_HELP = """\
+Takes away what packaging/install put on this host and puts back the plugins that it replaced. Containers keep
+running; what is theirs (attachment records, address reservations, interfaces) stays, so that a later mesokit,
+or the plugins put back, can delete it.
+"""
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="packaging/uninstall", description=_HELP)
+    parser.add_argument("--prefix", default="/usr/local", help="as given to install (default %(default)s)")
+    parser.add_argument("--root", default="", metavar="DIR", help="as given to install")
+    options = parser.parse_args()
+    place = Place(options.root.rstrip("/"), options.prefix.rstrip("/"))
+    manifest = installed.load(place)
+    if manifest is None:
+        say(f"mesokit is not installed in {place.prefix}")
+        return 0
+    if manifest.service and installed.systemd(place):
+        installed.systemctl(["disable", "--quiet", "--now", *UNITS], check=False)
+    for path in manifest.files:
+        place.real(path).unlink(missing_ok=True)
+    say(f"removed {len(manifest.files)} files of mesokit {manifest.version}")
+    for path, kept in manifest.replaced.items():
+        if place.real(kept).exists():
+            shutil.move(place.real(kept), place.real(path))
+            say(f"put back the earlier {path}")
+    if manifest.service and installed.systemd(place):
+        installed.systemctl(["daemon-reload"], check=False)
+    for name in ("mesokit-cni.d", "mesokit-executor.d", "mesokit-executor", "mesokit-executor.tar.gz"):
+        (place.library / name).unlink(missing_ok=True)
+    _, left = installed.sweep(place, keep="")
+    for name in left:
+        say(
+            f"kept the release {name}: programs of it are running; run me again when they ended"
+        )
+    if left:
+        manifest.files, manifest.replaced, manifest.service = [], {}, False
+        installed.save(place, manifest)
+        return 0
+    shutil.rmtree(place.library)
+    for folder in (*manifest.plugin_dirs, f"{place.prefix}/bin"):
+        remove_if_empty(place.real(folder))
+    return 0
+
+
+def remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
