@@ -85,7 +85,7 @@ def validate(call: Call, config: JsonObject, scene: Scene) -> None:
         foreign.find(name, call.path)
         return
     child = _child(call, config, None, name)
-    typed(plugin, child)
+    plugin.validate(child, typed(plugin, child))
     inner = delegate_of(child) if plugin.kind is Kind.META else None
     if inner is not None:
         validate(child, inner, scene)
@@ -128,6 +128,7 @@ def run_add(plugin: Plugin[Any], call: Call, tx: Transaction) -> Result:
     runs.
     """
     config = typed(plugin, call)
+    plugin.validate(call, config)
     if plugin.kind is Kind.META:
         delegate = delegate_of(call)
         if delegate is not None:

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import iptables
 from cni_plugins.kernel.iptables import Tool
-from cni_plugins.kernel.nft import masquerade, reference
-from cni_plugins.spec.call import Call
+from cni_plugins.kernel.nft import masquerade, reference, strays
+from cni_plugins.spec.call import Call, Identity
 from cni_plugins.spec.config import one_of
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.values import IpInterface
@@ -66,6 +66,12 @@ def adopt(call: Call) -> None:
         with iptables_lock(call):
             for version in versions:
                 iptables.remove_masquerade(Tool(call.host, version, call.deadline), call.identity)
+
+
+def collect(call: Call) -> None:
+    """GC of what no record covers. CniError 999."""
+    keep = {Identity(call.network, container, ifname) for container, ifname in call.valid or ()}
+    strays.remove(call.host, call.network, keep, masquerade.SETS)
 
 
 def iptables_lock(call: Call) -> AbstractContextManager[None]:

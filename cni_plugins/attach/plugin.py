@@ -32,10 +32,16 @@ def nothing(call: Call, config: object, scene: Scene) -> None:
     """For a verb that a plugin has nothing to do for."""
 
 
+def accept(call: Call, config: object) -> None:
+    """For a plugin whose keys need no more checking than their kinds do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plugin(Generic[C]):
     """`config` is the dataclass of the plugin's keys (an IPAM plugin's: the keys inside `ipam`).
 
+    `validate` refuses what the kinds of the keys cannot: keys that contradict one another, requests of the
+    runtime; it runs before anything is changed, by this plugin, its delegate or another member of its chain.
     `add` announces each change with `tx.intend` before it makes it. DEL replays the record; `adopt` runs
     instead when there is no record: never added, or added by the reference plugin of that name, whose traces
     it removes; its configuration is decoded leniently. `gc` removes what no record of ours covers, given
@@ -51,4 +57,5 @@ class Plugin(Generic[C]):
     adopt: Callable[[Call, C, Scene], None] = nothing
     gc: Callable[[Call, C, Scene], None] = nothing
     status: Callable[[Call, C, Scene], None] = nothing
+    validate: Callable[[Call, C], None] = accept
     versions: tuple[str, ...] = VERSIONS

@@ -1,8 +1,9 @@
 """The MAC spoof check for main plugins (`macspoofchk`)."""
 
 from cni_plugins.attach.transaction import Transaction
-from cni_plugins.kernel.nft import reference, spoof
-from cni_plugins.spec.call import Call
+from cni_plugins.kernel.nfnetlink import NFPROTO_BRIDGE
+from cni_plugins.kernel.nft import reference, spoof, strays
+from cni_plugins.spec.call import Call, Identity
 from cni_plugins.spec.errors import CniError, Code
 
 
@@ -29,3 +30,9 @@ def check(call: Call, port: str, mac: str) -> None:
 def adopt(call: Call) -> None:
     """Remove a reference plugin's spoof check of this attachment; cheap when there is none. CniError 999."""
     reference.remove_spoof_check(call.host, call.identity)
+
+
+def collect(call: Call) -> None:
+    """GC of what no record covers. CniError 999."""
+    keep = {Identity(call.network, container, ifname) for container, ifname in call.valid or ()}
+    strays.remove(call.host, call.network, keep, spoof.SETS, NFPROTO_BRIDGE)

@@ -28,6 +28,7 @@ OPERATIONS: Mapping[str, str] = {
     "ports.release": "cni_plugins.attach.operations.ports:release",
     "localnet.release": "cni_plugins.attach.operations.ports:release_localnet",
     "spoof.delete": "cni_plugins.attach.operations.firewall:delete_spoof_check",
+    "vlan.release": "cni_plugins.attach.operations.bridges:release_vlan",
     "sysctl.restore": "cni_plugins.attach.operations.sysctls:restore",
 }
 

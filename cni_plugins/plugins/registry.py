@@ -11,9 +11,12 @@ from cni_plugins.attach.plugin import Plugin
 from cni_plugins.spec.dispatch import Handler
 
 MODULES: Mapping[str, str] = {
+    "bridge": "cni_plugins.plugins.main.bridge",
     "chain": "cni_plugins.chain.plugin",
     "host-local": "cni_plugins.plugins.ipam.host_local",
     "loopback": "cni_plugins.plugins.main.loopback",
+    "mesos-cni-port-mapper": "cni_plugins.plugins.meta.port_mapper",
+    "portmap": "cni_plugins.plugins.meta.portmap",
     "static": "cni_plugins.plugins.ipam.static",
     "tuning": "cni_plugins.plugins.meta.tuning",
 }

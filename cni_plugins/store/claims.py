@@ -5,7 +5,7 @@ one lock, held for some 50 µs. A claim whose owner has no attachment record any
 crash and counts for nothing; an empty file is one whose writer died.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -97,12 +97,27 @@ def alive(roots: Roots, entry: JsonObject) -> bool:
     return any(contents.identity == identity for _, contents in records.every(roots, identity.network))
 
 
-def living(roots: Roots, subject: str, matter: Callable[[str], bool]) -> tuple[str, Identity] | None:
-    """The first claim on a subject that matters and whose owner is alive; those of the dead are removed."""
+def living(
+    roots: Roots, subject: str, identity: Identity, matter: Callable[[str], bool]
+) -> tuple[str, Identity] | None:
+    """The first claim of another attachment that matters and whose owner is alive; those of the dead go."""
     for member, entry in members(roots, subject).items():
-        if not matter(member):
+        if not matter(member) or owner_of(entry) == identity:
             continue
         if alive(roots, entry):
             return member, owner_of(entry)
         (_place(roots, subject) / member).unlink(missing_ok=True)
     return None
+
+
+def sweep(roots: Roots, network: str, keep: Collection[Identity]) -> None:
+    """Drop the claims of a network's attachments that are neither to be kept nor recorded."""
+    try:
+        subjects = [place.name for place in (roots.run / "claims").iterdir()]
+    except OSError:
+        return
+    for subject in subjects:
+        for member, entry in members(roots, subject).items():
+            identity = owner_of(entry)
+            if identity.network == network and identity not in keep and not alive(roots, entry):
+                release(roots, subject, member, identity)

@@ -10,6 +10,8 @@ from cni_plugins.spec.call import Identity
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import IpInterface
 
+SETS = ("masquerade4", "masquerade6")
+
 
 def _elements(identity: Identity, addresses: Sequence[IpInterface]) -> list[Element]:
     comment = owner.comment(identity)

@@ -34,11 +34,13 @@ SECTION = Section(
         "map address_port4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service ; }",
         "map address_port6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service ; }",
         "set localnet { type ifname ; }",
+        "set excluded { type ifname . inet_proto . inet_service ; }",
     ),
     chains=(
         Chain(
             "publish",
             (
+                "iifname . meta l4proto . th dport @excluded return",
                 "dnat ip to ip daddr . meta l4proto . th dport map @address_port4",
                 "dnat ip to meta l4proto . th dport map @port4",
                 "dnat ip6 to ip6 daddr . meta l4proto . th dport map @address_port6",

@@ -8,10 +8,12 @@ from cni_plugins.kernel.nfnetlink import NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.nft import elements, nat, owner
 from cni_plugins.kernel.nft.elements import Element
 from cni_plugins.kernel.nft.placing import place
+from cni_plugins.kernel.nft.sections import Chain
 from cni_plugins.spec.call import Identity
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import Ip, IpInterface
 
+SETS = ("port4", "port6", "address_port4", "address_port6", "answer4", "answer6", "excluded")
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 
 
@@ -38,7 +40,7 @@ class Forward:
 
 def _port_element(forward: Forward, comment: str) -> Element:
     family = forward.target.version
-    fields = [PROTOCOLS[forward.protocol].to_bytes(1, "big"), elements.port(forward.host_port)]
+    fields = [bytes((PROTOCOLS[forward.protocol],)), elements.port(forward.host_port)]
     name = f"port{family}"
     if forward.host_ip is not None:
         fields.insert(0, elements.address(forward.host_ip))
@@ -62,50 +64,68 @@ def _answers(targets: Sequence[IpInterface], hide: Hide, comment: str) -> list[E
     ]
 
 
-def _targets(forwards: Sequence[Forward]) -> list[IpInterface]:
-    return list(dict.fromkeys(item.target for item in forwards))
+def _excluded(publication: "Publication", comment: str) -> list[Element]:
+    ports = {(item.protocol, item.host_port) for item in publication.forwards}
+    return [
+        Element(
+            NFPROTO_INET,
+            "excluded",
+            elements.key(elements.interface(device), bytes((PROTOCOLS[protocol],)), elements.port(number)),
+            comment=comment,
+        )
+        for device in publication.excluded
+        for protocol, number in sorted(ports)
+    ]
 
 
-def add(host: Namespace, identity: Identity, forwards: Sequence[Forward], hide: Hide) -> None:
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """All that one attachment publishes; packets that come in by a device of `excluded` are left alone."""
+
+    forwards: tuple[Forward, ...]
+    hide: Hide = Hide.LOCAL
+    excluded: tuple[str, ...] = ()
+
+    @property
+    def targets(self) -> list[IpInterface]:
+        return list(dict.fromkeys(item.target for item in self.forwards))
+
+    @property
+    def chains(self) -> list[Chain]:
+        return [nat.answer(item) for item in self.targets] if self.hide is Hide.LOCAL else []
+
+
+def _elements(identity: Identity, wanted: Publication) -> tuple[list[Element], list[Element]]:
+    """Those that nobody else may hold, and the rest."""
+    comment = owner.comment(identity)
+    exclusive = [_port_element(item, comment) for item in wanted.forwards]
+    return exclusive, _answers(wanted.targets, wanted.hide, comment) + _excluded(wanted, comment)
+
+
+def add(host: Namespace, identity: Identity, wanted: Publication) -> None:
     """Publish. placing.Taken when a port is another attachment's, CniError 999; then nothing was changed."""
-    comment = owner.comment(identity)
-    targets = _targets(forwards)
-    chains = [nat.answer(item) for item in targets] if hide is Hide.LOCAL else []
+    exclusive, others = _elements(identity, wanted)
     with Nfnetlink(host) as socket:
-        place(
-            socket,
-            nat.SECTION,
-            _answers(targets, hide, comment),
-            chains=chains,
-            exclusive=[_port_element(item, comment) for item in forwards],
-        )
+        place(socket, nat.SECTION, others, chains=wanted.chains, exclusive=exclusive)
 
 
-def remove(host: Namespace, identity: Identity, forwards: Sequence[Forward], hide: Hide) -> None:
+def remove(host: Namespace, identity: Identity, wanted: Publication) -> None:
     """Undo `add`; what is gone, or another attachment's, is left alone. CniError 999."""
-    comment = owner.comment(identity)
-    targets = _targets(forwards)
+    exclusive, others = _elements(identity, wanted)
     with Nfnetlink(host) as socket:
-        elements.remove_own(
-            socket, [_port_element(item, comment) for item in forwards] + _answers(targets, hide, comment)
-        )
-        if hide is Hide.LOCAL:
-            chains = map(nat.answer, targets)
-            elements.prune(socket, NFPROTO_INET, {chain.name: len(chain.rules) for chain in chains})
+        elements.remove_own(socket, exclusive + others)
+        elements.prune(socket, NFPROTO_INET, {chain.name: len(chain.rules) for chain in wanted.chains})
 
 
-def missing(host: Namespace, identity: Identity, forwards: Sequence[Forward], hide: Hide) -> list[Forward]:
-    """The ports that are not published for this attachment, or all of them when its answers are not
-    hidden.
-    """
-    comment = owner.comment(identity)
-    wanted = [_port_element(item, comment) for item in forwards]
-    answers = _answers(_targets(forwards), hide, comment)
+def missing(host: Namespace, identity: Identity, wanted: Publication) -> list[Forward]:
+    """The ports that are not published for this attachment; all of them when what they need beside is not."""
+    exclusive, others = _elements(identity, wanted)
     with Nfnetlink(host) as socket:
-        held = elements.comments(socket, wanted + answers)
-    if any(text != comment for text in held[len(wanted) :]):
-        return list(forwards)
-    return [item for item, text in zip(forwards, held, strict=False) if text != comment]
+        held = elements.comments(socket, [*exclusive, *others])
+    absent = [text != item.comment for text, item in zip(held, [*exclusive, *others], strict=True)]
+    if any(absent[len(exclusive) :]):
+        return list(wanted.forwards)
+    return [item for item, gone in zip(wanted.forwards, absent, strict=False) if gone]
 
 
 def guard_loopback(host: Namespace, interface: str) -> None:

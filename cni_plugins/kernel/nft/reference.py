@@ -82,6 +82,11 @@ def remove_masquerade(host: Namespace, identity: Identity) -> None:
     _delete(host, _matching(host, _MASQUERADE, _of(identity)))
 
 
+def has_ports(host: Namespace, container_id: str) -> bool:
+    comment = container_id[:128]
+    return any(_matching(host, place, comment.__eq__) for place in _PORT_CHAINS)
+
+
 def remove_ports(host: Namespace, container_id: str) -> None:
     """Remove the container's rules from `ip cni_hostport` and `ip6 cni_hostport`. CniError 999."""
     comment = container_id[:128]

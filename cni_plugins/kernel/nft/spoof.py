@@ -8,6 +8,8 @@ from cni_plugins.kernel.nft.sections import Chain, Section
 from cni_plugins.spec.call import Identity
 from cni_plugins.spec.namespace import Namespace
 
+SETS = ("guarded", "allowed")
+
 SECTION = Section(
     family=NFPROTO_BRIDGE,
     version="spoof_1",

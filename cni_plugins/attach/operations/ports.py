@@ -1,0 +1,47 @@
+"""Undo operations of published ports."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cni_plugins.attach.masquerade import iptables_lock
+from cni_plugins.attach.ports import decode, localnet, udp_ports
+from cni_plugins.attach.scene import Scene
+from cni_plugins.kernel import conntrack, iptables, sysctl
+from cni_plugins.kernel.iptables import Tool
+from cni_plugins.kernel.nft import ports
+from cni_plugins.kernel.nft.ports import Hide, Publication
+from cni_plugins.store import claims
+
+
+def delete(scene: Scene, args: Mapping[str, Any]) -> None:
+    """`ports.delete {backend, forwards, hide, excluded}`."""
+    call = scene.call
+    made = Publication(decode(args["forwards"]), Hide(args["hide"]), tuple(args["excluded"]))
+    if args["backend"] == "nftables":
+        ports.remove(call.host, call.identity, made)
+        return
+    with iptables_lock(call):
+        for target in made.targets:
+            iptables.remove_ports(Tool(call.host, target.version, call.deadline), call.identity)
+
+
+def forget(scene: Scene, args: Mapping[str, Any]) -> None:
+    """`ports.forget {ports}`: UDP flows that were led to the container."""
+    conntrack.forget_translated(scene.call.host, udp_ports(decode(args["ports"])))
+
+
+def release(scene: Scene, args: Mapping[str, Any]) -> None:
+    """`ports.release {claims: [[subject, member]]}`."""
+    call = scene.call
+    with claims.guarded(call.roots, call.deadline):
+        for subject, member in args["claims"]:
+            claims.release(call.roots, subject, member, call.identity)
+
+
+def release_localnet(scene: Scene, args: Mapping[str, Any]) -> None:
+    """`localnet.release {subject, member, interface}`: the last user shuts what the first one opened."""
+    call = scene.call
+    with claims.guarded(call.roots, call.deadline):
+        if claims.release(call.roots, args["subject"], args["member"], call.identity):
+            sysctl.ensure(call.host, {localnet(args["interface"]): "0"}, optional=True)
+            ports.unguard_loopback(call.host, args["interface"])

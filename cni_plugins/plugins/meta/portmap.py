@@ -1,0 +1,287 @@
+"""portmap: ports of the host that lead to the container.
+
+The mappings come from `runtimeConfig.portMappings` (capability `portMappings`, or a Mesos task's
+`port_mappings`): `hostPort`, `containerPort`, `protocol` (tcp, udp, sctp; tcp when absent) and `hostIP`,
+which confines the port to one of the host's addresses. The container's first address of each family is mapped
+to.
+
+    {"name": "web-net", "type": "portmap",
+     "delegate": {"type": "bridge", "isDefaultGateway": true,
+                  "ipam": {"type": "host-local", "subnet": "10.60.0.0/24"}}}
+
+In the kernel: an element per port and family in the maps of the nf_tables table `inet mesokit`, whose few
+rules serve all containers; an element that lets the container and its neighbours reach the port too (`snat`);
+`route_localnet` on the host's interface towards the container, so that 127.0.0.1 works, with that interface's
+neighbours kept out of 127.0.0.0/8. [::1] works like any other address of the host for TCP and UDP programs
+that do not bind to ::1 themselves. A port that another container has is refused, whatever the two mappings'
+families, when their addresses overlap; one that a process listens on is not: packets no longer reach that
+process. UDP flows from before are forgotten, on ADD and on DEL.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cni_plugins.attach import ports
+from cni_plugins.attach.plugin import Kind, Plugin
+from cni_plugins.attach.ports import IptablesKeys
+from cni_plugins.attach.scene import Scene
+from cni_plugins.attach.transaction import Transaction
+from cni_plugins.kernel import iptables
+from cni_plugins.kernel.nfnetlink import Nfnetlink
+from cni_plugins.kernel.nft.ports import PROTOCOLS, Forward, Hide, Publication
+from cni_plugins.spec.call import Call
+from cni_plugins.spec.config import BOOL, TEXT, integer, list_of, one_of, option
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.result import Result
+from cni_plugins.spec.values import Ip, IpInterface, fold, parse_ip
+
+
+@dataclass(frozen=True, slots=True)
+class PortmapConfig:
+    backend: str = option(
+        "backend",
+        one_of("nftables", "iptables", "auto"),
+        "auto",
+        "where the rules live; auto: iptables if a key needs it, else nftables",
+    )
+    snat: bool = option(
+        "snat", BOOL, True, "let the container itself, its subnet and the host's loopback reach the port too"
+    )
+    masq_all: bool = option("masqAll", BOOL, False, "hide every client's address from the container")
+    conditions_v4: tuple[str, ...] = option(
+        "conditionsV4", list_of(TEXT), (), "further iptables matches of IPv4 packets (iptables only)"
+    )
+    conditions_v6: tuple[str, ...] = option(
+        "conditionsV6", list_of(TEXT), (), "further iptables matches of IPv6 packets (iptables only)"
+    )
+    mark_masq_bit: int | None = option(
+        "markMasqBit",
+        integer(0, 31),
+        None,
+        "the packet mark's bit for packets to masquerade, 13 (iptables only)",
+    )
+    external_set_mark_chain: str = option(
+        "externalSetMarkChain", TEXT, "", "a chain of yours that sets that mark instead (iptables only)"
+    )
+
+
+def _only_iptables(config: PortmapConfig) -> dict[str, Any]:
+    keys = {
+        "conditionsV4": config.conditions_v4,
+        "conditionsV6": config.conditions_v6,
+        "markMasqBit": config.mark_masq_bit,
+        "externalSetMarkChain": config.external_set_mark_chain,
+    }
+    return {key: value for key, value in keys.items() if value not in {None, "", ()}}
+
+
+def _keys(config: PortmapConfig) -> IptablesKeys | None:
+    """None for nf_tables. CniError 2 or 7 when the keys contradict one another."""
+    special = _only_iptables(config)
+    if config.backend == "nftables" and special:
+        key, value = next(iter(special.items()))
+        shown = list(value) if isinstance(value, tuple) else value
+        raise CniError(
+            Code.UNSUPPORTED_FIELD,
+            f"{key} is {shown!r}, which has no meaning for backend nftables",
+            "its maps translate without marking packets, by rules that all networks share; "
+            "leave the key out, or set backend to iptables",
+        )
+    if config.backend != "iptables" and not special:
+        return None
+    if config.mark_masq_bit is not None and config.external_set_mark_chain:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"markMasqBit is {config.mark_masq_bit} and externalSetMarkChain is "
+            f"{config.external_set_mark_chain!r}: only one of them can say how packets are marked",
+        )
+    for key in ("conditionsV4", "conditionsV6"):
+        words = special.get(key)
+        if words and not words[0].startswith(("-", "!")):
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"{key} is {list(words)!r}, which is not how iptables writes a match",
+                'it begins with an option or "!", as in ["!", "-d", "192.0.2.0/24"]',
+            )
+        for word in words or ():
+            if any(char.isspace() or char == '"' for char in word):
+                raise CniError(
+                    Code.INVALID_CONFIG, f"{key} has {word!r}: each word of the match is an item of its own"
+                )
+    chain = config.external_set_mark_chain
+    if chain and (len(chain) > 28 or any(char.isspace() for char in chain)):
+        raise CniError(
+            Code.INVALID_CONFIG, f"externalSetMarkChain is {chain!r}, which cannot be a chain's name"
+        )
+    bit = 13 if config.mark_masq_bit is None else config.mark_masq_bit
+    return IptablesKeys(bit, chain, config.conditions_v4, config.conditions_v6)
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One entry of portMappings; `host_ip` None is every address of the host, `family` 0 is both."""
+
+    where: str
+    protocol: str
+    host_ip: Ip | None
+    family: int
+    host_port: int
+    container_port: int
+
+
+def _port(entry: dict[str, Any], key: str, where: str) -> int:
+    value = fold(entry, key)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 65536:
+        raise CniError(
+            Code.INVALID_CONFIG, f"{where}.{key} is {value!r}, which is not a port from 1 to 65535"
+        )
+    return value
+
+
+def _mapping(entry: object, where: str) -> Mapping:
+    if not isinstance(entry, dict):
+        raise CniError(Code.INVALID_CONFIG, f"{where} is {entry!r}, which is not an object")
+    protocol = fold(entry, "protocol")
+    if protocol is None or protocol == "":
+        protocol = "tcp"
+    if not isinstance(protocol, str) or protocol.lower() not in PROTOCOLS:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"{where}.protocol is {protocol!r}, which is not one of {', '.join(PROTOCOLS)}",
+        )
+    text = fold(entry, "hostIP")
+    host_ip: Ip | None = None
+    if text is not None and text != "":
+        try:
+            host_ip = parse_ip(text if isinstance(text, str) else repr(text))
+        except ValueError as error:
+            raise CniError(
+                Code.INVALID_CONFIG, f"{where}.hostIP is {text!r}, which is not an IP address", str(error)
+            ) from error
+        if host_ip.is_multicast:
+            raise CniError(Code.INVALID_CONFIG, f"{where}.hostIP is {text!r}, a multicast address")
+    family = 0 if host_ip is None else host_ip.version
+    if host_ip is not None and host_ip.is_unspecified:
+        host_ip = None
+    return Mapping(
+        where,
+        protocol.lower(),
+        host_ip,
+        family,
+        _port(entry, "hostPort", where),
+        _port(entry, "containerPort", where),
+    )
+
+
+def parse_mappings(listed: object) -> list[Mapping]:
+    """`runtimeConfig.portMappings`. CniError 7 naming the entry, the key and the value."""
+    if listed is None:
+        return []
+    if not isinstance(listed, list):
+        raise CniError(Code.INVALID_CONFIG, f"runtimeConfig.portMappings is {listed!r}, which is not a list")
+    mappings = [_mapping(entry, f"portMappings[{number}]") for number, entry in enumerate(listed)]
+    seen: dict[tuple[str, Ip | None, int, int], Mapping] = {}
+    for item in mappings:
+        for family in (4, 6) if item.family == 0 else (item.family,):
+            first = seen.setdefault((item.protocol, item.host_ip, family, item.host_port), item)
+            if first.container_port != item.container_port:
+                raise CniError(
+                    Code.INVALID_CONFIG,
+                    f"{item.where}.hostPort is {item.host_port}, which {first.where} maps already",
+                )
+    return mappings
+
+
+def targets(call: Call, result: Result) -> dict[int, IpInterface]:
+    """The first address of each family on the attachment's own interface."""
+    found: dict[int, IpInterface] = {}
+    for entry in result.ips:
+        if entry.interface is not None and entry.interface < len(result.interfaces):
+            interface = result.interfaces[entry.interface]
+            if not interface.sandbox or interface.name != call.ifname:
+                continue
+        found.setdefault(entry.address.version, entry.address)
+    return found
+
+
+def forwards(mappings: Sequence[Mapping], found: dict[int, IpInterface]) -> tuple[Forward, ...]:
+    """What to publish. CniError 7 for a mapping that no address of the container can serve."""
+    made: dict[Forward, None] = {}
+    for item in mappings:
+        versions = [version for version in sorted(found) if item.family in {0, version}]
+        if not versions:
+            missing = f"IPv{item.family} address" if item.family else "address"
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"{item.where} maps port {item.host_port}, but the container has no {missing}",
+                "leave hostIP out, or give the network a range of that family" if item.family else "",
+            )
+        for version in versions:
+            target = found[version]
+            made[Forward(item.protocol, item.host_ip, item.host_port, target, item.container_port)] = None
+    return tuple(made)
+
+
+def _wanted(call: Call, config: PortmapConfig) -> Publication | None:
+    mappings = parse_mappings(call.runtime("portMappings"))
+    if not mappings or call.previous is None:
+        return None
+    hide = Hide.NOBODY if not config.snat else Hide.ALL if config.masq_all else Hide.LOCAL
+    return Publication(forwards(mappings, targets(call, call.previous)), hide)
+
+
+def validate(call: Call, config: PortmapConfig) -> None:
+    _keys(config)
+    parse_mappings(call.runtime("portMappings"))
+
+
+def add(call: Call, config: PortmapConfig, tx: Transaction) -> Result:
+    assert call.previous is not None
+    keys = _keys(config)
+    wanted = _wanted(call, config)
+    if wanted is not None:
+        ports.publish(tx, wanted, keys)
+    return call.previous
+
+
+def check(call: Call, config: PortmapConfig, scene: Scene) -> None:
+    wanted = _wanted(call, config)
+    if wanted is not None:
+        ports.check(call, wanted, _keys(config))
+
+
+def adopt(call: Call, config: PortmapConfig, scene: Scene) -> None:
+    ports.adopt(call)
+
+
+def gc(call: Call, config: PortmapConfig, scene: Scene) -> None:
+    ports.collect(call)
+
+
+def status(call: Call, config: PortmapConfig, scene: Scene) -> None:
+    try:
+        if _keys(config) is None:
+            Nfnetlink(call.host).close()
+        elif iptables.find("iptables-restore") is None:
+            raise CniError(Code.INTERNAL, "iptables is not installed")
+    except CniError as error:
+        if error.code != Code.INTERNAL:
+            raise
+        raise CniError(
+            Code.NOT_AVAILABLE, f"ports cannot be published: {error.msg}", error.details
+        ) from error
+
+
+PLUGIN = Plugin(
+    name="portmap",
+    kind=Kind.META,
+    about="publishes ports of the container on the host",
+    config=PortmapConfig,
+    add=add,
+    check=check,
+    adopt=adopt,
+    gc=gc,
+    status=status,
+    validate=validate,
+)
