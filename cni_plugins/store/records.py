@@ -173,8 +173,8 @@ def every(roots: Roots, network: str | None = None) -> Iterator[tuple[Path, Cont
 
 
 def blank(roots: Roots, network: str) -> Iterator[Path]:
-    """The files of one network without a readable head: their ADD died before it changed anything, or is about
-    to write."""
+    """The files of one network without a readable head: their ADD died before it changed anything, or is
+    about to write."""
     for path in _entries(folder(roots, network)):
         try:
             contents = _parse(path.read_bytes())
