@@ -155,8 +155,9 @@ class Pump:
 
 
 def _splice(reader: int, sink: RotatingFile, limit: int, buffer: bytearray) -> int:
+    room = sink.room  # asked first: it may rotate, and then the descriptor is another
     try:
-        count = os.splice(reader, sink.fileno(), min(limit, sink.room))
+        count = os.splice(reader, sink.fileno(), min(limit, room))
     except BlockingIOError:
         raise
     except OSError as error:
