@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from netns_tests.cases import Case, Reach
+from netns_tests.case import Case, Reach
 from netns_tests.node import Answer, Netns, Node
 from netns_tests.runtime import Attachment, network
 from netns_tests.snapshot import Snapshot, snapshot

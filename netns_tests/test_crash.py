@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import pytest
 
-from netns_tests.cases import DEFAULT4, DUAL, bridge, local
+from netns_tests.case import DEFAULT4, DUAL, bridge, local
 from netns_tests.node import PATH, Netns, Node, started
 from netns_tests.plugins import TOP
 from netns_tests.snapshot import assert_clean, snapshot

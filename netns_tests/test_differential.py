@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from netns_tests.cases import CASES, Case
+from netns_tests.case import Case
+from netns_tests.cases import CASES
 from netns_tests.compare import observe
 from netns_tests.differences import DIFFERENCES
 from netns_tests.node import Node

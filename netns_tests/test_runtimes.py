@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from netns_tests.cases import DUAL, V4, bridge, local
+from netns_tests.case import DUAL, V4, bridge, local
 from netns_tests.conftest import BOTH_WAYS
 from netns_tests.node import Finished, Node, Running, started, until
 from netns_tests.runtime import network
