@@ -1,7 +1,8 @@
 """One run of chaos: the plan played against a real executor, then calm, then the reckoning.
 
 What must be true in the end: every task that reached the executor has exactly one terminal state, the agent
-and the executor agree on it, a task that the agent had to declare lost never lives, and nothing runs any more.
+and the executor agree on it, a task that the agent had to declare lost never lives, and nothing runs any
+more.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class EventStream:
         self._socket = peer
         self._encoding = encoding
         self._end = end
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def records(self, events: Iterable[executor_pb2.Event]) -> bytes:
         """The RecordIO bytes of some events."""
@@ -50,12 +50,16 @@ class EventStream:
         return self.segments(chunk(piece) for piece in pieces)
 
     def segments(self, pieces: Iterable[bytes], pause: float = 0.0) -> bool:
-        """Each piece of connection bytes in a segment of its own, with `pause` seconds between two."""
-        for piece in pieces:
-            if not self.raw(piece):
-                return False
-            if pause:
-                time.sleep(pause)
+        """Each piece of connection bytes in a segment of its own, with `pause` seconds between two.
+
+        Nothing else is written meanwhile: an acknowledgement must not land inside a record.
+        """
+        with self._lock:
+            for piece in pieces:
+                if not self.raw(piece):
+                    return False
+                if pause:
+                    time.sleep(pause)
         return True
 
     def raw(self, data: bytes) -> bool:

@@ -54,7 +54,7 @@ def test_33_programs_that_cannot_start(scene: Scene) -> None:
         launch(_argv("a directory", "/etc")),
     )
     _failed(agent, "not executable", "Permission denied")
-    _failed(agent, "interpreter", "No such file or directory")
+    _failed(agent, "interpreter", "interpreter '/no/such/interpreter'")
     _failed(agent, "too long", "Argument list too long")
     _failed(agent, "a directory", "Permission denied")
 
@@ -77,10 +77,16 @@ def test_33_no_more_processes(scene: Scene) -> None:
     executor = scene.start(agent, STAY, wrap=["/usr/bin/setpriv", *identity])
     agent.send(launch(task("before", "exit 0")))
     agent.wait_state("before", "FINISHED")
-    subprocess.run(["/usr/bin/prlimit", f"--pid={executor.pid}", "--nproc=1:unlimited"], check=True)
+
+    def limit(processes_of_user: int) -> None:
+        for pid in executor.own_pids():
+            command = ["/usr/bin/prlimit", f"--pid={pid}", f"--nproc={processes_of_user}:"]
+            subprocess.run(["/usr/bin/setpriv", *identity, *command], check=True)
+
+    limit(1)
     agent.send(launch(task("refused", "exit 0")))
     _failed(agent, "refused", "Resource temporarily unavailable")
-    subprocess.run(["/usr/bin/prlimit", f"--pid={executor.pid}", "--nproc=4000:unlimited"], check=True)
+    limit(500)
     agent.send(launch(task("after", "exit 0")))
     agent.wait_state("after", "FINISHED")
 
