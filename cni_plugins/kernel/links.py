@@ -1,10 +1,12 @@
 """Links: looked up, made, changed and deleted."""
 
 import errno
-from dataclasses import dataclass
+import os
+import struct
+from dataclasses import dataclass, replace
 from typing import Any
 
-from cni_plugins.kernel.messages import LINK, decode, encode
+from cni_plugins.kernel.messages import LINK, attributes, encode, number, text
 from cni_plugins.kernel.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -19,13 +21,33 @@ from cni_plugins.kernel.netlink import (
 
 IFF_UP, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x100, 0x200
 _NO_LINK = frozenset((errno.ENODEV,))
+_HEADER = struct.Struct("=BxHiII")
+_BODY = 16 + _HEADER.size
+
+# linux/if_link.h
+_ADDRESS, _IFNAME, _MTU, _LINK, _MASTER, _TXQLEN, _OPERSTATE, _LINKINFO, _ALIAS = (
+    1,
+    3,
+    4,
+    5,
+    10,
+    13,
+    16,
+    18,
+    20,
+)
+_INFO_KIND, _INFO_DATA, _INFO_SLAVE_DATA = 1, 2, 5
+_BRPORT_STATE, _BRPORT_MODE, _BRPORT_ISOLATED = 1, 4, 33
+_OPERSTATE_UP, _FORWARDING = 6, 3
 _SKIP_STATS = ("IFLA_EXT_MASK", 8)
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A link as the kernel tells it; `peer` is IFLA_LINK (a veth's other end, a macvlan's master), 0 for
-    none.
+    """A link as the kernel tells it.
+
+    `peer` is IFLA_LINK (a veth's other end, a macvlan's master), 0 for none. `data` and `port` are the
+    attributes of its kind and of its master's kind, by number.
     """
 
     index: int
@@ -36,85 +58,151 @@ class Link:
     flags: int
     master: int
     peer: int
-    operstate: str
     alias: str
     queue: int
-    port: Any = None
-    data: Any = None
+    running: bool
+    data: dict[int, bytes]
+    port: dict[int, bytes]
 
     @property
     def up(self) -> bool:
         return bool(self.flags & IFF_UP)
 
+    @property
+    def forwarding(self) -> bool:
+        """Whether a bridge port passes frames: its carrier is there and the bridge has let it in."""
+        return self.running and self.port.get(_BRPORT_STATE, b"\0")[0] == _FORWARDING
 
-def _link(packet: bytes) -> Link:
-    message = decode(LINK, packet)
-    info = message.get_attr("IFLA_LINKINFO")
+    @property
+    def hairpin(self) -> bool:
+        return self.port.get(_BRPORT_MODE, b"\0")[0] == 1
+
+    @property
+    def isolated(self) -> bool:
+        return self.port.get(_BRPORT_ISOLATED, b"\0")[0] == 1
+
+
+def parse(packet: bytes) -> Link:
+    """A link of an RTM_NEWLINK message."""
+    _, _, index, flags, _ = _HEADER.unpack_from(packet, 16)
+    found = attributes(packet, _BODY)
+    info = attributes(found.get(_LINKINFO, b""), 0)
     return Link(
-        index=message["index"],
-        name=message.get_attr("IFLA_IFNAME") or "",
-        kind=(info.get_attr("IFLA_INFO_KIND") or "") if info else "",
-        mac=message.get_attr("IFLA_ADDRESS") or "",
-        mtu=message.get_attr("IFLA_MTU") or 0,
-        flags=message["flags"],
-        master=message.get_attr("IFLA_MASTER") or 0,
-        peer=message.get_attr("IFLA_LINK") or 0,
-        operstate=message.get_attr("IFLA_OPERSTATE") or "UNKNOWN",
-        alias=message.get_attr("IFLA_IFALIAS") or "",
-        queue=message.get_attr("IFLA_TXQLEN") or 0,
-        port=info.get_attr("IFLA_INFO_SLAVE_DATA") if info else None,
-        data=info.get_attr("IFLA_INFO_DATA") if info else None,
+        index=index,
+        name=text(found, _IFNAME),
+        kind=text(info, _INFO_KIND),
+        mac=found.get(_ADDRESS, b"").hex(":"),
+        mtu=number(found, _MTU),
+        flags=flags,
+        master=number(found, _MASTER),
+        peer=number(found, _LINK),
+        alias=text(found, _ALIAS),
+        queue=number(found, _TXQLEN),
+        running=found.get(_OPERSTATE, b"\0")[0] == _OPERSTATE_UP,
+        data=attributes(info.get(_INFO_DATA, b""), 0),
+        port=attributes(info.get(_INFO_SLAVE_DATA, b""), 0),
     )
+
+
+def _find(netlink: Netlink, what: str, body: bytes) -> Link | None:
+    answer = answered(netlink.request(Message(f"look up {what}", RTM_GETLINK, 0, body, _NO_LINK)))
+    return parse(answer.messages[0]) if answer.messages else None
 
 
 def find(netlink: Netlink, name: str) -> Link | None:
     """The link called `name`, None if there is none. CniError 999."""
-    body = encode(LINK, {}, [("IFLA_IFNAME", name), _SKIP_STATS])
-    answer = answered(netlink.request(Message(f"look up {name}", RTM_GETLINK, 0, body, _NO_LINK)))
-    return _link(answer.messages[0]) if answer.messages else None
+    return _find(netlink, name, encode(LINK, {}, [("IFLA_IFNAME", name), _SKIP_STATS]))
 
 
 def find_index(netlink: Netlink, index: int) -> Link | None:
     """The link with this index, None if there is none. CniError 999."""
-    body = encode(LINK, {"index": index}, [_SKIP_STATS])
-    answer = answered(netlink.request(Message(f"look up link {index}", RTM_GETLINK, 0, body, _NO_LINK)))
-    return _link(answer.messages[0]) if answer.messages else None
+    return _find(netlink, f"link {index}", encode(LINK, {"index": index}, [_SKIP_STATS]))
+
+
+def _selection(master: int) -> bytes:
+    filters = [("IFLA_MASTER", master)] if master else []
+    return encode(LINK, {}, [*filters, _SKIP_STATS])
 
 
 def every(netlink: Netlink, *, master: int = 0) -> list[Link]:
     """All links, or the ports of one master. CniError 999."""
-    filters = [("IFLA_MASTER", master)] if master else []
-    return [
-        _link(message)
-        for message in netlink.dump("list links", RTM_GETLINK, encode(LINK, {}, [*filters, _SKIP_STATS]))
-    ]
+    return [parse(packet) for packet in netlink.dump("list links", RTM_GETLINK, _selection(master))]
 
 
-def change(name: str, index: int, *, set_flags: int = 0, clear_flags: int = 0, **attributes: Any) -> Message:
-    """Change flags and attributes of a link; `attributes` are named as IFLA_* without the prefix, in lower
-    case.
+def has_ports(netlink: Netlink, master: int) -> bool:
+    """Whether a link has any port; at the first one of a thousand it stops reading. CniError 999."""
+    with netlink.another() as apart:
+        return apart.any("look for ports", RTM_GETLINK, _selection(master))
 
-    Used as `netlink.request(change("eth0", 7, set_flags=IFF_UP, mtu=1400))`.
+
+def change(name: str, index: int, *, set_flags: int = 0, clear_flags: int = 0, **values: Any) -> Message:
+    """Change flags and attributes of a link; `values` are named as IFLA_* without the prefix, in lower case.
+
+    Used as `netlink.request(change("eth0", 7, set_flags=IFF_UP, mtu=1400))`; `index` 0 finds it by name.
     """
     fields = {"index": index, "flags": set_flags, "change": set_flags | clear_flags}
-    listed = [(f"IFLA_{key.upper()}", value) for key, value in attributes.items()]
+    listed = [(f"IFLA_{key.upper()}", value) for key, value in values.items()]
+    if not index:
+        listed.append(("IFLA_IFNAME", name))
     return Message(f"change {name}", RTM_SETLINK, 0, encode(LINK, fields, listed))
 
 
-def create(name: str, kind: str, data: list[tuple[str, Any]] | None = None, **attributes: Any) -> Message:
-    """Make a link; `data` is its IFLA_INFO_DATA. Attributes as for `change`; `allow` EEXIST with
-    `dataclasses.replace`.
-    """
+def change_port(name: str, index: int, *, hairpin: bool = False, isolated: bool = False) -> Message:
+    """Set options of a bridge port; what is false is left alone."""
+    options = [("IFLA_BRPORT_MODE", 1)] * hairpin + [("IFLA_BRPORT_ISOLATED", 1)] * isolated
+    data = {"attrs": [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", {"attrs": options})]}
+    body = encode(LINK, {"index": index}, [("IFLA_LINKINFO", data)])
+    return Message(f"set options of bridge port {name}", RTM_NEWLINK, 0, body)
+
+
+def create(name: str, kind: str, data: list[tuple[str, Any]] | None = None, **values: Any) -> Message:
+    """Make a link; `data` is its IFLA_INFO_DATA, `flags` its first flags, other values as for `change`."""
     info: list[tuple[str, Any]] = [("IFLA_INFO_KIND", kind)]
     if data is not None:
         info.append(("IFLA_INFO_DATA", {"attrs": data}))
-    flags = attributes.pop("flags", 0)
+    flags = values.pop("flags", 0)
     listed = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", {"attrs": info})]
-    listed += [(f"IFLA_{key.upper()}", value) for key, value in attributes.items()]
+    listed += [(f"IFLA_{key.upper()}", value) for key, value in values.items()]
     body = encode(LINK, {"flags": flags, "change": flags}, listed)
     return Message(f"create {kind} {name}", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def create_veth(
+    name: str, peer: str, sandbox: int, *, mtu: int, mac: str, peer_mac: str, master: int = 0
+) -> Message:
+    """Make a veth pair, `name` here and up, `peer` directly in the namespace behind the descriptor `sandbox`
+    and down.
+
+    EEXIST is an answer: one of the two names is taken.
+    """
+    size = {"mtu": mtu} if mtu else {}
+    other: list[tuple[str, Any]] = [
+        ("IFLA_IFNAME", peer),
+        ("IFLA_ADDRESS", peer_mac),
+        ("IFLA_NET_NS_FD", sandbox),
+    ]
+    other += [("IFLA_MTU", mtu)] * bool(mtu)
+    bound = {"master": master} if master else {}
+    message = create(
+        name, "veth", [("VETH_INFO_PEER", {"attrs": other})], address=mac, flags=IFF_UP, **size, **bound
+    )
+    return replace(message, allow=frozenset((errno.EEXIST,)))
 
 
 def delete(name: str) -> Message:
     """Delete a link by name; that it is gone already is an answer (Answer.error is ENODEV)."""
     return Message(f"delete {name}", RTM_DELLINK, 0, encode(LINK, {}, [("IFLA_IFNAME", name)]), _NO_LINK)
+
+
+def random_mac() -> str:
+    """A locally administered unicast address: one that is chosen needs no reading back, and is not changed by
+    udev.
+    """
+    octets = bytearray(os.urandom(6))
+    octets[0] = octets[0] & 0xFE | 0x02
+    return octets.hex(":")
+
+
+def random_name() -> str:
+    """A host veth's name, in the reference plugins' form."""
+    return "veth" + os.urandom(4).hex()

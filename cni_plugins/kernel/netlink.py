@@ -133,6 +133,25 @@ class Netlink:
                 break
         return found
 
+    def another(self) -> "Netlink":
+        """A second socket in the same namespace."""
+        return Netlink(self.namespace, self._deadline)
+
+    def any(self, doing: str, kind: int, body: bytes) -> bool:
+        """Whether a dump would find anything. The rest of it is left unread: the socket is of no use
+        afterwards.
+        """
+        self._sequence += 1
+        self._send(_HEADER.pack(16 + len(body), kind, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0) + body)
+        while True:
+            for reply, _, _, packet in self._receive():
+                if reply not in {_NLMSG_DONE, _NLMSG_ERROR}:
+                    return True
+                code = -int(struct.unpack_from("=i", packet, 16)[0])
+                if code:
+                    raise _failure(doing, code, packet)
+                return False
+
     def _dump_once(self, doing: str, kind: int, body: bytes) -> tuple[list[bytes], bool]:
         self._sequence += 1
         wanted = self._sequence

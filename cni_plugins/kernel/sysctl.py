@@ -46,21 +46,25 @@ def write(namespace: Namespace, values: dict[str, str]) -> None:
 
 def ensure(namespace: Namespace, values: dict[str, str], *, optional: bool = False) -> dict[str, str]:
     """Write only what differs, and return the values found before. With `optional`, what the kernel does not
-    have or does not let us write is passed over. CniError 5."""
-    before: dict[str, str] = {}
+    have or does not let us write is passed over. CniError 5.
+    """
     with entered(namespace):
-        for name, value in values.items():
-            path = _path(name)
-            found = _open_text(path)
-            if found == value:
+        return ensure_here(values, optional=optional)
+
+
+def ensure_here(values: dict[str, str], *, optional: bool = False) -> dict[str, str]:
+    """`ensure` in the namespace that the calling thread is in."""
+    before: dict[str, str] = {}
+    for name, value in values.items():
+        path = _path(name)
+        found = _open_text(path)
+        if found == value or (found is None and optional):
+            continue
+        try:
+            path.write_text(value)
+        except OSError as error:
+            if optional:
                 continue
-            if found is None and optional:
-                continue
-            try:
-                path.write_text(value)
-            except OSError as error:
-                if optional:
-                    continue
-                raise CniError(Code.IO, f"cannot write {value!r} to {path}", str(error)) from error
-            before[name] = found or ""
+            raise CniError(Code.IO, f"cannot write {value!r} to {path}", str(error)) from error
+        before[name] = found or ""
     return before

@@ -1,8 +1,15 @@
 """host-local: addresses from ranges, reserved on this host.
 
-Each range set gives one address. The walk goes on where the last one stopped, so that an address that was
-released rests before it is given again. With `sticky`, a workload that comes back gets the address it had, if
-that is free.
+Each range set gives one address, reserved in a file that carries its owner (the reference plugin's own files:
+a node can change in either direction). The walk goes on where the last one stopped, so that an address that
+was released rests before it is given again. With `sticky`, a workload that comes back gets the address it
+had, if that is free. Reservations from before the last boot are void; they are taken when nothing else is
+left.
+
+    {"name": "app-net", "type": "bridge", "bridge": "app0",
+     "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.50.0.0/16", "rangeStart": "10.50.1.0"}],
+                                               [{"subnet": "fd00:50::/64"}]],
+              "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}}
 """
 
 import hashlib
@@ -198,10 +205,8 @@ def _search(reservations: Reservations, ranges: RangeSet, number: int) -> Ip | N
     return None
 
 
-def _choose(
-    call: Call, config: HostLocalConfig, reservations: Reservations, ranges: RangeSet, number: int
-) -> Ip:
-    remembered = _remembered(_sticky_file(call, config, number))
+def _choose(call: Call, sticky: Path | None, reservations: Reservations, ranges: RangeSet, number: int) -> Ip:
+    remembered = _remembered(sticky)
     if remembered is not None:
         one = range_of(ranges, remembered)
         if one is not None and one.gateway != remembered and reservations.free(remembered):
@@ -222,12 +227,10 @@ def _one_of(wanted: list[Ip], ranges: RangeSet) -> Ip | None:
     return next((address for address in wanted if range_of(ranges, address) is not None), None)
 
 
-def add(call: Call, config: HostLocalConfig, tx: Transaction) -> Result:
+def _plan(call: Call, config: HostLocalConfig) -> list[tuple[RangeSet, Ip | None]]:
+    """The range sets, each with the address that is asked of it, if one is. CniError 7."""
     sets = _sets(call, config)
     wanted = _requested(call)
-    dns = resolv_conf(config.resolv_conf) if config.resolv_conf else Dns()
-    owner = Owner(call.container_id, call.ifname)
-    ips: list[Address] = []
     requests = [_one_of(wanted, ranges) for ranges in sets]
     left = [str(address) for address in wanted if address not in requests]
     if left:
@@ -236,11 +239,19 @@ def add(call: Call, config: HostLocalConfig, tx: Transaction) -> Result:
             f"requested address {', '.join(left)} is in no range of network {call.network}",
             "each range set gives one address",
         )
+    return list(zip(sets, requests, strict=True))
+
+
+def add(call: Call, config: HostLocalConfig, tx: Transaction) -> Result:
+    plan = _plan(call, config)
+    dns = resolv_conf(config.resolv_conf) if config.resolv_conf else Dns()
+    owner = Owner(call.container_id, call.ifname)
+    ips: list[Address] = []
     with opened(
         directory_of(call.roots, config.data_dir, call.network), call.roots, call.deadline
     ) as reservations:
         held = reservations.owned(owner)
-        for number, (ranges, request) in enumerate(zip(sets, requests, strict=True)):
+        for number, (ranges, request) in enumerate(plan):
             sticky = _sticky_file(call, config, number)
             if request is None:
                 _refuse_second(owner, held, ranges)
@@ -329,6 +340,10 @@ def status(call: Call, config: HostLocalConfig, scene: Scene) -> None:
                 )
 
 
+def validate(call: Call, config: HostLocalConfig) -> None:
+    _plan(call, config)
+
+
 PLUGIN = Plugin(
     name="host-local",
     kind=Kind.IPAM,
@@ -339,4 +354,5 @@ PLUGIN = Plugin(
     adopt=adopt,
     gc=gc,
     status=status,
+    validate=validate,
 )

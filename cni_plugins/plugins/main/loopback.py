@@ -1,15 +1,20 @@
-"""loopback: brings `lo` up in the container and reports it."""
+"""loopback: brings `lo` up in the container and reports its addresses.
+
+CNI_IFNAME is not looked at. DEL takes `lo` down again if ADD found it down.
+
+    {"name": "lo", "type": "loopback"}
+"""
 
 from dataclasses import dataclass
 
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
-from cni_plugins.kernel import links
+from cni_plugins.kernel import addresses, links
 from cni_plugins.kernel.netlink import Netlink
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.errors import CniError, Code
-from cni_plugins.spec.result import Interface, Result
+from cni_plugins.spec.result import Address, Interface, Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,12 @@ def add(call: Call, config: LoopbackConfig, tx: Transaction) -> Result:
         netlink.request(links.change("lo", link.index, set_flags=links.IFF_UP))
     if call.previous is not None:
         return call.previous
-    return Result(interfaces=(Interface("lo", link.mac, call.netns_path),))
+    found = addresses.of_link(netlink, link.index)
+    for item in found:
+        if not item.address.is_loopback:
+            raise CniError(Code.INTERNAL, f"lo has address {item.address}, which is not a loopback address")
+    ips = tuple(Address(item.address, interface=0) for item in found)
+    return Result(interfaces=(Interface("lo", link.mac, call.netns_path),), ips=ips)
 
 
 def check(call: Call, config: LoopbackConfig, scene: Scene) -> None:

@@ -1,0 +1,76 @@
+"""Addresses of links."""
+
+import errno
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface
+
+from cni_plugins.kernel.messages import ADDRESS, attributes, encode, number
+from cni_plugins.kernel.netlink import (
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    RTM_DELADDR,
+    RTM_GETADDR,
+    RTM_NEWADDR,
+    Message,
+    Netlink,
+)
+from cni_plugins.spec.values import IpInterface
+
+_AF_INET, _AF_INET6 = 2, 10
+_HEADER = struct.Struct("=BBBBI")
+# linux/if_addr.h
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+_NODAD, DADFAILED, TENTATIVE = 0x02, 0x08, 0x40
+GLOBAL, LINK = 0, 253
+
+
+@dataclass(frozen=True, slots=True)
+class LinkAddress:
+    index: int
+    address: IpInterface
+    flags: int
+    scope: int
+
+
+def _body(index: int, address: IpInterface, flags: int = 0) -> bytes:
+    fields = {
+        "family": _AF_INET if address.version == 4 else _AF_INET6,
+        "prefixlen": address.network.prefixlen,
+        "index": index,
+        "flags": flags,
+    }
+    listed = [("IFA_LOCAL", str(address.ip)), ("IFA_ADDRESS", str(address.ip))]
+    if isinstance(address, IPv4Interface) and address.network.prefixlen < 31:
+        listed.append(("IFA_BROADCAST", str(address.network.broadcast_address)))
+    return encode(ADDRESS, fields, listed)
+
+
+def add(index: int, address: IpInterface, *, dad: bool = True) -> Message:
+    """Give a link an address; without `dad` an IPv6 address is used at once. EEXIST is an answer."""
+    body = _body(index, address, 0 if dad or address.version == 4 else _NODAD)
+    flags = NLM_F_CREATE | NLM_F_EXCL
+    return Message(f"add address {address}", RTM_NEWADDR, flags, body, frozenset((errno.EEXIST,)))
+
+
+def delete(index: int, address: IpInterface) -> Message:
+    """Take an address from a link; that it is gone already is an answer."""
+    gone = frozenset((errno.EADDRNOTAVAIL, errno.ENODEV))
+    return Message(f"delete address {address}", RTM_DELADDR, 0, _body(index, address), gone)
+
+
+def of_link(netlink: Netlink, index: int) -> list[LinkAddress]:
+    """The addresses of one link. CniError 999."""
+    body = encode(ADDRESS, {"index": index}, [])
+    found = (_parse(packet) for packet in netlink.dump("list addresses", RTM_GETADDR, body))
+    return [item for item in found if item.index == index]
+
+
+def _parse(packet: bytes) -> LinkAddress:
+    family, length, flags, scope, index = _HEADER.unpack_from(packet, 16)
+    found = attributes(packet, 24)
+    raw = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
+    address: IpInterface = (
+        IPv4Interface((raw, length)) if family == _AF_INET else IPv6Interface((raw, length))
+    )
+    return LinkAddress(index, address, number(found, _IFA_FLAGS) or flags, scope)

@@ -1,0 +1,108 @@
+"""Bridges: made when missing, removed with their last port when they are ours.
+
+Ours is a bridge that carries the alias `mesokit`, or (until the alias is on) the MAC address that its maker
+wrote down before it made it. A lock per bridge keeps the making of the bridge and of its first port apart
+from the removal of its last.
+"""
+
+import errno
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from ipaddress import IPv4Interface, IPv6Interface
+from pathlib import Path
+from typing import Any
+
+from cni_plugins.kernel import addresses, links
+from cni_plugins.kernel.links import IFF_PROMISC, IFF_UP, Link
+from cni_plugins.kernel.netlink import Message, Netlink, answered
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.values import IpInterface
+
+ALIAS = "mesokit"
+# linux/if_link.h
+_VLAN_FILTERING, _DEFAULT_PVID = 7, 39
+
+
+def lock_path(run: Path, name: str) -> Path:
+    return run / "locks" / f"bridge-{name}"
+
+
+def find(netlink: Netlink, name: str) -> Link | None:
+    """The bridge called `name`. CniError 7 if that is another kind of link."""
+    link = links.find(netlink, name)
+    if link is not None and link.kind != "bridge":
+        kind = link.kind or "a physical device"
+        raise CniError(Code.INVALID_CONFIG, f"bridge is {name!r}, but that link is {kind} and no bridge")
+    return link
+
+
+def filters_vlans(bridge: Link) -> bool:
+    return bridge.data.get(_VLAN_FILTERING, b"\0")[0] == 1
+
+
+def default_vlan(bridge: Link) -> int:
+    """The VLAN that the bridge gives every new port, 0 for none."""
+    return int.from_bytes(bridge.data.get(_DEFAULT_PVID, b"\1\0")[:2], sys.byteorder)
+
+
+def create(netlink: Netlink, name: str, mac: str, *, mtu: int, promisc: bool, vlan_filtering: bool) -> bool:
+    """Make a bridge of ours, up; False if somebody was faster. CniError 999."""
+    data: list[tuple[str, Any]] = [("IFLA_BR_VLAN_FILTERING", 1)] if vlan_filtering else []
+    size = {"mtu": mtu} if mtu else {}
+    flags = IFF_UP | (IFF_PROMISC if promisc else 0)
+    message = links.create(name, "bridge", data, address=mac, flags=flags, **size)
+    answer = answered(netlink.request(replace(message, allow=frozenset((errno.EEXIST,)))))
+    if answer.error:
+        return False
+    netlink.request(links.change(name, 0, ifalias=ALIAS))
+    return True
+
+
+def give_addresses(
+    netlink: Netlink, bridge: Link, gateways: Sequence[IpInterface], *, force: bool, dad: bool
+) -> None:
+    """Put the gateways on a bridge, or on the interface that stands for one of its VLANs.
+
+    CniError 7 when it has other addresses that conflict (any other IPv4 address, an IPv6 address of an
+    overlapping subnet), unless `force`, which takes those away. The bridge's MAC address is pinned, so that
+    it stops following its ports'.
+    """
+    there = {
+        item.address for item in addresses.of_link(netlink, bridge.index) if item.scope == addresses.GLOBAL
+    }
+    missing = [gateway for gateway in gateways if gateway not in there]
+    if not missing:
+        return
+    changes: list[Message] = []
+    for old in there.difference(gateways):
+        if not any(_conflict(old, gateway) for gateway in missing):
+            continue
+        if not force:
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"{bridge.name} has address {old}, which conflicts with gateway {missing[0]}",
+                "forceAddress: true replaces it",
+            )
+        changes.append(addresses.delete(bridge.index, old))
+    changes += [addresses.add(bridge.index, gateway, dad=dad) for gateway in missing]
+    netlink.request(*changes, links.change(bridge.name, bridge.index, address=bridge.mac))
+
+
+def _conflict(old: IpInterface, new: IpInterface) -> bool:
+    if isinstance(old, IPv4Interface):
+        return isinstance(new, IPv4Interface)
+    return isinstance(new, IPv6Interface) and old.network.overlaps(new.network)
+
+
+def release(netlink: Netlink, name: str, mac: str) -> bool:
+    """Remove a bridge of ours that has no port left; whether it was removed. Its lock must be held. CniError
+    999.
+    """
+    link = links.find(netlink, name)
+    if link is None or link.kind != "bridge" or not (link.alias == ALIAS or link.mac == mac):
+        return False
+    if links.has_ports(netlink, link.index):
+        return False
+    netlink.request(links.delete(name))
+    return True

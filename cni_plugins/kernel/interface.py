@@ -1,0 +1,200 @@
+"""A container's interface brought into service: sysctls, addresses, up, routes, and the word spread about it.
+
+The order is the reference plugins': addresses are there before the link comes up, so that the kernel's own
+announcements (arp_notify) have something to say. Behind a bridge those are lost, because the port does not
+forward yet; `announce` sends them again, as frames made here, from inside the container.
+"""
+
+import errno
+import socket
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cni_plugins.kernel import addresses, links, routes, sysctl
+from cni_plugins.kernel.namespace import entered
+from cni_plugins.kernel.netlink import Message, Netlink
+from cni_plugins.spec.deadline import Deadline
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.namespace import Namespace
+from cni_plugins.spec.result import Address, Route
+from cni_plugins.spec.values import Ip, IpInterface
+
+_ETH_P_ALL = 0x0003
+_DAD_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an interface gets. `dad` is duplicate address detection for IPv6: True waits for it (2 s), False
+    leaves it out.
+    """
+
+    name: str
+    ips: Sequence[Address]
+    routes: Sequence[Route]
+    dad: bool = False
+    up: bool = True
+
+    def has(self, version: int) -> bool:
+        return any(entry.address.version == version for entry in self.ips)
+
+
+def index_of(namespace: Namespace, name: str) -> int:
+    """The index of an interface, 0 if there is none of that name."""
+    with entered(namespace):
+        try:
+            return socket.if_nametoindex(name)
+        except OSError:
+            return 0
+
+
+def require_free(namespace: Namespace, name: str) -> None:
+    """CniError 7 if the container has an interface of that name already."""
+    if index_of(namespace, name):
+        raise CniError(Code.INVALID_CONFIG, f"the container already has an interface {name} (CNI_IFNAME)")
+
+
+def resolved(plan: Plan) -> list[Route]:
+    """The routes with a gateway each where there is one: the route's own, else the first of its family."""
+    gateways: dict[int, Ip] = {}
+    for entry in plan.ips:
+        if entry.gateway is not None:
+            gateways.setdefault(entry.address.version, entry.gateway)
+    return [with_gateway(route, gateways.get(route.dst.version)) for route in plan.routes]
+
+
+def with_gateway(route: Route, gateway: Ip | None) -> Route:
+    if route.gw is not None or gateway is None:
+        return route
+    return Route(route.dst, gateway, route.mtu, route.advmss, route.priority, route.table, route.scope)
+
+
+def prepare(namespace: Namespace, plan: Plan) -> int:
+    """Set the sysctls that come before addresses; the interface's index. CniError 5, or 999 if it is not
+    there.
+    """
+    base = f"conf/{plan.name}"
+    wanted: dict[str, str] = {}
+    if plan.has(4):
+        wanted[f"ipv4/{base}/arp_notify"] = "1"
+    if plan.has(6):
+        dad = "1" if plan.dad else "0"
+        wanted |= {"ipv6/conf/lo/disable_ipv6": "0", f"ipv6/{base}/disable_ipv6": "0"}
+        wanted |= {f"ipv6/{base}/keep_addr_on_down": "1", f"ipv6/{base}/ndisc_notify": "1"}
+        wanted |= {f"ipv6/{base}/accept_dad": dad} | ({f"ipv6/{base}/enhanced_dad": "1"} if plan.dad else {})
+    with entered(namespace):
+        sysctl.ensure_here(wanted, optional=True)
+        try:
+            return socket.if_nametoindex(plan.name)
+        except OSError as error:
+            raise CniError(
+                Code.INTERNAL, f"interface {plan.name} vanished from {namespace.path}", str(error)
+            ) from error
+
+
+def configure(netlink: Netlink, plan: Plan, deadline: Deadline) -> int:
+    """Give an interface its addresses, bring it up and add its routes; its index. CniError.
+
+    An address that is already on it is an error: nobody else may configure it.
+    """
+    index = prepare(netlink.namespace, plan)
+    batch: list[Message] = [addresses.add(index, entry.address, dad=plan.dad) for entry in plan.ips]
+    if plan.up:
+        batch.append(links.change(plan.name, index, set_flags=links.IFF_UP))
+    late: list[Message] = [routes.add(route, index) for route in resolved(plan)]
+    waits = plan.dad and plan.has(6) and plan.up
+    answers = netlink.request(*batch, *(() if waits else late))
+    for entry, answer in zip(plan.ips, answers, strict=False):
+        if answer.error == errno.EEXIST:
+            raise CniError(Code.INTERNAL, f"{plan.name} already has address {entry.address}")
+    if waits:
+        wait_for_dad(netlink, plan.name, index, deadline)
+        if late:
+            netlink.request(*late)
+    return index
+
+
+def wait_for_dad(netlink: Netlink, name: str, index: int, deadline: Deadline) -> None:
+    """Wait up to 5 s until no address of the link is tentative. CniError 7 for a duplicate, 11 past the
+    deadline.
+    """
+    end = time.monotonic() + _DAD_SECONDS
+    while True:
+        found = [item for item in addresses.of_link(netlink, index) if item.address.version == 6]
+        for item in found:
+            if item.flags & addresses.DADFAILED:
+                raise CniError(
+                    Code.INVALID_CONFIG, f"address {item.address} of {name} is in use by another host"
+                )
+        if not any(item.flags & addresses.TENTATIVE for item in found):
+            return
+        if time.monotonic() > end:
+            raise CniError(Code.TRY_AGAIN, f"duplicate address detection on {name} was not done after 5 s")
+        time.sleep(min(0.02, deadline.require("duplicate address detection")))
+
+
+def wait_forwarding(netlink: Netlink, name: str, deadline: Deadline) -> links.Link:
+    """Wait up to 5 s until a bridge port forwards; the port. CniError 11 when it does not."""
+    end = time.monotonic() + 5.0
+    pause = 0.0002
+    while True:
+        link = links.find(netlink, name)
+        if link is None:
+            raise CniError(Code.INTERNAL, f"bridge port {name} vanished")
+        if link.forwarding:
+            return link
+        if time.monotonic() > end:
+            raise CniError(Code.TRY_AGAIN, f"bridge port {name} did not come up within 5 s")
+        time.sleep(min(pause, deadline.require(f"bridge port {name}")))
+        pause = min(pause * 2, 0.05)
+
+
+def announce(namespace: Namespace, name: str, mac: str, ips: Sequence[IpInterface]) -> None:
+    """Send a gratuitous ARP or an unsolicited neighbour advertisement for each address. CniError 5."""
+    hardware = bytes.fromhex(mac.replace(":", ""))
+    try:
+        with entered(namespace):
+            packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        with packet:
+            for item in ips:
+                frame = (
+                    _arp(hardware, item.ip.packed)
+                    if item.version == 4
+                    else _advertisement(hardware, item.ip.packed)
+                )
+                packet.sendto(frame, (name, _ETH_P_ALL))
+    except OSError as error:
+        raise CniError(Code.IO, f"cannot announce the addresses of {name}", str(error)) from error
+
+
+def _arp(mac: bytes, ip: bytes) -> bytes:
+    """RFC 5227, section 3: an ARP request for one's own address."""
+    return (
+        b"\xff" * 6 + mac + b"\x08\x06" + struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + mac + ip + bytes(6) + ip
+    )
+
+
+def _advertisement(mac: bytes, ip: bytes) -> bytes:
+    """RFC 4861, section 7.2.6: to all nodes, override set, with the link-layer address."""
+    everybody = bytes.fromhex("ff020000000000000000000000000001")
+    body = struct.pack("!BBHI", 136, 0, 0, 0x20000000) + ip + b"\x02\x01" + mac
+    checksum = _checksum(ip + everybody + struct.pack("!II", len(body), 58) + body)
+    body = body[:2] + struct.pack("!H", checksum) + body[4:]
+    return (
+        b"\x33\x33\x00\x00\x00\x01"
+        + mac
+        + b"\x86\xdd"
+        + struct.pack("!IHBB", 6 << 28, len(body), 58, 255)
+        + ip
+        + everybody
+        + body
+    )
+
+
+def _checksum(data: bytes) -> int:
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF

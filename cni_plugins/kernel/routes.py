@@ -1,0 +1,129 @@
+"""Routes."""
+
+import errno
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+
+from cni_plugins.kernel.messages import ROUTE, attributes, encode, number
+from cni_plugins.kernel.netlink import (
+    NLM_F_CREATE,
+    RTM_DELROUTE,
+    RTM_GETROUTE,
+    RTM_NEWROUTE,
+    Message,
+    Netlink,
+)
+from cni_plugins.spec.result import Route
+from cni_plugins.spec.values import Ip, IpInterface
+
+_AF_INET, _AF_INET6 = 2, 10
+_HEADER = struct.Struct("=BBBBBBBBI")
+# linux/rtnetlink.h
+MAIN_TABLE = 254
+SCOPE_LINK, SCOPE_HOST = 253, 254
+_PROTOCOL_BOOT, _UNICAST = 3, 1
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS, _RTA_TABLE = 1, 4, 5, 6, 7, 8, 15
+_RTAX_MTU, _RTAX_ADVMSS = 2, 8
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRoute:
+    """A unicast route as the kernel tells it; `source` is its preferred source address."""
+
+    route: Route
+    index: int
+    protocol: int
+    source: Ip | None
+
+
+def _body(route: Route, index: int, source: Ip | None) -> bytes:
+    table = MAIN_TABLE if route.table is None else route.table
+    scope = route.scope
+    if scope is None:
+        scope = SCOPE_LINK if route.gw is None and route.dst.version == 4 else 0
+    fields = {
+        "family": _AF_INET if route.dst.version == 4 else _AF_INET6,
+        "dst_len": route.dst.network.prefixlen,
+        "table": table if table < 256 else 0,
+        "proto": _PROTOCOL_BOOT,
+        "scope": scope,
+        "type": _UNICAST,
+    }
+    listed: list[tuple[str, object]] = [("RTA_OIF", index)] if index else []
+    if route.dst.network.prefixlen:
+        listed.append(("RTA_DST", str(route.dst.network.network_address)))
+    if route.gw is not None:
+        listed.append(("RTA_GATEWAY", str(route.gw)))
+    if route.priority is not None:
+        listed.append(("RTA_PRIORITY", route.priority))
+    if source is not None:
+        listed.append(("RTA_PREFSRC", str(source)))
+    if table >= 256:
+        listed.append(("RTA_TABLE", table))
+    metrics = [("RTAX_MTU", route.mtu)] * bool(route.mtu) + [("RTAX_ADVMSS", route.advmss)] * bool(
+        route.advmss
+    )
+    if metrics:
+        listed.append(("RTA_METRICS", {"attrs": metrics}))
+    return encode(ROUTE, fields, listed)
+
+
+def add(route: Route, index: int, source: Ip | None = None) -> Message:
+    """Add a route by the link `index`.
+
+    Not exclusive, as the reference: a second route of the same prefix by another way stands before the first
+    (IPv4) or shares with it (IPv6), so that two networks may both bring a default route. The very same route
+    is there once.
+    """
+    what = f"add route to {route.dst}" + (f" by {route.gw}" if route.gw is not None else "")
+    return Message(what, RTM_NEWROUTE, NLM_F_CREATE, _body(route, index, source), frozenset((errno.EEXIST,)))
+
+
+def delete(route: Route, index: int) -> Message:
+    """Take a route away; that it is gone already is an answer."""
+    gone = frozenset((errno.ESRCH, errno.ENODEV, errno.ENOENT, errno.ENETUNREACH))
+    return Message(f"delete route to {route.dst}", RTM_DELROUTE, 0, _body(route, index, None), gone)
+
+
+def every(netlink: Netlink, version: int, *, table: int | None = None) -> list[KernelRoute]:
+    """The unicast routes of a family, of all tables or one. CniError 999."""
+    family = _AF_INET if version == 4 else _AF_INET6
+    packets = netlink.dump("list routes", RTM_GETROUTE, encode(ROUTE, {"family": family}, []))
+    found = [item for packet in packets if (item := _parse(packet)) is not None]
+    return [item for item in found if table is None or item.route.table == table]
+
+
+def towards(netlink: Netlink, destination: Ip) -> int:
+    """The index of the link that packets to `destination` leave by. CniError 999 when there is no route."""
+    length = destination.max_prefixlen
+    family = _AF_INET if destination.version == 4 else _AF_INET6
+    body = encode(ROUTE, {"family": family, "dst_len": length}, [("RTA_DST", str(destination))])
+    (answer,) = netlink.request(Message(f"find the way to {destination}", RTM_GETROUTE, 0, body))
+    return number(attributes(answer.messages[0], 16 + _HEADER.size), _RTA_OIF)
+
+
+def _parse(packet: bytes) -> KernelRoute | None:
+    family, length, _, _, table, protocol, scope, kind, flags = _HEADER.unpack_from(packet, 16)
+    if kind != _UNICAST or flags & 0x200:  # RTM_F_CLONED: a cached next hop
+        return None
+    found = attributes(packet, 16 + _HEADER.size)
+    metrics = attributes(found.get(_RTA_METRICS, b""), 0)
+    raw = found.get(_RTA_DST, bytes(4 if family == _AF_INET else 16))
+    dst: IpInterface = IPv4Interface((raw, length)) if family == _AF_INET else IPv6Interface((raw, length))
+    route = Route(
+        dst=dst,
+        gw=_ip(found.get(_RTA_GATEWAY)),
+        mtu=number(metrics, _RTAX_MTU) or None,
+        advmss=number(metrics, _RTAX_ADVMSS) or None,
+        priority=number(found, _RTA_PRIORITY) or None,
+        table=number(found, _RTA_TABLE) or table,
+        scope=scope,
+    )
+    return KernelRoute(route, number(found, _RTA_OIF), protocol, _ip(found.get(_RTA_PREFSRC)))
+
+
+def _ip(raw: bytes | None) -> Ip | None:
+    if raw is None:
+        return None
+    return IPv4Address(raw) if len(raw) == 4 else IPv6Address(raw)

@@ -1,0 +1,383 @@
+"""bridge: a veth pair between the container and a bridge of the host.
+
+Makes the bridge when it is missing, a veth pair with one end in the container (CNI_IFNAME) and one in the
+bridge, and gives the container's end the addresses and routes of the `ipam` plugin; without `ipam` the
+attachment is of layer 2 alone. With `isGateway` the bridge gets the gateway's addresses and the host
+forwards. A bridge that this plugin made goes with its last port. When the port forwards, the addresses are
+announced to everybody on the bridge (ARP, neighbour advertisement).
+
+    {"name": "app-net", "type": "bridge", "bridge": "app0", "isDefaultGateway": true, "ipMasq": true,
+     "ipam": {"type": "host-local", "subnet": "10.50.0.0/16"}}
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from ipaddress import ip_interface
+from typing import Any
+
+from cni_plugins.attach import delegation, masquerade, spoof
+from cni_plugins.attach.plugin import Kind, Plugin
+from cni_plugins.attach.scene import Scene
+from cni_plugins.attach.transaction import Transaction
+from cni_plugins.kernel import bridges, interface, links, sysctl, verify
+from cni_plugins.kernel.links import Link
+from cni_plugins.plugins.main import bridge_vlan
+from cni_plugins.plugins.main.bridge_vlan import Trunk
+from cni_plugins.plugins.main.requests import configured_dns, requested_mac
+from cni_plugins.spec.call import Call, Verb
+from cni_plugins.spec.config import BOOL, INTERFACE_NAME, integer, list_of, nested, option
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.result import Address, Dns, Interface, Result, Route
+from cni_plugins.spec.values import Ip, IpInterface, parse_cidr
+from cni_plugins.store import records
+from cni_plugins.store.locks import locked
+
+_NAME_TRIES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeConfig:
+    bridge: str = option("bridge", INTERFACE_NAME, "cni0", "the bridge, made when missing")
+    is_gateway: bool = option("isGateway", BOOL, False, "the bridge is the gateway; the host forwards")
+    is_default_gateway: bool = option(
+        "isDefaultGateway", BOOL, False, "isGateway, and the container's default route goes there"
+    )
+    force_address: bool = option("forceAddress", BOOL, False, "replace conflicting addresses of the bridge")
+    ip_masq: bool = option("ipMasq", BOOL, False, "hide the container's addresses behind the host's")
+    ip_masq_backend: str | None = option(
+        "ipMasqBackend", masquerade.BACKEND, None, "what ipMasq is done with; default nftables"
+    )
+    mtu: int = option(
+        "mtu", integer(0, 65535), 0, "MTU of the veth pair and a new bridge; 0 takes the bridge's"
+    )
+    hairpin: bool = option("hairpinMode", BOOL, False, "the container may reach itself through the bridge")
+    promisc: bool = option("promiscMode", BOOL, False, "the bridge is promiscuous; not with hairpinMode")
+    vlan: int = option("vlan", integer(0, 4094), 0, "VLAN of the container's untagged frames")
+    trunk: tuple[Trunk, ...] = option(
+        "vlanTrunk", list_of(nested(Trunk)), (), "VLANs of its tagged frames: `{id}` or `{minID, maxID}`"
+    )
+    preserve_default_vlan: bool = option(
+        "preserveDefaultVlan",
+        BOOL,
+        False,
+        "with vlan or vlanTrunk, keep the port in the bridge's default VLAN too",
+    )
+    mac_spoof_check: bool = option(
+        "macspoofchk", BOOL, False, "drop frames from another MAC address than its own"
+    )
+    dad: bool = option("enabledad", BOOL, False, "detect duplicate IPv6 addresses, which takes 2 s")
+    no_interface: bool = option(
+        "disableContainerInterface", BOOL, False, "leave the container's end down; not with ipam"
+    )
+    isolated: bool = option(
+        "portIsolation", BOOL, False, "isolated ports of the bridge do not reach each other"
+    )
+
+    @property
+    def gateway(self) -> bool:
+        return self.is_gateway or self.is_default_gateway
+
+    @property
+    def vlans(self) -> bool:
+        return bool(self.vlan or self.trunk)
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """What was made at the bridge."""
+
+    bridge: Link
+    name: str
+    mac: str
+    peer_mac: str
+
+
+def validate(call: Call, config: BridgeConfig) -> None:
+    if config.hairpin and config.promisc:
+        raise CniError(
+            Code.INVALID_CONFIG, "hairpinMode and promiscMode are both true: a bridge port has one of them"
+        )
+    if config.no_interface and delegation.ipam_type(call):
+        raise CniError(
+            Code.INVALID_CONFIG,
+            "disableContainerInterface is true and there is an ipam",
+            "an interface that is down has no use for addresses",
+        )
+    bridge_vlan.validate(config.trunk)
+    requested_mac(call)
+    configured_dns(call, Dns())
+    if config.vlan and config.gateway:
+        bridge_vlan.gateway_name(config.bridge, config.vlan)
+
+
+def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
+    mac = requested_mac(call)
+    interface.require_free(tx.scene.inside, call.ifname)
+    ipam = delegation.ipam_add(call, tx) if delegation.ipam_type(call) else Result()
+    ips = _with_gateways(config, ipam.ips)
+    routes = (*ipam.routes, *_default_routes(config, ips, ipam.routes))
+    with locked(bridges.lock_path(call.roots.run, config.bridge), call.deadline):
+        port = _attach(call, config, tx, mac)
+        extra = _gateways(config, tx, port, ips)
+    if config.mac_spoof_check:
+        spoof.add(tx, port.name, port.peer_mac)
+    plan = interface.Plan(call.ifname, ips, routes, dad=config.dad, up=not config.no_interface)
+    interface.configure(tx.scene.sandbox, plan, call.deadline)
+    if config.ip_masq and ips:
+        masquerade.add(tx, [entry.address for entry in ips], config.ip_masq_backend)
+    if not config.no_interface:
+        interface.wait_forwarding(tx.scene.host, port.name, call.deadline)
+        interface.announce(tx.scene.inside, call.ifname, port.peer_mac, [entry.address for entry in ips])
+    return Result(
+        interfaces=(
+            Interface(config.bridge, port.bridge.mac),
+            Interface(port.name, port.mac),
+            Interface(call.ifname, port.peer_mac, call.netns_path),
+            *extra,
+        ),
+        ips=tuple(replace(entry, interface=2) for entry in ips),
+        routes=routes,
+        dns=configured_dns(call, ipam.dns),
+    )
+
+
+def _with_gateways(config: BridgeConfig, ips: Sequence[Address]) -> tuple[Address, ...]:
+    """The addresses, each with a gateway if the bridge is one: the IPAM plugin's, else the subnet's first
+    host.
+    """
+    if not config.gateway:
+        return tuple(ips)
+    return tuple(
+        entry if entry.gateway is not None else replace(entry, gateway=_first_host(entry.address))
+        for entry in ips
+    )
+
+
+def _first_host(address: IpInterface) -> Ip:
+    first = address.network.network_address
+    return first if address.network.num_addresses <= 2 else first + 1
+
+
+def _default_routes(config: BridgeConfig, ips: Sequence[Address], routes: Sequence[Route]) -> list[Route]:
+    """isDefaultGateway's routes: one for each family that has no default route with a gateway yet."""
+    if not config.is_default_gateway:
+        return []
+    made: dict[int, Route] = {}
+    for entry in ips:
+        version = entry.address.version
+        everywhere = parse_cidr("0.0.0.0/0" if version == 4 else "::/0")
+        if not any(route.dst == everywhere and route.gw is not None for route in routes):
+            made.setdefault(version, Route(everywhere, entry.gateway))
+    return list(made.values())
+
+
+def _attach(call: Call, config: BridgeConfig, tx: Transaction, mac: str | None) -> Port:
+    """Make the bridge if need be, and the veth pair with one end in it."""
+    netlink = tx.scene.host
+    chosen = links.random_mac()
+    tx.intend("bridge.release", name=config.bridge, mac=chosen)
+    bridge = bridges.find(netlink, config.bridge)
+    if bridge is None:
+        bridges.create(
+            netlink,
+            config.bridge,
+            chosen,
+            mtu=config.mtu,
+            promisc=config.promisc,
+            vlan_filtering=config.vlans,
+        )
+        sysctl.ensure(call.host, {f"ipv6/conf/{config.bridge}/accept_ra": "0"}, optional=True)
+        bridge = bridges.find(netlink, config.bridge)
+    if bridge is None:
+        raise CniError(Code.INTERNAL, f"bridge {config.bridge} vanished as soon as it was made")
+    wanted = links.IFF_UP | (links.IFF_PROMISC if config.promisc else 0)
+    if wanted & ~bridge.flags:
+        netlink.request(links.change(bridge.name, bridge.index, set_flags=wanted))
+    if config.vlans:
+        bridge_vlan.require_filtering(bridge)
+    peer_mac = mac or links.random_mac()
+    host_mac = links.random_mac()
+    mtu = config.mtu or bridge.mtu
+    name = _create_veth(tx, bridge, mtu, host_mac, peer_mac)
+    sysctl.ensure(call.host, {f"ipv6/conf/{name}/accept_ra": "0"}, optional=True)
+    if config.hairpin or config.isolated or config.vlans:
+        index = interface.index_of(call.host, name)
+        if config.hairpin or config.isolated:
+            netlink.request(links.change_port(name, index, hairpin=config.hairpin, isolated=config.isolated))
+        if config.vlans:
+            keep = config.preserve_default_vlan
+            netlink.request(
+                *bridge_vlan.membership(bridge, name, index, config.vlan, config.trunk, keep=keep)
+            )
+    return Port(bridge, name, host_mac, peer_mac)
+
+
+def _create_veth(tx: Transaction, bridge: Link, mtu: int, mac: str, peer_mac: str) -> str:
+    """The host end's name. CniError 7 when the container has the interface already, 999 for the kernel's
+    refusals.
+    """
+    ifname = tx.scene.call.ifname
+    for _ in range(_NAME_TRIES):
+        name = links.random_name()
+        tx.intend("link.delete", where="host", name=name)
+        message = links.create_veth(
+            name, ifname, tx.scene.inside.fd, mtu=mtu, mac=mac, peer_mac=peer_mac, master=bridge.index
+        )
+        (answer,) = tx.scene.host.request(message)
+        if not answer.error:
+            return name
+        tx.cancel()
+        interface.require_free(tx.scene.inside, ifname)
+    raise CniError(Code.INTERNAL, f"no free name for a veth after {_NAME_TRIES} tries")
+
+
+def _gateways(
+    config: BridgeConfig, tx: Transaction, port: Port, ips: Sequence[Address]
+) -> tuple[Interface, ...]:
+    """Give the bridge (or the interface of its VLAN) the gateways' addresses; further interfaces for the
+    result.
+    """
+    gateways = _gateway_addresses(config, ips)
+    if not gateways:
+        return ()
+    target = port.bridge
+    extra: tuple[Interface, ...] = ()
+    if config.vlan:
+        target = bridge_vlan.gateway_link(tx, port.bridge, config.vlan, config.mtu or port.bridge.mtu)
+        extra = (Interface(target.name, target.mac),)
+    bridges.give_addresses(tx.scene.host, target, gateways, force=config.force_address, dad=config.dad)
+    forward = {"ipv4/ip_forward": "1"} if any(item.version == 4 for item in gateways) else {}
+    if any(item.version == 6 for item in gateways):
+        forward["ipv6/conf/all/forwarding"] = "1"
+    sysctl.ensure(tx.scene.call.host, forward)
+    return extra
+
+
+def _gateway_addresses(config: BridgeConfig, ips: Sequence[Address]) -> list[IpInterface]:
+    if not config.gateway:
+        return []
+    return [
+        ip_interface(f"{entry.gateway}/{entry.address.network.prefixlen}")
+        for entry in ips
+        if entry.gateway is not None
+    ]
+
+
+def check(call: Call, config: BridgeConfig, scene: Scene) -> None:
+    delegation.ipam_forward(Verb.CHECK, call, scene)
+    result = call.previous or Result()
+    bridge = bridges.find(scene.host, config.bridge)
+    if bridge is None:
+        raise CniError(Code.INTERNAL, f"bridge {config.bridge} is gone")
+    entry = next(
+        (item for item in result.interfaces if item.name == config.bridge and not item.sandbox), None
+    )
+    if entry is not None and entry.mac and entry.mac.lower() != bridge.mac:
+        raise CniError(
+            Code.INTERNAL,
+            f"{config.bridge} has MAC address {bridge.mac}, prevResult says {entry.mac}: it was made anew",
+        )
+    if config.promisc and not bridge.flags & links.IFF_PROMISC:
+        raise CniError(Code.INTERNAL, f"bridge {config.bridge} is not promiscuous")
+    link = verify.link(scene.sandbox, call.ifname, "veth", result)
+    port = links.find_index(scene.host, link.peer)
+    if port is None or port.kind != "veth" or port.master != bridge.index:
+        raise CniError(Code.INTERNAL, f"the other end of {call.ifname} is no port of bridge {config.bridge}")
+    _check_port(call, config, scene, port, link)
+    _check_addresses(call, config, scene, bridge, link)
+
+
+def _check_port(call: Call, config: BridgeConfig, scene: Scene, port: Link, link: Link) -> None:
+    if config.hairpin and not port.hairpin:
+        raise CniError(Code.INTERNAL, f"bridge port {port.name} is not in hairpin mode")
+    if config.isolated and not port.isolated:
+        raise CniError(Code.INTERNAL, f"bridge port {port.name} is not isolated")
+    if config.vlans:
+        bridge_vlan.check(scene, port, config.vlan, config.trunk)
+    if config.mac_spoof_check:
+        spoof.check(call, port.name, link.mac)
+
+
+def _check_addresses(call: Call, config: BridgeConfig, scene: Scene, bridge: Link, link: Link) -> None:
+    result = call.previous or Result()
+    verify.ips(scene.sandbox, link, result)
+    verify.route_list(scene.sandbox, result.routes)
+    gateways = _gateway_addresses(config, result.ips)
+    if gateways:
+        name = bridge_vlan.gateway_name(config.bridge, config.vlan) if config.vlan else config.bridge
+        target = links.find(scene.host, name) if config.vlan else bridge
+        if target is None:
+            raise CniError(Code.INTERNAL, f"the gateway's interface {name} is gone")
+        verify.has_addresses(scene.host, target, gateways)
+    if config.ip_masq and result.ips:
+        masquerade.check(call, [entry.address for entry in result.ips], config.ip_masq_backend)
+
+
+def adopt(call: Call, config: BridgeConfig, scene: Scene) -> None:
+    """Remove what the reference plugin made: its veth pair, its reservation, its rules."""
+    errors: list[CniError] = []
+    steps: list[Any] = [
+        lambda: _adopt_link(call, config, scene),
+        lambda: delegation.ipam_forward(Verb.DEL, call, scene),
+        lambda: masquerade.adopt(call),
+        lambda: spoof.adopt(call),
+    ]
+    for step in steps:
+        try:
+            step()
+        except CniError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _adopt_link(call: Call, config: BridgeConfig, scene: Scene) -> None:
+    """Delete CNI_IFNAME if it is a veth whose other end is in this network's bridge, or in none, and nobody's
+    here.
+    """
+    if scene.sandbox_namespace is None:
+        return
+    link = links.find(scene.sandbox, call.ifname)
+    if link is None or link.kind != "veth":
+        return
+    peer = links.find_index(scene.host, link.peer)
+    if peer is None or peer.kind != "veth" or _is_recorded(call):
+        return
+    if peer.master:
+        master = links.find_index(scene.host, peer.master)
+        if master is not None and master.name != config.bridge:
+            return
+    scene.host.request(links.delete(peer.name))
+
+
+def _is_recorded(call: Call) -> bool:
+    """Whether another network of ours attached this very interface (a second ADD of it failed, and this is
+    its DEL).
+    """
+    return any(
+        contents.identity.container_id == call.container_id and contents.identity.ifname == call.ifname
+        for _, contents in records.every(call.roots)
+    )
+
+
+def gc(call: Call, config: BridgeConfig, scene: Scene) -> None:
+    delegation.ipam_forward(Verb.GC, call, scene)
+
+
+def status(call: Call, config: BridgeConfig, scene: Scene) -> None:
+    bridges.find(scene.host, config.bridge)
+    delegation.ipam_forward(Verb.STATUS, call, scene)
+
+
+PLUGIN = Plugin(
+    name="bridge",
+    kind=Kind.MAIN,
+    about="a veth pair between a container and a bridge of the host",
+    config=BridgeConfig,
+    add=add,
+    check=check,
+    adopt=adopt,
+    gc=gc,
+    status=status,
+    validate=validate,
+)

@@ -1,0 +1,35 @@
+"""What main plugins read of a call beside their own keys."""
+
+from typing import Any
+
+from cni_plugins.spec.call import Call
+from cni_plugins.spec.config import MAC_ADDRESS
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.result import Dns, decode_dns
+from cni_plugins.spec.values import fold
+
+
+def requested_mac(call: Call, configured: str | None = None) -> str | None:
+    """The container's MAC address: the configuration's, CNI_ARGS MAC, args.cni.mac, runtimeConfig.mac; the
+    last one given wins. CniError 7 naming the place of a bad one.
+    """
+    places: tuple[tuple[str, Any], ...] = (
+        ("CNI_ARGS MAC", call.args.get("MAC")),
+        ("args.cni.mac", call.cni_args("mac")),
+        ("runtimeConfig.mac", call.runtime("mac")),
+    )
+    chosen = configured
+    for place, value in places:
+        if value is None or value == "":
+            continue
+        try:
+            chosen = MAC_ADDRESS.parse(value)
+        except ValueError as error:
+            raise CniError(Code.INVALID_CONFIG, f"{place} is {value!r}: {error}") from error
+    return chosen
+
+
+def configured_dns(call: Call, found: Dns) -> Dns:
+    """The configuration's `dns` if it says anything, else what IPAM found."""
+    document = fold(call.config, "dns")
+    return decode_dns(document, "dns") if document else found
