@@ -5,6 +5,7 @@ session asks for is done at once and in order; then the loop sleeps until someth
 session's next deadline.
 """
 
+import json
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -12,11 +13,13 @@ from functools import partial
 from mesos.v1 import mesos_pb2
 from mesos.v1.executor import executor_pb2
 
+from executor.app.equipment import Equipment
 from executor.app.keeper import Keeper
 from executor.app.preparation import Surroundings
 from executor.codec import encode_call
 from executor.config.settings import Settings
 from executor.link import CallAnswered, EventReceived, Link, Noise, Report, StreamLost, StreamRefused, Target
+from executor.progress.reporter import Progress
 from executor.session import (
     Acknowledged,
     Action,
@@ -47,12 +50,22 @@ class Executor:
         loop: SelectorLoop,
         supervisor: Supervisor,
         target: Target,
+        *,
         around: Surroundings,
+        equipment: Equipment,
     ) -> None:
         self._settings = settings
         self._loop = loop
         self.session = Session(settings.framework_id, settings.executor_id, policy_of(settings))
-        self.keeper = Keeper(loop, supervisor, around, self._update, self._leave_when_done)
+        self.keeper = Keeper(
+            loop,
+            supervisor,
+            around,
+            equipment,
+            tell=self._update,
+            tell_progress=self._tell_progress,
+            empty=self._leave_when_done,
+        )
         self._link = Link(target, lambda report: loop.post(partial(self._hear, report)))
         self._alarm: tuple[float, Timer] | None = None
         self._leaving: Shutdown | None = None
@@ -65,6 +78,11 @@ class Executor:
             self._loop.run_once()
         self._link.close()
         return self._status
+
+    @property
+    def shutting_down(self) -> bool:
+        """Whether it is on its way out."""
+        return self._leaving is not None
 
     def stop(self, reason: str, status: int = 0) -> None:
         """Kill every task within the shutdown grace period, then leave."""
@@ -150,6 +168,16 @@ class Executor:
 
     def _update(self, status: mesos_pb2.TaskStatus) -> None:
         self._perform(self.session.update(status, self._loop.now()))
+
+    def _tell_progress(self, task_id: str, progress: Progress) -> None:
+        """A framework message with the keys that Cook's scheduler reads."""
+        message = {
+            "task-id": task_id,
+            "progress-sequence": progress.sequence,
+            "progress-percent": progress.percent,
+            "progress-message": progress.message,
+        }
+        self._perform(self.session.message(json.dumps(message, ensure_ascii=False).encode()))
 
     def _shut_down(self, why: Shutdown) -> None:
         if self._leaving is None:

@@ -5,24 +5,26 @@ the next turn of the loop, so that a KILL that is already here is heard first. R
 program runs, not before. A killed task gets SIGTERM, all of its tree, and SIGKILL at its deadline. The
 task is over when its own process has ended; what it left behind is killed at once, but for a task that is
 being killed, where it has the rest of the grace: a shell dies of SIGTERM at once, and what it ran may
-need its time.
+need its time. Its end is told when the last of its output is in place.
 """
 
 import logging
 import os
 import signal
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from mesos.v1 import mesos_pb2
 
+from executor.app.equipment import Equipment
 from executor.app.kept import Kept
 from executor.app.preparation import Surroundings, prepare
-from executor.checks.checker import Checker
+from executor.checks.checker import Checker, empty_status
 from executor.checks.health import Health, HealthChecker
 from executor.checks.plan import InvalidCheckError, check_plan, health_plan
+from executor.progress.reporter import Progress
 from executor.supervisor.identity import UnknownUserError
 from executor.supervisor.launch import LaunchError
 from executor.supervisor.loop import READ, Loop
@@ -45,20 +47,27 @@ Reason = mesos_pb2.TaskStatus.Reason
 
 
 class Keeper:
-    """All tasks. `tell` gets every status, `empty` is called when the last task has ended."""
+    """All tasks. `tell` gets every status, `tell_progress` a task's progress; `empty` is called when the
+    last task has ended.
+    """
 
     def __init__(
         self,
         loop: Loop,
         supervisor: Supervisor,
         around: Surroundings,
+        equipment: Equipment,
+        *,
         tell: Callable[[mesos_pb2.TaskStatus], None],
+        tell_progress: Callable[[str, Progress], None],
         empty: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._supervisor = supervisor
         self._around = around
+        self._equipment = equipment
         self._tell = tell
+        self._tell_progress = tell_progress
         self._empty = empty
         self._kept: dict[str, Kept] = {}
         self._ended: OrderedDict[str, State] = OrderedDict()
@@ -66,6 +75,7 @@ class Keeper:
         self.executor_info = mesos_pb2.ExecutorInfo()
         self.tells_killing = False
         self.received = False
+        self.ended_by_state: Counter[str] = Counter()
 
     @property
     def living(self) -> tuple[Kept, ...]:
@@ -86,7 +96,9 @@ class Keeper:
             if not self._repeated(info.task_id.value)
         ]
         for kept in added:
-            self._begin(kept)
+            # One that cannot run takes the rest of its group with it before they begin.
+            if kept.task.state is State.RECEIVED:
+                self._begin(kept)
         for kept in added:
             if kept.task.state is State.STARTING:
                 self._loop.post(partial(self._start, kept))
@@ -130,7 +142,7 @@ class Keeper:
             if info.HasField("health_check"):
                 health_plan(info.health_check, kept.launch)
             if info.HasField("check"):
-                check_plan(info.check, kept.launch)
+                kept.task.check_status = empty_status(check_plan(info.check, kept.launch))
         except (InvalidTaskError, InvalidCheckError) as error:
             self._over(kept, State.ERROR, str(error), Reason.REASON_TASK_INVALID)
         except UnknownUserError as error:
@@ -143,10 +155,18 @@ class Keeper:
         if kept.task.state is not State.STARTING or kept.launch is None:
             return
         try:
-            process = self._supervisor.start(kept.launch)
+            launch = self._equipment.equip(kept, kept.launch, partial(self._tell_progress, kept.task.id))
+            process = self._supervisor.start(launch)
         except LaunchError as error:
             self._over(kept, State.FAILED, error.text, Reason.REASON_CONTAINER_LAUNCH_FAILED)
             return
+        except OSError as error:
+            text = f"cannot prepare the task's output: {error}"
+            self._over(kept, State.FAILED, text, Reason.REASON_CONTAINER_LAUNCH_FAILED)
+            return
+        finally:
+            if kept.output is not None:
+                kept.output.started()
         kept.process = kept.started = process
         self._loop.watch(process.pidfd, READ, partial(self._ended_process, kept))
         self._step(kept, State.RUNNING)
@@ -190,6 +210,9 @@ class Keeper:
 
     def _kill(self, kept: Kept, grace: float, why: str, *, told: bool = True) -> None:
         task = kept.task
+        if kept.draining or task.id not in self._kept:
+            log.info("task %r has ended already", task.id)
+            return
         if kept.process is None and not kept.lingering:
             self._over(kept, State.KILLED, f"{why} before it was started")
             return
@@ -229,6 +252,8 @@ class Keeper:
 
     def _escalate(self, kept: Kept) -> None:
         """SIGKILL, again and again while the process is there; the kernel may hold it for a while."""
+        if kept.draining:
+            return
         self._signal(kept, signal.SIGKILL)
         if kept.process is None:
             self._finish(kept)
@@ -281,11 +306,24 @@ class Keeper:
         kept.lingering.clear()
 
     def _finish(self, kept: Kept) -> None:
-        """The task's process has ended and nothing is left of it: say how."""
+        """The task's process has ended and nothing is left of it: collect its last words."""
         self._forget_lingering(kept)
+        assert kept.output is not None
+        kept.draining = True
+        kept.output.drain(self._loop, partial(self._tell_ending, kept))
+
+    def _tell_ending(self, kept: Kept) -> None:
+        """Say how a task has ended."""
+        if kept.progress is not None:
+            kept.progress.finish()
         ending, task = kept.ending, kept.task
         assert ending is not None
-        facts = ending.facts
+        facts: dict[str, object] = {**ending.facts}
+        if kept.progress is not None and kept.progress.latest is not None:
+            facts["progress"] = kept.progress.latest.percent
+            facts["progress_message"] = kept.progress.latest.message
+        if kept.output is not None and kept.output.problem:
+            log.warning("task %r: %s", task.id, kept.output.problem)
         if task.expired:
             text = f"Task exceeded its max_completion_time. {ending.text}"
             self._over(kept, State.FAILED, text, Reason.REASON_MAX_COMPLETION_TIME_REACHED, facts)
@@ -310,6 +348,7 @@ class Keeper:
         self._step(kept, state, message, reason, facts)
         del self._kept[kept.task.id]
         self._ended[kept.task.id] = state
+        self.ended_by_state[state.name] += 1
         if len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
         if state is not State.FINISHED and kept.task.group is not None:

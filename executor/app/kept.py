@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from executor.checks.checker import Checker
 from executor.checks.health import HealthChecker
+from executor.output.task import TaskOutput
+from executor.progress.watcher import ProgressWatcher
 from executor.supervisor.launch import Launch, Process
 from executor.supervisor.loop import Timer
 from executor.tasks.status import Ending
@@ -13,8 +15,8 @@ from executor.tasks.task import Task
 @dataclass(slots=True, eq=False)
 class Kept:
     """`process` is there while the task's own process is; `ending` from then on. `lingering` are pidfds of
-    processes that the task left behind and that are given the rest of its grace.
-    """
+    processes that the task left behind and that are given the rest of its grace. While it is `draining`,
+    all of it is over but the last of its output. """
 
     task: Task
     launch: Launch | None = None
@@ -26,6 +28,9 @@ class Kept:
     completion: Timer | None = None
     health: HealthChecker | None = None
     checker: Checker | None = None
+    output: TaskOutput | None = None
+    progress: ProgressWatcher | None = None
+    draining: bool = False
 
     def silence(self) -> None:
         """No check may speak of the task from here on."""

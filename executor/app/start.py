@@ -6,7 +6,9 @@ import os
 import signal
 
 from executor.app import logs
+from executor.app.equipment import Equipment
 from executor.app.executor import Executor
+from executor.app.observers import Observers
 from executor.app.preparation import Surroundings
 from executor.config.settings import Settings
 from executor.link import Dialler, Target
@@ -18,16 +20,19 @@ log = logging.getLogger(__name__)
 
 
 def run(settings: Settings, warden: Warden) -> int:
-    """Run an executor to its exit status. Raises ConfigError for TLS files that cannot be used."""
+    """Run an executor to its exit status. Raises ConfigError for TLS files and patterns of no use."""
     dialler = Dialler.of(settings.endpoint, settings.tls, max(1.0, settings.backoff_max))
+    loop = SelectorLoop()
+    equipment = Equipment.of(settings, loop)
     logs.set_up(settings)
     log.info("executor %s of framework %s, pid %d", settings.executor_id, settings.framework_id, os.getpid())
-    loop = SelectorLoop()
     supervisor = Supervisor(warden)
     target = Target(
         dialler, settings.encoding, settings.token, settings.max_record, settings.subscribe_timeout
     )
-    executor = Executor(settings, loop, supervisor, target, Surroundings.of(settings, os.environ))
+    around = Surroundings.of(settings, os.environ)
+    executor = Executor(settings, loop, supervisor, target, around=around, equipment=equipment)
+    observers = Observers(settings, loop, executor, supervisor)
     _heed_signals(loop, executor)
     loop.watch(supervisor.warden_pidfd, READ, lambda: _warden_lost(loop, supervisor, executor))
     try:
@@ -36,6 +41,7 @@ def run(settings: Settings, warden: Warden) -> int:
         log.exception("the executor fails")
         status = 70
     loop.unwatch(supervisor.warden_pidfd)
+    observers.close()
     supervisor.close()
     log.info("leaving with status %d", status)
     logging.shutdown()

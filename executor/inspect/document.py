@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from executor.checks.runner import Run
-from executor.progress.reporter import Report
+from executor.progress.reporter import Progress
 from executor.usage.cgroup import GroupUsage
 from executor.usage.sampler import Usage
 
@@ -48,7 +48,7 @@ class TaskView:
     health_checks: Sequence[CheckRun] = ()
     checks: Sequence[CheckRun] = ()
     usage: Usage | None = None
-    progress: Report | None = None
+    progress: Progress | None = None
     output_problem: str = ""
 
 
@@ -80,7 +80,6 @@ class ExecutorView:
     framework_id: str
     executor_id: str
     agent_id: str | None
-    version: str
     pid: int
     warden_pid: int
     started_at: float

@@ -18,7 +18,7 @@ _TASK_GAUGES = (
 def to_prometheus(view: ExecutorView) -> bytes:
     """All metrics. Every one has the prefix mesokit_executor_."""
     lines: list[str] = []
-    _family(lines, "info", "gauge", "The executor.", [({"version": view.version, "id": view.executor_id}, 1)])
+    _family(lines, "info", "gauge", "The executor.", [({"id": view.executor_id}, 1)])
     subscribed = int(view.connection.phase == "subscribed")
     _family(lines, "subscribed", "gauge", "1 while subscribed with the agent.", [({}, subscribed)])
     _family(lines, "attempts_total", "counter", "SUBSCRIBE calls made.", [({}, view.connection.attempts)])

@@ -11,7 +11,7 @@ from executor.supervisor.loop import Loop, Timer
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Progress:
     """`sequence` grows by one with each report of a task, from 1."""
 
     sequence: int
@@ -22,7 +22,7 @@ class Report:
 class Reporter:
     """The reports of one task. `latest` is the last one told."""
 
-    def __init__(self, loop: Loop, interval: float, tell: Callable[[Report], None]) -> None:
+    def __init__(self, loop: Loop, interval: float, tell: Callable[[Progress], None]) -> None:
         self._loop = loop
         self._interval = max(interval, 0.1)
         self._tell = tell
@@ -30,7 +30,7 @@ class Reporter:
         self._timer: Timer | None = None
         self._not_before = 0.0
         self._closed = False
-        self.latest: Report | None = None
+        self.latest: Progress | None = None
 
     def read(self, reading: Reading) -> None:
         """Take a reading, on the loop."""
@@ -54,7 +54,7 @@ class Reporter:
         if reading is not None:
             self._not_before = self._loop.now() + self._interval
             sequence = self.latest.sequence + 1 if self.latest else 1
-            self.latest = Report(sequence, reading.percent, reading.message)
+            self.latest = Progress(sequence, reading.percent, reading.message)
             self._tell(self.latest)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from executor.progress.file import FollowedFile
-from executor.progress.reporter import Report, Reporter
+from executor.progress.reporter import Progress, Reporter
 from executor.progress.scanner import Reading, Scanner
 from executor.supervisor.loop import Loop
 
@@ -19,7 +19,7 @@ class ProgressWatcher:
         loop: Loop,
         pattern: re.Pattern[bytes],
         interval: float,
-        tell: Callable[[Report], None],
+        tell: Callable[[Progress], None],
         file: Path | None = None,
     ) -> None:
         """Begin. Raises OSError when `file` cannot be followed."""
@@ -34,7 +34,7 @@ class ProgressWatcher:
             self._file = FollowedFile(loop, file, lambda data: self._read(scanner.feed(data)))
 
     @property
-    def latest(self) -> Report | None:
+    def latest(self) -> Progress | None:
         """The last report told, or None."""
         return self._reporter.latest
 

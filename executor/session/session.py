@@ -102,6 +102,11 @@ class Session:
         self._drain_by: float | None = None
 
     @property
+    def attempts(self) -> int:
+        """SUBSCRIBE calls made so far."""
+        return self._attempt
+
+    @property
     def unacknowledged(self) -> tuple[mesos_pb2.TaskStatus, ...]:
         """The updates that the agent has not acknowledged, oldest first."""
         return tuple(self._updates.values())

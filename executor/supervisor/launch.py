@@ -150,7 +150,7 @@ def _exec_reason(launch: Launch, number: int, reason: str) -> str:
             return f"{reason} (looked in PATH={launch.env.get('PATH', '')})"
         if program.exists():
             interpreter = _interpreter(program) or "(the dynamic loader)"
-            return f"its interpreter {interpreter!r} does not exist"
+            return f"{reason}: its interpreter {interpreter!r}"
     if number == errno.ETIMEDOUT:
         return "it did not start within the time allowed"
     return reason

@@ -33,6 +33,11 @@ class Supervisor:
         self._count = 0
         self.warden_pidfd = os.pidfd_open(warden.pid)
 
+    @property
+    def warden_pid(self) -> int:
+        """The warden's process number."""
+        return self._warden.pid
+
     def start(self, launch: Launch) -> Process:
         """Start a process and return once it runs its program. Raises LaunchError when it does not come to
         that.

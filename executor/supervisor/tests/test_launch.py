@@ -140,7 +140,7 @@ def test_missing_interpreter_is_named(tmp_path: Path) -> None:
     script.chmod(0o755)
     error = failure(launch(str(script)))
     assert error.errno == errno.ENOENT
-    assert "interpreter '/no/such/interpreter' does not exist" in error.text
+    assert "No such file or directory: its interpreter '/no/such/interpreter'" in error.text
 
 
 def test_missing_directory(tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""What a task gets besides its process: a way for its output, and somebody who looks for progress in it."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from executor.app.kept import Kept
+from executor.config.settings import ConfigError, Settings
+from executor.output.pump import Pump
+from executor.output.task import OutputPolicy, TaskOutput
+from executor.progress.reporter import Progress
+from executor.progress.scanner import DEFAULT_PATTERN, PatternError, compile_pattern
+from executor.progress.watcher import ProgressWatcher
+from executor.supervisor.launch import Launch
+from executor.supervisor.loop import Loop
+
+PROGRESS_VARIABLE = "MESOKIT_PROGRESS_FILE"
+"""Tells a task where to write its progress. In the option's value `{task}` stands for the task's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """What all tasks are equipped from. `in_output` says whether progress is looked for in stdout and
+    stderr.
+    """
+
+    loop: Loop
+    pump: Pump
+    policy: OutputPolicy
+    pattern: re.Pattern[bytes]
+    in_output: bool
+    file: Path | None
+    interval: float
+
+    @classmethod
+    def of(cls, settings: Settings, loop: Loop) -> "Equipment":
+        """From the settings. Raises ConfigError for a progress pattern that cannot be used."""
+        try:
+            pattern = compile_pattern(settings.progress_regex or DEFAULT_PATTERN)
+        except PatternError as error:
+            raise ConfigError([f"--progress-regex: {error}"]) from None
+        return cls(
+            loop=loop,
+            pump=Pump(loop),
+            policy=OutputPolicy(settings.sandbox, settings.output_size, settings.output_backups),
+            pattern=pattern,
+            in_output=settings.progress_regex is not None,
+            file=settings.sandbox / settings.progress_file if settings.progress_file else None,
+            interval=settings.progress_interval,
+        )
+
+    def equip(self, kept: Kept, launch: Launch, tell: Callable[[Progress], None]) -> Launch:
+        """The launch with all that it needs; `kept.output` and `kept.progress` are set. Raises OSError."""
+        environment = launch.env
+        file: Path | None = None
+        if self.file is not None:
+            file = Path(str(self.file).replace("{task}", kept.task.id))
+            _make_room(file, launch)
+            environment = {PROGRESS_VARIABLE: str(file), **environment}
+        if self.in_output or file is not None:
+            kept.progress = ProgressWatcher(self.loop, self.pattern, self.interval, tell, file)
+        tap = kept.progress.tap if kept.progress is not None and self.in_output else None
+        kept.output = TaskOutput(self.pump, self.policy, kept.task.id, tap)
+        return replace(launch, env=environment, stdout=kept.output.stdout, stderr=kept.output.stderr)
+
+
+def _make_room(file: Path, launch: Launch) -> None:
+    """The progress file's directory, which the task's user can write to if it had to be made."""
+    if not file.parent.is_dir():
+        file.parent.mkdir(parents=True)
+        if launch.user is not None:
+            os.chown(file.parent, launch.user.uid, launch.user.gid)
