@@ -7,7 +7,6 @@ forward yet; `announce` sends them again, as frames made here, from inside the c
 
 import errno
 import socket
-import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +18,8 @@ from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.result import Address, Route
-from cni_plugins.spec.values import Ip, IpInterface
+from cni_plugins.spec.values import Ip
 
-_ETH_P_ALL = 0x0003
 _DAD_SECONDS = 5.0
 
 
@@ -151,50 +149,12 @@ def wait_forwarding(netlink: Netlink, name: str, deadline: Deadline) -> links.Li
         pause = min(pause * 2, 0.05)
 
 
-def announce(namespace: Namespace, name: str, mac: str, ips: Sequence[IpInterface]) -> None:
-    """Send a gratuitous ARP or an unsolicited neighbour advertisement for each address. CniError 5."""
-    hardware = bytes.fromhex(mac.replace(":", ""))
-    try:
-        with entered(namespace):
-            packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-        with packet:
-            for item in ips:
-                frame = (
-                    _arp(hardware, item.ip.packed)
-                    if item.version == 4
-                    else _advertisement(hardware, item.ip.packed)
-                )
-                packet.sendto(frame, (name, _ETH_P_ALL))
-    except OSError as error:
-        raise CniError(Code.IO, f"cannot announce the addresses of {name}", str(error)) from error
+def announce(netlink: Netlink, name: str, index: int, mac: str) -> None:
+    """Make the kernel announce every address of an interface (gratuitous ARP, unsolicited neighbour
+    advertisement).
 
-
-def _arp(mac: bytes, ip: bytes) -> bytes:
-    """RFC 5227, section 3: an ARP request for one's own address."""
-    return (
-        b"\xff" * 6 + mac + b"\x08\x06" + struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + mac + ip + bytes(6) + ip
-    )
-
-
-def _advertisement(mac: bytes, ip: bytes) -> bytes:
-    """RFC 4861, section 7.2.6: to all nodes, override set, with the link-layer address."""
-    everybody = bytes.fromhex("ff020000000000000000000000000001")
-    body = struct.pack("!BBHI", 136, 0, 0, 0x20000000) + ip + b"\x02\x01" + mac
-    checksum = _checksum(ip + everybody + struct.pack("!II", len(body), 58) + body)
-    body = body[:2] + struct.pack("!H", checksum) + body[4:]
-    return (
-        b"\x33\x33\x00\x00\x00\x01"
-        + mac
-        + b"\x86\xdd"
-        + struct.pack("!IHBB", 6 << 28, len(body), 58, 255)
-        + ip
-        + everybody
-        + body
-    )
-
-
-def _checksum(data: bytes) -> int:
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    It does so when an interface is given a MAC address, be it the one it has (arp_notify and ndisc_notify,
+    which `prepare` set). A packet socket could send the same frames, but closing one waits for an RCU grace
+    period: 10 ms. CniError 999.
+    """
+    netlink.request(links.change(name, index, address=mac))

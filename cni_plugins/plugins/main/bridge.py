@@ -13,7 +13,6 @@ announced to everybody on the bridge (ARP, neighbour advertisement).
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_interface
-from typing import Any
 
 from cni_plugins.attach import delegation, masquerade, spoof
 from cni_plugins.attach.plugin import Kind, Plugin
@@ -21,18 +20,15 @@ from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import bridges, interface, links, sysctl, verify
 from cni_plugins.kernel.links import Link
-from cni_plugins.plugins.main import bridge_vlan
+from cni_plugins.plugins.main import adoption, bridge_vlan, veth
 from cni_plugins.plugins.main.bridge_vlan import Trunk
 from cni_plugins.plugins.main.requests import configured_dns, requested_mac
 from cni_plugins.spec.call import Call, Verb
 from cni_plugins.spec.config import BOOL, INTERFACE_NAME, integer, list_of, nested, option
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Dns, Interface, Result, Route
-from cni_plugins.spec.values import Ip, IpInterface, parse_cidr
-from cni_plugins.store import records
+from cni_plugins.spec.values import IpInterface, first_host, parse_cidr
 from cni_plugins.store.locks import locked
-
-_NAME_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +118,12 @@ def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
     if config.mac_spoof_check:
         spoof.add(tx, port.name, port.peer_mac)
     plan = interface.Plan(call.ifname, ips, routes, dad=config.dad, up=not config.no_interface)
-    interface.configure(tx.scene.sandbox, plan, call.deadline)
+    index = interface.configure(tx.scene.sandbox, plan, call.deadline)
     if config.ip_masq and ips:
         masquerade.add(tx, [entry.address for entry in ips], config.ip_masq_backend)
     if not config.no_interface:
         interface.wait_forwarding(tx.scene.host, port.name, call.deadline)
-        interface.announce(tx.scene.inside, call.ifname, port.peer_mac, [entry.address for entry in ips])
+        interface.announce(tx.scene.sandbox, call.ifname, index, port.peer_mac)
     return Result(
         interfaces=(
             Interface(config.bridge, port.bridge.mac),
@@ -148,14 +144,9 @@ def _with_gateways(config: BridgeConfig, ips: Sequence[Address]) -> tuple[Addres
     if not config.gateway:
         return tuple(ips)
     return tuple(
-        entry if entry.gateway is not None else replace(entry, gateway=_first_host(entry.address))
+        entry if entry.gateway is not None else replace(entry, gateway=first_host(entry.address))
         for entry in ips
     )
-
-
-def _first_host(address: IpInterface) -> Ip:
-    first = address.network.network_address
-    return first if address.network.num_addresses <= 2 else first + 1
 
 
 def _default_routes(config: BridgeConfig, ips: Sequence[Address], routes: Sequence[Route]) -> list[Route]:
@@ -198,7 +189,7 @@ def _attach(call: Call, config: BridgeConfig, tx: Transaction, mac: str | None) 
     peer_mac = mac or links.random_mac()
     host_mac = links.random_mac()
     mtu = config.mtu or bridge.mtu
-    name = _create_veth(tx, bridge, mtu, host_mac, peer_mac)
+    name = veth.create(tx, mtu=mtu, mac=host_mac, peer_mac=peer_mac, master=bridge.index)
     sysctl.ensure(call.host, {f"ipv6/conf/{name}/accept_ra": "0"}, optional=True)
     if config.hairpin or config.isolated or config.vlans:
         index = interface.index_of(call.host, name)
@@ -210,25 +201,6 @@ def _attach(call: Call, config: BridgeConfig, tx: Transaction, mac: str | None) 
                 *bridge_vlan.membership(bridge, name, index, config.vlan, config.trunk, keep=keep)
             )
     return Port(bridge, name, host_mac, peer_mac)
-
-
-def _create_veth(tx: Transaction, bridge: Link, mtu: int, mac: str, peer_mac: str) -> str:
-    """The host end's name. CniError 7 when the container has the interface already, 999 for the kernel's
-    refusals.
-    """
-    ifname = tx.scene.call.ifname
-    for _ in range(_NAME_TRIES):
-        name = links.random_name()
-        tx.intend("link.delete", where="host", name=name)
-        message = links.create_veth(
-            name, ifname, tx.scene.inside.fd, mtu=mtu, mac=mac, peer_mac=peer_mac, master=bridge.index
-        )
-        (answer,) = tx.scene.host.request(message)
-        if not answer.error:
-            return name
-        tx.cancel()
-        interface.require_free(tx.scene.inside, ifname)
-    raise CniError(Code.INTERNAL, f"no free name for a veth after {_NAME_TRIES} tries")
 
 
 def _gateways(
@@ -315,20 +287,12 @@ def _check_addresses(call: Call, config: BridgeConfig, scene: Scene, bridge: Lin
 
 def adopt(call: Call, config: BridgeConfig, scene: Scene) -> None:
     """Remove what the reference plugin made: its veth pair, its reservation, its rules."""
-    errors: list[CniError] = []
-    steps: list[Any] = [
+    adoption.each(
         lambda: _adopt_link(call, config, scene),
         lambda: delegation.ipam_forward(Verb.DEL, call, scene),
         lambda: masquerade.adopt(call),
         lambda: spoof.adopt(call),
-    ]
-    for step in steps:
-        try:
-            step()
-        except CniError as error:
-            errors.append(error)
-    if errors:
-        raise errors[0]
+    )
 
 
 def _adopt_link(call: Call, config: BridgeConfig, scene: Scene) -> None:
@@ -341,23 +305,13 @@ def _adopt_link(call: Call, config: BridgeConfig, scene: Scene) -> None:
     if link is None or link.kind != "veth":
         return
     peer = links.find_index(scene.host, link.peer)
-    if peer is None or peer.kind != "veth" or _is_recorded(call):
+    if peer is None or peer.kind != "veth" or adoption.is_ours(call):
         return
     if peer.master:
         master = links.find_index(scene.host, peer.master)
         if master is not None and master.name != config.bridge:
             return
     scene.host.request(links.delete(peer.name))
-
-
-def _is_recorded(call: Call) -> bool:
-    """Whether another network of ours attached this very interface (a second ADD of it failed, and this is
-    its DEL).
-    """
-    return any(
-        contents.identity.container_id == call.container_id and contents.identity.ifname == call.ifname
-        for _, contents in records.every(call.roots)
-    )
 
 
 def gc(call: Call, config: BridgeConfig, scene: Scene) -> None:
