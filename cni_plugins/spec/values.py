@@ -86,6 +86,12 @@ def parse_cidr(text: str) -> IpInterface:
     return address
 
 
+def first_host(address: IpInterface) -> Ip:
+    """The first address of a network that a host may have: what stands for a gateway that nobody named."""
+    first = address.network.network_address
+    return first if address.network.num_addresses <= 2 else first + 1
+
+
 def fold(mapping: Mapping[str, Any], key: str) -> Any:
     """The value of `key` in a JSON object, found as Go's decoder does: case ignored, the last one wins."""
     found = None
