@@ -21,7 +21,7 @@ _AF_INET, _AF_INET6 = 2, 10
 _HEADER = struct.Struct("=BBBBI")
 # linux/if_addr.h
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-_NODAD, DADFAILED, TENTATIVE = 0x02, 0x08, 0x40
+_NODAD, DADFAILED, TENTATIVE, _NOPREFIXROUTE = 0x02, 0x08, 0x40, 0x200
 GLOBAL, LINK = 0, 253
 
 
@@ -38,19 +38,24 @@ def _body(index: int, address: IpInterface, flags: int = 0) -> bytes:
         "family": _AF_INET if address.version == 4 else _AF_INET6,
         "prefixlen": address.network.prefixlen,
         "index": index,
-        "flags": flags,
+        "flags": flags & 0xFF,
     }
-    listed = [("IFA_LOCAL", str(address.ip)), ("IFA_ADDRESS", str(address.ip))]
+    listed: list[tuple[str, object]] = [("IFA_LOCAL", str(address.ip)), ("IFA_ADDRESS", str(address.ip))]
+    if flags > 0xFF:
+        listed.append(("IFA_FLAGS", flags))
     if isinstance(address, IPv4Interface) and address.network.prefixlen < 31:
         listed.append(("IFA_BROADCAST", str(address.network.broadcast_address)))
     return encode(ADDRESS, fields, listed)
 
 
-def add(index: int, address: IpInterface, *, dad: bool = True) -> Message:
-    """Give a link an address; without `dad` an IPv6 address is used at once. EEXIST is an answer."""
-    body = _body(index, address, 0 if dad or address.version == 4 else _NODAD)
-    flags = NLM_F_CREATE | NLM_F_EXCL
-    return Message(f"add address {address}", RTM_NEWADDR, flags, body, frozenset((errno.EEXIST,)))
+def add(index: int, address: IpInterface, *, dad: bool = True, prefix_route: bool = True) -> Message:
+    """Give a link an address; without `dad` an IPv6 address is used at once, without `prefix_route` the
+    kernel makes no route to its subnet. EEXIST is an answer.
+    """
+    flags = (0 if dad or address.version == 4 else _NODAD) | (0 if prefix_route else _NOPREFIXROUTE)
+    body = _body(index, address, flags)
+    create = NLM_F_CREATE | NLM_F_EXCL
+    return Message(f"add address {address}", RTM_NEWADDR, create, body, frozenset((errno.EEXIST,)))
 
 
 def delete(index: int, address: IpInterface) -> Message:

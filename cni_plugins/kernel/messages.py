@@ -15,6 +15,10 @@ _ifinfmsg, _ifaddrmsg, _rtmsg = lean.load(
     "netlink.rtnl.ifinfmsg", "netlink.rtnl.ifaddrmsg", "netlink.rtnl.rtmsg"
 )
 
+# Attributes that this version of pyroute2 does not know yet (linux/if_link.h).
+_macvlan = _ifinfmsg.macvx_data
+_macvlan.nla_map += (("IFLA_MACVLAN_BC_QUEUE_LEN", "uint32"),)
+
 LINK = _ifinfmsg.ifinfmsg
 ADDRESS = _ifaddrmsg.ifaddrmsg
 ROUTE = _rtmsg.rtmsg

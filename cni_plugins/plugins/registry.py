@@ -14,6 +14,8 @@ MODULES: Mapping[str, str] = {
     "bridge": "cni_plugins.plugins.main.bridge",
     "chain": "cni_plugins.chain.plugin",
     "host-local": "cni_plugins.plugins.ipam.host_local",
+    "ptp": "cni_plugins.plugins.main.ptp",
+    "macvlan": "cni_plugins.plugins.main.macvlan",
     "loopback": "cni_plugins.plugins.main.loopback",
     "mesos-cni-port-mapper": "cni_plugins.plugins.meta.port_mapper",
     "portmap": "cni_plugins.plugins.meta.portmap",
