@@ -29,7 +29,7 @@ from typing import Any
 
 CLONE_NEWNET = 0x40000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
-MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 0x1000, 0x2000, 0x4000, 1 << 18
+MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE, MS_SHARED = 0x1000, 0x2000, 0x4000, 1 << 18, 1 << 20
 
 #: Directories that keep the machine's content but lose every change with the node.
 COPIES = ("/etc", "/opt", "/var", "/root")
@@ -80,6 +80,8 @@ def build() -> None:
     Path("/etc/cni/net.d").mkdir(parents=True)
     Path("/opt/cni/bin").mkdir(parents=True)
     Path("/run/netns").mkdir(parents=True)
+    mount("/run/netns", "/run/netns", None, MS_BIND)  # else the first `ip netns add` does it
+    mount("none", "/run/netns", None, MS_SHARED)
     Path("/run/lock").mkdir(parents=True)
 
 

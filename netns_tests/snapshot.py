@@ -33,6 +33,7 @@ PERMANENT: tuple[tuple[str, str], ...] = (
     (r"dir ", "empty directories hold nothing"),
     (r"file /var/lib/cni/networks/[^/]+/(lock|last_reserved_ip\.\d+) ", "host-local's; not a reservation"),
     (r"file /run/mesokit/(locks/|[^ ]*\.lock )", "a lock file must not vanish under one who waits for it"),
+    (r"file /run/mesokit/host-local/[^/]+/stamp ", "when the index of reservations was last true"),
     (r"file /run/xtables\.lock ", "iptables' own"),
     (r"node: nft (table|chain|set|map|rule) (inet|bridge) mesokit\b", "the frame: attachments are elements"),
 )
