@@ -8,6 +8,9 @@ import signal
 
 COOKIE = "MESOKIT_TASK"
 
+# A list of children that never settles is taken as far as it is known; it is asked for again soon.
+_READINGS = 8
+
 
 class Stat:
     """One line of /proc/PID/stat (proc_pid_stat(5)). Times are in clock ticks, `rss` in pages."""
@@ -125,15 +128,34 @@ def descendants(root: int) -> list[Stat]:
 
 
 def _walk(root: int) -> list[Stat]:
+    """All below `root`, a subreaper: who loses its parent during the walk is its child when we look again."""
     found: list[Stat] = []
-    waiting = [root]
-    while waiting:
-        for pid in _children(waiting.pop()):
+    seen: set[int] = set()
+    while fresh := _settled_children(root) - seen:
+        waiting = list(fresh)
+        while waiting:
+            pid = waiting.pop()
+            seen.add(pid)
             entry = stat(pid)
             if entry is not None:
                 found.append(entry)
-                waiting.append(pid)
+                waiting.extend(child for child in _children(pid) if child not in seen)
     return found
+
+
+def _settled_children(pid: int) -> set[int]:
+    """Everybody named in readings of the list until two agree.
+
+    The kernel counts its way through the list: when one ends meanwhile, another may be left out. """
+    last = _children(pid)
+    named = set(last)
+    for _ in range(_READINGS):
+        now = _children(pid)
+        named.update(now)
+        if now == last:
+            break
+        last = now
+    return named
 
 
 def send_signal(entry: Stat, number: int) -> bool:
