@@ -31,6 +31,20 @@ def test_63_orphans_and_exit_codes(scene: Scene) -> None:
     executor.wait_no_tasks()
 
 
+@scenario(Encoding.JSON)
+def test_63_daemons_of_tasks_that_ended(scene: Scene) -> None:
+    """The parents of a daemon end while the executor looks for what the task has left behind."""
+    agent = scene.agent()
+    executor = scene.start(agent, STAY)
+    leaver = "(setsid sh -c 'trap \"\" TERM HUP; sleep 600; :' &); exit 3"
+    names = [f"t{number}" for number in range(60)]
+    for start in range(0, 60, 6):
+        agent.send(*(launch(task(name, leaver)) for name in names[start : start + 6]))
+        for name in names[start : start + 6]:
+            agent.wait_state(name, "FAILED")
+    executor.wait_no_tasks()
+
+
 @scenario()
 def test_64_executor_killed(scene: Scene) -> None:
     agent = scene.agent()
