@@ -103,6 +103,9 @@ def release(netlink: Netlink, name: str, mac: str) -> bool:
     if link is None or link.kind != "bridge" or not (link.alias == ALIAS or link.mac == mac):
         return False
     if links.has_ports(netlink, link.index):
+        if not link.alias:
+            # Its maker died before it could mark it; whoever has the last port removes it then.
+            netlink.request(links.change(name, link.index, ifalias=ALIAS))
         return False
     netlink.request(links.delete(name))
     return True
