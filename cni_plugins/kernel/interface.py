@@ -74,14 +74,13 @@ def prepare(namespace: Namespace, plan: Plan) -> int:
     there.
     """
     base = f"conf/{plan.name}"
-    wanted: dict[str, str] = {}
-    if plan.has(4):
-        wanted[f"ipv4/{base}/arp_notify"] = "1"
+    dad = "1" if plan.dad else "0"
+    wanted = {f"ipv4/{base}/arp_notify": "1", f"ipv6/{base}/accept_dad": dad}
+    if plan.dad:
+        wanted[f"ipv6/{base}/enhanced_dad"] = "1"
     if plan.has(6):
-        dad = "1" if plan.dad else "0"
         wanted |= {"ipv6/conf/lo/disable_ipv6": "0", f"ipv6/{base}/disable_ipv6": "0"}
         wanted |= {f"ipv6/{base}/keep_addr_on_down": "1", f"ipv6/{base}/ndisc_notify": "1"}
-        wanted |= {f"ipv6/{base}/accept_dad": dad} | ({f"ipv6/{base}/enhanced_dad": "1"} if plan.dad else {})
     with entered(namespace):
         sysctl.ensure_here(wanted, optional=True)
         try:

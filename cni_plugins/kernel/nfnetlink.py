@@ -32,7 +32,7 @@ _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _NLA_F_NESTED, _NLA_TYPE = 0x8000, 0x3FFF
 _NETLINK_NETFILTER = 12
 _SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
-_SO_SNDBUFFORCE = 32
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _QUEUE = 32, 33, 1 << 23
 
 _HEADER = struct.Struct("=IHHII")
 _FAMILY = struct.Struct(">BBH")
@@ -40,6 +40,7 @@ _ATTRIBUTE = struct.Struct("=HH")
 _RECEIVE = 1 << 18
 _DUMP_TRIES = 5
 _SPARES = 8
+_TOGETHER = 64  # as many answers as a socket's receive queue holds with certainty
 
 # Of this process's own namespace; (device, inode, process) tells whose and from which side of a fork.
 _sequences = itertools.count(1, 1 << 16)
@@ -135,6 +136,13 @@ class Nfnetlink:
         """Serve independent requests in order; an error of one is in its answer and stops none of the
         others.
         """
+        return [
+            answer
+            for start in range(0, len(messages), _TOGETHER)
+            for answer in self._request(messages[start : start + _TOGETHER])
+        ]
+
+    def _request(self, messages: Sequence[Message]) -> list[Answer]:
         first = self._sequence + 1
         self._sequence += len(messages)
         self._send(
@@ -244,6 +252,7 @@ def _open(namespace: Namespace) -> socket.socket:
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
             )
         opened.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _QUEUE)
         opened.bind((0, 0))
     except OSError as error:
         raise CniError(

@@ -9,8 +9,10 @@ answer would not come back through the host: when the sender is in the target's 
 target), or is the host's loopback.
 
 127.0.0.1 can be translated only where route_localnet lets loopback addresses out of an interface, which
-would also let neighbours on that interface address the host's loopback: `localnet` lists the interfaces
-for which we set it, and what comes in by them for 127.0.0.0/8 is dropped before anything else sees it.
+would also let neighbours on that interface address the host's loopback: `localnet` lists the interfaces for
+which we set it, and what comes in by them for 127.0.0.0/8 is dropped before anything else sees it. IPv6 has
+no route_localnet: an answer would be dropped on its way back to ::1. So ::1 is not translated, and a program
+that tries `localhost` is refused there at once and goes on to 127.0.0.1.
 """
 
 from cni_plugins.kernel.nfnetlink import NFPROTO_INET
@@ -41,6 +43,7 @@ SECTION = Section(
             "publish",
             (
                 "iifname . meta l4proto . th dport @excluded return",
+                "ip6 daddr ::1 return",
                 "dnat ip to ip daddr . meta l4proto . th dport map @address_port4",
                 "dnat ip to meta l4proto . th dport map @port4",
                 "dnat ip6 to ip6 daddr . meta l4proto . th dport map @address_port6",
@@ -83,8 +86,9 @@ def leave(address: IpInterface) -> Chain:
 
 def answer(address: IpInterface) -> Chain:
     """The chain that hides a sender whose answer would not come back through the host."""
-    family, loopback = ("ip", "127.0.0.0/8") if address.version == 4 else ("ip6", "::1")
+    if address.version == 6:
+        return Chain(_named("answer", address), (f"ip6 saddr {address.network} masquerade",))
     return Chain(
         _named("answer", address),
-        (f"{family} saddr {loopback} masquerade", f"{family} saddr {address.network} masquerade"),
+        ("ip saddr 127.0.0.0/8 masquerade", f"ip saddr {address.network} masquerade"),
     )

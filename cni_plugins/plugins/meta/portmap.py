@@ -12,10 +12,13 @@ to.
 In the kernel: an element per port and family in the maps of the nf_tables table `inet mesokit`, whose few
 rules serve all containers; an element that lets the container and its neighbours reach the port too (`snat`);
 `route_localnet` on the host's interface towards the container, so that 127.0.0.1 works, with that interface's
-neighbours kept out of 127.0.0.0/8. [::1] works like any other address of the host for TCP and UDP programs
-that do not bind to ::1 themselves. A port that another container has is refused, whatever the two mappings'
-families, when their addresses overlap; one that a process listens on is not: packets no longer reach that
-process. UDP flows from before are forgotten, on ADD and on DEL.
+neighbours kept out of 127.0.0.0/8. [::1] cannot work (IPv6 has no route_localnet) and is left alone. Where
+bridged packets pass through the firewall (br_netfilter), a container reaches its own port only if its bridge
+port has `hairpinMode`.
+
+A port that another container has is refused when the two mappings' addresses overlap, whatever their
+families. One that a process of the host listens on is not: packets no longer reach that process. UDP
+flows from before are forgotten, on ADD and on DEL.
 """
 
 from collections.abc import Sequence
@@ -159,6 +162,12 @@ def _mapping(entry: object, where: str) -> Mapping:
             raise CniError(
                 Code.INVALID_CONFIG, f"{where}.hostIP is {text!r}, which is not an IP address", str(error)
             ) from error
+        if host_ip.is_loopback and host_ip.version == 6:
+            raise CniError(
+                Code.UNSUPPORTED_FIELD,
+                f"{where}.hostIP is {text!r}, which the kernel cannot lead to a container",
+                "IPv6 has no route_localnet; use 127.0.0.1, or leave hostIP out",
+            )
         if host_ip.is_multicast:
             raise CniError(Code.INVALID_CONFIG, f"{where}.hostIP is {text!r}, a multicast address")
     family = 0 if host_ip is None else host_ip.version
