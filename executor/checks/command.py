@@ -2,6 +2,7 @@
 behind.
 """
 
+import errno
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,7 +31,8 @@ class CommandProbe:
         try:
             process = self._supervisor.start(self._launch)
         except LaunchError as error:
-            self._tell(Result(False, error.text, transient=error.stage in (Stage.FORK, Stage.WARDEN)))
+            ours = error.stage is Stage.WARDEN or error.errno in (errno.EAGAIN, errno.ENOMEM)
+            self._tell(Result(False, error.text, transient=ours))
             return
         self._process = process
         loop.watch(process.pidfd, READ, lambda: self._ended(loop, process))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from executor.supervisor import proc
 from executor.supervisor.launch import Exit, Launch, Process
+from executor.supervisor.loop import SelectorLoop, Timer
 from executor.supervisor.supervisor import Supervisor
 from executor.supervisor.warden import spawn
 
@@ -76,3 +77,72 @@ def pid_in(file: Path) -> int:
     """The process number that a task writes into a file, once it is there."""
     eventually(lambda: file.exists() and file.read_text().endswith("\n"), f"a pid in {file}")
     return int(file.read_text())
+
+
+@contextlib.contextmanager
+def running_loop() -> Iterator[SelectorLoop]:
+    """A loop that is closed afterwards."""
+    loop = SelectorLoop()
+    try:
+        yield loop
+    finally:
+        loop.close()
+
+
+def turn_until(loop: SelectorLoop, condition: Callable[[], bool], what: str) -> None:
+    """Run the loop until `condition` holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        loop.run_once(0.05)
+
+
+def turn_for(loop: SelectorLoop, seconds: float) -> None:
+    """Run the loop for a while, to see that nothing happens."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        loop.run_once(deadline - time.monotonic())
+
+
+class ManualLoop:
+    """A loop without descriptors, whose clock goes only when told: for schedules."""
+
+    def __init__(self) -> None:
+        self._now = 1000.0
+        self._calls: list[tuple[float, int, Callable[[], None], list[bool]]] = []
+
+    def now(self) -> float:
+        return self._now
+
+    def watch(self, descriptor: int, events: int, callback: Callable[[], None]) -> None:
+        raise NotImplementedError("nothing to watch by hand")
+
+    def unwatch(self, descriptor: int) -> None:
+        raise NotImplementedError("nothing to watch by hand")
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        cancelled: list[bool] = []
+        self._calls.append((when, len(self._calls), callback, cancelled))
+        return _ManualTimer(cancelled)
+
+    def post(self, callback: Callable[[], None]) -> None:
+        self.call_at(self._now, callback)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass and make the calls that fall due, each at its time."""
+        end = self._now + seconds
+        while due := [call for call in self._calls if call[0] <= end]:
+            first = min(due, key=lambda call: call[:2])
+            self._calls.remove(first)
+            self._now = max(self._now, first[0])
+            if not first[3]:
+                first[2]()
+        self._now = end
+
+
+class _ManualTimer:
+    def __init__(self, cancelled: list[bool]) -> None:
+        self._cancelled = cancelled
+
+    def cancel(self) -> None:
+        self._cancelled.append(True)
