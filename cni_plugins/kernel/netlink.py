@@ -93,6 +93,8 @@ class Netlink:
         The first error that its message does not allow is raised when all are answered: CniError 999 with
         errno's text.
         """
+        if not messages:
+            return []
         first = self._sequence + 1
         self._sequence += len(messages)
         data = b"".join(

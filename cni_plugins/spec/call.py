@@ -22,6 +22,7 @@ from cni_plugins.spec.values import JsonObject, fold, parse_json
 from cni_plugins.spec.versions import VERSIONS, at_least
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
+_ARGS = ("IP", "GATEWAY", "MAC", "IgnoreUnknown")
 
 
 class Verb(StrEnum):
@@ -152,13 +153,24 @@ def _check_environment(verb: Verb, env: Mapping[str, str]) -> None:
 
 
 def parse_args(text: str) -> dict[str, str]:
-    """CNI_ARGS (`K=V;K=V`). CniError 4 for a pair without exactly one `=`."""
+    """CNI_ARGS (`K=V;K=V`).
+
+    CniError 4 for a pair without exactly one `=`, or a key that no plugin of ours knows unless IgnoreUnknown
+    is set. Each plugin takes the keys of all, since one of them may be its delegate.
+    """
     pairs: dict[str, str] = {}
     for pair in text.split(";") if text else ():
         key, equals, value = pair.partition("=")
         if not equals or "=" in value:
             raise CniError(Code.BAD_ENVIRONMENT, f"CNI_ARGS has {pair!r}, which is not KEY=VALUE")
         pairs[key] = value
+    unknown = [key for key in pairs if key not in _ARGS]
+    if unknown and pairs.get("IgnoreUnknown", "").lower() not in {"1", "true"}:
+        raise CniError(
+            Code.BAD_ENVIRONMENT,
+            f"CNI_ARGS has the unknown key {', '.join(unknown)}",
+            f"known are {', '.join(_ARGS)}; IgnoreUnknown=1 lets others pass",
+        )
     return pairs
 
 

@@ -177,7 +177,6 @@ def _attach(call: Call, config: BridgeConfig, tx: Transaction, mac: str | None) 
             promisc=config.promisc,
             vlan_filtering=config.vlans,
         )
-        sysctl.ensure(call.host, {f"ipv6/conf/{config.bridge}/accept_ra": "0"}, optional=True)
         bridge = bridges.find(netlink, config.bridge)
     if bridge is None:
         raise CniError(Code.INTERNAL, f"bridge {config.bridge} vanished as soon as it was made")
@@ -190,7 +189,9 @@ def _attach(call: Call, config: BridgeConfig, tx: Transaction, mac: str | None) 
     host_mac = links.random_mac()
     mtu = config.mtu or bridge.mtu
     name = veth.create(tx, mtu=mtu, mac=host_mac, peer_mac=peer_mac, master=bridge.index)
-    sysctl.ensure(call.host, {f"ipv6/conf/{name}/accept_ra": "0"}, optional=True)
+    sysctl.ensure(
+        call.host, {f"ipv6/conf/{link}/accept_ra": "0" for link in (bridge.name, name)}, optional=True
+    )
     if config.hairpin or config.isolated or config.vlans:
         index = interface.index_of(call.host, name)
         if config.hairpin or config.isolated:
@@ -200,6 +201,8 @@ def _attach(call: Call, config: BridgeConfig, tx: Transaction, mac: str | None) 
             netlink.request(
                 *bridge_vlan.membership(bridge, name, index, config.vlan, config.trunk, keep=keep)
             )
+    if bridge.alias != bridges.ALIAS:  # its MAC address may follow its ports'
+        bridge = bridges.find(netlink, config.bridge) or bridge
     return Port(bridge, name, host_mac, peer_mac)
 
 
@@ -244,7 +247,7 @@ def check(call: Call, config: BridgeConfig, scene: Scene) -> None:
     entry = next(
         (item for item in result.interfaces if item.name == config.bridge and not item.sandbox), None
     )
-    if entry is not None and entry.mac and entry.mac.lower() != bridge.mac:
+    if entry is not None and bridge.alias == bridges.ALIAS and entry.mac.lower() not in {"", bridge.mac}:
         raise CniError(
             Code.INTERNAL,
             f"{config.bridge} has MAC address {bridge.mac}, prevResult says {entry.mac}: it was made anew",
