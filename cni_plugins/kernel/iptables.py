@@ -211,7 +211,7 @@ def _jumps_to_container(
     added = []
     conditions = "".join(f" {word}" for word in wanted.conditions)
     for protocol in sorted(by_protocol):
-        ports = sorted(set(by_protocol[protocol]))
+        ports = list(dict.fromkeys(by_protocol[protocol]))
         for start in range(0, len(ports), _MULTIPORT):
             listed = ",".join(map(str, ports[start : start + _MULTIPORT]))
             comment = _named(identity, "dnat ")
