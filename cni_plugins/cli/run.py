@@ -111,6 +111,13 @@ class Progress:
     help="From SHUTDOWN to destruction.",
 )
 @click.option(
+    "--registration-timeout",
+    type=Duration(),
+    default="1mins",
+    show_default=True,
+    help="From an executor's start to its SUBSCRIBE.",
+)
+@click.option(
     "--work-dir", type=click.Path(path_type=Path), help="Sandboxes; default /var/lib/mesokit/agent."
 )
 @click.option("--runtime-dir", type=click.Path(path_type=Path), help="State; default /run/mesokit/agent.")
@@ -131,6 +138,7 @@ def command(
     no_killing_state: bool,
     no_authentication: bool,
     shutdown_grace: int,
+    registration_timeout: int,
     work_dir: Path | None,
     runtime_dir: Path | None,
 ) -> None:
@@ -156,7 +164,7 @@ def command(
         authenticate=not no_authentication,
         checkpoint=checkpoint,
         killing_state=not no_killing_state,
-        clocks=Clocks(shutdown_grace=shutdown_grace),
+        clocks=Clocks(shutdown_grace=shutdown_grace, registration_timeout=registration_timeout),
     )
     sys.exit(asyncio.run(_run(requests, options, RunOptions(follow, as_json, kill_after, kill_grace))))
 
