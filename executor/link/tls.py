@@ -60,9 +60,9 @@ def make_context(settings: TlsSettings) -> Context:
     context.verify_mode = ssl.CERT_REQUIRED if settings.verify else ssl.CERT_NONE
     context.minimum_version = _VERSIONS[min(settings.versions)]
     context.maximum_version = _VERSIONS[max(settings.versions)]
-    for minor, switch in enumerate(_SWITCHES):
+    for minor in range(min(settings.versions) + 1, max(settings.versions)):
         if minor not in settings.versions:
-            context.options |= switch
+            context.options |= _SWITCHES[minor]
     problems: list[str] = []
     _use_authorities(context, settings, problems)
     try:
