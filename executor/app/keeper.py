@@ -21,6 +21,7 @@ from mesos.v1 import mesos_pb2
 from executor.app.equipment import Equipment
 from executor.app.kept import Kept
 from executor.app.preparation import Surroundings, prepare
+from executor.app.sweep import Sweep
 from executor.checks.checker import Checker, empty_status
 from executor.checks.health import Health, HealthChecker
 from executor.checks.plan import InvalidCheckError, check_plan, health_plan
@@ -28,6 +29,7 @@ from executor.progress.reporter import Progress
 from executor.supervisor.identity import UnknownUserError
 from executor.supervisor.launch import LaunchError
 from executor.supervisor.loop import READ, Loop
+from executor.supervisor.proc import Stat
 from executor.supervisor.supervisor import Supervisor
 from executor.tasks.command import InvalidTaskError
 from executor.tasks.deadline import KillDeadline, grace_of
@@ -69,6 +71,7 @@ class Keeper:
         self._tell = tell
         self._tell_progress = tell_progress
         self._empty = empty
+        self._sweep = Sweep(loop, supervisor)
         self._kept: dict[str, Kept] = {}
         self._ended: OrderedDict[str, State] = OrderedDict()
         self._groups = 0
@@ -213,7 +216,7 @@ class Keeper:
         if kept.draining or task.id not in self._kept:
             log.info("task %r has ended already", task.id)
             return
-        if kept.process is None and not kept.lingering:
+        if kept.started is None:
             self._over(kept, State.KILLED, f"{why} before it was started")
             return
         if task.kill is not None:
@@ -255,17 +258,20 @@ class Keeper:
         if kept.draining:
             return
         self._signal(kept, signal.SIGKILL)
-        if kept.process is None:
-            self._finish(kept)
-        else:
+        if kept.process is not None:
             kept.escalation = self._loop.call_at(
                 self._loop.now() + RETRY_KILL, partial(self._escalate, kept)
             )
 
     def _signal(self, kept: Kept, number: signal.Signals) -> None:
-        if kept.started is not None:
-            count = self._supervisor.signal_tree(kept.started, number)
-            log.info("task %r: %s to %d processes", kept.task.id, number.name, count)
+        """Signal the whole tree; when that leaves nothing of a task whose process has ended, it is over."""
+        assert kept.started is not None
+        then = partial(self._killed, kept) if number is signal.SIGKILL else None
+        self._sweep.signal(kept.started, number, then)
+
+    def _killed(self, kept: Kept) -> None:
+        if kept.process is None and not kept.draining:
+            self._finish(kept)
 
     def _ended_process(self, kept: Kept) -> None:
         process = kept.process
@@ -283,13 +289,18 @@ class Keeper:
             self._linger(kept)
         else:
             self._signal(kept, signal.SIGKILL)
-            self._finish(kept)
 
     def _linger(self, kept: Kept) -> None:
         """Wait for what the task's process has left behind, until none of it lives or the grace is over."""
         self._forget_lingering(kept)
         assert kept.started is not None
-        for entry in self._supervisor.survivors(kept.started):
+        self._sweep.survivors(kept.started, partial(self._wait_for, kept))
+
+    def _wait_for(self, kept: Kept, survivors: list[Stat]) -> None:
+        if kept.draining:
+            return
+        self._forget_lingering(kept)
+        for entry in survivors:
             try:
                 pidfd = os.pidfd_open(entry.pid)
             except ProcessLookupError:
