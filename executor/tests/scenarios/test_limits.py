@@ -192,6 +192,7 @@ def test_86_environment_of_a_task(scene: Scene) -> None:
     for name in seen:
         assert not name.startswith(("_MEI", "_PYI", "PYTHON")), name
     assert "MESOS_EXECUTOR_AUTHENTICATION_TOKEN" not in seen
+    assert "LC_CTYPE" not in seen
 
 
 @scenario()
