@@ -13,7 +13,6 @@ import click
 from executor.inspect.address import NAME
 from executor.inspect.client import InspectError, look
 
-
 _COLUMNS = ("TASK", "STATE", "PID", "PROCS", "CPU", "MEMORY", "HEALTH", "PROGRESS", "SINCE")
 
 
@@ -24,7 +23,8 @@ def command(where: str | None, as_json: bool) -> None:
     """Show the tasks of executors: states, processes, health, usage, and what the agent has not acknowledged.
 
     SANDBOX is an executor's sandbox directory; PID is the number of an executor, or of any process that
-    runs in a sandbox. Without either, every executor on this machine that this user may ask. """
+    runs in a sandbox. Without either, every executor on this machine that this user may ask.
+    """
     if where is None:
         sandboxes = _all_sandboxes()
         if not sandboxes:

@@ -71,7 +71,8 @@ def derive(task: Launch, command: mesos_pb2.CommandInfo) -> Launch:
 
     `user` and `uris` of the command are ignored, as Mesos' executors do. Its output goes where the task's
     does. Raises InvalidTaskError for a command without a program and for a secret that the agent has left
-    unresolved. """
+    unresolved.
+    """
     program = find_program(command)
     return replace(
         task,

@@ -2,7 +2,8 @@
 
 Mesos' rules. Failures within the grace period, counted from the start, are forgiven until the first success
 ends it. After that every failure is told; the first success and each recovery are told, further successes
-are not. So many failures in a row as the check allows are told with `kill`. """
+are not. So many failures in a row as the check allows are told with `kill`.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

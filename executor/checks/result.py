@@ -14,7 +14,8 @@ class Result:
     At most one of `exit_code`, `http_status` and `connected` is set: what a CheckInfo of that kind reports.
     None of them is when the run did not come to an answer (it timed out, the server could not be reached).
     `transient` marks trouble on our side, such as no room for a process; it says nothing about the task and
-    is not counted. """
+    is not counted.
+    """
 
     ok: bool
     text: str

@@ -1,7 +1,8 @@
 """Run and schedule: one check, again and again, never two runs at a time.
 
 The first run starts `delay` after the start, each next one `interval` after the previous has ended. A run
-that lasts longer than `timeout` is cancelled and counts as a failure. """
+that lasts longer than `timeout` is cancelled and counts as a failure.
+"""
 
 import math
 import time

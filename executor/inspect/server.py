@@ -2,7 +2,8 @@
 
 GET / is the state as JSON, GET /metrics the same as Prometheus text. One request to a connection. The
 document is made when it is asked for and nothing is kept for it, so an endpoint that nobody asks costs
-nothing. """
+nothing.
+"""
 
 import logging
 import socket

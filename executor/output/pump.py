@@ -7,7 +7,8 @@ than one buffer, so a flood costs no memory: the pipe fills and its writer waits
 
 What a task wrote before it died must be in place before its end is told. `drain` copies as many bytes as
 are in the pipe at that moment and then says so. It does not wait for the end of the pipe, which a daemon
-may hold open for ever. """
+may hold open for ever.
+"""
 
 import array
 import contextlib

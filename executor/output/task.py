@@ -54,7 +54,8 @@ class TaskOutput:
         """Call `done` once everything written until now is in place; at once when nothing is in between.
 
         After `limit` seconds it is called all the same: an agent that reads no output must not keep back
-        the news. """
+        the news.
+        """
         waiting = len(self._streams)
         if not waiting:
             done()

@@ -1,7 +1,8 @@
 """A file that a task writes progress to, followed as it grows: by inotify(7), so nothing polls.
 
 The file need not exist yet; its directory must. What is in it already when following starts counts too. A
-file that becomes shorter, or is replaced, is read from its start again. """
+file that becomes shorter, or is replaced, is read from its start again.
+"""
 
 import ctypes
 import os

@@ -1,7 +1,8 @@
 """Readings become reports: numbered, no more often than allowed, the last one always told.
 
 A reading that comes too early waits for its time; a later one takes its place. The same reading twice is
-told once. """
+told once.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -2,7 +2,8 @@
 
 Cook's rules: a line counts only within its first 4 KiB; the first group is per cent, a number from 0 to
 100; the second, if there is one, a message of at most 512 characters. Bytes may be anything: what is not
-ASCII is replaced. """
+ASCII is replaced.
+"""
 
 import re
 from dataclasses import dataclass

@@ -11,20 +11,21 @@ import resource
 import signal
 from typing import NoReturn
 
-from executor.supervisor import prctl
+from executor.supervisor import prctl, proc
 
 #: uid, gid and supplementary groups to become.
 Ids = tuple[int, int, list[int]]
-#: program, argv, environment, working directory, ids, and (resource, soft, hard) limits.
-Plan = tuple[bytes, list[bytes], dict[bytes, bytes], bytes, Ids | None, list[tuple[int, int, int]]]
+#: program, argv, environment, working directory, ids, (resource, soft, hard) limits, and the mark (see proc).
+Plan = tuple[bytes, list[bytes], dict[bytes, bytes], bytes, Ids | None, list[tuple[int, int, int]], int]
 
 
 def become(plan: Plan, descriptors: list[int], report: int, ignored: list[signal.Signals]) -> NoReturn:
     """Turn this process into the task, or write (stage, errno, detail) to `report` and end.
 
     `descriptors` become 0, 1 and 2; every other descriptor must have its close-on-exec flag set. `ignored`
-    are the signals that the task should not find ignored. """
-    program, argv, environment, directory, ids, limits = plan
+    are the signals that the task should not find ignored.
+    """
+    program, argv, environment, directory, ids, limits, mark = plan
     warden = os.getppid()
     stage, detail = "session", b""
     try:
@@ -49,6 +50,7 @@ def become(plan: Plan, descriptors: list[int], report: int, ignored: list[signal
         os.chdir(directory)
         # A change of user clears the signal, so it is set last; a warden that died meanwhile sends none.
         prctl.set_parent_death_signal(signal.SIGKILL)
+        prctl.set_timer_slack(proc.MARK_BASE + mark)
         if os.getppid() != warden:
             os._exit(1)
         stage, detail = "exec", program

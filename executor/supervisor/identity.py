@@ -25,7 +25,8 @@ def resolve(name: str) -> Identity:
     """Look a user up by name, or by number where no name is meant ("1000").
 
     A number without an account is accepted as root would accept it elsewhere: gid equal to uid is not
-    assumed, the group is then `nogroup` (65534). Raises UnknownUserError naming the user. """
+    assumed, the group is then `nogroup` (65534). Raises UnknownUserError naming the user.
+    """
     try:
         entry = pwd.getpwnam(name)
     except (KeyError, ValueError):

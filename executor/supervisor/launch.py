@@ -52,7 +52,8 @@ class Launch:
 
     `program` is the file to run, `argv[0]` when empty; without a slash it is looked up in PATH of `env`,
     which is the whole environment. `user` None keeps the executor's. `stdin`, `stdout`, `stderr` are open
-    descriptors that stay the caller's; -1 is /dev/null. """
+    descriptors that stay the caller's; -1 is /dev/null.
+    """
 
     key: str
     argv: Sequence[str]
@@ -76,8 +77,9 @@ class Process:
     """A process that was started.
 
     `pidfd` is readable once it has ended and is closed by `reap`. `started` is its start time in clock
-    ticks since boot; with `pid` it names this process and no later one. `cookie` marks it and all it starts
-    (MESOKIT_TASK). """
+    ticks since boot; with `pid` it names this process and no later one. `cookie` (the value of
+    MESOKIT_TASK) and `mark` are on it and on all that it starts.
+    """
 
     key: str
     pid: int
@@ -85,6 +87,7 @@ class Process:
     started: int
     cookie: str
     token: int = field(repr=False)
+    mark: int = field(repr=False, default=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """What the parts of the executor ask of the owner thread's event loop, and the loop itself.
 
 One thread, one selector, timers on the monotonic clock. Other threads say everything through `post`;
-nothing polls. """
+nothing polls.
+"""
 
 import heapq
 import itertools

@@ -1,9 +1,10 @@
-"""The two process attributes that Python has no call for: who adopts orphans, what a parent's death does."""
+"""Process attributes that Python has no call for: who adopts orphans, what a parent's death does, a mark."""
 
 import ctypes
 import os
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_TIMERSLACK = 29
 _PR_SET_CHILD_SUBREAPER = 36
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -18,6 +19,11 @@ def _prctl(option: int, value: int) -> None:
 def set_parent_death_signal(signal: int) -> None:
     """Have `signal` sent to this process when the thread that made it ends; lost by a change of user."""
     _prctl(_PR_SET_PDEATHSIG, signal)
+
+
+def set_timer_slack(nanoseconds: int) -> None:
+    """How late this process's timers may be. Children inherit it, and it survives exec."""
+    _prctl(_PR_SET_TIMERSLACK, nanoseconds)
 
 
 def become_subreaper() -> None:

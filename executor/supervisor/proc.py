@@ -1,4 +1,4 @@
-"""What /proc tells about processes: identity, parentage, age and the cookie a task's processes inherit.
+"""What /proc tells about processes: identity, parentage, age, and the cookie and mark they inherit.
 
 Next to nothing is imported, because the warden lives on this module too.
 """
@@ -7,6 +7,12 @@ import os
 import signal
 
 COOKIE = "MESOKIT_TASK"
+
+# What a process cannot lose by changing its environment: its timer slack, which children inherit and exec
+# keeps. The kernel's default is 50 µs; each start adds a number of its own of so many ns, which nobody
+# notices.
+MARK_BASE = 50_000
+MARKS = 16_000
 
 # A list of children that never settles is taken as far as it is known; it is asked for again soon.
 _READINGS = 8
@@ -91,6 +97,14 @@ def cookie(pid: int) -> str | None:
     return None
 
 
+def mark(pid: int) -> int:
+    """The mark of a process, or 0 when it has none or is not ours to read (see prctl(2),
+    PR_SET_TIMERSLACK).
+    """
+    slack = int(_read(f"/proc/{pid}/timerslack_ns") or 0) - MARK_BASE
+    return slack if 0 < slack <= MARKS else 0
+
+
 def _children(pid: int) -> list[int]:
     try:
         threads = [entry.name for entry in os.scandir(f"/proc/{pid}/task")]
@@ -112,7 +126,8 @@ def descendants(root: int) -> list[Stat]:
     """Every process below `root`, parents before their children.
 
     Walks the kernel's own lists of children (CONFIG_PROC_CHILDREN), whose cost is that of our own processes
-    and not of the machine's; where the kernel has none, reads every process once. """
+    and not of the machine's; where the kernel has none, reads every process once.
+    """
     if _read("/proc/thread-self/children") is not None:
         return _walk(root)
     by_parent: dict[int, list[Stat]] = {}
@@ -146,7 +161,8 @@ def _walk(root: int) -> list[Stat]:
 def _settled_children(pid: int) -> set[int]:
     """Everybody named in readings of the list until two agree.
 
-    The kernel counts its way through the list: when one ends meanwhile, another may be left out. """
+    The kernel counts its way through the list: when one ends meanwhile, another may be left out.
+    """
     last = _children(pid)
     named = set(last)
     for _ in range(_READINGS):
@@ -162,7 +178,8 @@ def send_signal(entry: Stat, number: int) -> bool:
     """Signal exactly the process that `entry` describes; False when it has ended or is not ours to signal.
 
     A pidfd holds on to a process and not to a number; the start time, read after opening it, says that it
-    is the same. """
+    is the same.
+    """
     try:
         descriptor = os.pidfd_open(entry.pid)
     except OSError:

@@ -1,7 +1,8 @@
 """The executor's side of process supervision: start, reap, signal and list, all through the warden.
 
 Used by one thread only, the owner of the executor's state. Nothing here waits for a task: a start waits for
-exec (or its failure), everything else for the warden's answer. """
+exec (or its failure), everything else for the warden's answer.
+"""
 
 import os
 import secrets
@@ -44,6 +45,7 @@ class Supervisor:
         """
         self._count += 1
         cookie = f"{self._instance}.{self._count}"
+        mark = self._count % proc.MARKS + 1
         user = launch.user
         environment = {os.fsencode(name): os.fsencode(value) for name, value in launch.env.items()}
         environment[os.fsencode(proc.COOKIE)] = os.fsencode(cookie)
@@ -54,13 +56,14 @@ class Supervisor:
             os.fsencode(launch.cwd),
             (user.uid, user.gid, list(user.groups)) if user else None,
             [(limit.resource, limit.soft, limit.hard) for limit in launch.rlimits],
+            mark,
         )
         streams = (launch.stdin, launch.stdout, launch.stderr)
         handed = [self._null if stream < 0 else stream for stream in streams]
         answer, descriptors = self._ask(("start", plan), handed)
         if answer[0] == "started":
             _, token, pid, started = answer
-            return Process(launch.key, pid, descriptors[0], started, cookie, token)
+            return Process(launch.key, pid, descriptors[0], started, cookie, token, mark)
         if answer[0] == "failed":
             raise explain(launch, Stage(answer[1]), answer[2], answer[3])
         raise LaunchError(Stage.WARDEN, 0, "cannot start a process: the executor's warden has been killed")

@@ -2,8 +2,9 @@
 
 Every process that a task ever made is below the warden (see warden.py), so only those are looked at. One of
 them belongs to a task when it descends from the task's process, or is in a session or group led by one that
-does, or was started with the task's cookie, or was seen to belong before (a daemon that cleared its
-environment keeps no cookie, but an earlier look may have met it while its parents lived). """
+does, or was started with the task's cookie, or was seen to belong before, or has the task's mark: a daemon
+that cleared its environment has no cookie any more.
+"""
 
 import signal
 import time
@@ -68,6 +69,7 @@ class Lineage:
             reused = process.pid in numbers and numbers[process.pid].started != process.started
             if not reused:
                 leaders[process.pid] = process.cookie
+        marks = _marks(processes)
         for entry in entries:
             owner = self._known.get(entry.identity)
             if owner is not None:
@@ -78,25 +80,38 @@ class Lineage:
             for entry in entries:
                 if entry.identity in self._known:
                     continue
-                owner = self._owner(entry, numbers, leaders)
+                owner = self._owner(entry, numbers, leaders, marks)
                 if owner is not None:
                     self._known[entry.identity] = owner
                     leaders.setdefault(entry.pid, owner)
                     changed = True
 
-    def _owner(self, entry: Stat, numbers: dict[int, Stat], leaders: dict[int, str]) -> str | None:
+    def _owner(
+        self, entry: Stat, numbers: dict[int, Stat], leaders: dict[int, str], marks: dict[int, str]
+    ) -> str | None:
         parent = numbers.get(entry.parent)
         if parent is not None and parent.identity in self._known:
             return self._known[parent.identity]
         for leader in (entry.session, entry.group):
             if leader in leaders:
                 return leaders[leader]
-        if entry.identity in self._no_cookie:
-            return None
-        cookie = proc.cookie(entry.pid)
-        if cookie is None:
+        if entry.identity not in self._no_cookie:
+            cookie = proc.cookie(entry.pid)
+            if cookie is not None:
+                return cookie
             self._no_cookie.add(entry.identity)
-        return cookie
+        return marks.get(proc.mark(entry.pid))
+
+
+def _marks(processes: Iterable[Process]) -> dict[int, str]:
+    """The owners of marks; numbers come round again, and one that two tasks have tells nothing."""
+    marks: dict[int, str] = {}
+    twice: set[int] = set()
+    for process in processes:
+        if process.mark in marks:
+            twice.add(process.mark)
+        marks[process.mark] = process.cookie
+    return {mark: cookie for mark, cookie in marks.items() if mark not in twice}
 
 
 def signal_members(lineage: Lineage, processes: list[Process], number: int) -> int:

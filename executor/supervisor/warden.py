@@ -15,7 +15,8 @@ its children, which settles four matters at once:
 
 The executor sees exits through pidfds, which the warden hands over with each start. It keeps the ending of
 each (status and usage) until it is asked for. Imports are few on purpose: what is loaded here is held
-twice. """
+twice.
+"""
 
 import errno
 import gc

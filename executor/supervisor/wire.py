@@ -2,7 +2,8 @@
 socket.
 
 Both ends are one program forked once, so marshal's format cannot differ between them. A stream and not a
-packet socket, because a task's arguments and environment may have megabytes. """
+packet socket, because a task's arguments and environment may have megabytes.
+"""
 
 import array
 import marshal

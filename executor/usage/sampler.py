@@ -3,7 +3,8 @@
 A task shares the executor's group unless somebody gave it another; the group then tells of the whole
 container, the executor included, and is reported as the container's. Adding up sees every process that
 lives, and the processor time of those that were waited for; a child that died unnoticed between two samples
-is missing, so times never go back: the highest seen is kept. """
+is missing, so times never go back: the highest seen is kept.
+"""
 
 import os
 from collections.abc import Iterable

@@ -84,7 +84,7 @@ def test_daemon_is_found_after_its_task_ended(tmp_path: Path) -> None:
         assert [entry.pid for entry in supervisor.survivors(other)] == [other.pid]
 
 
-def test_daemon_without_cookie_is_remembered_or_counts_as_stray(tmp_path: Path) -> None:
+def test_daemon_without_cookie_is_remembered(tmp_path: Path) -> None:
     daemon_file = tmp_path / "pid"
     script = f"env -i /usr/bin/setsid /bin/sh -c 'echo $$ >{daemon_file}; sleep 1000' & read line"
     held, other_end = os.pipe()
@@ -99,6 +99,21 @@ def test_daemon_without_cookie_is_remembered_or_counts_as_stray(tmp_path: Path) 
         supervisor.signal_tree(process, signal.SIGKILL)
         eventually(lambda: not alive(daemon), "the daemon's end")
     os.close(held)
+
+
+def test_daemon_that_sheds_its_environment_unseen_is_found_by_its_mark(tmp_path: Path) -> None:
+    daemon_file = tmp_path / "pid"
+    inner = f"/usr/bin/setsid /bin/sh -c 'echo $$ >{daemon_file}; exec sleep 1000'"
+    with supervised() as supervisor:
+        other = supervisor.start(launch("sleep", "1000"))
+        process = supervisor.start(shell(f"env -i {inner} & until test -s {daemon_file}; do :; done"))
+        ending(supervisor, process)
+        daemon = pid_in(daemon_file)
+        assert proc.cookie(daemon) is None
+        assert [entry.pid for entry in supervisor.survivors(other)] == [other.pid]
+        assert [entry.pid for entry in supervisor.survivors(process)] == [daemon]
+        supervisor.signal_tree(process, signal.SIGKILL)
+        eventually(lambda: not alive(daemon), "the daemon's end")
 
 
 def test_stopped_task_is_continued_by_term() -> None:
@@ -122,7 +137,8 @@ def test_other_tasks_are_left_alone() -> None:
 
 def test_a_tree_that_grows_is_stopped_whole() -> None:
     # Each process makes another one all the time and dies young: a tree that no single look sees whole.
-    script = """
+    script =
+"""
 import os, time
 end = time.monotonic() + 60
 while time.monotonic() < end:
