@@ -46,9 +46,7 @@ def main() -> int:
         (place.library / name).unlink(missing_ok=True)
     _, left = installed.sweep(place, keep="")
     for name in left:
-        say(
-            f"kept the release {name}: programs of it are running; run me again when they ended"
-        )
+        say(f"kept the release {name}: programs of it are running; run me again when they ended")
     if left:
         manifest.files, manifest.replaced, manifest.service = [], {}, False
         installed.save(place, manifest)

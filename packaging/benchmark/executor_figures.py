@@ -1,0 +1,106 @@
+"""Measures an executor against a scripted agent. Runs inside the private node.
+
+    python executor_figures.py ROUNDS PROGRAM [ARGUMENT...] > figures.json
+
+Each round is one executor with one task, from its exec to its exit. Times are in seconds, sizes in bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+from mesos.v1.executor import executor_pb2
+
+from executor.codec import Encoding
+from executor.tests.scenarios import acknowledgements
+from executor.tests.scenarios.events import acknowledged, launch, task
+from executor.tests.scenarios.executor_process import Executor
+from executor.tests.scenarios.ledger import state_name
+from executor.tests.scenarios.processes import wait_until
+from executor.tests.scenarios.scene import Scene
+from executor.tests.scenarios.scripted_agent import ScriptedAgent
+
+SETTLE_SECONDS = 1.0
+Figures = dict[str, list[float]]
+
+
+def arrival(agent: ScriptedAgent, state: str) -> float:
+    """When the update with that state came."""
+    for entry in agent.calls(executor_pb2.Call.UPDATE):
+        if entry.call is not None and state_name(entry.call.update.status) == state:
+            return entry.at
+    raise AssertionError(f"no update {state}")
+
+
+def size(pids: list[int]) -> int:
+    total = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+def ended(executor: Executor) -> float:
+    """The moment at which the executor's process ends."""
+    descriptor = os.pidfd_open(executor.process.pid)
+    try:
+        select.select([descriptor], [], [])
+        return time.monotonic()
+    finally:
+        os.close(descriptor)
+
+
+def measure(scene: Scene, figures: Figures) -> None:
+    agent = scene.agent()
+    agent.acks = acknowledgements.all_but_terminal
+    began = time.monotonic()
+    executor = scene.start(agent)
+    agent.subscription()
+    figures["exec to SUBSCRIBE"].append(agent.subscribes()[0].at - began)
+
+    sent = time.monotonic()
+    agent.send(launch(task("t", "echo $$ >pid.new; mv pid.new pid; exec sleep 1000")))
+    agent.wait_state("t", "RUNNING")
+    figures["LAUNCH to RUNNING"].append(arrival(agent, "RUNNING") - sent)
+
+    wait_until(scene.path("pid").exists, "the task runs")
+    time.sleep(SETTLE_SECONDS)
+    pid = int(scene.path("pid").read_text())
+    figures["memory (PSS)"].append(size([each for each in executor.remaining() if each != pid]))
+
+    killed = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    final = agent.wait_final("t")
+    figures["task's exit to its update"].append(arrival(agent, state_name(final)) - killed)
+
+    time.sleep(0.1)
+    sent = time.monotonic()
+    agent.send(acknowledged("t", final.uuid))
+    figures["last acknowledgement to exit"].append(ended(executor) - sent)
+    executor.wait_exit()
+
+
+def main() -> None:
+    rounds, program = int(sys.argv[1]), sys.argv[2:]
+    if len(program) == 1:
+        os.environ["MESOKIT_EXECUTOR"] = program[0]
+    names = ("exec to SUBSCRIBE", "LAUNCH to RUNNING", "task's exit to its update")
+    figures: Figures = {name: [] for name in (*names, "last acknowledgement to exit", "memory (PSS)")}
+    for _ in range(rounds):
+        scene = Scene(Encoding.PROTOBUF)
+        try:
+            measure(scene, figures)
+        finally:
+            scene.close()
+    json.dump(figures, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
