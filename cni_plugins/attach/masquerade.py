@@ -9,9 +9,10 @@ from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import iptables
 from cni_plugins.kernel.iptables import Tool
 from cni_plugins.kernel.nft import masquerade, reference, strays
-from cni_plugins.spec.call import Call, Identity
+from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import one_of
 from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.values import IpInterface
 from cni_plugins.store.locks import locked
 

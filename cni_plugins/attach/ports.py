@@ -19,8 +19,9 @@ from cni_plugins.kernel.iptables import Tool
 from cni_plugins.kernel.nft import owner, ports, reference, strays
 from cni_plugins.kernel.nft.placing import Taken
 from cni_plugins.kernel.nft.ports import Forward, Hide, Publication
-from cni_plugins.spec.call import Call, Identity
+from cni_plugins.spec.call import Call
 from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.values import IpInterface, JsonObject, parse_cidr
 from cni_plugins.store import claims
 

@@ -3,8 +3,9 @@
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel.nfnetlink import NFPROTO_BRIDGE
 from cni_plugins.kernel.nft import reference, spoof, strays
-from cni_plugins.spec.call import Call, Identity
+from cni_plugins.spec.call import Call
 from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.identity import Identity
 
 
 def add(tx: Transaction, port: str, mac: str) -> None:

@@ -55,7 +55,9 @@ def require_free(namespace: Namespace, name: str) -> None:
 
 
 def resolved(plan: Plan) -> list[Route]:
-    """The routes with a gateway each where there is one: the route's own, else the first of its family."""
+    """The routes with a gateway each where there is one: the route's own, else the first of its family; a
+    route of scope link has none.
+    """
     gateways: dict[int, Ip] = {}
     for entry in plan.ips:
         if entry.gateway is not None:
@@ -64,7 +66,7 @@ def resolved(plan: Plan) -> list[Route]:
 
 
 def with_gateway(route: Route, gateway: Ip | None) -> Route:
-    if route.gw is not None or gateway is None:
+    if route.gw is not None or gateway is None or (route.scope or 0) >= routes.SCOPE_LINK:
         return route
     return Route(route.dst, gateway, route.mtu, route.advmss, route.priority, route.table, route.scope)
 

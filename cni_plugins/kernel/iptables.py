@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from cni_plugins.kernel.namespace import entered
 from cni_plugins.kernel.nfnetlink import NFPROTO_IPV4, NFPROTO_IPV6, Nfnetlink
 from cni_plugins.kernel.nft.elements import chain_message, exist
-from cni_plugins.spec.call import Identity
 from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import IpInterface
 

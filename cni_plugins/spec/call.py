@@ -15,6 +15,7 @@ from cni_plugins.spec import mesos
 from cni_plugins.spec.config import is_interface_name
 from cni_plugins.spec.deadline import Deadline, after
 from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.result import Result, decode
 from cni_plugins.spec.roots import Roots, roots_from
@@ -72,15 +73,6 @@ class Reply:
     stdout: bytes
     stderr: bytes
     status: int
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What names an attachment: one interface of one container on one network."""
-
-    network: str
-    container_id: str
-    ifname: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cni_plugins.spec.call import Identity
 from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.roots import Roots
 from cni_plugins.spec.values import JsonObject, dump_json, parse_json
 from cni_plugins.store.locks import acquire, open_file

@@ -6,7 +6,7 @@ from cni_plugins.kernel.nfnetlink import NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.nft import elements, nat, owner
 from cni_plugins.kernel.nft.elements import Element
 from cni_plugins.kernel.nft.placing import place
-from cni_plugins.spec.call import Identity
+from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import IpInterface
 

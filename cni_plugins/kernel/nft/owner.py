@@ -4,7 +4,7 @@ import hashlib
 import re
 
 from cni_plugins.kernel.nft.elements import COMMENT_BYTES
-from cni_plugins.spec.call import Identity
+from cni_plugins.spec.identity import Identity
 
 _UNSPEAKABLE = re.compile(r"[^A-Za-z0-9_.\-]")
 

@@ -9,7 +9,7 @@ from cni_plugins.kernel.nft import elements, nat, owner
 from cni_plugins.kernel.nft.elements import Element
 from cni_plugins.kernel.nft.placing import place
 from cni_plugins.kernel.nft.sections import Chain
-from cni_plugins.spec.call import Identity
+from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import Ip, IpInterface
 

@@ -12,8 +12,8 @@ from typing import Any
 from cni_plugins.kernel.nfnetlink import NFPROTO_BRIDGE, NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, Nfnetlink
 from cni_plugins.kernel.nft import library, owner
 from cni_plugins.kernel.nft.elements import chain_message, exist
-from cni_plugins.spec.call import Identity
 from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import parse_json
 

@@ -5,7 +5,7 @@ from cni_plugins.kernel.nft import elements, owner
 from cni_plugins.kernel.nft.elements import Element
 from cni_plugins.kernel.nft.placing import place
 from cni_plugins.kernel.nft.sections import Chain, Section
-from cni_plugins.spec.call import Identity
+from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.namespace import Namespace
 
 SETS = ("guarded", "allowed")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from cni_plugins.kernel.nfnetlink import NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.nft import elements, owner
 from cni_plugins.kernel.nft.elements import Element
-from cni_plugins.spec.call import Identity
+from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.namespace import Namespace
 
 
