@@ -31,7 +31,8 @@ class AgentRun:
     @property
     def told(self) -> list[dict[str, Any]]:
         """Every event so far."""
-        whole, _, _ = self.running.output().rpartition(b"\n")
+        output = self.running.wait().stdout if self._has_ended() else self.running.output()
+        whole, _, _ = output.rpartition(b"\n")
         return [json.loads(line) for line in whole.splitlines()]
 
     def find(self, event: str, **values: object) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from executor.agent.faults import DescriptionError, Fault, Json, fault, load_jso
 from executor.agent.shortform import read_application
 from executor.agent.strict import read_message
 
+_SHARED_PARTS = ("network_infos", "volumes", "hostname")
 _BAD_ID = re.compile(r"[\x00-\x1f\x7f/\\]")
 
 
@@ -41,6 +42,8 @@ def read_description(text: bytes, source: str) -> tuple[ContainerRequest, ...]:
     else:
         requests = list(_read_one(document, source, ""))
     faults = [f for request in requests for f in _request_faults(request)]
+    for request in requests:
+        _move_shared_parts(request)
     seen: set[str] = set()
     for task_id in (task.task_id.value for request in requests for task in request.tasks):
         if task_id in seen:
@@ -88,6 +91,15 @@ def _request(tasks: tuple[mesos_pb2.TaskInfo, ...], is_group: bool) -> Container
         # One container for all: what a nested container of its own would get, the executor's gets.
         executor.container.CopyFrom(container)
     return ContainerRequest(executor, tasks, is_group)
+
+
+def _move_shared_parts(request: ContainerRequest) -> None:
+    """What the executor's container does for its tasks is asked of that container only."""
+    for task in (task for task in request.tasks if task.HasField("container")):
+        for name in _SHARED_PARTS:
+            task.container.ClearField(name)
+        if [field.name for field, _ in task.container.ListFields()] == ["type"]:
+            task.ClearField("container")
 
 
 def _request_faults(request: ContainerRequest) -> Iterator[Fault]:

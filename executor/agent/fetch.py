@@ -26,7 +26,7 @@ class FetchError(Exception):
 
 async def fetch(request: ContainerRequest, sandbox: Path) -> None:
     """Fetch the URIs of the executor's command and of the tasks'. Raises FetchError."""
-    commands = [task.command for task in request.tasks]
+    commands = [request.executor.command, *(task.command for task in request.tasks)]
     for uri in (uri for command in commands for uri in command.uris):
         try:
             await asyncio.to_thread(_fetch, uri, sandbox)

@@ -228,3 +228,19 @@ def test_group_members_must_agree_on_the_networks() -> None:
 def test_what_is_no_json_is_located(text: bytes, sentence: str) -> None:
     with pytest.raises(DescriptionError, match=sentence.replace("(", r"\(")):
         read_description(text, "task.json")
+
+
+def test_what_the_executors_container_does_is_not_asked_of_the_task_again() -> None:
+    limits = {"rlimits": [{"type": "RLMT_NOFILE", "soft": 10, "hard": 10}]}
+    container = {"type": "MESOS", "hostname": "h", "network_infos": [{"name": "a"}], "rlimit_info": limits}
+    ((first,), (second,), (third,)) = (
+        read(document)[0].tasks
+        for document in (
+            TASK_INFO,
+            {**TASK_INFO, "container": container},
+            {**TASK_INFO, "container": {"type": "MESOS", "network_infos": [{"name": "a"}]}},
+        )
+    )
+    assert not first.HasField("container")
+    assert [field.name for field, _ in second.container.ListFields()] == ["type", "rlimit_info"]
+    assert not third.HasField("container")
