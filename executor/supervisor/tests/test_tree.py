@@ -137,8 +137,7 @@ def test_other_tasks_are_left_alone() -> None:
 
 def test_a_tree_that_grows_is_stopped_whole() -> None:
     # Each process makes another one all the time and dies young: a tree that no single look sees whole.
-    script =
-"""
+    script = """
 import os, time
 end = time.monotonic() + 60
 while time.monotonic() < end:

@@ -30,8 +30,7 @@ print(warden.pid, flush=True)
 time.sleep(1000)
 """
 
-STUBBORN =
-"""
+STUBBORN = """
 import os, signal, time
 for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
     signal.signal(number, signal.SIG_IGN)

@@ -20,8 +20,7 @@ time.sleep(1000)
 """
 
 
-COUNTING =
-"""
+COUNTING = """
 import time
 while time.process_time() < 0.2: sum(range(10000))
 time.sleep(1000)
