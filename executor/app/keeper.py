@@ -2,15 +2,11 @@
 
 What happens to a task, in order: LAUNCH is checked and answered with STARTING; the start itself waits for
 the next turn of the loop, so that a KILL that is already here is heard first. RUNNING is told when the
-program runs, not before. A killed task gets SIGTERM, all of its tree, and SIGKILL at its deadline. The
-task is over when its own process has ended; what it left behind is killed at once, but for a task that is
-being killed, where it has the rest of the grace: a shell dies of SIGTERM at once, and what it ran may
-need its time. Its end is told when the last of its output is in place.
+program runs, not before. How its processes end is the reaper's matter (reaper.py); the end is told when
+nothing of the task lives and the last of its output is in place.
 """
 
 import logging
-import os
-import signal
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -21,29 +17,25 @@ from mesos.v1 import mesos_pb2
 from executor.app.equipment import Equipment
 from executor.app.kept import Kept
 from executor.app.preparation import Surroundings, prepare
-from executor.app.sweep import Sweep
+from executor.app.reaper import Reaper
 from executor.checks.checker import Checker, empty_status
 from executor.checks.health import Health, HealthChecker
 from executor.checks.plan import InvalidCheckError, check_plan, health_plan
 from executor.progress.reporter import Progress
 from executor.supervisor.identity import UnknownUserError
 from executor.supervisor.launch import LaunchError
-from executor.supervisor.loop import READ, Loop
-from executor.supervisor.proc import Stat
+from executor.supervisor.loop import Loop
 from executor.supervisor.supervisor import Supervisor
 from executor.tasks.command import InvalidTaskError
-from executor.tasks.deadline import KillDeadline, grace_of
+from executor.tasks.deadline import grace_of
 from executor.tasks.states import State
-from executor.tasks.status import Ending, make_status
+from executor.tasks.status import make_status
 from executor.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
 REMEMBERED = 10_000
 """Ended tasks whose ids are remembered, so that a repeated LAUNCH does not run them again."""
-
-RETRY_KILL = 1.0
-"""Seconds after which SIGKILL is sent again to a task that has not died of it."""
 
 Reason = mesos_pb2.TaskStatus.Reason
 
@@ -71,7 +63,7 @@ class Keeper:
         self._tell = tell
         self._tell_progress = tell_progress
         self._empty = empty
-        self._sweep = Sweep(loop, supervisor)
+        self._reaper = Reaper(loop, supervisor, self._gone)
         self._kept: dict[str, Kept] = {}
         self._ended: OrderedDict[str, State] = OrderedDict()
         self._groups = 0
@@ -170,8 +162,7 @@ class Keeper:
         finally:
             if kept.output is not None:
                 kept.output.started()
-        kept.process = kept.started = process
-        self._loop.watch(process.pidfd, READ, partial(self._ended_process, kept))
+        self._reaper.watch(kept, process)
         self._step(kept, State.RUNNING)
         info = kept.task.info
         if info.HasField("max_completion_time"):
@@ -219,108 +210,20 @@ class Keeper:
         if kept.started is None:
             self._over(kept, State.KILLED, f"{why} before it was started")
             return
-        if task.kill is not None:
-            self._shorten(kept, grace)
-            return
-        log.info("killing task %r, %g s of grace: %s", task.id, grace, why)
-        task.kill = KillDeadline.after(self._loop.now(), grace)
-        task.kill_reason = why
-        kept.silence()
-        if kept.completion is not None:
-            kept.completion.cancel()
-        if told and self.tells_killing:
-            self._step(kept, State.KILLING, why)
-        else:
-            task.step(State.KILLING, time.time())
-        if task.kill.at > task.kill.began:
-            self._signal(kept, signal.SIGTERM)
-        self._schedule_escalation(kept)
+        if task.kill is None:
+            log.info("killing task %r, %g s of grace: %s", task.id, grace, why)
+            kept.silence()
+            if kept.completion is not None:
+                kept.completion.cancel()
+            if told and self.tells_killing:
+                self._step(kept, State.KILLING, why)
+            else:
+                task.step(State.KILLING, time.time())
+        self._reaper.kill(kept, grace)
 
-    def _shorten(self, kept: Kept, grace: float) -> None:
-        task = kept.task
-        assert task.kill is not None
-        shortened = task.kill.shortened(grace)
-        if shortened != task.kill:
-            task.kill = shortened
-            self._schedule_escalation(kept)
-
-    def _schedule_escalation(self, kept: Kept) -> None:
-        if kept.escalation is not None:
-            kept.escalation.cancel()
-        assert kept.task.kill is not None
-        if kept.task.kill.at <= self._loop.now():
-            self._escalate(kept)
-        else:
-            kept.escalation = self._loop.call_at(kept.task.kill.at, partial(self._escalate, kept))
-
-    def _escalate(self, kept: Kept) -> None:
-        """SIGKILL, again and again while the process is there; the kernel may hold it for a while."""
-        if kept.draining:
-            return
-        self._signal(kept, signal.SIGKILL)
-        if kept.process is not None:
-            kept.escalation = self._loop.call_at(
-                self._loop.now() + RETRY_KILL, partial(self._escalate, kept)
-            )
-
-    def _signal(self, kept: Kept, number: signal.Signals) -> None:
-        """Signal the whole tree; when that leaves nothing of a task whose process has ended, it is over."""
-        assert kept.started is not None
-        then = partial(self._killed, kept) if number is signal.SIGKILL else None
-        self._sweep.signal(kept.started, number, then)
-
-    def _killed(self, kept: Kept) -> None:
-        if kept.process is None and not kept.draining:
-            self._finish(kept)
-
-    def _ended_process(self, kept: Kept) -> None:
-        process = kept.process
-        assert process is not None
-        self._loop.unwatch(process.pidfd)
-        ending = self._supervisor.reap(process)
-        if ending is None:
-            self._loop.watch(process.pidfd, READ, partial(self._ended_process, kept))
-            return
-        kept.process = None
-        kept.ending = Ending(ending.code, ending.signal, ending.core)
-        kept.silence()
-        kill = kept.task.kill
-        if kill is not None and kill.at > self._loop.now():
-            self._linger(kept)
-        else:
-            self._signal(kept, signal.SIGKILL)
-
-    def _linger(self, kept: Kept) -> None:
-        """Wait for what the task's process has left behind, until none of it lives or the grace is over."""
-        self._forget_lingering(kept)
-        assert kept.started is not None
-        self._sweep.survivors(kept.started, partial(self._wait_for, kept))
-
-    def _wait_for(self, kept: Kept, survivors: list[Stat]) -> None:
-        if kept.draining:
-            return
-        self._forget_lingering(kept)
-        for entry in survivors:
-            try:
-                pidfd = os.pidfd_open(entry.pid)
-            except ProcessLookupError:
-                continue
-            kept.lingering.append(pidfd)
-            self._loop.watch(pidfd, READ, partial(self._linger, kept))
-        if not kept.lingering:
-            self._finish(kept)
-
-    def _forget_lingering(self, kept: Kept) -> None:
-        for pidfd in kept.lingering:
-            self._loop.unwatch(pidfd)
-            os.close(pidfd)
-        kept.lingering.clear()
-
-    def _finish(self, kept: Kept) -> None:
+    def _gone(self, kept: Kept) -> None:
         """The task's process has ended and nothing is left of it: collect its last words."""
-        self._forget_lingering(kept)
         assert kept.output is not None
-        kept.draining = True
         kept.output.drain(self._loop, partial(self._tell_ending, kept))
 
     def _tell_ending(self, kept: Kept) -> None:

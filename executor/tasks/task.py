@@ -18,7 +18,6 @@ class Task:
     healthy: bool | None = None
     check_status: mesos_pb2.CheckStatusInfo | None = None
     kill: KillDeadline | None = None
-    kill_reason: str = ""
     expired: bool = False
     """Whether max_completion_time is what ends it."""
     history: list[tuple[str, float]] = field(default_factory=list)
