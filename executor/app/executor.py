@@ -18,7 +18,17 @@ from executor.app.keeper import Keeper
 from executor.app.preparation import Surroundings
 from executor.codec import encode_call
 from executor.config.settings import Settings
-from executor.link import CallAnswered, EventReceived, Link, Noise, Report, StreamLost, StreamRefused, Target
+from executor.link import (
+    CallAnswered,
+    EventReceived,
+    Link,
+    Noise,
+    Report,
+    StreamLost,
+    StreamOpened,
+    StreamRefused,
+    Target,
+)
 from executor.progress.reporter import Progress
 from executor.session import (
     Acknowledged,
@@ -91,6 +101,8 @@ class Executor:
     def _hear(self, report: Report) -> None:
         now = self._loop.now()
         match report:
+            case StreamOpened(_, address):
+                self.keeper.address = address
             case EventReceived(attempt, event):
                 self._perform(self.session.receive(attempt, event, now))
             case CallAnswered(attempt, uuid, status, body):

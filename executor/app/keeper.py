@@ -68,6 +68,7 @@ class Keeper:
         self._ended: OrderedDict[str, State] = OrderedDict()
         self._groups = 0
         self.executor_info = mesos_pb2.ExecutorInfo()
+        self.address: str | None = None
         self.tells_killing = False
         self.received = False
         self.ended_by_state: Counter[str] = Counter()
@@ -133,7 +134,7 @@ class Keeper:
         """Check what is asked for; STARTING, or the end already."""
         info = kept.task.info
         try:
-            kept.launch = prepare(info, self.executor_info, self._around)
+            kept.launch = prepare(info, self.executor_info, self._around, self.address)
             if info.HasField("health_check"):
                 health_plan(info.health_check, kept.launch)
             if info.HasField("check"):

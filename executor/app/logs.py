@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from executor.config.settings import Settings
+from executor.output.rotation import shift
 
 FORMAT = "%(asctime)s.%(msecs)03d %(levelname)-7s %(message)s"
 DATES = "%Y-%m-%dT%H:%M:%S"
@@ -50,16 +51,9 @@ class RotatingLog(logging.Handler):
             os.close(self._descriptor)
             self._descriptor = None
         if self._path.exists() and self._path.stat().st_size + room > self._size:
-            self._rotate()
+            shift(self._path, self._backups)
         self._descriptor = os.open(self._path, flags, 0o640)
         self._written = os.fstat(self._descriptor).st_size
-
-    def _rotate(self) -> None:
-        for number in range(self._backups, 0, -1):
-            older = self._path if number == 1 else self._path.with_name(f"{self._path.name}.{number - 1}")
-            if older.exists():
-                older.replace(self._path.with_name(f"{self._path.name}.{number}"))
-        self._path.unlink(missing_ok=True)
 
 
 def set_up(settings: Settings) -> None:

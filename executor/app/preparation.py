@@ -42,8 +42,15 @@ def _from_interpreter() -> set[str]:
     return set() if any(entry.startswith(b"LC_CTYPE=") for entry in start) else {"LC_CTYPE"}
 
 
-def prepare(task: mesos_pb2.TaskInfo, executor: mesos_pb2.ExecutorInfo, around: Surroundings) -> Launch:
-    """What to start for a task. Raises InvalidTaskError or UnknownUserError."""
+def prepare(
+    task: mesos_pb2.TaskInfo,
+    executor: mesos_pb2.ExecutorInfo,
+    around: Surroundings,
+    address: str | None = None,
+) -> Launch:
+    """What to start for a task; `address` is ours as the agent sees it. Raises InvalidTaskError or
+    UnknownUserError.
+    """
     _refuse_containers(task)
     command = find_command(task, executor)
     program = find_program(command)
@@ -52,7 +59,7 @@ def prepare(task: mesos_pb2.TaskInfo, executor: mesos_pb2.ExecutorInfo, around: 
         key=task.task_id.value,
         argv=program.argv,
         program=program.file,
-        env=_environment(task, command, user, around),
+        env=_environment(task, command, user, around, address),
         cwd=around.settings.sandbox,
         user=user,
         rlimits=_limits(task.container.rlimit_info),
@@ -64,11 +71,14 @@ def _environment(
     command: mesos_pb2.CommandInfo,
     user: Identity | None,
     around: Surroundings,
+    address: str | None,
 ) -> dict[str, str]:
     settings = around.settings
     variables = dict(around.inherited)
     variables["MESOS_SANDBOX"] = str(settings.sandbox)
     variables["MESOS_TASK_ID"] = task.task_id.value
+    if container_ip := environment.container_ip(around.inherited.get("LIBPROCESS_IP"), address):
+        variables["MESOS_CONTAINER_IP"] = container_ip
     role = environment.allocation_role(task) or settings.allocation_role
     if role:
         variables["MESOS_ALLOCATION_ROLE"] = role

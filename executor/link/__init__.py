@@ -2,7 +2,15 @@
 
 from executor.link.dial import DialError, Dialler
 from executor.link.link import Link
-from executor.link.reports import CallAnswered, EventReceived, Noise, Report, StreamLost, StreamRefused
+from executor.link.reports import (
+    CallAnswered,
+    EventReceived,
+    Noise,
+    Report,
+    StreamLost,
+    StreamOpened,
+    StreamRefused,
+)
 from executor.link.target import Target
 
 __all__ = [
@@ -14,6 +22,7 @@ __all__ = [
     "Noise",
     "Report",
     "StreamLost",
+    "StreamOpened",
     "StreamRefused",
     "Target",
 ]

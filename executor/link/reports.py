@@ -6,6 +6,14 @@ from mesos.v1.executor import executor_pb2
 
 
 @dataclass(frozen=True, slots=True)
+class StreamOpened:
+    """SUBSCRIBE was taken. `address` is our own end's IP address, None on a Unix socket."""
+
+    attempt: int
+    address: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class EventReceived:
     """An event came on the stream."""
 
@@ -48,4 +56,4 @@ class CallAnswered:
     body: str
 
 
-Report = EventReceived | Noise | StreamRefused | StreamLost | CallAnswered
+Report = StreamOpened | EventReceived | Noise | StreamRefused | StreamLost | CallAnswered

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from executor.codec import DecodeError, FramingError, RecordIODecoder, decode_event
-from executor.link.reports import EventReceived, Noise, Report, StreamLost, StreamRefused
+from executor.link.reports import EventReceived, Noise, Report, StreamLost, StreamOpened, StreamRefused
 from executor.link.target import Target, answer_text
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,8 @@ class Stream:
         with contextlib.closing(connection.getresponse()) as response:
             if response.status != http.client.OK:
                 return StreamRefused(self._attempt, response.status, answer_text(response))
+            address = None if sock.family == socket.AF_UNIX else sock.getsockname()[0]
+            self._report(StreamOpened(self._attempt, address))
             return StreamLost(self._attempt, self._read_events(response))
 
     def _read_events(self, response: http.client.HTTPResponse) -> str:

@@ -54,6 +54,18 @@ def allocation_role(task: mesos_pb2.TaskInfo) -> str | None:
     return next((role for role in roles if role), None)
 
 
+def container_ip(libprocess_ip: str | None, address: str | None) -> str | None:
+    """The container's address: what the agent set for libprocess, unless that is any address, as it is in
+    a container with networks of its own; else our end of the connection with the agent, unless that leads
+    nowhere else.
+    """
+    if libprocess_ip and libprocess_ip not in ("0.0.0.0", "::"):
+        return libprocess_ip
+    if address is None or address == "::1" or address.startswith("127."):
+        return None
+    return address
+
+
 def _value(variable: mesos_pb2.Environment.Variable) -> str:
     kind = variable.type
     if kind == mesos_pb2.Environment.Variable.VALUE:

@@ -23,6 +23,7 @@ from executor.link import (
     Noise,
     Report,
     StreamLost,
+    StreamOpened,
     StreamRefused,
     Target,
 )
@@ -100,6 +101,9 @@ class Stage:
         stream = self.accept()
         stream.request()
         stream.send(OK)
+        # The end of the stream before it may be told first.
+        while self.report() != StreamOpened(attempt, "127.0.0.1"):
+            continue
         return stream
 
 

@@ -11,7 +11,13 @@ from mesos.v1 import mesos_pb2
 
 from executor.tasks.command import InvalidTaskError, find_command, find_program
 from executor.tasks.deadline import KillDeadline, grace_of
-from executor.tasks.environment import DEFAULT_PATH, allocation_role, inherited, of_command
+from executor.tasks.environment import (
+    DEFAULT_PATH,
+    allocation_role,
+    container_ip,
+    inherited,
+    of_command,
+)
 from executor.tasks.states import STEPS, IllegalStepError, State
 from executor.tasks.status import Ending, make_status, new_uuid
 from executor.tasks.task import Task
@@ -243,3 +249,19 @@ def test_a_status_is_complete_and_carries_the_ending_as_data() -> None:
     assert json.loads(status.data) == {"exit_code": 3}
     assert [(label.key, label.value) for label in status.labels.labels] == [("mesokit.exit_code", "3")]
     assert not status.HasField("container_status")
+
+
+@pytest.mark.parametrize(
+    ("libprocess", "address", "told"),
+    [
+        ("10.0.0.7", "10.0.0.8", "10.0.0.7"),
+        ("0.0.0.0", "192.168.5.2", "192.168.5.2"),
+        ("::", "fd00::2", "fd00::2"),
+        (None, "127.0.0.1", None),
+        (None, None, None),
+    ],
+)
+def test_the_address_of_the_container(
+    libprocess: str | None, address: str | None, told: str | None
+) -> None:
+    assert container_ip(libprocess, address) == told
