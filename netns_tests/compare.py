@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from netns_tests.case import Case, Reach
@@ -137,3 +137,16 @@ def observe(node: Node, folder: str, case: Case) -> dict[str, str]:
         seen.update(_answer(f"DEL {attachment.cid}", attachment.delete()))
     seen.update(_facts("after DEL", _changes(before, snapshot(node, boxes))))
     return {_rename(key, words): _rename(value, words) for key, value in seen.items()}
+
+
+def differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
+    """What two observations differ in, as lines "name: theirs -> ours". Where only one side's ADD came
+    through, its result and what it made say no more than that, and are left out."""
+    names = sorted(theirs.keys() | ours.keys())
+    refused = any(theirs.get(name) != ours.get(name) for name in names if re.fullmatch(r"ADD \w+ code", name))
+    lines = []
+    for name in names:
+        beside = name.startswith(("after ADD", "reach", "CHECK")) or " result" in name
+        if theirs.get(name) != ours.get(name) and not (refused and beside):
+            lines.append(f"{name}: {theirs.get(name, 'nothing')} -> {ours.get(name, 'nothing')}")
+    return lines

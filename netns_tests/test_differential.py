@@ -15,7 +15,7 @@ import pytest
 
 from netns_tests.case import Case
 from netns_tests.cases import CASES
-from netns_tests.compare import observe
+from netns_tests.compare import differences, observe
 from netns_tests.differences import DIFFERENCES
 from netns_tests.node import Node
 from netns_tests.plugins import service
@@ -31,13 +31,7 @@ class Pair:
     ours: Future[Seen]
 
     def differences(self) -> list[str]:
-        """Lines "name: reference -> ours"."""
-        theirs, ours = self.reference.result(), self.ours.result()
-        return [
-            f"{name}: {theirs.get(name, 'nothing')} -> {ours.get(name, 'nothing')}"
-            for name in sorted(theirs.keys() | ours.keys())
-            if theirs.get(name) != ours.get(name)
-        ]
+        return differences(self.reference.result(), self.ours.result())
 
 
 def _with_reference(case: Case, folder: str) -> Seen:
