@@ -4,6 +4,15 @@ import os
 from pathlib import Path
 
 
+def shift(path: Path, backups: int) -> None:
+    """Make room at `path`: NAME becomes NAME.1, that NAME.2, the oldest goes. Raises OSError."""
+    for number in range(backups, 0, -1):
+        older = path.with_name(f"{path.name}.{number - 1}") if number > 1 else path
+        if older.exists():
+            older.replace(path.with_name(f"{path.name}.{number}"))
+    path.unlink(missing_ok=True)
+
+
 class RotatingFile:
     """A sink of bytes with at most `size` bytes to a file and `backups` older files.
 
@@ -68,19 +77,13 @@ class RotatingFile:
                 os.lseek(self._descriptor, 0, os.SEEK_SET)
                 self._written = 0
                 return
-            for number in range(self._backups, 0, -1):
-                older = self._backup(number - 1)
-                if older.exists():
-                    older.replace(self._backup(number))
+            shift(self._path, self._backups)
             previous = self._descriptor
             self._open()
             os.close(previous)
         except OSError as error:
             # It grows beyond its size rather than that the task waits or loses output.
             self.problem = f"{self._path.name}: {error.strerror}"
-
-    def _backup(self, number: int) -> Path:
-        return self._path.with_name(f"{self._path.name}.{number}") if number else self._path
 
 
 class SharedStream:

@@ -115,12 +115,6 @@ class Supervisor:
         """The living processes of many tasks, by cookie, in one look."""
         return self._lineage.members(processes)
 
-    def strays(self, living: Iterable[Process]) -> list[Stat]:
-        """Living processes that belong to none of `living`: what ended tasks left and no cookie tells
-        apart.
-        """
-        return self._lineage.strays(living)
-
     def close(self, patience: float = 5.0) -> None:
         """Let the warden kill whatever is left and leave, waiting at most `patience` seconds for it."""
         self._warden.channel.close()

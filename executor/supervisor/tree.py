@@ -49,14 +49,6 @@ class Lineage:
                 found[cookie].append(entry)
         return found
 
-    def strays(self, living: Iterable[Process]) -> list[Stat]:
-        """Living processes below the warden that belong to none of `living`: what earlier tasks left
-        behind.
-        """
-        by_cookie = self.members(living)
-        owned = {entry.identity for entries in by_cookie.values() for entry in entries}
-        return [e for e in proc.descendants(self._warden) if not e.dead and e.identity not in owned]
-
     def _spread(self, entries: list[Stat], processes: Iterable[Process]) -> None:
         """Give each entry its owner; parents come before children, and what is learnt of one teaches of
         others.

@@ -13,6 +13,7 @@ from executor.supervisor.launch import Launch, Limit
 from executor.supervisor.tests.fixtures import (
     alive,
     launch,
+    left,
     pid_in,
     running_loop,
     shell,
@@ -63,7 +64,7 @@ def test_a_hanging_check_is_killed_with_its_children_and_does_not_overlap(tmp_pa
         assert results == [Result(False, "timed out after 0.5 s")]
         pid = pid_in(tmp_path / "pid")
         turn_until(loop, lambda: not alive(pid), "the end of the child")
-        turn_until(loop, lambda: supervisor.strays([]) == [], "nothing left")
+        turn_until(loop, lambda: left(supervisor) == [], "nothing left")
         runner.pause()
     assert (tmp_path / "runs").read_text() == "run\n"
 

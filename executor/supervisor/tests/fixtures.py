@@ -1,6 +1,7 @@
 """A supervisor with a real warden for tests, and ways to wait for real processes."""
 
 import contextlib
+import gc
 import os
 import select
 import sys
@@ -61,8 +62,14 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
+def left(supervisor: Supervisor) -> list[int]:
+    """The living processes below the warden."""
+    return [entry.pid for entry in proc.descendants(supervisor.warden_pid) if not entry.dead]
+
+
 def descriptors() -> int:
-    """How many descriptors this process has open."""
+    """How many descriptors this process has open, those of garbage not counted."""
+    gc.collect()
     with os.scandir("/proc/self/fd") as entries:
         return sum(1 for _ in entries)
 

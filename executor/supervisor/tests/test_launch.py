@@ -11,7 +11,7 @@ import pytest
 
 from executor.supervisor.identity import Identity, UnknownUserError, resolve
 from executor.supervisor.launch import Launch, LaunchError, Limit, Stage
-from executor.supervisor.tests.fixtures import descriptors, ending, launch, python, shell, supervised
+from executor.supervisor.tests.fixtures import descriptors, ending, launch, left, python, shell, supervised
 
 
 def output(given: Launch, file: Path) -> str:
@@ -183,7 +183,7 @@ def test_a_failed_start_leaves_nothing_behind() -> None:
             with pytest.raises(LaunchError):
                 supervisor.start(launch("/no/such/program"))
         assert descriptors() == before
-        assert supervisor.strays([]) == []
+        assert left(supervisor) == []
 
 
 def test_many_short_processes_each_with_its_own_exit_code() -> None:

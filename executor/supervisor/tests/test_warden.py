@@ -10,7 +10,16 @@ import pytest
 
 from executor.supervisor.launch import LaunchError, Stage
 from executor.supervisor.supervisor import Supervisor
-from executor.supervisor.tests.fixtures import alive, ending, eventually, launch, pid_in, shell, supervised
+from executor.supervisor.tests.fixtures import (
+    alive,
+    ending,
+    eventually,
+    launch,
+    left,
+    pid_in,
+    shell,
+    supervised,
+)
 from executor.supervisor.tests.test_tree import DAEMON
 from executor.supervisor.warden import spawn
 
@@ -61,7 +70,7 @@ def test_no_task_outlives_a_killed_executor(tmp_path: Path, end: signal.Signals)
 def test_a_killed_warden_takes_its_tasks_along_and_is_noticed() -> None:
     supervisor = Supervisor(spawn())
     process = supervisor.start(launch("sleep", "1000"))
-    os.kill(supervisor._warden.pid, signal.SIGKILL)
+    os.kill(supervisor.warden_pid, signal.SIGKILL)
     assert ending(supervisor, process).signal == signal.SIGKILL
     with pytest.raises(LaunchError) as caught:
         supervisor.start(launch("true"))
@@ -74,7 +83,7 @@ def test_close_kills_what_is_left(tmp_path: Path) -> None:
     with supervised() as supervisor:
         supervisor.start(shell(f"trap '' TERM; echo $$ >{tmp_path}/pid; sleep 1000 & wait"))
         pid = pid_in(tmp_path / "pid")
-        warden = supervisor._warden.pid
+        warden = supervisor.warden_pid
     assert not alive(pid)
     assert not alive(warden)
 
@@ -90,7 +99,7 @@ def test_the_warden_holds_no_pipe_of_the_executor() -> None:
 def test_the_warden_ignores_polite_signals() -> None:
     with supervised() as supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            os.kill(supervisor._warden.pid, number)
+            os.kill(supervisor.warden_pid, number)
         assert ending(supervisor, supervisor.start(shell("exit 7"))).code == 7
 
 
@@ -102,4 +111,4 @@ def test_a_start_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
         for _ in range(2):
             with pytest.raises(LaunchError, match="did not start within the time allowed"):
                 supervisor.start(launch("true"))
-        eventually(lambda: supervisor.strays([]) == [], "the end of both")
+        eventually(lambda: left(supervisor) == [], "the end of both")
