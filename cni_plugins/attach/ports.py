@@ -49,9 +49,6 @@ def publish(tx: Transaction, wanted: Publication, keys: IptablesKeys | None) -> 
     _claim(tx, wanted.forwards)
     if wanted.hide is not Hide.NOBODY:
         _open_loopback(tx, [item for item in wanted.targets if item.version == 4])
-    udp = udp_ports(wanted.forwards)
-    if udp:
-        tx.intend("ports.forget", ports=encode(wanted.forwards))
     backend = "nftables" if keys is None else "iptables"
     tx.intend(
         "ports.delete",
@@ -71,8 +68,7 @@ def publish(tx: Transaction, wanted: Publication, keys: IptablesKeys | None) -> 
             for target in wanted.targets:
                 tool = Tool(call.host, target.version, call.deadline)
                 iptables.add_ports(tool, call.identity, for_iptables(wanted, target, keys))
-    if udp:
-        conntrack.forget_untranslated(call.host, udp)
+    conntrack.forget_untranslated(call.host, udp_ports(wanted.forwards))
 
 
 def check(call: Call, wanted: Publication, keys: IptablesKeys | None) -> None:

@@ -24,7 +24,6 @@ OPERATIONS: Mapping[str, str] = {
     "link.restore": "cni_plugins.attach.operations.links:restore",
     "masquerade.delete": "cni_plugins.attach.operations.firewall:delete_masquerade",
     "ports.delete": "cni_plugins.attach.operations.ports:delete",
-    "ports.forget": "cni_plugins.attach.operations.ports:forget",
     "ports.release": "cni_plugins.attach.operations.ports:release",
     "localnet.release": "cni_plugins.attach.operations.ports:release_localnet",
     "spoof.delete": "cni_plugins.attach.operations.firewall:delete_spoof_check",

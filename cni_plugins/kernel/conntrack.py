@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cni_plugins.kernel import nfnetlink
+from cni_plugins.kernel import nfnetlink, sysctl
 from cni_plugins.kernel.nfnetlink import Message, Nfnetlink, attribute, attributes, nested
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import Ip
@@ -22,7 +22,7 @@ _PROTO_NUM, _PROTO_SOURCE, _PROTO_TARGET = 1, 2, 3
 _FILTER_ORIG_FLAGS = 1
 _FILTER_PROTO_NUM = 1 << 3
 _UDP = 17
-_FAMILIES = {4: nfnetlink.NFPROTO_IPV4, 6: nfnetlink.NFPROTO_IPV6}
+_FAMILIES = {4: nfnetlink.NFPROTO_IPV4, 16: nfnetlink.NFPROTO_IPV6}  # by an address's bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class _Flow:
     unless addresses were translated. `name` is how to ask for its deletion.
     """
 
+    family: int
     sent: _Tuple
     answer: _Tuple
     name: bytes
@@ -78,21 +79,23 @@ def forget_translated(host: Namespace, ports: Sequence[UdpPort]) -> None:
 
 
 def _forget(host: Namespace, ports: Sequence[UdpPort], stale: Callable[[_Flow, UdpPort], bool]) -> None:
+    if not ports or sysctl.read(host, "netfilter/nf_conntrack_count") in {None, "0"}:
+        return
     with Nfnetlink(host) as socket:
-        for version in sorted({port.target.version for port in ports}):
-            family = _FAMILIES[version]
-            wanted = {
-                flow.name: None
-                for flow in _flows(socket, family)
-                for port in ports
-                if port.target.version == version and _to(flow, port) and stale(flow, port)
-            }
-            socket.request([Message(nfnetlink.SUBSYS_CTNETLINK, _DELETE, 0, family, name) for name in wanted])
+        for size in sorted({len(port.target.packed) for port in ports}):
+            doomed = [
+                Message(nfnetlink.SUBSYS_CTNETLINK, _DELETE, 0, flow.family, flow.name)
+                for flow in _flows(socket, _FAMILIES[size])
+                if any(_to(flow, port) and stale(flow, port) for port in ports)
+            ]
+            socket.request(doomed)
 
 
 def _to(flow: _Flow, port: UdpPort) -> bool:
-    return flow.sent.target_port == port.host_port and (
-        port.host_ip is None or flow.sent.target == port.host_ip.packed
+    return (
+        flow.sent.target_port == port.host_port
+        and len(flow.sent.target) == len(port.target.packed)
+        and (port.host_ip is None or flow.sent.target == port.host_ip.packed)
     )
 
 
@@ -102,13 +105,21 @@ def _flows(socket: Nfnetlink, family: int) -> list[_Flow]:
     body += nested(_FILTER, attribute(_FILTER_ORIG_FLAGS, struct.pack("=I", _FILTER_PROTO_NUM)))
     found = []
     for entry in socket.dump(Message(nfnetlink.SUBSYS_CTNETLINK, _GET, 0, family, body)):
-        fields = dict(attributes(entry))
-        sent, answer = _tuple(fields.get(_TUPLE_ORIG, b"")), _tuple(fields.get(_TUPLE_REPLY, b""))
-        if sent is not None and answer is not None:
-            name = nested(_TUPLE_ORIG, fields[_TUPLE_ORIG])
-            name += b"".join(attribute(kind, fields[kind]) for kind in (_ID, _ZONE) if kind in fields)
-            found.append(_Flow(sent, answer, name))
+        flow = parse(entry)
+        if flow is not None:
+            found.append(flow)
     return found
+
+
+def parse(entry: bytes) -> _Flow | None:
+    """A flow as the kernel lists it; None for anything but UDP."""
+    fields = dict(attributes(entry))
+    sent, answer = _tuple(fields.get(_TUPLE_ORIG, b"")), _tuple(fields.get(_TUPLE_REPLY, b""))
+    if sent is None or answer is None:
+        return None
+    name = nested(_TUPLE_ORIG, fields[_TUPLE_ORIG])
+    name += b"".join(attribute(kind, fields[kind]) for kind in (_ID, _ZONE) if kind in fields)
+    return _Flow(_FAMILIES[len(sent.target)], sent, answer, name)
 
 
 def _tuple(data: bytes) -> _Tuple | None:

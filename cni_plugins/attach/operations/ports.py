@@ -14,20 +14,16 @@ from cni_plugins.store import claims
 
 
 def delete(scene: Scene, args: Mapping[str, Any]) -> None:
-    """`ports.delete {backend, forwards, hide, excluded}`."""
+    """`ports.delete {backend, forwards, hide, excluded}`; UDP flows that were led there are forgotten."""
     call = scene.call
     made = Publication(decode(args["forwards"]), Hide(args["hide"]), tuple(args["excluded"]))
     if args["backend"] == "nftables":
         ports.remove(call.host, call.identity, made)
-        return
-    with iptables_lock(call):
-        for target in made.targets:
-            iptables.remove_ports(Tool(call.host, target.version, call.deadline), call.identity)
-
-
-def forget(scene: Scene, args: Mapping[str, Any]) -> None:
-    """`ports.forget {ports}`: UDP flows that were led to the container."""
-    conntrack.forget_translated(scene.call.host, udp_ports(decode(args["ports"])))
+    else:
+        with iptables_lock(call):
+            for target in made.targets:
+                iptables.remove_ports(Tool(call.host, target.version, call.deadline), call.identity)
+    conntrack.forget_translated(call.host, udp_ports(made.forwards))
 
 
 def release(scene: Scene, args: Mapping[str, Any]) -> None:

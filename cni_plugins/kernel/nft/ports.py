@@ -132,8 +132,10 @@ def guard_loopback(host: Namespace, interface: str) -> None:
     """Refuse the host's 127.0.0.0/8 to neighbours on `interface`, which route_localnet opens to them.
     CniError 999.
     """
+    guard = _guard(interface)
     with Nfnetlink(host) as socket:
-        place(socket, nat.SECTION, [_guard(interface)])
+        if elements.comments(socket, [guard]) != [guard.comment]:
+            place(socket, nat.SECTION, [guard])
 
 
 def unguard_loopback(host: Namespace, interface: str) -> None:
