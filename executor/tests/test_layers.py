@@ -9,7 +9,7 @@ ROOM = Path(__file__).parent.parent
 
 BELOW = {
     "codec": set(),
-    "config": {"codec"},
+    "config": {"codec", "progress"},
     "session": set(),
     "tasks": {"codec"},
     "link": {"codec", "config"},

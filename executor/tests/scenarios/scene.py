@@ -93,6 +93,7 @@ class Scene:
             del merged[name]
         executor = Executor(self.sandbox, merged, wrap=wrap, arguments=arguments)
         self.executors.append(executor)
+        agent.alive = lambda: executor.running
         return executor
 
     def path(self, name: str) -> Path:

@@ -40,6 +40,9 @@ LINGER_RESET = struct.pack("ii", 1, 0)
 PATIENCE = 30.0
 """Seconds after which a condition that did not come true is a failure."""
 
+LAST_WORDS = 2.0
+"""Seconds that a wait goes on when the executor has ended: what it sent may still be on its way."""
+
 Call = executor_pb2.Call
 
 
@@ -112,6 +115,7 @@ class ScriptedAgent:
     * `supersede`: whether a new subscription ends the older one, as an agent does;
     * `decide`: a function of the call that answers, or says None, before the queues are asked;
     * `on_subscribe`, called with each accepted SUBSCRIBE and its stream before anything is sent there;
+    * `alive`: whether an executor is there to wait for;
     * `dead`: every connection is reset as soon as it is made. An agent that is down, with attempts to count.
     """
 
@@ -134,6 +138,7 @@ class ScriptedAgent:
         self.supersede = True
         self.dead = False
         self.decide: Callable[[executor_pb2.Call], Answer | None] | None = None
+        self.alive: Callable[[], bool] = lambda: True
         self.on_subscribe: Callable[[Entry, EventStream], None] | None = None
         self.log: list[Entry] = []
         self.streams: list[EventStream] = []
@@ -197,6 +202,8 @@ class ScriptedAgent:
         deadline = time.monotonic() + patience
         with self._changed:
             while not condition():
+                if not self.alive():
+                    deadline = min(deadline, time.monotonic() + LAST_WORDS)
                 left = deadline - time.monotonic()
                 if left <= 0:
                     text = what if isinstance(what, str) else what()
