@@ -30,13 +30,11 @@ def main() -> None:
 def _run(arguments: list[str]) -> int:
     token = take_token(os.environ)
     warden = spawn()
-    # What is imported stays: looking through it for garbage costs start-up time and finds none.
+    # What is imported stays, so there is no garbage to look for until all is.
     gc.disable()
     from executor.app.start import run  # noqa: PLC0415 (see above)
     from executor.config.settings import ConfigError, load  # noqa: PLC0415
 
-    gc.freeze()
-    gc.enable()
     environ = {**os.environ, TOKEN_VARIABLE: token or ""}
     try:
         return run(load(environ, arguments, Path.cwd()), warden)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from executor.app.kept import Kept
-from executor.config.settings import ConfigError, Settings
+from executor.config.settings import Settings
 from executor.output.pump import Pump
 from executor.output.task import OutputPolicy, TaskOutput
 from executor.progress.reporter import Progress
-from executor.progress.scanner import DEFAULT_PATTERN, PatternError, compile_pattern
+from executor.progress.scanner import DEFAULT_PATTERN, compile_pattern
 from executor.progress.watcher import ProgressWatcher
 from executor.supervisor.launch import Launch
 from executor.supervisor.loop import Loop
@@ -36,16 +36,12 @@ class Equipment:
 
     @classmethod
     def of(cls, settings: Settings, loop: Loop) -> "Equipment":
-        """From the settings. Raises ConfigError for a progress pattern that cannot be used."""
-        try:
-            pattern = compile_pattern(settings.progress_regex or DEFAULT_PATTERN)
-        except PatternError as error:
-            raise ConfigError([f"--progress-regex: {error}"]) from None
+        """From the settings."""
         return cls(
             loop=loop,
             pump=Pump(loop),
             policy=OutputPolicy(settings.sandbox, settings.output_size, settings.output_backups),
-            pattern=pattern,
+            pattern=settings.progress_regex or compile_pattern(DEFAULT_PATTERN),
             in_output=settings.progress_regex is not None,
             file=settings.sandbox / settings.progress_file if settings.progress_file else None,
             interval=settings.progress_interval,

@@ -9,6 +9,7 @@ from executor.app.view import view
 from executor.config.settings import Settings
 from executor.inspect.document import ExecutorView
 from executor.inspect.server import InspectServer
+from executor.session import Session
 from executor.supervisor.loop import Loop
 from executor.supervisor.supervisor import Supervisor
 from executor.usage.sampler import Sampler
@@ -20,19 +21,30 @@ class Observers:
     """They see everything and change nothing; what fails here is logged and done without."""
 
     def __init__(
-        self, settings: Settings, loop: Loop, executor: Executor, supervisor: Supervisor
+        self,
+        settings: Settings,
+        loop: Loop,
+        executor: Executor,
+        session: Session,
+        supervisor: Supervisor,
     ) -> None:
         self._loop = loop
         self._executor = executor
         self._sampler = Sampler(supervisor)
         self._interval = settings.usage_interval
-        look = partial(
-            _look, settings, loop, executor, supervisor, self._sampler, started_at=time.time()
+        self._look = partial(
+            view,
+            settings,
+            session,
+            executor.keeper,
+            supervisor,
+            self._sampler,
+            started_at=time.time(),
         )
         self._server: InspectServer | None = None
         if settings.inspect:
             try:
-                self._server = InspectServer(loop, settings.sandbox, look)
+                self._server = InspectServer(loop, settings.sandbox, self._document)
             except OSError as error:
                 log.warning("nothing can be inspected: no socket in %s: %s", settings.sandbox, error)
         if self._interval:
@@ -52,23 +64,5 @@ class Observers:
         self._sampler.sample(kept.started for kept in living if kept.started is not None)
         self._schedule()
 
-
-def _look(
-    settings: Settings,
-    loop: Loop,
-    executor: Executor,
-    supervisor: Supervisor,
-    sampler: Sampler,
-    *,
-    started_at: float,
-) -> ExecutorView:
-    return view(
-        settings,
-        executor.session,
-        executor.keeper,
-        supervisor,
-        sampler,
-        started_at=started_at,
-        now=loop.now(),
-        shutting_down=executor.shutting_down,
-    )
+    def _document(self) -> ExecutorView:
+        return self._look(now=self._loop.now(), shutting_down=self._executor.shutting_down)

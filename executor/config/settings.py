@@ -6,6 +6,7 @@ variables (`--ack-timeout` as MESOKIT_ACK_TIMEOUT), because a framework that nam
 line; the command line wins. A bad duration is refused, never replaced by a default.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from executor.codec import DEFAULT_MAX_RECORD, Encoding
 from executor.config.duration import parse_duration, parse_size
 from executor.config.tls import TlsSettings, parse_flag, read_tls
 from executor.config.token import TOKEN_VARIABLE
+from executor.progress.scanner import compile_pattern
 
 T = TypeVar("T")
 
@@ -83,7 +85,7 @@ class Settings:
     output_size: int
     output_backups: int
     inspect: bool
-    progress_regex: str | None
+    progress_regex: re.Pattern[bytes] | None
     progress_file: Path | None
     progress_interval: float
     usage_interval: float
@@ -141,6 +143,10 @@ def _optional_path(text: str) -> Path | None:
     return Path(text) if text else None
 
 
+def _optional_pattern(text: str) -> re.Pattern[bytes] | None:
+    return compile_pattern(text) if text else None
+
+
 def _record_limit(text: str) -> int:
     size = parse_size(text)
     if size < 1024:
@@ -176,7 +182,7 @@ OPTIONS = (
     Option("output-backups", "N", "2", _count, "rotated outputs kept"),
     Option("inspect", "true|false", "true", parse_flag,
            "serve the state on mesokit.sock in the sandbox"),
-    Option("progress-regex", "REGEX", "", lambda text: text or None,
+    Option("progress-regex", "REGEX", "", _optional_pattern,
            "find progress in the output: group 1 is per cent, group 2 a message"),
     Option("progress-file", "PATH", "", _optional_path,
            "a file in the sandbox where tasks write progress, named to them in MESOKIT_PROGRESS_FILE; "

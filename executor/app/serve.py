@@ -1,0 +1,65 @@
+"""An executor with all its parts at work, to its orderly end."""
+
+import faulthandler
+import logging
+import os
+import signal
+
+from executor.app.connection import Connection
+from executor.app.equipment import Equipment
+from executor.app.executor import Executor
+from executor.app.observers import Observers
+from executor.app.preparation import Surroundings
+from executor.config.settings import Settings
+from executor.supervisor.loop import READ, SelectorLoop
+from executor.supervisor.supervisor import Supervisor
+from executor.supervisor.warden import Warden
+
+log = logging.getLogger(__name__)
+
+DEFECT = 70
+"""The exit status after an error that should not be possible."""
+
+
+def serve(settings: Settings, loop: SelectorLoop, connection: Connection, warden: Warden) -> int:
+    """Do what the agent asks for until it is time to leave; the exit status."""
+    supervisor = Supervisor(warden)
+    executor = Executor(
+        settings,
+        loop,
+        supervisor,
+        connection,
+        around=Surroundings.of(settings, os.environ),
+        equipment=Equipment.of(settings, loop),
+    )
+    observers = Observers(settings, loop, executor, connection.session, supervisor)
+    _heed_signals(loop, executor)
+    loop.watch(supervisor.warden_pidfd, READ, lambda: _warden_lost(loop, supervisor, executor))
+    try:
+        status = executor.run()
+    except BaseException:
+        log.exception("the executor fails")
+        status = DEFECT
+    connection.close()
+    loop.unwatch(supervisor.warden_pidfd)
+    observers.close()
+    supervisor.close()
+    log.info("leaving with status %d", status)
+    logging.shutdown()
+    return status
+
+
+def _heed_signals(loop: SelectorLoop, executor: Executor) -> None:
+    """SIGTERM and SIGINT stop as SHUTDOWN does; SIGUSR1 writes every thread's stack to standard error."""
+    signal.set_wakeup_fd(loop.wakeup, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        name = number.name
+        signal.signal(number, lambda *_, name=name: loop.post(lambda: executor.stop(f"{name} received")))
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+
+
+def _warden_lost(loop: SelectorLoop, supervisor: Supervisor, executor: Executor) -> None:
+    """The warden was killed, and every task with it: nothing can be started any more."""
+    loop.unwatch(supervisor.warden_pidfd)
+    supervisor.reap_orphans()
+    executor.stop("the process that guards the tasks was killed", 1)
