@@ -96,9 +96,10 @@ def every(netlink: Netlink, version: int, *, table: int | None = None) -> list[K
 
 def towards(netlink: Netlink, destination: Ip) -> int:
     """The index of the link that packets to `destination` leave by. CniError 999 when there is no route."""
-    length = destination.max_prefixlen
     family = _AF_INET if destination.version == 4 else _AF_INET6
-    body = encode(ROUTE, {"family": family, "dst_len": length}, [("RTA_DST", str(destination))])
+    raw = destination.packed
+    body = _HEADER.pack(family, 8 * len(raw), 0, 0, 0, 0, 0, 0, 0)
+    body += struct.pack("=HH", 4 + len(raw), _RTA_DST) + raw
     (answer,) = netlink.request(Message(f"find the way to {destination}", RTM_GETROUTE, 0, body))
     return number(attributes(answer.messages[0], 16 + _HEADER.size), _RTA_OIF)
 
