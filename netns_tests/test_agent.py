@@ -385,6 +385,20 @@ def test_nothing_survives_an_executor_killed_with_9(node: Node, tmp_path: Path, 
     nothing_left(node, before)
 
 
+def test_the_next_agent_cleans_up_after_one_killed_with_9(
+    node: Node, tmp_path: Path, before: Snapshot
+) -> None:
+    with agent_run(node, tmp_path, short("sleep 1003"), REFERENCE) as run:
+        run.wait_for("StatusUpdate", state="TASK_RUNNING")
+        run.running.kill(signal.SIGKILL)
+        run.end()
+    with agent_run(node, tmp_path, short("true", []), "/nothing/here") as run:
+        assert run.end() == 0
+        assert "cleaning up after an agent that died" in run.find("Note")[0]["text"]
+        assert len(run.find("PluginCalled", verb="DEL")) == 2
+    nothing_left(node, before)
+
+
 def test_output_is_followed_and_kept(node: Node, tmp_path: Path) -> None:
     cmd = "echo to stdout; echo to stderr >&2"
     with agent_run(node, tmp_path, short(cmd, []), REFERENCE, "--follow") as run:

@@ -43,8 +43,16 @@ def test_a_failure_is_told_and_the_status_says_so(node: Node) -> None:
     assert "data0" in done.text
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["A task starts", "CNI ADD", "TASK_STARTING", "visitor TASK", "The kill"])
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("A task starts", signal.SIGINT),
+        ("CNI ADD", signal.SIGTERM),
+        ("TASK_STARTING", signal.SIGINT),
+        ("visitor TASK", signal.SIGTERM),
+        ("The kill", signal.SIGINT),
+    ],
+)
 def test_an_interrupt_at_any_moment_cleans_up(node: Node, moment: str, number: signal.Signals) -> None:
     before = snapshot(node)
     demo = node.popen(ON_HOST)

@@ -187,6 +187,7 @@ class Run:
         # A session of its own: Ctrl-C is the demo's, which then ends this one in order.
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
         self.told: list[dict[str, Any]] = []
+        self.over = False
         self.news = threading.Condition()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -199,6 +200,9 @@ class Run:
             with self.news:
                 self.told.append(event)
                 self.news.notify_all()
+        with self.news:
+            self.over = True
+            self.news.notify_all()
 
     def wait_for(self, event: str, **values: object) -> dict[str, Any] | None:
         """The first event of this name with these values; None if it does not come."""
@@ -208,7 +212,8 @@ class Run:
             return next((told for told in self.told if wanted.items() <= told.items()), None)
 
         with self.news:
-            return self.news.wait_for(found, PATIENCE)
+            self.news.wait_for(lambda: found() or self.over, PATIENCE)
+            return found()
 
     def interrupt(self) -> None:
         """What Ctrl-C does: the agent kills its tasks, detaches their networks and exits."""
@@ -220,7 +225,7 @@ class Run:
         try:
             self.process.wait(PATIENCE if gone else 0)
         except subprocess.TimeoutExpired:
-            self.interrupt()
+            self.process.terminate()
             self.process.wait()
 
 

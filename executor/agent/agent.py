@@ -29,6 +29,7 @@ from executor.agent.isolator import Attachment, IsolationError, Isolator
 from executor.agent.managed_executor import ManagedExecutor
 from executor.agent.networks import NetworkError
 from executor.agent.observations import ContainerGone, ContainerStarted, ExecutorExited, Note, Observer
+from executor.agent.recovery import ISOLATOR_ROOT, clean_up_after_the_dead, take_lock
 from executor.agent.sandbox import make_sandbox
 from executor.agent.tokens import Claims, make_token
 
@@ -76,12 +77,13 @@ class Agent:
         self.failures: list[str] = []
         self._directory = options.runtime_dir / self.id
         self._isolator = Isolator(
-            self._directory / "isolators/network/cni", options.config_dir, options.plugin_path, observe
+            self._directory / ISOLATOR_ROOT, options.config_dir, options.plugin_path, observe
         )
         key = secrets.token_bytes(32) if options.authenticate else b""
         self.api = ExecutorApi(self.executors, key, options.chunk_size)
         self._server = HttpServer(self.api.handle)
         self._port = 0
+        self._lock: int | None = None
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._heart: asyncio.Task[None] | None = None
 
@@ -93,6 +95,8 @@ class Agent:
     async def open(self) -> None:
         """Make the runtime directory and listen. Raises OSError."""
         self._directory.mkdir(parents=True)
+        self._lock = take_lock(self._directory, self.options.plugin_path)
+        await clean_up_after_the_dead(self.options.runtime_dir, self._directory, self._observe)
         self._isolator.prepare()
         await self.listen()
         self._heart = asyncio.create_task(self._beat())
@@ -124,6 +128,8 @@ class Agent:
             self._observe(Note(f"what could not be undone is still described in {self._isolator.root}", True))
         else:
             shutil.rmtree(self._directory, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
 
     def launch(self, request: ContainerRequest) -> None:
         """Start an executor and its tasks; what becomes of them is observed."""
