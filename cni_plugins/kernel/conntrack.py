@@ -55,27 +55,30 @@ class _Flow:
     name: bytes
 
 
-def forget_untranslated(host: Namespace, ports: Sequence[UdpPort]) -> None:
-    """Forget flows to newly published ports that do not lead to their target. CniError 999.
+def is_elsewhere(flow: _Flow, port: UdpPort) -> bool:
+    """Whether a flow to a published port does not lead to its target.
 
-    A flow whose source is translated is somebody's on the way through this host, not one to its port.
+    A flow whose source is translated and whose target is not is somebody's on the way through this host.
     """
+    hidden = (flow.answer.target, flow.answer.target_port) != (flow.sent.source, flow.sent.source_port)
+    translated = flow.answer.source != flow.sent.target
+    return _is_to(flow, port) and flow.answer.source != port.target.packed and (translated or not hidden)
 
-    def stale(flow: _Flow, port: UdpPort) -> bool:
-        hidden = (flow.answer.target, flow.answer.target_port) != (flow.sent.source, flow.sent.source_port)
-        translated = flow.answer.source != flow.sent.target
-        return flow.answer.source != port.target.packed and (translated or not hidden)
 
-    _forget(host, ports, stale)
+def is_led_to(flow: _Flow, port: UdpPort) -> bool:
+    """Whether a flow to a published port leads to its target."""
+    answer = (flow.answer.source, flow.answer.source_port)
+    return _is_to(flow, port) and answer == (port.target.packed, port.target_port)
+
+
+def forget_untranslated(host: Namespace, ports: Sequence[UdpPort]) -> None:
+    """Forget flows to newly published ports that do not lead to their target. CniError 999."""
+    _forget(host, ports, is_elsewhere)
 
 
 def forget_translated(host: Namespace, ports: Sequence[UdpPort]) -> None:
     """Forget flows that were led to a target which no longer publishes its ports. CniError 999."""
-
-    def stale(flow: _Flow, port: UdpPort) -> bool:
-        return (flow.answer.source, flow.answer.source_port) == (port.target.packed, port.target_port)
-
-    _forget(host, ports, stale)
+    _forget(host, ports, is_led_to)
 
 
 def _forget(host: Namespace, ports: Sequence[UdpPort], stale: Callable[[_Flow, UdpPort], bool]) -> None:
@@ -86,12 +89,12 @@ def _forget(host: Namespace, ports: Sequence[UdpPort], stale: Callable[[_Flow, U
             doomed = [
                 Message(nfnetlink.SUBSYS_CTNETLINK, _DELETE, 0, flow.family, flow.name)
                 for flow in _flows(socket, _FAMILIES[size])
-                if any(_to(flow, port) and stale(flow, port) for port in ports)
+                if any(stale(flow, port) for port in ports)
             ]
             socket.request(doomed)
 
 
-def _to(flow: _Flow, port: UdpPort) -> bool:
+def _is_to(flow: _Flow, port: UdpPort) -> bool:
     return (
         flow.sent.target_port == port.host_port
         and len(flow.sent.target) == len(port.target.packed)
