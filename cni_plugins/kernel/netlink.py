@@ -1,6 +1,6 @@
 """Route netlink: a socket in a namespace, batches of requests, their answers.
 
-Messages are bytes here; kernel/messages.py makes and reads them with pyroute2's message classes. They are
+Messages are bytes here; kernel/messages.py makes and reads them. They are
 sent by us: one datagram holds a whole batch, the kernel serves it in order and answers each message, so that
 a dozen changes cost two system calls. A batch does not stop at an error: the kernel goes on with the next
 message, which is why a batch holds only changes that each have their undo recorded already.

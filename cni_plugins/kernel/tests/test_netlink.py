@@ -1,0 +1,126 @@
+"""Netlink in a namespace that this process is not in: batches, errors, dumps, threads."""
+
+import threading
+from ipaddress import ip_interface
+
+import pytest
+
+from cni_plugins.conftest import new_namespace
+from cni_plugins.kernel import addresses, bridges, interface, links, sysctl
+from cni_plugins.kernel.netlink import Message, Netlink
+from cni_plugins.spec.deadline import after
+from cni_plugins.spec.errors import CniError
+from cni_plugins.spec.namespace import Namespace
+
+
+def test_a_batch_is_answered_message_by_message(namespace: Namespace) -> None:
+    with Netlink(namespace, after(30)) as netlink:
+        answers = netlink.request(
+            links.create("br0", "bridge", []),
+            links.delete("nothing"),
+            links.change("br0", 0, set_flags=links.IFF_UP),
+        )
+        assert [bool(answer.error) for answer in answers] == [False, True, False]
+        assert netlink.request() == []
+        with pytest.raises(CniError) as caught:
+            netlink.request(links.create("br0", "bridge", []), links.change("br0", 0, mtu=1300))
+        assert "create bridge br0" in caught.value.msg
+        assert "EEXIST" in caught.value.msg
+        link = links.find(netlink, "br0")
+        assert link is not None
+        assert (link.mtu, link.up) == (1300, True)
+
+
+def test_the_kernel_s_own_words_are_passed_on(namespace: Namespace) -> None:
+    with Netlink(namespace, after(30)) as netlink, pytest.raises(CniError) as caught:
+        netlink.request(links.create("x", "no-such-kind"))
+    assert caught.value.details
+
+
+def test_a_deadline_that_has_passed(namespace: Namespace) -> None:
+    with Netlink(namespace, after(0)) as netlink, pytest.raises(CniError) as caught:
+        links.find(netlink, "lo")
+    assert caught.value.code == 11
+
+
+def test_ports_are_noticed_without_reading_them_all(namespace: Namespace) -> None:
+    other = new_namespace()
+    with Netlink(namespace, after(30)) as netlink:
+        bridges.create(netlink, "br0", "02:00:00:00:00:01", mtu=0, promisc=False, vlan_filtering=False)
+        bridge = bridges.find(netlink, "br0")
+        assert bridge is not None
+        assert not links.has_ports(netlink, bridge.index)
+        for number in range(60):
+            netlink.request(
+                links.create_veth(
+                    f"v{number}",
+                    f"e{number}",
+                    other.fd,
+                    mtu=0,
+                    mac=links.random_mac(),
+                    peer_mac=links.random_mac(),
+                    master=bridge.index,
+                )
+            )
+        assert links.has_ports(netlink, bridge.index)
+        assert len(links.every(netlink, master=bridge.index)) == 60
+        assert not bridges.release(netlink, "br0", bridge.mac)
+        for number in range(60):
+            netlink.request(links.delete(f"v{number}"))
+        assert bridges.release(netlink, "br0", bridge.mac)
+        assert not bridges.release(netlink, "br0", bridge.mac)
+
+
+def test_a_bridge_of_somebody_else_stays(namespace: Namespace) -> None:
+    with Netlink(namespace, after(30)) as netlink:
+        netlink.request(links.create("br0", "bridge", []))
+        assert not bridges.release(netlink, "br0", "02:00:00:00:00:01")
+
+
+def test_sysctls_are_those_of_the_namespace(namespace: Namespace) -> None:
+    name = "ipv4/conf/lo/arp_notify"
+    assert sysctl.ensure(namespace, {name: "1"}) == {name: "0"}
+    assert sysctl.ensure(namespace, {name: "1"}) == {}
+    assert sysctl.read(namespace, name) == "1"
+    other = new_namespace()
+    assert sysctl.read(other, name) == "0"
+    assert sysctl.ensure(namespace, {"ipv4/no/such": "1"}, optional=True) == {}
+    for bad in ("ipv4/no/such", "../vm/swappiness"):
+        with pytest.raises(CniError):
+            sysctl.write(namespace, {bad: "1"})
+
+
+def test_threads_do_not_move_one_another() -> None:
+    """Sixteen threads, each in a namespace of its own: every one finds its own link and no other."""
+    wrong: list[str] = []
+
+    def work(number: int) -> None:
+        namespace = new_namespace()
+        with Netlink(namespace, after(60)) as netlink:
+            netlink.request(links.create(f"br{number}", "bridge", []))
+        for _ in range(40):
+            if not interface.index_of(namespace, f"br{number}") or interface.index_of(
+                namespace, f"br{number + 1}"
+            ):
+                wrong.append(str(number))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_an_address_that_is_there_is_no_error_but_an_answer(namespace: Namespace) -> None:
+    with Netlink(namespace, after(30)) as netlink:
+        address = ip_interface("10.0.0.1/24")
+        first, second = (netlink.request(addresses.add(1, address))[0].error for _ in range(2))
+        assert first == 0
+        assert second != 0
+        assert [item.address for item in addresses.of_link(netlink, 1)] == [address]
+
+
+def test_a_message_of_an_unknown_kind_is_refused(namespace: Namespace) -> None:
+    with Netlink(namespace, after(30)) as netlink, pytest.raises(CniError):
+        netlink.request(Message("do nonsense", 9999, 0, b""))
