@@ -1,8 +1,8 @@
 """What an agent that died has left: found by its lock, ended and detached by the next agent that starts.
 
 Every agent holds a lock on `<runtime_dir>/<agent id>/lock`, in which it names its plugin directories. A lock
-that can be taken belongs to an agent that is gone; its containers' networks are still described in its directory,
-as a Mesos agent finds them after a restart, and get their DEL from there.
+that can be taken belongs to an agent that is gone; its containers' networks are still described in its
+directory, as a Mesos agent finds them after a restart, and get their DEL from there.
 """
 
 from __future__ import annotations
