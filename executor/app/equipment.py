@@ -1,5 +1,8 @@
-"""What a task gets besides its process: a way for its output, and somebody who looks for progress in it."""
+"""What a task gets besides its process: a sandbox it may use, a way for its output, and somebody who looks
+for progress in it.
+"""
 
+import contextlib
 import os
 import re
 from collections.abc import Callable
@@ -13,6 +16,7 @@ from executor.output.task import OutputPolicy, TaskOutput
 from executor.progress.reporter import Progress
 from executor.progress.scanner import DEFAULT_PATTERN, compile_pattern
 from executor.progress.watcher import ProgressWatcher
+from executor.supervisor.identity import Identity
 from executor.supervisor.launch import Launch
 from executor.supervisor.loop import Loop
 
@@ -49,6 +53,8 @@ class Equipment:
 
     def equip(self, kept: Kept, launch: Launch, tell: Callable[[Progress], None]) -> Launch:
         """The launch with all that it needs; `kept.output` and `kept.progress` are set. Raises OSError."""
+        if launch.user is not None:
+            admit(launch.cwd, launch.user)
         environment = launch.env
         file: Path | None = None
         if self.file is not None:
@@ -60,6 +66,20 @@ class Equipment:
         tap = kept.progress.tap if kept.progress is not None and self.in_output else None
         kept.output = TaskOutput(self.pump, self.policy, kept.task.id, tap)
         return replace(launch, env=environment, stdout=kept.output.stdout, stderr=kept.output.stderr)
+
+
+def admit(sandbox: Path, user: Identity) -> None:
+    """Give the sandbox to a task's user where that user could not work in it: agents make it for the
+    executor's user alone (mode 0750). Of several such users the latest has it. Raises OSError.
+    """
+    status = sandbox.stat()
+    if status.st_uid == user.uid:
+        return
+    wanted = 0o070 if status.st_gid in user.groups else 0o007
+    if user.uid != 0 and status.st_mode & wanted != wanted:
+        # An executor that may not do this cannot become that user either, and the start will say so.
+        with contextlib.suppress(PermissionError):
+            os.chown(sandbox, user.uid, -1)
 
 
 def _make_room(file: Path, launch: Launch) -> None:
