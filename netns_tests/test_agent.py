@@ -76,16 +76,27 @@ def nothing_left(node: Node, before: Snapshot) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["protobuf", "json"])
-@pytest.mark.parametrize("transport", ["unix", "tcp"])
+@pytest.mark.parametrize(
+    ("transport", "how"),
+    [
+        ("unix", []),
+        ("tcp", ["--tcp"]),
+        ("unix", ["--chunk-size", "1"]),
+        ("tcp", ["--tcp", "--chunk-size", "1"]),
+    ],
+)
 def test_executor_completes_a_task(
-    node: Node, tmp_path: Path, before: Snapshot, encoding: str, transport: str
+    node: Node, tmp_path: Path, before: Snapshot, encoding: str, how: list[str]
 ) -> None:
-    options = ["--executor", f"{EXECUTOR} --encoding {encoding}", *["--tcp"] * (transport == "tcp")]
+    options = ["--executor", f"{EXECUTOR} --encoding {encoding}", *how]
     with agent_run(node, tmp_path, short("echo done > result"), REFERENCE, *options) as run:
         assert run.end() == 0
         assert run.states() == ["TASK_STARTING", "TASK_RUNNING", "TASK_FINISHED"]
         (subscribed,) = run.find("ExecutorSubscribed")
-        assert (subscribed["transport"], subscribed["encoding"]) == (transport, encoding)
+        assert (subscribed["transport"], subscribed["encoding"]) == (
+            "tcp" if "--tcp" in how else "unix",
+            encoding,
+        )
         (gone,) = run.find("ContainerGone")
         assert (node.path(gone["sandbox"]) / "result").read_text() == "done\n"
     nothing_left(node, before)

@@ -102,6 +102,11 @@ class Progress:
     "--checkpoint", is_flag=True, help="Let tasks outlive a lost connection, as checkpointing does."
 )
 @click.option("--no-killing-state", is_flag=True, help="Be a framework that knows no TASK_KILLING.")
+@click.option(
+    "--chunk-size",
+    type=click.IntRange(1),
+    help="Cut event streams into chunks of so many bytes, to try a decoder.",
+)
 @click.option("--no-authentication", is_flag=True, help="Give executors no token and ask for none.")
 @click.option(
     "--shutdown-grace",
@@ -136,6 +141,7 @@ def command(
     port: int,
     checkpoint: bool,
     no_killing_state: bool,
+    chunk_size: int | None,
     no_authentication: bool,
     shutdown_grace: int,
     registration_timeout: int,
@@ -164,6 +170,7 @@ def command(
         authenticate=not no_authentication,
         checkpoint=checkpoint,
         killing_state=not no_killing_state,
+        chunk_size=chunk_size,
         clocks=Clocks(shutdown_grace=shutdown_grace, registration_timeout=registration_timeout),
     )
     sys.exit(asyncio.run(_run(requests, options, RunOptions(follow, as_json, kill_after, kill_grace))))
