@@ -8,6 +8,7 @@ import os
 import secrets
 import select
 import signal
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,7 +26,7 @@ class Supervisor:
 
     def __init__(self, warden: Warden) -> None:
         self._warden = warden
-        self._lineage = Lineage(warden.pid)
+        self._lineage = Lineage(self._root)
         # Distinguishes our cookies from those of an executor that we run under, or that runs as a task of
         # ours.
         self._instance = secrets.token_hex(4)
@@ -122,8 +123,27 @@ class Supervisor:
         poll.register(self.warden_pidfd, select.POLLIN)
         if poll.poll(patience * 1000):
             self.reap_orphans()
+            warden = self._lost.get(self._warden.pid)
+            if warden is not None and warden.code != 0:
+                self._kill_what_the_warden_left(patience)
         os.close(self.warden_pidfd)
         os.close(self._null)
+
+    def _root(self) -> int:
+        """The subreaper above all tasks: the warden, or this process when the warden is no more."""
+        return os.getpid() if _has_ended(self.warden_pidfd) else self._warden.pid
+
+    def _kill_what_the_warden_left(self, patience: float) -> None:
+        """Kill all below this process: the warden was killed before it could."""
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            self.reap_orphans()
+            left = proc.descendants(os.getpid())
+            if not left:
+                return
+            for entry in left:
+                proc.send_signal(entry, signal.SIGKILL)
+            time.sleep(0.002)
 
     def _ask(
         self, request: tuple[object, ...], descriptors: list[int] | None = None

@@ -1,14 +1,14 @@
 """The whole tree of a task: found, stopped until it no longer changes, then signalled.
 
-Every process that a task ever made is below the warden (see warden.py), so only those are looked at. One of
-them belongs to a task when it descends from the task's process, or is in a session or group led by one that
-does, or was started with the task's cookie, or was seen to belong before, or has the task's mark: a daemon
-that cleared its environment has no cookie any more.
+Every process that a task ever made is below one subreaper (see warden.py), so only those are looked at. One
+of them belongs to a task when it descends from the task's process, or is in a session or group led by one
+that does, or was started with the task's cookie, or was seen to belong before, or has the task's mark: a
+daemon that cleared its environment has no cookie any more.
 """
 
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from executor.supervisor import proc
 from executor.supervisor.launch import Process
@@ -26,15 +26,16 @@ _STOP_PAUSES = 20
 class Lineage:
     """What is known of who belongs to whom, kept between looks: (pid, start time) -> cookie."""
 
-    def __init__(self, warden: int) -> None:
-        self._warden = warden
+    def __init__(self, root: Callable[[], int]) -> None:
+        """`root` tells below which process all tasks are."""
+        self._root = root
         self._known: dict[tuple[int, int], str] = {}
         self._no_cookie: set[tuple[int, int]] = set()
 
     def members(self, processes: Iterable[Process]) -> dict[str, list[Stat]]:
         """The living processes of each task, by cookie, from one look at all that is below the warden."""
         wanted = {process.cookie: process for process in processes}
-        entries = [entry for entry in proc.descendants(self._warden) if not entry.dead]
+        entries = [entry for entry in proc.descendants(self._root()) if not entry.dead]
         alive = {entry.identity: entry for entry in entries}
         self._known = {identity: cookie for identity, cookie in self._known.items() if identity in alive}
         self._no_cookie &= alive.keys()

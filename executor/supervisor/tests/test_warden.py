@@ -17,6 +17,7 @@ from executor.supervisor.tests.fixtures import (
     launch,
     left,
     pid_in,
+    python,
     shell,
     supervised,
 )
@@ -81,16 +82,31 @@ def test_a_killed_boot_loader_takes_the_executor_along(tmp_path: Path) -> None:
     eventually(lambda: not any(map(alive, [task, warden])), "the end of all")
 
 
-def test_a_killed_warden_takes_its_tasks_along_and_is_noticed() -> None:
+def test_a_killed_warden_takes_its_tasks_along_and_is_noticed(tmp_path: Path) -> None:
     supervisor = Supervisor(spawn())
     process = supervisor.start(launch("sleep", "1000"))
+    parent = supervisor.start(python(DAEMON.format(parent="os._exit(0)", file=str(tmp_path / "daemon"))))
+    ending(supervisor, parent)
+    daemon = pid_in(tmp_path / "daemon")
     os.kill(supervisor.warden_pid, signal.SIGKILL)
     assert ending(supervisor, process).signal == signal.SIGKILL
     with pytest.raises(LaunchError) as caught:
         supervisor.start(launch("true"))
     assert caught.value.stage == Stage.WARDEN
+    assert [entry.pid for entry in supervisor.survivors(parent)] == [daemon]
+    supervisor.signal_tree(parent, signal.SIGKILL)
+    eventually(lambda: not alive(daemon), "the daemon's end")
     supervisor.close()
-    assert not alive(process.pid)
+
+
+def test_close_after_a_killed_warden_kills_what_it_left(tmp_path: Path) -> None:
+    # In a process of its own: what is left there is all below it, here it would be pytest's.
+    script = EXECUTOR.replace("time.sleep(1000)", "os.kill(warden.pid, 9); supervisor.close()")
+    daemon_script = DAEMON.format(parent="time.sleep(1000)", file=str(tmp_path / "daemon"))
+    waiting = f"while not os.path.exists({str(tmp_path / 'daemon')!r}): time.sleep(0.01)\nprint"
+    script = script.replace("print", waiting, 1)
+    subprocess.run([sys.executable, "-c", script, daemon_script], check=True, stdout=subprocess.PIPE)
+    assert not alive(pid_in(tmp_path / "daemon"))
 
 
 def test_close_kills_what_is_left(tmp_path: Path) -> None:
