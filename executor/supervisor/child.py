@@ -38,7 +38,8 @@ def become(plan: Plan, descriptors: list[int], report: int, ignored: list[signal
         stage = "rlimit"
         for kind, soft, hard in limits:
             detail = b"%d" % kind
-            _limit(kind, soft, hard)
+            # setrlimit would have us guess between EINVAL and EPERM: Python makes a ValueError of both.
+            resource.prlimit(0, kind, (soft, hard))
         if ids is not None:
             stage, detail = "user", b""
             uid, gid, groups = ids
@@ -76,10 +77,6 @@ def _move(descriptors: list[int]) -> None:
     """
     for target, descriptor in enumerate([os.dup(descriptor) for descriptor in descriptors]):
         os.dup2(descriptor, target)
-
-
-def _limit(kind: int, soft: int, hard: int) -> None:
-    resource.setrlimit(kind, (soft, hard))
 
 
 def _execute(program: bytes, argv: list[bytes], environment: dict[bytes, bytes]) -> NoReturn:
