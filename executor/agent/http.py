@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -60,12 +60,19 @@ class HttpServer:
         return int(server.sockets[0].getsockname()[1])
 
     async def listen_unix(self, path: Path, mode: int) -> None:
-        """Listen on a socket in the file system, with this mode from the first moment. Raises OSError."""
-        mask = os.umask(0o777 & ~mode)
+        """Listen on a socket in the file system, which has this mode before it listens. Raises OSError."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            server = await asyncio.start_unix_server(self._on_connection("unix"), path, limit=MAX_HEAD)
-        finally:
-            os.umask(mask)
+            path.unlink(missing_ok=True)
+            listener.bind(str(path))
+            # Before it listens nobody can connect; a umask would be every other thread's too.
+            path.chmod(mode)
+            server = await asyncio.start_unix_server(
+                self._on_connection("unix"), sock=listener, limit=MAX_HEAD
+            )
+        except OSError:
+            listener.close()
+            raise
         self._servers.append(server)
 
     async def close(self) -> None:
