@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import time
@@ -84,8 +85,13 @@ def test_82_two_members_killed_at_once(scene: Scene) -> None:
 
 
 def _on_small_disk(scene: Scene) -> list[str]:
-    """Wrapper: the sandbox is a file system of 256 KiB, seen by the executor and its tasks alone."""
-    script = f'mount -t tmpfs -o size=256k,mode=777 small {scene.sandbox} && cd {scene.sandbox} && exec "$@"'
+    """Wrapper: the sandbox is a small file system, seen by the executor and its tasks alone.
+
+    A one-file bundle unpacks into its sandbox and needs that much more.
+    """
+    size = "64m" if "MESOKIT_EXECUTOR" in os.environ else "256k"
+    mount = f"mount -t tmpfs -o size={size},mode=777 small {scene.sandbox}"
+    script = f'{mount} && cd {scene.sandbox} && exec "$@"'
     return ["/usr/bin/unshare", "--mount", "--propagation=private", "/bin/sh", "-c", script, "sh"]
 
 
