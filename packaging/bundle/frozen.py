@@ -33,7 +33,7 @@ def modules_of(*packages: str) -> list[str]:
     for package in packages:
         for path in sorted((TOP / package).rglob("*.py")):
             parts = path.relative_to(TOP).with_suffix("").parts
-            if "tests" not in parts:
+            if "tests" not in parts and parts[-1] != "conftest":
                 names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
     return names
 
