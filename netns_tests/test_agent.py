@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from netns_tests.agent_run import EXECUTOR, STUB, AgentRun, agent_run, short
+from netns_tests.conftest import BOTH_WAYS
 from netns_tests.node import Node, until
+from netns_tests.plugins import TOP
 from netns_tests.snapshot import Snapshot, residue, snapshot
 
 REFERENCE = "/usr/lib/cni"
@@ -76,19 +78,11 @@ def nothing_left(node: Node, before: Snapshot) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["protobuf", "json"])
-@pytest.mark.parametrize(
-    ("transport", "how"),
-    [
-        ("unix", []),
-        ("tcp", ["--tcp"]),
-        ("unix", ["--chunk-size", "1"]),
-        ("tcp", ["--tcp", "--chunk-size", "1"]),
-    ],
-)
+@pytest.mark.parametrize("how", ["", "--tcp", "--chunk-size 1", "--tcp --chunk-size 1"])
 def test_executor_completes_a_task(
-    node: Node, tmp_path: Path, before: Snapshot, encoding: str, how: list[str]
+    node: Node, tmp_path: Path, before: Snapshot, encoding: str, how: str
 ) -> None:
-    options = ["--executor", f"{EXECUTOR} --encoding {encoding}", *how]
+    options = ["--executor", f"{EXECUTOR} --encoding {encoding}", *how.split()]
     with agent_run(node, tmp_path, short("echo done > result"), REFERENCE, *options) as run:
         assert run.end() == 0
         assert run.states() == ["TASK_STARTING", "TASK_RUNNING", "TASK_FINISHED"]
@@ -408,6 +402,41 @@ def test_the_next_agent_cleans_up_after_one_killed_with_9(
         assert "cleaning up after an agent that died" in run.find("Note")[0]["text"]
         assert len(run.find("PluginCalled", verb="DEL")) == 2
     nothing_left(node, before)
+
+
+def test_a_checkpointing_executor_outlives_a_restart_of_the_agent(
+    node: Node, tmp_path: Path, before: Snapshot
+) -> None:
+    options = ("--checkpoint", "--restart-after", "1ms", "--restart-for", "300ms")
+    task = short("while [ ! -e done ]; do sleep 0.05; done")
+    with agent_run(node, tmp_path, task, REFERENCE, *options) as run:
+        until(lambda: len(run.find("ExecutorSubscribed")) == 2, what="subscribed again")
+        node.path(run.find("ContainerStarted")[0]["sandbox"]).joinpath("done").touch()
+        assert run.end() == 0
+        assert run.states() == ["TASK_STARTING", "TASK_RUNNING", "TASK_FINISHED"]
+    nothing_left(node, before)
+
+
+def test_an_executor_that_does_not_checkpoint_ends_with_its_agent(
+    node: Node, tmp_path: Path, before: Snapshot
+) -> None:
+    with agent_run(node, tmp_path, short("sleep 1004"), REFERENCE, "--restart-after", "1ms") as run:
+        assert run.end() == 1
+        assert run.states()[-1] == "TASK_FAILED"
+        assert run.find("StatusUpdate")[-1]["source"] == "AGENT"
+    nothing_left(node, before)
+
+
+@pytest.mark.parametrize("plugins", BOTH_WAYS, indirect=True)
+def test_our_plugins_two_containers_at_once_on_new_bridges(node: Node, tmp_path: Path, plugins: str) -> None:
+    before = snapshot(node)
+    networks = {
+        path.stem: json.loads(path.read_text()) for path in (TOP / "packaging/example/net.d").iterdir()
+    }
+    task = short("true", tuple(sorted(networks)), instances=2)
+    with agent_run(node, tmp_path, task, plugins, networks=networks) as run:
+        assert run.end() == 0, run.told
+    assert residue(node, before, allowed=[r"(file|dir|link-file|socket) /var/lib/mesokit/agent"]) == []
 
 
 def test_output_is_followed_and_kept(node: Node, tmp_path: Path) -> None:

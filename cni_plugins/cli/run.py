@@ -61,6 +61,8 @@ class RunOptions:
     as_json: bool
     kill_after: int | None
     kill_grace: int | None
+    restart_after: int | None
+    restart_for: int
 
 
 @dataclass(slots=True)
@@ -101,6 +103,16 @@ class Progress:
 @click.option(
     "--checkpoint", is_flag=True, help="Let tasks outlive a lost connection, as checkpointing does."
 )
+@click.option(
+    "--restart-after", type=Duration(), help="Be down for a while once all tasks have run this long."
+)
+@click.option(
+    "--restart-for",
+    type=Duration(),
+    default="1secs",
+    show_default=True,
+    help="How long that is; then recover.",
+)
 @click.option("--no-killing-state", is_flag=True, help="Be a framework that knows no TASK_KILLING.")
 @click.option(
     "--chunk-size",
@@ -140,6 +152,8 @@ def command(
     ip: str,
     port: int,
     checkpoint: bool,
+    restart_after: int | None,
+    restart_for: int,
     no_killing_state: bool,
     chunk_size: int | None,
     no_authentication: bool,
@@ -173,7 +187,8 @@ def command(
         chunk_size=chunk_size,
         clocks=Clocks(shutdown_grace=shutdown_grace, registration_timeout=registration_timeout),
     )
-    sys.exit(asyncio.run(_run(requests, options, RunOptions(follow, as_json, kill_after, kill_grace))))
+    wanted = RunOptions(follow, as_json, kill_after, kill_grace, restart_after, restart_for)
+    sys.exit(asyncio.run(_run(requests, options, wanted)))
 
 
 def _read(task: str) -> tuple[ContainerRequest, ...]:
@@ -226,6 +241,8 @@ async def _run(requests: tuple[ContainerRequest, ...], options: AgentOptions, wa
     background = [asyncio.create_task(_follow(progress, wanted.as_json))]
     if wanted.kill_after is not None:
         background.append(asyncio.create_task(_kill_after(wanted, running, agent, progress)))
+    if wanted.restart_after is not None:
+        background.append(asyncio.create_task(_restart(wanted, running, agent, tell)))
     try:
         await agent.open()
         for request in requests:
@@ -269,6 +286,20 @@ async def _kill_after(wanted: RunOptions, running: asyncio.Event, agent: Agent, 
     await asyncio.sleep((wanted.kill_after or 0) / 1e9)
     progress.kill_was_asked = True
     agent.kill_all(wanted.kill_grace)
+
+
+async def _restart(wanted: RunOptions, running: asyncio.Event, agent: Agent, tell: Observer) -> None:
+    """Go down and come back as an agent does that is restarted: first unavailable, then recovered."""
+    await running.wait()
+    await asyncio.sleep((wanted.restart_after or 0) / 1e9)
+    tell(Note("the agent goes down; executors that checkpoint wait for it"))
+    await agent.stop_listening()
+    await asyncio.sleep(wanted.restart_for / 1e9)
+    agent.api.recovering = True
+    await agent.listen()
+    tell(Note("the agent is back, and recovering"))
+    await asyncio.sleep(min(wanted.restart_for / 1e9, 1))
+    agent.api.recovering = False
 
 
 async def _follow(progress: Progress, as_json: bool) -> None:

@@ -123,6 +123,7 @@ class Agent:
         if self._heart is not None:
             self._heart.cancel()
         await self._server.close()
+        self.socket.unlink(missing_ok=True)
         self._isolator.close()
         if self.failures:
             self._observe(Note(f"what could not be undone is still described in {self._isolator.root}", True))
