@@ -181,8 +181,11 @@ def _attach(call: Call, config: BridgeConfig, tx: Transaction, mac: str | None) 
     if bridge is None:
         raise CniError(Code.INTERNAL, f"bridge {config.bridge} vanished as soon as it was made")
     wanted = links.IFF_UP | (links.IFF_PROMISC if config.promisc else 0)
+    ours = bridge.alias == bridges.ALIAS
     if wanted & ~bridge.flags:
         netlink.request(links.change(bridge.name, bridge.index, set_flags=wanted))
+    if config.gateway and not ours:  # a MAC address that is set does not follow the ports' any more
+        netlink.request(links.change(bridge.name, bridge.index, address=bridge.mac))
     if config.vlans:
         bridge_vlan.require_filtering(bridge)
     peer_mac = mac or links.random_mac()
@@ -201,7 +204,7 @@ def _attach(call: Call, config: BridgeConfig, tx: Transaction, mac: str | None) 
             netlink.request(
                 *bridge_vlan.membership(bridge, name, index, config.vlan, config.trunk, keep=keep)
             )
-    if bridge.alias != bridges.ALIAS:  # its MAC address may follow its ports'
+    if not ours:
         bridge = bridges.find(netlink, config.bridge) or bridge
     return Port(bridge, name, host_mac, peer_mac)
 
@@ -318,7 +321,11 @@ def _adopt_link(call: Call, config: BridgeConfig, scene: Scene) -> None:
 
 
 def gc(call: Call, config: BridgeConfig, scene: Scene) -> None:
-    delegation.ipam_forward(Verb.GC, call, scene)
+    adoption.each(
+        lambda: masquerade.collect(call),
+        lambda: spoof.collect(call),
+        lambda: delegation.ipam_forward(Verb.GC, call, scene),
+    )
 
 
 def status(call: Call, config: BridgeConfig, scene: Scene) -> None:
