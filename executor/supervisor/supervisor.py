@@ -5,7 +5,6 @@ exec (or its failure), everything else for the warden's answer.
 """
 
 import os
-import secrets
 import select
 import signal
 import time
@@ -29,7 +28,7 @@ class Supervisor:
         self._lineage = Lineage(self._root)
         # Distinguishes our cookies from those of an executor that we run under, or that runs as a task of
         # ours.
-        self._instance = secrets.token_hex(4)
+        self._instance = os.urandom(4).hex()
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self._lost: dict[int, Exit] = {}
         self._count = 0
