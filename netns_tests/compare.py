@@ -91,6 +91,13 @@ def _changes(before: Snapshot, after: Snapshot) -> Snapshot:
     return changed | {key: "gone" for key in before if key not in after}
 
 
+def _left(before: Snapshot, after: Snapshot) -> Iterator[tuple[str, str]]:
+    """What is different after DEL. Sysctls of an interface that has stayed go without saying."""
+    for key, value in _changes(before, after).items():
+        if not _IGNORED.match(key) and (key in before or not re.match(r"\w+: sysctl ipv[46]/conf/", key)):
+            yield f"after DEL: {key}", value
+
+
 def _probe(reach: Reach, places: dict[str, Node | Netns]) -> str:
     source = places[reach.source]
     if reach.kind == "ping":
@@ -135,7 +142,7 @@ def observe(node: Node, folder: str, case: Case) -> dict[str, str]:
             )
     for attachment in attachments:
         seen.update(_answer(f"DEL {attachment.cid}", attachment.delete()))
-    seen.update(_facts("after DEL", _changes(before, snapshot(node, boxes))))
+    seen.update(_left(before, snapshot(node, boxes)))
     return {_rename(key, words): _rename(value, words) for key, value in seen.items()}
 
 
