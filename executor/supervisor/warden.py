@@ -25,13 +25,11 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
-from pathlib import Path
 from typing import Any, NoReturn
 
 from executor.supervisor import child, proc, wire
-from executor.supervisor.prctl import become_subreaper, set_parent_death_signal
+from executor.supervisor.prctl import become_subreaper
 
 # A start that hangs here (a directory on a dead file server) stops all other starts.
 _START_LIMIT = 10.0
@@ -57,7 +55,6 @@ def spawn() -> Warden:
     """Fork the warden. Call it first thing, before threads and large imports. Raises OSError when there is
     no room.
     """
-    _follow_boot_loader()
     ours, theirs = socket.socketpair()
     gc.collect()
     gc.freeze()
@@ -78,18 +75,6 @@ def spawn() -> Warden:
         _serve(theirs, executor)
     finally:
         os._exit(1)
-
-
-def _follow_boot_loader() -> None:
-    """A one-file bundle is the child of its boot loader, whom the agent knows: who kills that means us."""
-    if not getattr(sys, "frozen", False):
-        return
-    try:
-        same = Path(f"/proc/{os.getppid()}/exe").readlink() == Path("/proc/self/exe").readlink()
-    except OSError:
-        return
-    if same:
-        set_parent_death_signal(signal.SIGKILL)
 
 
 def _serve(channel: socket.socket, executor: int) -> NoReturn:

@@ -68,20 +68,6 @@ def test_no_task_outlives_a_killed_executor(tmp_path: Path, end: signal.Signals)
     eventually(lambda: not any(map(alive, [*pids, warden])), "the end of all")
 
 
-def test_a_killed_boot_loader_takes_the_executor_along(tmp_path: Path) -> None:
-    inner = "import sys; sys.frozen = True\n" + EXECUTOR
-    outer = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
-    script = STUBBORN.format(file=str(tmp_path / "task"))
-    with subprocess.Popen(
-        [sys.executable, "-c", outer, inner, script], stdout=subprocess.PIPE, text=True
-    ) as boot_loader:
-        assert boot_loader.stdout is not None
-        warden = int(boot_loader.stdout.readline())
-        task = pid_in(tmp_path / "task")
-        boot_loader.kill()
-    eventually(lambda: not any(map(alive, [task, warden])), "the end of all")
-
-
 def test_a_killed_warden_takes_its_tasks_along_and_is_noticed(tmp_path: Path) -> None:
     supervisor = Supervisor(spawn())
     process = supervisor.start(launch("sleep", "1000"))
