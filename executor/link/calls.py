@@ -7,15 +7,15 @@ they travel in SUBSCRIBE.
 """
 
 import contextlib
-import http.client
 import queue
 import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from executor.link.http import HttpConnection, HttpError
 from executor.link.reports import CallAnswered, Report
-from executor.link.target import Target, answer_text
+from executor.link.target import MAX_ERROR_TEXT, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Calls:
         self._lock = threading.Lock()
         self._attempt = 0
         self._socket: socket.socket | None = None
-        self._connection: http.client.HTTPConnection | None = None
+        self._connection: HttpConnection | None = None
         threading.Thread(target=self._run, name="calls", daemon=True).start()
 
     def begin(self, attempt: int) -> None:
@@ -75,14 +75,14 @@ class Calls:
                 return self._converse(call)
             except TimeoutError:
                 raise
-            except (OSError, http.client.HTTPException):
+            except (OSError, HttpError):
                 self._hang_up()
                 if not kept or call.attempt != self._attempt:
                     raise
                 return self._converse(call)
         except TimeoutError:
             failure = f"the agent did not answer within {self._target.timeout:g} s"
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, HttpError, ValueError) as error:
             failure = str(error) or type(error).__name__
         self._hang_up()
         return CallAnswered(call.attempt, call.uuid, None, failure)
@@ -91,14 +91,12 @@ class Calls:
         if self._connection is None:
             sock = self._target.dialler.dial()
             sock.settimeout(self._target.timeout)
-            self._connection = self._target.connection(sock)
+            self._connection = HttpConnection(sock)
             with self._lock:
                 self._socket = sock
-        self._target.post(self._connection, call.body, subscribing=False)
-        with contextlib.closing(self._connection.getresponse()) as response:
-            status, text = response.status, answer_text(response)
-            stays = not response.will_close
-        if not stays:
+        status = self._target.post(self._connection, call.body, subscribing=False)
+        text = self._connection.read_text(MAX_ERROR_TEXT)
+        if not self._connection.reusable:
             self._hang_up()
         return CallAnswered(call.attempt, call.uuid, status, text)
 

@@ -1,19 +1,17 @@
 """The event stream of one attempt: SUBSCRIBE, and the endless answer cut into events."""
 
 import contextlib
-import http.client
 import logging
 import socket
 import threading
 from collections.abc import Callable
 
 from executor.codec import DecodeError, FramingError, RecordIODecoder, decode_event
+from executor.link.http import OK, HttpConnection, HttpError
 from executor.link.reports import EventReceived, Noise, Report, StreamLost, StreamOpened, StreamRefused
-from executor.link.target import Target, answer_text
+from executor.link.target import MAX_ERROR_TEXT, Target
 
 log = logging.getLogger(__name__)
-
-READ_SIZE = 64 * 1024
 
 
 class Stream:
@@ -49,24 +47,23 @@ class Stream:
                 finally:
                     with self._lock:
                         self._socket = None
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, HttpError, ValueError) as error:
             end = StreamLost(self._attempt, str(error) or type(error).__name__)
         self._report(end)
 
     def _converse(self, sock: socket.socket, body: bytes) -> Report:
-        connection = self._target.connection(sock)
-        self._target.post(connection, body, subscribing=True)
-        with contextlib.closing(connection.getresponse()) as response:
-            if response.status != http.client.OK:
-                return StreamRefused(self._attempt, response.status, answer_text(response))
-            address = None if sock.family == socket.AF_UNIX else sock.getsockname()[0]
-            self._report(StreamOpened(self._attempt, address))
-            return StreamLost(self._attempt, self._read_events(response))
+        connection = HttpConnection(sock)
+        status = self._target.post(connection, body, subscribing=True)
+        if status != OK:
+            return StreamRefused(self._attempt, status, connection.read_text(MAX_ERROR_TEXT))
+        address = None if sock.family == socket.AF_UNIX else sock.getsockname()[0]
+        self._report(StreamOpened(self._attempt, address))
+        return StreamLost(self._attempt, self._read_events(connection))
 
-    def _read_events(self, response: http.client.HTTPResponse) -> str:
+    def _read_events(self, connection: HttpConnection) -> str:
         """Report events until the stream ends; the reason for its end."""
         decoder = RecordIODecoder(self._target.max_record)
-        while data := response.read1(READ_SIZE):
+        while data := connection.read_some():
             try:
                 records = decoder.feed(data)
             except FramingError as error:

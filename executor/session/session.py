@@ -18,7 +18,7 @@ stream ends the executor, for the agent that comes back would not know it.
 
 import enum
 import logging
-import random
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -71,20 +71,22 @@ class Phase(enum.Enum):
 
 
 class Session:
-    """`now` is a monotonic clock in seconds throughout. `jitter` gives numbers from 0 to 1."""
+    """`now` is a monotonic clock in seconds throughout. `jitter` gives numbers from 0 to 1, random ones
+    if it is None.
+    """
 
     def __init__(
         self,
         framework_id: str,
         executor_id: str,
         policy: Policy,
-        jitter: Callable[[], float] = random.random,
+        jitter: Callable[[], float] | None = None,
     ) -> None:
         self.phase = Phase.WAITING
         self._framework_id = framework_id
         self._executor_id = executor_id
         self._policy = policy
-        self._jitter = jitter
+        self._jitter = jitter or _random
         self._attempt = 0
         self._tasks: dict[str, mesos_pb2.TaskInfo] = {}
         self._updates: dict[bytes, mesos_pb2.TaskStatus] = {}
@@ -352,6 +354,10 @@ class Session:
             return []
         self._drain_by = None
         return [Drained(len(self._updates))]
+
+
+def _random() -> float:
+    return int.from_bytes(os.urandom(4), "big") / 2**32
 
 
 def _complete(event: executor_pb2.Event) -> bool:
