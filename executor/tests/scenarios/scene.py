@@ -99,6 +99,11 @@ class Scene:
     def path(self, name: str) -> Path:
         return self.sandbox / name
 
+    def text(self, name: str) -> str:
+        """What a file of the sandbox holds; nothing while there is none."""
+        path = self.path(name)
+        return path.read_text() if path.exists() else ""
+
     def close(self) -> None:
         """End everything; AssertionError when a promise was broken."""
         problems: list[str] = []

@@ -50,8 +50,7 @@ def _healths(agent: ScriptedAgent, task_id: str) -> list[bool]:
 
 
 def _lines(scene: Scene, name: str) -> list[str]:
-    path = scene.path(name)
-    return path.read_text().splitlines() if path.exists() else []
+    return scene.text(name).splitlines()
 
 
 @scenario()

@@ -226,8 +226,7 @@ def test_61_stopped_tasks(scene: Scene) -> None:
 
 
 def _stopped(scene: Scene, name: str) -> bool:
-    path = scene.path(name)
-    text = path.read_text() if path.exists() else ""
+    text = scene.text(name)
     found = processes.stat(int(text)) if text.endswith("\n") else None
     return found is not None and found.state == "T"
 

@@ -174,7 +174,8 @@ def test_36_task_id_used_twice(scene: Scene) -> None:
         launch(task("after", "exit 0")),
     )
     agent.wait_state("after", "FINISHED")
-    assert scene.path("log").read_text() == "one\none\n"
+    agent.wait_state("other", "FINISHED")
+    processes.wait_until(lambda: scene.text("log") == "one\none\n", "each ran once")
     assert agent.states("t") == ["STARTING", "RUNNING"]
     assert agent.states("done")[-1] == "FINISHED"
     assert len(executor.task_pids()) == 1

@@ -211,9 +211,9 @@ def test_12_token(scene: Scene) -> None:
     executor = scene.start(agent)
     agent.send(launch(task("t", "tr '\\0' '\\n' </proc/self/environ >environ; exec sleep 600")))
     agent.wait_state("t", "RUNNING")
-    processes.wait_until(lambda: "MESOS_SANDBOX" in _text(scene, "environ"), "the task's environment")
-    assert TOKEN not in _text(scene, "environ")
-    assert "AUTHENTICATION_TOKEN" not in _text(scene, "environ")
+    processes.wait_until(lambda: "MESOS_SANDBOX" in scene.text("environ"), "the task's environment")
+    assert TOKEN not in scene.text("environ")
+    assert "AUTHENTICATION_TOKEN" not in scene.text("environ")
     # /proc/PID/environ of a process that was given the token cannot be hidden: it is the executor's alone.
     holders = {pid for pid in executor.remaining() if TOKEN in str(processes.environ(pid))}
     assert holders <= set(executor.own_pids())
@@ -223,11 +223,6 @@ def test_12_token(scene: Scene) -> None:
     agent.wait_state("t", "KILLED")
     assert executor.wait_exit() == 0
     assert {entry.request.headers["authorization"] for entry in agent.log} == {f"Bearer {TOKEN}"}
-
-
-def _text(scene: Scene, name: str) -> str:
-    path = scene.path(name)
-    return path.read_text() if path.exists() else ""
 
 
 @scenario()

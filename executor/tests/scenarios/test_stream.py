@@ -209,7 +209,7 @@ def test_23_subscribed_twice(scene: Scene) -> None:
     agent.send(agent.subscribed(), agent.subscribed())
     agent.send(launch(task("u", "exit 0")))
     agent.wait_state("u", "FINISHED")
-    assert scene.path("log").read_text() == "started\n"
+    processes.wait_until(lambda: scene.text("log") == "started\n", "it ran once")
     assert len(executor.task_pids()) == 1
     assert agent.states("t") == ["STARTING", "RUNNING"]
     agent.send(kill("t"))
