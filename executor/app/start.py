@@ -1,7 +1,8 @@
 """The start: everything is loaded, then SUBSCRIBE is sent.
 
 An agent answers it with the tasks it has waiting, so what were loaded after it would be waited for by the
-first of them: 25 ms less to SUBSCRIBE cost 30 ms more from LAUNCH to RUNNING. """
+first of them: 25 ms less to SUBSCRIBE cost 30 ms more from LAUNCH to RUNNING.
+"""
 
 import gc
 import logging
