@@ -21,6 +21,9 @@ from executor.supervisor.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
+TOLERATED_DEFECTS = 20
+"""Errors that should not be possible, after which the executor gives up."""
+
 _Event = executor_pb2.Event
 
 
@@ -54,9 +57,18 @@ class Executor:
         connection.handler = self._act
 
     def run(self) -> int:
-        """Everything; the exit status."""
+        """Everything; the exit status. Raises what a defect raises that comes again and again: one that
+        met a single event must not end tasks that have nothing to do with it.
+        """
+        defects = 0
         while self._status is None:
-            self._loop.run_once()
+            try:
+                self._loop.run_once()
+            except Exception:
+                defects += 1
+                log.exception("a defect of this executor; what it was doing is given up")
+                if defects > TOLERATED_DEFECTS:
+                    raise
         return self._status
 
     @property

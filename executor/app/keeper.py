@@ -156,8 +156,8 @@ class Keeper:
         except LaunchError as error:
             self._over(kept, State.FAILED, error.text, Reason.REASON_CONTAINER_LAUNCH_FAILED)
             return
-        except OSError as error:
-            text = f"cannot prepare the task's output: {error}"
+        except (OSError, ValueError) as error:
+            text = f"cannot prepare the task: {error}"
             self._over(kept, State.FAILED, text, Reason.REASON_CONTAINER_LAUNCH_FAILED)
             return
         finally:
