@@ -127,6 +127,37 @@ def test_whose_address_the_container_sees(
         assert ask(node, "tcp", "127.0.0.1", 8080, seconds=wait) == neighbour
 
 
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {"conditionsV4": ["ip", "saddr", "!=", "192.0.2.1"], "conditionsV6": ["ip6", "saddr", "2001:db8::1"]},
+        {"conditionsV4": ["!", "-s", "192.0.2.1"], "conditionsV6": ["-s", "2001:db8::1"]},
+    ],
+    ids=BACKENDS,
+)
+def test_conditions_of_either_backend(node: Node, conditions: dict[str, Any]) -> None:
+    world = node.uplink()
+    bridge(node)
+    first, second = container(node, 2), container(node, 3)
+    assert call(node, OURS, "ADD", first, conf(first, [TCP], **conditions)).code == 0
+    many = [{"hostPort": 3000, "containerPort": 80}]
+    count = rules(node)
+    assert call(node, OURS, "ADD", second, conf(second, many, **conditions)).code == 0
+    assert rules(node) == count or conditions["conditionsV4"][0] == "!"
+    with server(first.box, "tcp", 80):
+        assert ask(world, "tcp", "192.0.2.2", 8080, seconds=0.3) is None
+        assert ask(world, "tcp", "2001:db8::2", 8080) == "2001:db8::1"
+        assert ask(node, "tcp", "192.0.2.2", 8080) == "192.0.2.2"
+    previous = conf(first, [TCP], **conditions)
+    assert call(node, OURS, "CHECK", first, previous).code == 0
+    node.shell("rm -r /run/mesokit/attachments")
+    keep = {"cniVersion": "1.1.0", "cni.dev/valid-attachments": [{"containerID": "cid3", "ifname": "eth0"}]}
+    if conditions["conditionsV4"][0] == "ip":
+        assert call(node, OURS, "GC", first, conf(None, [], **conditions) | keep).code == 0
+        assert "id: cid2" not in " ".join(elements(node))
+        assert "id: cid3" in " ".join(elements(node))
+
+
 def test_neighbours_are_kept_out_of_the_hosts_loopback(node: Node) -> None:
     """route_localnet, which 127.0.0.1 needs, opens the host's loopback to the bridge; the guard shuts it."""
     bridge(node)

@@ -56,6 +56,7 @@ def publish(tx: Transaction, wanted: Publication, keys: IptablesKeys | None) -> 
         forwards=encode(wanted.forwards),
         hide=wanted.hide.value,
         excluded=list(wanted.excluded),
+        conditions=list(wanted.conditions),
     )
     if keys is None:
         try:
@@ -117,7 +118,7 @@ def collect(call: Call) -> None:
     """GC of what no record covers: elements and claims of this network's attachments that are not to be kept.
     CniError 5, 11 or 999."""
     keep = {Identity(call.network, container, ifname) for container, ifname in call.valid or ()}
-    strays.remove(call.host, call.network, keep, ports.SETS)
+    strays.remove(call.host, call.network, keep, ports.sets(call.host))
     with claims.guarded(call.roots, call.deadline):
         claims.sweep(call.roots, call.network, keep)
 

@@ -14,9 +14,12 @@ from cni_plugins.store import claims
 
 
 def delete(scene: Scene, args: Mapping[str, Any]) -> None:
-    """`ports.delete {backend, forwards, hide, excluded}`; UDP flows that were led there are forgotten."""
+    """`ports.delete {backend, forwards, hide, excluded, conditions}`; UDP flows that were led there are
+    forgotten.
+    """
     call = scene.call
-    made = Publication(decode(args["forwards"]), Hide(args["hide"]), tuple(args["excluded"]))
+    v4, v6 = args["conditions"]
+    made = Publication(decode(args["forwards"]), Hide(args["hide"]), tuple(args["excluded"]), (v4, v6))
     if args["backend"] == "nftables":
         ports.remove(call.host, call.identity, made)
     else:

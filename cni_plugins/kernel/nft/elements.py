@@ -17,8 +17,9 @@ TABLE = "mesokit"
 COMMENT_BYTES = 128
 
 _GETTABLE, _DELTABLE, _GETCHAIN, _DELCHAIN = 1, 2, 4, 5
-_NEWSETELEM, _GETSETELEM, _DELSETELEM = 12, 13, 14
+_GETSET, _NEWSETELEM, _GETSETELEM, _DELSETELEM = 10, 12, 13, 14
 _TABLE_NAME, _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_USE = 1, 1, 3, 6
+_SET_TABLE, _SET_NAME = 1, 2
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS, _LIST_ELEM = 1, 2, 3, 1
 _KEY, _DATA, _USERDATA = 1, 2, 6
 _VALUE, _VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 1, 2, 1, 2
@@ -132,6 +133,17 @@ def listed(socket: Nfnetlink, family: int, set_name: str) -> list[Element]:
         Element(family, set_name, found, comment=comment)
         for body in bodies
         for found, comment in _entries(body)
+    ]
+
+
+def sets(socket: Nfnetlink, family: int) -> list[str]:
+    """The names of the sets and maps of our table; [] without the table."""
+    body = text(_SET_TABLE, TABLE)
+    return [
+        payload.rstrip(b"\0").decode()
+        for entry in socket.dump(Message(nfnetlink.SUBSYS_NFTABLES, _GETSET, 0, family, body))
+        for kind, payload in attributes(entry)
+        if kind == _SET_NAME
     ]
 
 

@@ -15,13 +15,44 @@ no route_localnet: an answer would be dropped on its way back to ::1. So ::1 is 
 that tries `localhost` is refused there at once and goes on to 127.0.0.1.
 """
 
+import hashlib
+
 from cni_plugins.kernel.nfnetlink import NFPROTO_INET
 from cni_plugins.kernel.nft.sections import Chain, Section
 from cni_plugins.spec.values import IpInterface
 
 ANSWER_ALL = "answer_all"
 
-_LOCAL = "fib daddr type local jump publish"
+
+def _port_sets(suffix: str) -> tuple[str, ...]:
+    return tuple(
+        f"map {name}{version}{suffix} {{ type {key} : ipv{version}_addr . inet_service ; }}"
+        for version in (4, 6)
+        for name, key in (
+            ("port", "inet_proto . inet_service"),
+            ("address_port", f"ipv{version}_addr . inet_proto . inet_service"),
+        )
+    )
+
+
+def _port_chains(suffix: str, local: tuple[str, ...]) -> tuple[Chain, ...]:
+    """`local` are the rules that lead packets to one of the host's addresses into the look-up."""
+    return (
+        Chain(
+            f"publish{suffix}",
+            (
+                "iifname . meta l4proto . th dport @excluded return",
+                "ip6 daddr ::1 return",
+                f"dnat ip to ip daddr . meta l4proto . th dport map @address_port4{suffix}",
+                f"dnat ip to meta l4proto . th dport map @port4{suffix}",
+                f"dnat ip6 to ip6 daddr . meta l4proto . th dport map @address_port6{suffix}",
+                f"dnat ip6 to meta l4proto . th dport map @port6{suffix}",
+            ),
+        ),
+        Chain(f"prerouting{suffix}", local, "type nat hook prerouting priority -100"),
+        Chain(f"output{suffix}", local, "type nat hook output priority -100"),
+    )
+
 
 SECTION = Section(
     family=NFPROTO_INET,
@@ -31,33 +62,18 @@ SECTION = Section(
         "map masquerade6 { type ipv6_addr : verdict ; }",
         "map answer4 { type ipv4_addr : verdict ; }",
         "map answer6 { type ipv6_addr : verdict ; }",
-        "map port4 { type inet_proto . inet_service : ipv4_addr . inet_service ; }",
-        "map port6 { type inet_proto . inet_service : ipv6_addr . inet_service ; }",
-        "map address_port4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service ; }",
-        "map address_port6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service ; }",
+        *_port_sets(""),
         "set localnet { type ifname ; }",
         "set excluded { type ifname . inet_proto . inet_service ; }",
     ),
     chains=(
-        Chain(
-            "publish",
-            (
-                "iifname . meta l4proto . th dport @excluded return",
-                "ip6 daddr ::1 return",
-                "dnat ip to ip daddr . meta l4proto . th dport map @address_port4",
-                "dnat ip to meta l4proto . th dport map @port4",
-                "dnat ip6 to ip6 daddr . meta l4proto . th dport map @address_port6",
-                "dnat ip6 to meta l4proto . th dport map @port6",
-            ),
-        ),
+        *_port_chains("", ("fib daddr type local jump publish",)),
         Chain(ANSWER_ALL, ("masquerade",)),
         Chain(
             "guard_loopback",
             ("iifname @localnet ip daddr 127.0.0.0/8 drop",),
             "type filter hook prerouting priority -300",
         ),
-        Chain("prerouting", (_LOCAL,), "type nat hook prerouting priority -100"),
-        Chain("output", (_LOCAL,), "type nat hook output priority -100"),
         Chain(
             "postrouting",
             (
@@ -72,6 +88,25 @@ SECTION = Section(
         ),
     ),
 )
+
+
+def suffix_of(conditions: tuple[str, str]) -> str:
+    """What the names of maps and chains end in where packets must match further `conditions` (v4, v6)."""
+    if not any(conditions):
+        return ""
+    return "_" + hashlib.sha256("\0".join(conditions).encode()).hexdigest()[:12]
+
+
+def conditional(conditions: tuple[str, str]) -> Section:
+    """Published ports for packets that match further conditions, in nft's language: maps and chains of their
+    own, one group for all networks that ask for the same. SECTION has to be there too.
+    """
+    suffix = suffix_of(conditions)
+    local = tuple(
+        f"meta nfproto ipv{version} {condition} fib daddr type local jump publish{suffix}"
+        for version, condition in zip((4, 6), conditions, strict=True)
+    )
+    return Section(NFPROTO_INET, f"nat_1{suffix}", _port_chains(suffix, local), _port_sets(suffix))
 
 
 def _named(prefix: str, address: IpInterface) -> str:

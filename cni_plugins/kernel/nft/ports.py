@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cni_plugins.kernel.nfnetlink import NFPROTO_INET, Nfnetlink
-from cni_plugins.kernel.nft import elements, nat, owner
+from cni_plugins.kernel.nft import elements, nat, owner, sections
 from cni_plugins.kernel.nft.elements import Element
 from cni_plugins.kernel.nft.placing import place
 from cni_plugins.kernel.nft.sections import Chain
@@ -38,13 +38,13 @@ class Forward:
     container_port: int
 
 
-def _port_element(forward: Forward, comment: str) -> Element:
+def _port_element(forward: Forward, suffix: str, comment: str) -> Element:
     family = forward.target.version
     fields = [bytes((PROTOCOLS[forward.protocol],)), elements.port(forward.host_port)]
-    name = f"port{family}"
+    name = f"port{family}{suffix}"
     if forward.host_ip is not None:
         fields.insert(0, elements.address(forward.host_ip))
-        name = f"address_port{family}"
+        name = f"address_port{family}{suffix}"
     data = elements.value(elements.address(forward.target.ip), elements.port(forward.container_port))
     return Element(NFPROTO_INET, name, elements.key(*fields), data, comment)
 
@@ -80,11 +80,15 @@ def _excluded(publication: "Publication", comment: str) -> list[Element]:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """All that one attachment publishes; packets that come in by a device of `excluded` are left alone."""
+    """All that one attachment publishes. Packets that come in by a device of `excluded` are left alone,
+    and so are those that do not match `conditions`, further matches of IPv4 and of IPv6 packets in nft's
+    language.
+    """
 
     forwards: tuple[Forward, ...]
     hide: Hide = Hide.LOCAL
     excluded: tuple[str, ...] = ()
+    conditions: tuple[str, str] = ("", "")
 
     @property
     def targets(self) -> list[IpInterface]:
@@ -98,7 +102,8 @@ class Publication:
 def _elements(identity: Identity, wanted: Publication) -> tuple[list[Element], list[Element]]:
     """Those that nobody else may hold, and the rest."""
     comment = owner.comment(identity)
-    exclusive = [_port_element(item, comment) for item in wanted.forwards]
+    suffix = nat.suffix_of(wanted.conditions)
+    exclusive = [_port_element(item, suffix, comment) for item in wanted.forwards]
     return exclusive, _answers(wanted.targets, wanted.hide, comment) + _excluded(wanted, comment)
 
 
@@ -106,6 +111,9 @@ def add(host: Namespace, identity: Identity, wanted: Publication) -> None:
     """Publish. placing.Taken when a port is another attachment's, CniError 999; then nothing was changed."""
     exclusive, others = _elements(identity, wanted)
     with Nfnetlink(host) as socket:
+        if any(wanted.conditions):
+            sections.ensure(socket, nat.SECTION)
+            sections.ensure(socket, nat.conditional(wanted.conditions))
         place(socket, nat.SECTION, others, chains=wanted.chains, exclusive=exclusive)
 
 
@@ -126,6 +134,12 @@ def missing(host: Namespace, identity: Identity, wanted: Publication) -> list[Fo
     if any(absent[len(exclusive) :]):
         return list(wanted.forwards)
     return [item for item, gone in zip(wanted.forwards, absent, strict=False) if gone]
+
+
+def sets(host: Namespace) -> list[str]:
+    """The names of all sets and maps that hold what attachments publish."""
+    with Nfnetlink(host) as socket:
+        return [name for name in elements.sets(socket, NFPROTO_INET) if name.startswith(SETS)]
 
 
 def guard_loopback(host: Namespace, interface: str) -> None:

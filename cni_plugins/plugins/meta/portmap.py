@@ -53,10 +53,10 @@ class PortmapConfig:
     )
     masq_all: bool = option("masqAll", BOOL, False, "hide every client's address from the container")
     conditions_v4: tuple[str, ...] = option(
-        "conditionsV4", list_of(TEXT), (), "further iptables matches of IPv4 packets (iptables only)"
+        "conditionsV4", list_of(TEXT), (), "further matches of IPv4 packets, as the backend writes them"
     )
     conditions_v6: tuple[str, ...] = option(
-        "conditionsV6", list_of(TEXT), (), "further iptables matches of IPv6 packets (iptables only)"
+        "conditionsV6", list_of(TEXT), (), "further matches of IPv6 packets, as the backend writes them"
     )
     mark_masq_bit: int | None = option(
         "markMasqBit",
@@ -69,56 +69,63 @@ class PortmapConfig:
     )
 
 
-def _only_iptables(config: PortmapConfig) -> dict[str, Any]:
-    keys = {
-        "conditionsV4": config.conditions_v4,
-        "conditionsV6": config.conditions_v6,
-        "markMasqBit": config.mark_masq_bit,
-        "externalSetMarkChain": config.external_set_mark_chain,
-    }
-    return {key: value for key, value in keys.items() if value not in {None, "", ()}}
+def _is_iptables(words: tuple[str, ...]) -> bool:
+    return words[:1] != () and words[0].startswith(("-", "!"))
+
+
+def _uses_iptables(config: PortmapConfig) -> bool:
+    if config.backend != "auto":
+        return config.backend == "iptables"
+    return (
+        config.mark_masq_bit is not None
+        or bool(config.external_set_mark_chain)
+        or _is_iptables(config.conditions_v4)
+        or _is_iptables(config.conditions_v6)
+    )
+
+
+def _check_conditions(key: str, words: tuple[str, ...], backend: str) -> None:
+    """CniError 7 when a match is not written as `backend` writes it."""
+    for word in words:
+        if not word or any(char.isspace() or char in '";#' for char in word):
+            raise CniError(
+                Code.INVALID_CONFIG, f"{key} has {word!r}: each word of the match is an item of its own"
+            )
+    if words and _is_iptables(words) is not (backend == "iptables"):
+        example = '["!", "-d", "192.0.2.0/24"]' if backend == "iptables" else '["ip", "daddr", "192.0.2.1"]'
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"{key} is {list(words)!r}, which is not how {backend} writes a match",
+            f"it would be like {example}; or choose the other backend",
+        )
 
 
 def _keys(config: PortmapConfig) -> IptablesKeys | None:
     """None for nf_tables. CniError 2 or 7 when the keys contradict one another."""
-    special = _only_iptables(config)
-    if config.backend == "nftables" and special:
-        key, value = next(iter(special.items()))
-        shown = list(value) if isinstance(value, tuple) else value
+    backend = "iptables" if _uses_iptables(config) else "nftables"
+    _check_conditions("conditionsV4", config.conditions_v4, backend)
+    _check_conditions("conditionsV6", config.conditions_v6, backend)
+    bit, chain = config.mark_masq_bit, config.external_set_mark_chain
+    if backend == "nftables":
+        if bit is None and not chain:
+            return None
+        named = f"markMasqBit is {bit}" if bit is not None else f"externalSetMarkChain is {chain!r}"
         raise CniError(
             Code.UNSUPPORTED_FIELD,
-            f"{key} is {shown!r}, which has no meaning for backend nftables",
-            "its maps translate without marking packets, by rules that all networks share; "
-            "leave the key out, or set backend to iptables",
+            f"{named}, which has no meaning for backend nftables",
+            "its maps translate without marking packets; leave the key out, or set backend to iptables",
         )
-    if config.backend != "iptables" and not special:
-        return None
-    if config.mark_masq_bit is not None and config.external_set_mark_chain:
+    if bit is not None and chain:
         raise CniError(
             Code.INVALID_CONFIG,
-            f"markMasqBit is {config.mark_masq_bit} and externalSetMarkChain is "
-            f"{config.external_set_mark_chain!r}: only one of them can say how packets are marked",
+            f"markMasqBit is {bit} and externalSetMarkChain is {chain!r}",
+            "only one of them can say how packets are marked",
         )
-    for key in ("conditionsV4", "conditionsV6"):
-        words = special.get(key)
-        if words and not words[0].startswith(("-", "!")):
-            raise CniError(
-                Code.INVALID_CONFIG,
-                f"{key} is {list(words)!r}, which is not how iptables writes a match",
-                'it begins with an option or "!", as in ["!", "-d", "192.0.2.0/24"]',
-            )
-        for word in words or ():
-            if any(char.isspace() or char == '"' for char in word):
-                raise CniError(
-                    Code.INVALID_CONFIG, f"{key} has {word!r}: each word of the match is an item of its own"
-                )
-    chain = config.external_set_mark_chain
-    if chain and (len(chain) > 28 or any(char.isspace() for char in chain)):
+    if len(chain) > 28 or any(char.isspace() for char in chain):
         raise CniError(
             Code.INVALID_CONFIG, f"externalSetMarkChain is {chain!r}, which cannot be a chain's name"
         )
-    bit = 13 if config.mark_masq_bit is None else config.mark_masq_bit
-    return IptablesKeys(bit, chain, config.conditions_v4, config.conditions_v6)
+    return IptablesKeys(13 if bit is None else bit, chain, config.conditions_v4, config.conditions_v6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +244,10 @@ def _wanted(call: Call, config: PortmapConfig) -> Publication | None:
     if not mappings or call.previous is None:
         return None
     hide = Hide.NOBODY if not config.snat else Hide.ALL if config.masq_all else Hide.LOCAL
-    return Publication(forwards(mappings, targets(call, call.previous)), hide)
+    conditions = ("", "")
+    if not _uses_iptables(config):
+        conditions = (" ".join(config.conditions_v4), " ".join(config.conditions_v6))
+    return Publication(forwards(mappings, targets(call, call.previous)), hide, conditions=conditions)
 
 
 def validate(call: Call, config: PortmapConfig) -> None:

@@ -94,6 +94,7 @@ def test_a_record_gives_back_what_it_was_given() -> None:
 def test_iptables_is_chosen_by_name_or_by_a_key_that_only_it_has() -> None:
     assert keys() is None
     assert keys(backend="nftables", snat=False, masqAll=True) is None
+    assert keys(conditionsV4=["ip", "saddr", "192.0.2.0/24"]) is None
     assert keys(backend="iptables") == IptablesKeys()
     assert keys(markMasqBit=0) == IptablesKeys(mark_bit=0)
     assert keys(backend="auto", externalSetMarkChain="KUBE-MARK-MASQ") == IptablesKeys(
@@ -108,9 +109,15 @@ def test_iptables_is_chosen_by_name_or_by_a_key_that_only_it_has() -> None:
     ("document", "code", "sentence"),
     [
         ({"backend": "nftables", "markMasqBit": 3}, 2, "markMasqBit is 3, which has no meaning"),
-        ({"backend": "nftables", "conditionsV6": ["-d", "::"]}, 2, "conditionsV6 is ['-d', '::']"),
-        ({"markMasqBit": 3, "externalSetMarkChain": "X"}, 7, "only one of them"),
-        ({"conditionsV4": ["ip", "saddr", "10.0.0.1"]}, 7, "which is not how iptables writes a match"),
+        (
+            {"backend": "nftables", "conditionsV6": ["-d", "::"]},
+            7,
+            "which is not how nftables writes a match",
+        ),
+        ({"markMasqBit": 3, "externalSetMarkChain": "X"}, 7, "is 3 and externalSetMarkChain is 'X'"),
+        ({"backend": "iptables", "conditionsV4": ["ip", "saddr", "10.0.0.1"]}, 7, "not how iptables writes"),
+        ({"conditionsV4": ["ip", "saddr", "10.0.0.1"], "conditionsV6": ["-s", "::1"]}, 7, "iptables writes"),
+        ({"conditionsV4": ["ip", "saddr", "1;"]}, 7, "each word of the match"),
         ({"conditionsV4": ["-d 10.0.0.1"]}, 7, "each word of the match is an item of its own"),
         ({"externalSetMarkChain": "a b"}, 7, "cannot be a chain's name"),
         ({"markMasqBit": 32}, 7, "markMasqBit is 32"),
