@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-import urllib.error
 import urllib.parse
-import urllib.request
 import zipfile
 from pathlib import Path
 
+import requests
 from mesos.v1 import mesos_pb2
 
 from executor.agent.description import ContainerRequest
 
 _TIMEOUT = 60
+_CHUNK = 1 << 20
 _ZIP = (".zip", ".jar")
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
@@ -30,7 +30,7 @@ async def fetch(request: ContainerRequest, sandbox: Path) -> None:
     for uri in (uri for command in commands for uri in command.uris):
         try:
             await asyncio.to_thread(_fetch, uri, sandbox)
-        except (OSError, ValueError, zipfile.BadZipFile, urllib.error.URLError) as error:
+        except (OSError, ValueError, zipfile.BadZipFile) as error:  # requests raises OSErrors
             raise FetchError(f"cannot fetch {uri.value!r}: {error}") from None
 
 
@@ -44,8 +44,10 @@ def _fetch(uri: mesos_pb2.CommandInfo.URI, sandbox: Path) -> None:
         raise ValueError(f"output_file {name!r} is outside the sandbox")
     target.parent.mkdir(parents=True, exist_ok=True)
     if parts.scheme in ("http", "https"):
-        with urllib.request.urlopen(uri.value, timeout=_TIMEOUT) as answer, target.open("wb") as file:
-            shutil.copyfileobj(answer, file)
+        with requests.get(uri.value, stream=True, timeout=_TIMEOUT) as answer, target.open("wb") as file:
+            answer.raise_for_status()
+            for chunk in answer.iter_content(_CHUNK):
+                file.write(chunk)
     elif parts.scheme in ("", "file"):
         shutil.copyfile(parts.path, target)
     else:
