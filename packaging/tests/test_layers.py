@@ -34,7 +34,8 @@ CNI_ORDER = ("spec", "kernel", "store", "attach", "plugins", "chain", "node", "c
 # What a layer may import beside itself. `None` stands for every layer before it in the order above.
 EXECUTOR_RULES: Rules = {
     "codec": frozenset(),
-    "config": frozenset({"codec"}),
+    # Progress patterns are checked where all settings are, by the layer that understands them.
+    "config": frozenset({"codec", "progress"}),
     "session": frozenset(),
     "tasks": frozenset({"codec", "session"}),
     "supervisor": frozenset(),
