@@ -13,7 +13,6 @@ nobody is at that point, so such a file counts as free.
 
 import hashlib
 import os
-import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -233,7 +232,8 @@ class Reservations:
         if not self._changed or not self._synchronous:
             return
         now = time.time_ns()
-        stamp = now - now % 1_000_000 + random.randrange(1, 1_000_000)
+        # Below a millisecond the kernel only knows its tick: a number it will not come upon by itself.
+        stamp = now - now % 1_000_000 + 1 + int.from_bytes(os.urandom(4), "big") % 999_999
         with suppress(OSError):
             os.utime(self.directory, ns=(stamp, stamp))
             (self._index / "stamp").write_text(str(self.directory.stat().st_mtime_ns))

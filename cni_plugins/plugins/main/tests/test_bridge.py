@@ -339,3 +339,13 @@ def test_a_namespace_that_took_the_path_of_another_is_left_alone(world: World) -
     world.delete(conf)
     assert "UP" in world.json("ip", "-j", "link", box="c1")[0]["flags"]
     world.boxes["c1"] = before
+
+
+def test_a_gateway_bridge_keeps_its_mac_when_ports_come(world: World) -> None:
+    world.run("ip", "link", "add", "br0", "type", "bridge")
+    before = world.json("ip", "-j", "link", "show", "br0")[0]["address"]
+    result = world.add(CONF | {"isGateway": True})
+    for number in range(2, 6):
+        world.add(CONF | {"isGateway": True}, f"c{number}")
+    assert world.json("ip", "-j", "link", "show", "br0")[0]["address"] == before
+    assert result["interfaces"][0]["mac"] == before
