@@ -6,6 +6,8 @@
 `plugins`    the same folder, with the node service running on `node`; a test that is marked
              `parametrize("plugins", BOTH_WAYS, indirect=True)` runs with and without the service
              ("reference" is a third way: it shows that a test is right about its runtime)
+`uml`        a machine with a kernel that has vlan, ipvlan, vrf and dummy; one for all tests, so clean up
+after yourself
 """
 
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ import pytest
 
 from netns_tests.node import Node
 from netns_tests.plugins import make_folder, service
+from netns_tests.uml import Uml, machine
 
 BOTH_WAYS = ("service", "one-shot")
 
@@ -45,3 +48,9 @@ def plugins(request: pytest.FixtureRequest, node: Node, ours: str, reference: st
         case _:
             with service(node):
                 yield ours
+
+
+@pytest.fixture(scope="session")
+def uml(tmp_path_factory: pytest.TempPathFactory, ours: str) -> Iterator[Uml]:
+    with machine(tmp_path_factory.mktemp("uml"), ours) as booted:
+        yield booted

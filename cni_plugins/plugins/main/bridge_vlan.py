@@ -83,10 +83,11 @@ def membership(
 
 
 def gateway_link(tx: Transaction, bridge: Link, vid: int, mtu: int) -> Link:
-    """The gateway interface of a VLAN, made when missing; the bridge's lock is held. CniError 7 or 999."""
+    """The gateway interface of a VLAN, made when missing; the bridge's lock is held and the removal announced.
+    CniError 7 or 999.
+    """
     name = gateway_name(bridge.name, vid)
     netlink = tx.scene.host
-    tx.intend("vlan.release", bridge=bridge.name, vid=vid)
     found = links.find(netlink, name)
     if found is not None:
         return found
