@@ -170,7 +170,7 @@ def command(
     """
     requests = _read(task)
     if os.geteuid() != 0:
-        raise click.UsageError("run me as root: containers and network namespaces need it")
+        raise _refusal("run me as root: containers and network namespaces need it")
     prefix = os.environ.get("MESOKIT_ROOT", "")
     options = AgentOptions(
         config_dir=network_config_dir,
@@ -197,9 +197,15 @@ def _read(task: str) -> tuple[ContainerRequest, ...]:
         text = sys.stdin.buffer.read() if task == "-" else Path(task).read_bytes()
         return read_description(text, source)
     except OSError as error:
-        raise click.UsageError(f"{source}: {error.strerror}") from None
+        raise _refusal(f"{source}: {error.strerror}") from None
     except DescriptionError as error:
-        raise click.UsageError(str(error)) from None
+        raise _refusal(str(error)) from None
+
+
+def _refusal(text: str) -> click.ClickException:
+    refusal = click.ClickException(text)
+    refusal.exit_code = 2
+    return refusal
 
 
 def _executor(given: str | None) -> list[str]:
@@ -207,14 +213,12 @@ def _executor(given: str | None) -> list[str]:
         beside = Path(sys.executable).parent / "mesokit-executor"
         found = str(beside) if beside.exists() else shutil.which("mesokit-executor")
         if found is None:
-            raise click.UsageError(
-                "no mesokit-executor beside this program or in PATH: name one with --executor"
-            )
+            raise _refusal("no mesokit-executor beside this program or in PATH: name one with --executor")
         return [found]
     program, *arguments = shlex.split(given) or [""]
     found = shutil.which(program)
     if found is None:
-        raise click.UsageError(f"--executor: {program!r}: expected a program that can be run")
+        raise _refusal(f"--executor: {program!r}: expected a program that can be run")
     return [str(Path(found).absolute()), *arguments]
 
 

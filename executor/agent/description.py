@@ -7,8 +7,8 @@ these. Out comes one ContainerRequest for each executor to start: the form Mesos
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from mesos.v1 import mesos_pb2
 
@@ -41,14 +41,16 @@ def read_description(text: bytes, source: str) -> tuple[ContainerRequest, ...]:
         requests = [r for index, entry in enumerate(document) for r in _read_one(entry, source, f"[{index}]")]
     else:
         requests = list(_read_one(document, source, ""))
-    faults = [f for request in requests for f in _request_faults(request)]
+    ids = [task.task_id.value for request in requests for task in request.tasks]
+    faults = [
+        fault("task_id.value", task_id, "an id of its own for every task")
+        for task_id in sorted({task_id for task_id in ids if ids.count(task_id) > 1})
+    ]
+    requests, conflicts = _share_executors(requests)
+    faults += conflicts
+    faults += [f for request in requests for f in _request_faults(request)]
     for request in requests:
         _move_shared_parts(request)
-    seen: set[str] = set()
-    for task_id in (task.task_id.value for request in requests for task in request.tasks):
-        if task_id in seen:
-            faults.append(fault("task_id.value", task_id, "an id of its own for every task"))
-        seen.add(task_id)
     if not requests:
         faults.append(fault("", document, "at least one task"))
     if faults:
@@ -91,6 +93,25 @@ def _request(tasks: tuple[mesos_pb2.TaskInfo, ...], is_group: bool) -> Container
         # One container for all: what a nested container of its own would get, the executor's gets.
         executor.container.CopyFrom(container)
     return ContainerRequest(executor, tasks, is_group)
+
+
+def _share_executors(
+    requests: Sequence[ContainerRequest],
+) -> tuple[list[ContainerRequest], list[Fault]]:
+    """Tasks that bring the same executor run in one, each by a LAUNCH of its own, as on an agent."""
+    shared: dict[str, ContainerRequest] = {}
+    faults: list[Fault] = []
+    for request in requests:
+        name = request.executor.executor_id.value
+        first = shared.setdefault(name, request)
+        if first is request or first.tasks[0].task_id.value == request.tasks[0].task_id.value:
+            continue  # the first of its name; one task given twice is told below
+        if first.is_group or request.is_group or first.executor != request.executor:
+            here = "executor.executor_id.value"
+            faults.append(fault(here, name, "an id of its own for each group, and for each ExecutorInfo"))
+        else:
+            shared[name] = replace(first, tasks=(*first.tasks, *request.tasks))
+    return list(shared.values()), faults
 
 
 def _move_shared_parts(request: ContainerRequest) -> None:

@@ -244,3 +244,15 @@ def test_what_the_executors_container_does_is_not_asked_of_the_task_again() -> N
     assert not first.HasField("container")
     assert [field.name for field, _ in second.container.ListFields()] == ["type", "rlimit_info"]
     assert not third.HasField("container")
+
+
+def test_tasks_that_bring_the_same_executor_share_it() -> None:
+    def task(name: str, data: str = "") -> dict[str, object]:
+        executor = {"executor_id": {"value": "shared"}, "data": data}
+        return {"name": name, "task_id": {"value": name}, "executor": executor}
+
+    (request,) = read([task("one"), task("two")])
+    assert [one.task_id.value for one in request.tasks] == ["one", "two"]
+    assert not request.is_group
+    (said,) = faults([task("one"), task("two", data="eA==")])
+    assert 'executor.executor_id.value: "shared": expected an id of its own for each group' in said
