@@ -39,6 +39,12 @@ FOLLOW_INTERVAL = 0.1
 """Seconds between two looks at the sandbox files that --follow streams."""
 
 
+class RefusalError(click.ClickException):
+    """TASK.json or an option cannot be used; the usage line would not help."""
+
+    exit_code = 2
+
+
 class Duration(click.ParamType[int]):
     """A duration as Mesos writes it (5secs, 1500ms, 2mins); nanoseconds to the program."""
 
@@ -170,7 +176,7 @@ def command(
     """
     requests = _read(task)
     if os.geteuid() != 0:
-        raise _refusal("run me as root: containers and network namespaces need it")
+        raise RefusalError("run me as root: containers and network namespaces need it")
     prefix = os.environ.get("MESOKIT_ROOT", "")
     options = AgentOptions(
         config_dir=network_config_dir,
@@ -197,15 +203,9 @@ def _read(task: str) -> tuple[ContainerRequest, ...]:
         text = sys.stdin.buffer.read() if task == "-" else Path(task).read_bytes()
         return read_description(text, source)
     except OSError as error:
-        raise _refusal(f"{source}: {error.strerror}") from None
+        raise RefusalError(f"{source}: {error.strerror}") from None
     except DescriptionError as error:
-        raise _refusal(str(error)) from None
-
-
-def _refusal(text: str) -> click.ClickException:
-    refusal = click.ClickException(text)
-    refusal.exit_code = 2
-    return refusal
+        raise RefusalError(str(error)) from None
 
 
 def _executor(given: str | None) -> list[str]:
@@ -213,12 +213,12 @@ def _executor(given: str | None) -> list[str]:
         beside = Path(sys.executable).parent / "mesokit-executor"
         found = str(beside) if beside.exists() else shutil.which("mesokit-executor")
         if found is None:
-            raise _refusal("no mesokit-executor beside this program or in PATH: name one with --executor")
+            raise RefusalError("no mesokit-executor beside this program or in PATH: name one with --executor")
         return [found]
     program, *arguments = shlex.split(given) or [""]
     found = shutil.which(program)
     if found is None:
-        raise _refusal(f"--executor: {program!r}: expected a program that can be run")
+        raise RefusalError(f"--executor: {program!r}: expected a program that can be run")
     return [str(Path(found).absolute()), *arguments]
 
 
