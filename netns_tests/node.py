@@ -419,4 +419,5 @@ if __name__ == "__main__":
     # A shell in a private node, to look around: python netns_tests/node.py [program arguments...]
     with Node() as here:
         program = sys.argv[1:] or ["bash", "-i"]
-        sys.exit(here.popen(program, stdin=0, stdout=1, stderr=2, env=dict(os.environ)).wait(10**9).status)
+        shell = here.popen(program, stdin=0, stdout=1, stderr=2, env=dict(os.environ), cwd=str(Path.cwd()))
+        sys.exit(shell.wait(10**9).status)
