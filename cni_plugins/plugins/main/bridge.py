@@ -167,6 +167,8 @@ def _attach(call: Call, config: BridgeConfig, tx: Transaction, mac: str | None) 
     netlink = tx.scene.host
     chosen = links.random_mac()
     tx.intend("bridge.release", name=config.bridge, mac=chosen)
+    if config.vlan and config.gateway:
+        tx.intend("vlan.release", bridge=config.bridge, vid=config.vlan)
     if config.vlan and config.gateway:  # before the port, which has to be gone when this is replayed
         tx.intend("vlan.release", bridge=config.bridge, vid=config.vlan)
     bridge = bridges.find(netlink, config.bridge)
@@ -223,7 +225,7 @@ def _gateways(
     target = port.bridge
     extra: tuple[Interface, ...] = ()
     if config.vlan:
-        target = bridge_vlan.gateway_link(tx, port.bridge, config.vlan, config.mtu or port.bridge.mtu)
+        target = bridge_vlan.gateway_link(tx.scene, port.bridge, config.vlan, config.mtu or port.bridge.mtu)
         extra = (Interface(target.name, target.mac),)
     bridges.give_addresses(tx.scene.host, target, gateways, force=config.force_address, dad=config.dad)
     forward = {"ipv4/ip_forward": "1"} if any(item.version == 4 for item in gateways) else {}

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cni_plugins.attach.scene import Scene
-from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import bridges, links, vlans
 from cni_plugins.kernel.links import Link
 from cni_plugins.kernel.netlink import Message
@@ -82,18 +81,18 @@ def membership(
     return changes + [vlans.trunk(port, index, first, last) for first, last in _ranges(trunks)]
 
 
-def gateway_link(tx: Transaction, bridge: Link, vid: int, mtu: int) -> Link:
-    """The gateway interface of a VLAN, made when missing; the bridge's lock is held and the removal announced.
-    CniError 7 or 999.
+def gateway_link(scene: Scene, bridge: Link, vid: int, mtu: int) -> Link:
+    """The gateway interface of a VLAN, made when missing; the bridge's lock is held and the removal
+    announced. CniError 7 or 999.
     """
     name = gateway_name(bridge.name, vid)
-    netlink = tx.scene.host
+    netlink = scene.host
     found = links.find(netlink, name)
     if found is not None:
         return found
     peer = links.random_name()
     mac = links.random_mac()
-    host = tx.scene.call.host
+    host = scene.call.host
     netlink.request(
         links.create_veth(name, peer, host.fd, mtu=mtu, mac=mac, peer_mac=links.random_mac()),
         links.change(name, 0, ifalias=bridges.ALIAS),
