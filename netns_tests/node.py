@@ -418,6 +418,8 @@ def _content(fd: int) -> bytes:
 if __name__ == "__main__":
     # A shell in a private node, to look around: python netns_tests/node.py [program arguments...]
     with Node() as here:
-        program = sys.argv[1:] or ["bash", "-i"]
+        # A terminal of its own where there is one, for job control and Ctrl-C.
+        alone = ["script", "-qc", "bash -i", "/dev/null"] if sys.stdin.isatty() else ["bash", "-i"]
+        program = sys.argv[1:] or alone
         shell = here.popen(program, stdin=0, stdout=1, stderr=2, env=dict(os.environ), cwd=str(Path.cwd()))
         sys.exit(shell.wait(10**9).status)
