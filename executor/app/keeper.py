@@ -257,6 +257,8 @@ class Keeper:
     ) -> None:
         """The one place where a task ends."""
         kept.silence()
+        if kept.progress is not None:
+            kept.progress.finish()
         for timer in (kept.escalation, kept.completion):
             if timer is not None:
                 timer.cancel()

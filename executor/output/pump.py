@@ -68,7 +68,11 @@ class Pump:
 
     def open(self, sink: Sink, tap: Tap | None = None) -> Stream:
         """A new stream into `sink`. Raises OSError when there are no descriptors left."""
-        stream = Stream(sink, tap)
+        try:
+            stream = Stream(sink, tap)
+        except OSError:
+            sink.close()
+            raise
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="output", daemon=True)
             self._thread.start()
@@ -117,10 +121,10 @@ class Pump:
         self._epoll.register(stream.reader, select.EPOLLIN)
 
     def _remove(self, stream: Stream) -> None:
-        del self._streams[stream.reader]
         self._epoll.unregister(stream.reader)
         os.close(stream.reader)
         stream.sink.close()
+        del self._streams[stream.reader]
 
     def _turn(self, stream: Stream) -> None:
         for _ in range(_TURN):

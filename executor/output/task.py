@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from executor.output.pump import Pump, Sink, Stream, Tap
+from executor.output.pump import Pump, Stream, Tap
 from executor.output.rotation import RotatingFile, SharedStream
 from executor.supervisor.loop import Loop
 
@@ -35,14 +35,13 @@ class TaskOutput:
         self._streams: list[Stream] = []
         self.stdout, self.stderr = 1, 2
         if policy.size or tap is not None:
-            sinks: list[Sink] = [SharedStream(1), SharedStream(2)]
-            if policy.size:
-                folder = policy.task_directory(task_id)
-                folder.mkdir(parents=True, exist_ok=True)
-                sinks = [
-                    RotatingFile(folder / name, policy.size, policy.backups) for name in ("stdout", "stderr")
-                ]
-            self._streams = [pump.open(sink, tap() if tap else None) for sink in sinks]
+            try:
+                for descriptor, name in ((1, "stdout"), (2, "stderr")):
+                    sink = _sink(policy, task_id, name) if policy.size else SharedStream(descriptor)
+                    self._streams.append(pump.open(sink, tap() if tap else None))
+            except OSError:
+                self.started()
+                raise
             self.stdout, self.stderr = (stream.descriptor for stream in self._streams)
 
     def started(self) -> None:
@@ -83,3 +82,9 @@ class TaskOutput:
         lost = sum(stream.sink.lost for stream in self._streams)
         problems = [stream.sink.problem for stream in self._streams if stream.sink.problem]
         return f"{'; '.join(problems)} ({lost} bytes of output lost)" if problems else ""
+
+
+def _sink(policy: OutputPolicy, task_id: str, name: str) -> RotatingFile:
+    folder = policy.task_directory(task_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    return RotatingFile(folder / name, policy.size, policy.backups)

@@ -54,7 +54,9 @@ class ProgressWatcher:
         return listen
 
     def finish(self) -> None:
-        """Tell the last report, after the output is drained and before the task's end is told."""
+        """Tell the last report, after the output is drained and before the task's end is told. May be
+        repeated.
+        """
         if self._file is not None:
             self._file.close()
             self._file = None

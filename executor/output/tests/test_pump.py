@@ -121,6 +121,18 @@ def test_streams_end_with_their_writers_and_leave_nothing_open(tmp_path: Path) -
         assert descriptors() == before
 
 
+def test_a_stream_that_cannot_be_made_leaves_nothing_open(tmp_path: Path) -> None:
+    with pumping() as (loop, pump):
+        TaskOutput(pump, OutputPolicy(tmp_path, 1000, 1), "warm").started()
+        turn_until(loop, lambda: not pump._streams, "the end of the first streams")
+        before = descriptors()
+        (tmp_path / "tasks" / "t" / "stderr").mkdir(parents=True)
+        with pytest.raises(IsADirectoryError):
+            TaskOutput(pump, OutputPolicy(tmp_path, 1000, 1), "t")
+        turn_until(loop, lambda: not pump._streams, "the end of the other stream")
+        assert descriptors() == before
+
+
 def test_through_to_a_shared_stream() -> None:
     read, write = os.pipe()
     heard: list[bytes] = []
