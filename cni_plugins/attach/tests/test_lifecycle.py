@@ -1,0 +1,246 @@
+"""Records around plugins: what a crash, a failure, a repetition and a stranger leave behind, with plugins
+that only announce and count."""
+
+import json
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cni_plugins.attach import delegation, undo
+from cni_plugins.attach.lifecycle import handler
+from cni_plugins.attach.plugin import Kind, Plugin
+from cni_plugins.attach.scene import Scene
+from cni_plugins.attach.transaction import Transaction
+from cni_plugins.conftest import Answer, World
+from cni_plugins.spec import dispatch
+from cni_plugins.spec.call import Call, Request
+from cni_plugins.spec.config import BOOL, TEXT, option
+from cni_plugins.spec.errors import CniError
+from cni_plugins.spec.result import Interface, Result
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    fail: bool = option("fail", BOOL, False, "fail after the changes")
+    word: str = option("word", TEXT, "a", "what to write down")
+
+
+class Diary:
+    """What plugins did and undid, in order."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.broken: set[str] = set()
+
+    def note(self, scene: Scene, args: Any) -> None:
+        if args["word"] in self.broken:
+            raise CniError(5, f"cannot undo {args['word']}")
+        self.lines.append(f"undo {args['word']}")
+
+
+@pytest.fixture
+def diary(monkeypatch: pytest.MonkeyPatch) -> Diary:
+    made = Diary()
+    monkeypatch.setattr(undo, "operation", lambda op: made.note)
+    return made
+
+
+def plugins(diary: Diary) -> dict[str, Plugin[Any]]:
+    def add(call: Call, config: Keys, tx: Transaction) -> Result:
+        for number in (1, 2):
+            tx.intend("note", word=f"{config.word}{number}")
+            diary.lines.append(f"do {config.word}{number}")
+        if config.fail:
+            raise CniError(100, "as it was told")
+        return Result(
+            interfaces=(*(call.previous or Result()).interfaces, Interface(config.word, sandbox="x"))
+        )
+
+    def adopt(call: Call, config: Keys, scene: Scene) -> None:
+        diary.lines.append(f"adopt {config.word}")
+
+    main = Plugin("main", Kind.MAIN, "a test", Keys, add, adopt=adopt)
+    meta = Plugin("meta", Kind.META, "a test", Keys, add, adopt=adopt)
+    return {"main": main, "meta": meta}
+
+
+def call(world: World, diary: Diary, verb: str, config: dict[str, Any], box: str = "c1") -> Answer:
+    known = plugins(diary)
+    config = {"cniVersion": "1.1.0", "name": "n"} | config
+    env = {"CNI_COMMAND": verb, "CNI_CONTAINERID": box, "CNI_IFNAME": "eth0", "MESOKIT_ROOT": str(world.root)}
+    if box in world.boxes:
+        env["CNI_NETNS"] = world.boxes[box].path
+    request = Request(config["type"], env, json.dumps(config).encode(), host_netns=world.host.fd)
+    reply = dispatch.handle(request, {name: handler(plugin, known) for name, plugin in known.items()})
+    return Answer(reply.status, json.loads(reply.stdout) if reply.stdout else None)
+
+
+def test_delete_is_the_reverse_of_add(world: World, diary: Diary) -> None:
+    world.box("c1")
+    assert call(world, diary, "ADD", {"type": "main"}).status == 0
+    assert call(world, diary, "DEL", {"type": "main"}).status == 0
+    assert diary.lines == ["do a1", "do a2", "undo a2", "undo a1"]
+    assert not world.records()
+    assert call(world, diary, "DEL", {"type": "main"}).status == 0
+    assert diary.lines[-1] == "adopt a"
+
+
+def test_failing_add_is_undone_at_once(world: World, diary: Diary) -> None:
+    world.box("c1")
+    assert call(world, diary, "ADD", {"type": "main", "fail": True}).code == 100
+    assert diary.lines == ["do a1", "do a2", "undo a2", "undo a1"]
+    assert not world.records()
+
+
+def test_what_cannot_be_undone_stays_recorded_and_is_tried_again(world: World, diary: Diary) -> None:
+    world.box("c1")
+    diary.broken = {"a2"}
+    error = call(world, diary, "ADD", {"type": "main", "fail": True}).document
+    assert (error["code"], error["msg"]) == (100, "as it was told")
+    assert "cannot undo a2" in error["details"]
+    assert "undo a1" in diary.lines
+    assert call(world, diary, "DEL", {"type": "main"}).code == 5
+    assert len(world.records()) == 1
+    diary.broken = set()
+    assert call(world, diary, "DEL", {"type": "main"}).status == 0
+    assert not world.records()
+
+
+def test_add_after_a_crash_takes_the_wreck_down_first(world: World, diary: Diary) -> None:
+    world.box("c1")
+    call(world, diary, "ADD", {"type": "main", "word": "old"})
+    (path,) = world.records()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2]) + lines[2][:10])
+    diary.lines.clear()
+    assert call(world, diary, "ADD", {"type": "main", "word": "new"}).status == 0
+    assert diary.lines == ["undo old1", "do new1", "do new2"]
+    call(world, diary, "DEL", {"type": "main"})
+    assert diary.lines[3:] == ["undo new2", "undo new1"]
+
+
+def test_a_record_of_another_namespace_gives_way(world: World, diary: Diary) -> None:
+    world.box("c1")
+    call(world, diary, "ADD", {"type": "main", "word": "old"})
+    world.boxes["gone"] = world.boxes.pop("c1")
+    world.box("c1")
+    assert call(world, diary, "ADD", {"type": "main", "word": "new"}).status == 0
+    assert diary.lines[2:] == ["undo old2", "undo old1", "do new1", "do new2"]
+
+
+def test_a_meta_plugin_needs_something_to_change(world: World, diary: Diary) -> None:
+    world.box("c1")
+    error = call(world, diary, "ADD", {"type": "meta"}).document
+    assert "delegate" in error["details"]
+    assert not world.records()
+
+
+def test_a_delegate_shares_the_transaction(world: World, diary: Diary) -> None:
+    world.box("c1")
+    conf = {"type": "meta", "word": "m", "delegate": {"type": "main", "word": "d"}}
+    result = call(world, diary, "ADD", conf).document
+    assert [item["name"] for item in result["interfaces"]] == ["d", "m"]
+    assert len(world.records()) == 1
+    call(world, diary, "DEL", {"type": "meta"})
+    assert diary.lines == ["do d1", "do d2", "do m1", "do m2", "undo m2", "undo m1", "undo d2", "undo d1"]
+    diary.lines.clear()
+    assert call(world, diary, "ADD", conf | {"fail": True}).code == 100
+    assert diary.lines[4:] == ["undo m2", "undo m1", "undo d2", "undo d1"]
+
+
+def test_a_delegate_is_checked_before_anything_is_done(world: World, diary: Diary) -> None:
+    world.box("c1")
+    for delegate in ({"type": "main", "fail": 7}, {"type": "no-such"}, {}, 7, {"type": "../x"}):
+        assert call(world, diary, "ADD", {"type": "meta", "delegate": delegate}).code == 7
+    assert not diary.lines
+    assert not world.records()
+
+
+def test_a_meta_plugin_that_stands_twice_in_a_list(world: World, diary: Diary) -> None:
+    world.box("c1")
+    first = call(world, diary, "ADD", {"type": "main"}).document
+    second = call(world, diary, "ADD", {"type": "meta", "word": "x", "prevResult": first}).document
+    third = call(world, diary, "ADD", {"type": "meta", "word": "y", "prevResult": second})
+    assert [item["name"] for item in third.document["interfaces"]] == ["a", "x", "y"]
+    diary.lines.clear()
+    call(world, diary, "DEL", {"type": "meta", "word": "y"})
+    call(world, diary, "DEL", {"type": "meta", "word": "x"})
+    call(world, diary, "DEL", {"type": "main"})
+    assert diary.lines == ["undo y2", "undo y1", "undo x2", "undo x1", "adopt x", "undo a2", "undo a1"]
+
+
+def test_failure_of_the_second_leaves_the_first_for_delete(world: World, diary: Diary) -> None:
+    world.box("c1")
+    first = call(world, diary, "ADD", {"type": "main"}).document
+    second = call(world, diary, "ADD", {"type": "meta", "word": "x", "prevResult": first}).document
+    assert (
+        call(world, diary, "ADD", {"type": "meta", "word": "y", "fail": True, "prevResult": second}).code
+        == 100
+    )
+    diary.lines.clear()
+    call(world, diary, "DEL", {"type": "meta"})
+    assert diary.lines[-2:] == ["undo x2", "undo x1"]
+
+
+def test_gc_looks_at_its_own_network_and_plugin(world: World, diary: Diary) -> None:
+    for box in ("c1", "c2"):
+        world.box(box)
+        call(world, diary, "ADD", {"type": "main", "word": box}, box)
+        call(world, diary, "ADD", {"type": "main", "word": "other", "name": "m"}, box)
+    diary.lines.clear()
+    keep = {"cni.dev/valid-attachments": [{"containerID": "c2", "ifname": "eth0"}]}
+    assert call(world, diary, "GC", {"type": "main"} | keep).status == 0
+    assert diary.lines == ["undo c12", "undo c11"]
+    assert len(world.records()) == 3
+
+
+def test_check_needs_the_result(world: World, diary: Diary) -> None:
+    world.box("c1")
+    assert call(world, diary, "CHECK", {"type": "main"}).code == 7
+    assert call(world, diary, "CHECK", {"type": "main", "prevResult": {"cniVersion": "1.1.0"}}).status == 0
+
+
+def test_several_deletes_at_once(world: World, diary: Diary) -> None:
+    world.box("c1")
+    call(world, diary, "ADD", {"type": "main"})
+    answers: list[int] = []
+    work = lambda: answers.append(call(world, diary, "DEL", {"type": "main"}).status)  # noqa: E731
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [0] * 8
+    assert [line for line in diary.lines if line.startswith("undo")] == ["undo a2", "undo a1"]
+
+
+def test_every_operation_of_the_registry_exists() -> None:
+    for op in undo.OPERATIONS:
+        assert callable(undo.operation(op))
+    with pytest.raises(CniError):
+        undo.operation("no.such")
+
+
+def test_inherited_keys(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(delegation, "add", record)
+    diary = Diary()
+    world.box("c1")
+    conf: dict[str, Any] = {
+        "type": "meta",
+        "delegate": {"type": "main", "args": {"a": 1}},
+        "args": {"b": 2},
+        "runtimeConfig": {"mac": "x"},
+    }
+    call(world, diary, "ADD", conf)
+    (config,) = seen
+    assert config == {
+        "name": "n",
+        "cniVersion": "1.1.0",
+        "runtimeConfig": {"mac": "x"},
+        "type": "main",
+        "args": {"a": 1},
+    }
