@@ -1,4 +1,4 @@
-"""What packaging/bench does, after its set-up: everything in one run, side by side, as a table or as JSON."""
+"""What packaging/bench does, after its set-up: all in one run, side by side, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ DIST = TOP / "dist"
 REFERENCE = "/usr/lib/cni"
 
 _ABOUT = """\
-Measures mesokit, as bundled by packaging/build, beside the reference plugins and beside any other folder of
-plugins given; then the executor. All of it runs in a private network and mount namespace. Times are medians of
-the wall time from the start of a plugin's process to its end, by turns; a ratio is ours by the reference's.
+Measures mesokit, as bundled by packaging/build, beside the reference plugins and beside any other folder
+of plugins given; then the executor. All of it runs in a private network and mount namespace. Times are
+medians of the wall time from the start of a plugin's process to its end, by turns; a ratio is ours by the
+reference's.
 """
 
 MEASURES = ("plain", "dual", "reservations", "chain", "throughput", "growth", "memory", "executor")
@@ -68,7 +69,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    with tempfile.TemporaryDirectory(prefix="mesokit-bench-", dir="/var/tmp") as name:
+    with tempfile.TemporaryDirectory(prefix="mesokit-bench-", dir="/tmp") as name:
         rows = list(measure(options, Path(name)))
     if options.json:
         document = {"rounds": options.rounds, "cores": os.cpu_count(), "rows": [asdict(row) for row in rows]}
@@ -92,7 +93,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
         sides = [
             side("ours", plugins, 1, {}, one_call=True),
             *(side(name, path, 3 + i, {}) for i, (name, path) in enumerate(others.items())),
-            side("one-shot", plugins, 2, {"MESOKIT_ROOT": alone}, one_call=True),
+            side("one-shot", plugins, 2, {"MESOKIT_ROOT": alone}, one_call=True, service=False),
         ]
         plan = {
             "sides": sides,
@@ -121,9 +122,10 @@ def measure(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
 
 
 def side(
-    name: str, folder: str, number: int, env: dict[str, str], *, one_call: bool = False
+    name: str, folder: str, number: int, env: dict[str, str], *, one_call: bool = False, service: bool = True
 ) -> dict[str, Any]:
-    return {"name": name, "folder": folder, "number": number, "env": env, "one_call": one_call}
+    keys = {"number": number, "env": env, "one_call": one_call, "service": service}
+    return {"name": name, "folder": folder, **keys}
 
 
 def prepare(options: argparse.Namespace, folder: Path) -> tuple[str, str]:
@@ -136,7 +138,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> tuple[str, str]:
         launchers.from_source(plugins)
         return os.fspath(plugins), os.fspath(TOP / ".venv/bin/mesokit")
     with tarfile.open(DIST / "mesokit-cni.tar.gz") as archive:
-        archive.extractall(plugins, filter="fully_trusted")
+        archive.extractall(plugins)
     return os.fspath(plugins), os.fspath(plugins / "mesokit")
 
 
@@ -217,7 +219,7 @@ _AIMS = {
 def executor_rows(node: Any, options: argparse.Namespace, folder: Path) -> Iterator[Row]:
     """The executor from each form it comes in."""
     with tarfile.open(DIST / "mesokit-executor.tar.gz") as archive:
-        archive.extractall(folder, filter="fully_trusted")
+        archive.extractall(folder)
     forms = {
         "directory": [os.fspath(folder / "mesokit-executor/mesokit-executor")],
         "one file": [os.fspath(DIST / "mesokit-executor")],

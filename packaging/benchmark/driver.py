@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# A plugin that a folder does not have is the reference's, for all sides alike.
+FALLBACK = "/usr/lib/cni"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 VERSION = "0.4.0"  # what every plugin since 2019 understands
 
@@ -33,12 +35,15 @@ class Failed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """`one_call`: the folder has a `chain` plugin, which does in one call what others need a list for."""
+    """`one_call`: the folder has a `chain` plugin, which does in one call what others need a list for.
+    `service`: false for the side that shows what a call costs without one, and nothing else.
+    """
 
     name: str
     folder: str
     number: int
     one_call: bool
+    service: bool
     env: Mapping[str, str]
 
 
@@ -58,13 +63,15 @@ def call(side: Side, verb: str, conf: Mapping[str, Any], cid: str, netns: str) -
         os.write(stdin, json.dumps(conf).encode())
         os.lseek(stdin, 0, os.SEEK_SET)
         program = f"{side.folder}/{conf['type']}"
+        if not Path(program).exists():
+            program = f"{FALLBACK}/{conf['type']}"
         env = {
             "PATH": PATH,
             "CNI_COMMAND": verb,
             "CNI_CONTAINERID": cid,
             "CNI_NETNS": netns,
             "CNI_IFNAME": "eth0",
-            "CNI_PATH": side.folder,
+            "CNI_PATH": f"{side.folder}:{FALLBACK}",
             **side.env,
         }
         actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)]
@@ -85,15 +92,16 @@ def call(side: Side, verb: str, conf: Mapping[str, Any], cid: str, netns: str) -
 def run(side: Side, verb: str, network: Network, cid: str, netns: str) -> float:
     """What a runtime does for one attachment: each plugin of the list, or one call of `chain`."""
     head = {"cniVersion": VERSION, "name": network.name}
+    asked = {} if cid == "resident" else network.capabilities  # no two containers have one host port
     if len(network.plugins) == 1:
         return call(side, verb, {**head, **network.plugins[0]}, cid, netns)[0]
     if side.one_call:
-        conf = {**head, "type": "chain", "plugins": network.plugins, "runtimeConfig": network.capabilities}
+        conf = {**head, "type": "chain", "plugins": network.plugins, "runtimeConfig": asked}
         return call(side, verb, conf, cid, netns)[0]
     total = 0.0
     previous: Any = results.get((side.name, network.name, cid)) if verb == "DEL" else None
     for plugin in network.plugins if verb == "ADD" else reversed(network.plugins):
-        wanted = {key: network.capabilities[key] for key, on in plugin.get("capabilities", {}).items() if on}
+        wanted = {key: asked[key] for key in plugin.get("capabilities", {}) if key in asked}
         conf = {**head, **plugin}
         if wanted:
             conf["runtimeConfig"] = wanted
@@ -289,7 +297,8 @@ def memory(side: Side, pid: int, calls: int) -> list[int]:
 def main() -> None:
     ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: nothing goes on when the bench is interrupted
     plan = json.load(sys.stdin)
-    sides = [Side(**side) for side in plan["sides"]]
+    everybody = [Side(**side) for side in plan["sides"]]
+    sides = [side for side in everybody if side.service]
     ours = next((side for side in sides if side.one_call), None)
     rounds = plan["rounds"]
     found: dict[str, Any] = {}
@@ -297,7 +306,7 @@ def main() -> None:
         sys.stderr.write(f"  measuring: {what}\n")
         sys.stderr.flush()
         if what == "plain":
-            found[what] = add_and_del(sides, lambda side: simple(side, "pl"), rounds)
+            found[what] = add_and_del(everybody, lambda side: simple(side, "pl"), rounds)
         elif what == "dual":
             found[what] = add_and_del(sides, lambda side: dual(side, "du"), rounds)
         elif what == "reservations":
