@@ -5,6 +5,7 @@ It also decides when to leave: when it is told to, or when nothing runs any more
 
 import json
 import logging
+from functools import partial
 
 from mesos.v1 import mesos_pb2
 from mesos.v1.executor import executor_pb2
@@ -89,7 +90,8 @@ class Executor:
             case Shutdown():
                 self._shut_down(action)
             case Drained(lost):
-                self._finish(lost)
+                # A LAUNCH may have come already and wait behind the last acknowledgement.
+                self._loop.post(partial(self._finish, lost))
 
     def _handle(self, event: executor_pb2.Event) -> None:
         match event.type:
@@ -151,6 +153,8 @@ class Executor:
             self._connection.drain()
 
     def _finish(self, lost: int) -> None:
+        if self.keeper.living:
+            return
         self._status = self._leaving.status if self._leaving is not None else 0
         if lost:
             log.error("%d updates were never acknowledged", lost)
