@@ -6,7 +6,7 @@ crash and counts for nothing; an empty file is one whose writer died.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,20 +59,14 @@ def claim(roots: Roots, subject: str, member: str, owner: JsonObject) -> None:
         raise CniError(Code.IO, f"cannot write the claim {place / member}", str(error)) from error
 
 
-def release(roots: Roots, subject: str, member: str, identity: Identity) -> bool:
-    """Drop a claim if it is this attachment's; whether nobody claims the subject any more."""
+def release(roots: Roots, subject: str, member: str, identity: Identity) -> None:
+    """Drop a claim if it is this attachment's."""
     place = _place(roots, subject)
     held = members(roots, subject)
     if member in held and owner_of(held[member]) == identity:
         (place / member).unlink(missing_ok=True)
-        del held[member]
-    if held:
-        return False
-    try:
+    with suppress(OSError):  # others have claims there
         place.rmdir()
-    except OSError:
-        return False
-    return True
 
 
 def owner(identity: Identity, **more: Any) -> JsonObject:

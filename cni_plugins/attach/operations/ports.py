@@ -38,9 +38,13 @@ def release(scene: Scene, args: Mapping[str, Any]) -> None:
 
 
 def release_localnet(scene: Scene, args: Mapping[str, Any]) -> None:
-    """`localnet.release {subject, member, interface}`: the last user shuts what the first one opened."""
+    """`localnet.release {subject, member, interface}`: the last user shuts what the first one opened.
+
+    The claim goes last, so that whoever dies on the way leaves a claim that says what is still to be done.
+    """
     call = scene.call
     with claims.guarded(call.roots, call.deadline):
-        if claims.release(call.roots, args["subject"], args["member"], call.identity):
+        if list(claims.members(call.roots, args["subject"])) == [args["member"]]:
             sysctl.ensure(call.host, {localnet(args["interface"]): "0"}, optional=True)
             ports.unguard_loopback(call.host, args["interface"])
+        claims.release(call.roots, args["subject"], args["member"], call.identity)
