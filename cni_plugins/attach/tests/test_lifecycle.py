@@ -4,7 +4,6 @@ that only announce and count."""
 import json
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -224,8 +223,13 @@ def test_every_operation_of_the_registry_exists() -> None:
         undo.operation("no.such")
 
 
-def test_inherited_keys(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inherited_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
+
+    def record(call: Call, tx: Transaction, config: Any) -> Result:
+        seen.append(config)
+        return Result()
+
     monkeypatch.setattr(delegation, "add", record)
     diary = Diary()
     world.box("c1")
