@@ -167,8 +167,6 @@ def _attach(call: Call, config: BridgeConfig, tx: Transaction, mac: str | None) 
     netlink = tx.scene.host
     chosen = links.random_mac()
     tx.intend("bridge.release", name=config.bridge, mac=chosen)
-    if config.vlan and config.gateway:
-        tx.intend("vlan.release", bridge=config.bridge, vid=config.vlan)
     if config.vlan and config.gateway:  # before the port, which has to be gone when this is replayed
         tx.intend("vlan.release", bridge=config.bridge, vid=config.vlan)
     bridge = bridges.find(netlink, config.bridge)
