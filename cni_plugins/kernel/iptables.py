@@ -12,7 +12,6 @@ would add the shared rules twice.
 
 import hashlib
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,7 +84,11 @@ class Tool:
 
 def find(name: str) -> str | None:
     """A program by the PATH of this process, or where Debian has it."""
-    return shutil.which(name) or shutil.which(name, path=_SBIN)
+    for folder in f"{os.environ.get('PATH', '')}:{_SBIN}".split(":"):
+        program = f"{folder}/{name}"
+        if folder and os.access(program, os.X_OK):
+            return program
+    return None
 
 
 def chain_name(prefix: str, identity: Identity) -> str:
