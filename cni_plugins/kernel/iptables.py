@@ -131,7 +131,9 @@ def add_masquerade(tool: Tool, identity: Identity, addresses: Sequence[IpInterfa
     comment = f"-m comment --comment {_named(identity)}"
     multicast = "224.0.0.0/4" if tool.version == 4 else "ff00::/8"
     saved = tool.save()
-    rules = [f"-A {chain} -d {item.network} {comment} -j ACCEPT" for item in addresses]
+    # What another interface of the container on this network has in the same chain stays.
+    rules = [line for line in saved if line.startswith(f"-A {chain} -d ") and line.endswith(" -j ACCEPT")]
+    rules += [f"-A {chain} -d {item.network} {comment} -j ACCEPT" for item in addresses]
     rules.append(f"-A {chain} ! -d {multicast} {comment} -j MASQUERADE")
     present = _jumps(saved, chain)
     for item in addresses:

@@ -65,6 +65,16 @@ def test_a_jump_that_is_there_is_not_added_again(table: Table) -> None:
     assert not [line for line in table.restored[0] if "POSTROUTING" in line]
 
 
+def test_a_second_interface_keeps_the_rules_of_the_first(table: Table) -> None:
+    accept = f"-A {CHAIN} -d 10.2.0.0/24 {COMMENT} -j ACCEPT"
+    table.saved = [f":{CHAIN} - [0:0]", accept, f"-A {CHAIN} ! -d 224.0.0.0/4 {COMMENT} -j MASQUERADE"]
+    iptables.add_masquerade(tool(), WHO, [parse_cidr("10.1.0.2/24"), parse_cidr("10.2.0.2/24")])
+    assert [line for line in table.restored[0] if "ACCEPT" in line] == [
+        accept,
+        f"-A {CHAIN} -d 10.1.0.0/24 {COMMENT} -j ACCEPT",
+    ]
+
+
 def test_one_attachments_rules_go_and_the_others_stay(table: Table) -> None:
     jumps = [f"-A POSTROUTING -s 10.1.0.{n}/32 {COMMENT} -j {CHAIN}" for n in (2, 3)]
     table.saved = [f":{CHAIN} - [0:0]", *jumps, f"-A POSTROUTING -j {CHAIN}9"]
