@@ -97,7 +97,6 @@ class Agent:
         self._directory.mkdir(parents=True)
         self._lock = take_lock(self._directory, self.options.plugin_path)
         await clean_up_after_the_dead(self.options.runtime_dir, self._directory, self._observe)
-        self._isolator.prepare()
         await self.listen()
         self._heart = asyncio.create_task(self._beat())
 

@@ -63,14 +63,8 @@ class Isolator:
     search_path: str
     observe: Observer
 
-    def prepare(self) -> None:
-        """Make the state directory, a shared mount of its own, so that unmounts reach every container."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        namespaces.mount(self.root, self.root, namespaces.MS_BIND)
-        namespaces.mount(None, self.root, namespaces.MS_SHARED)
-
     def close(self) -> None:
-        """Undo `prepare`; what a failed DEL left behind stays in the directory."""
+        """Give the state directory back; what a failed DEL left behind stays in it."""
         namespaces.unmount(self.root)
         if self.root.is_dir() and not any(self.root.iterdir()):
             self.root.rmdir()
@@ -84,6 +78,7 @@ class Isolator:
 
     async def attach(self, container: str, pid: int, plan: Sequence[Attachment]) -> list[Attachment]:
         """Attach the network namespace of `pid` to all networks at once. Raises IsolationError."""
+        self._prepare()
         handle = self._handle(container)
         handle.parent.mkdir(mode=0o755)
         handle.touch()
@@ -144,6 +139,13 @@ class Isolator:
             raise IsolationError("\n".join(failures))
         namespaces.unmount(handle)
         shutil.rmtree(directory, ignore_errors=True)
+
+    def _prepare(self) -> None:
+        """Make the state directory a shared mount of its own, so that unmounts reach every container."""
+        if not namespaces.is_mounted(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            namespaces.mount(self.root, self.root, namespaces.MS_BIND)
+            namespaces.mount(None, self.root, namespaces.MS_SHARED)
 
     async def _add(self, container: str, attachment: Attachment) -> AttachmentResult:
         network, ifname = attachment.network, attachment.ifname

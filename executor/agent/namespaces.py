@@ -51,6 +51,12 @@ def unmount(target: Path) -> None:
             raise OSError(number, os.strerror(number), str(target))
 
 
+def is_mounted(target: Path) -> bool:
+    """Whether something is mounted exactly there."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return any(line.split()[4] == _escaped(target) for line in lines)
+
+
 def is_namespace(path: Path) -> bool:
     """Whether a path is a namespace handle (on nsfs), as a bind mount of /proc/PID/ns/net is."""
     buffer = ctypes.create_string_buffer(256)
@@ -66,6 +72,11 @@ def set_loopback_up() -> None:
         request = struct.pack("16sh22x", b"lo", 0)
         (flags,) = struct.unpack_from("h", fcntl.ioctl(control, _SIOCGIFFLAGS, request), 16)
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
+
+
+def _escaped(path: Path) -> str:
+    """A path as mountinfo writes it."""
+    return "".join(f"\\{ord(c):03o}" if c in " \t\n\\" else c for c in str(path))
 
 
 def _checked(status: int, what: str) -> None:
