@@ -43,7 +43,9 @@ _SPARES = 8
 _TOGETHER = 64  # as many answers as a socket's receive queue holds with certainty
 
 # Of this process's own namespace; (device, inode, process) tells whose and from which side of a fork.
-_sequences = itertools.count(1, 1 << 16)
+# Each user of a kept socket numbers its requests elsewhere, so that an answer left unread is nobody's.
+_SEQUENCES = 0x7FFF0000
+_sequences = itertools.count(0, 1 << 16)
 _spare: dict[tuple[int, int, int], list[socket.socket]] = {}
 
 
@@ -105,7 +107,7 @@ class Nfnetlink:
 
     def __init__(self, namespace: Namespace) -> None:
         self.namespace = namespace
-        self._sequence = next(_sequences)
+        self._sequence = next(_sequences) & _SEQUENCES
         self._place = (namespace.device, namespace.inode, os.getpid())
         try:
             self._socket = _spare[self._place].pop()
