@@ -6,7 +6,7 @@ itself over the loopback under no name that a certificate could have. Only the h
 
 import socket
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from executor.checks.conversation import Steps, Talk, Wait, connect, patiently, reason, receive, send
 from executor.checks.result import Result
@@ -14,6 +14,7 @@ from executor.supervisor.loop import READ
 
 _MAX_REDIRECTS = 20
 _MAX_HEAD = 256 * 1024
+_SAFE = "%/:?#[]@!$&'()*+,;=~"
 _REDIRECTS = (301, 302, 303, 307, 308)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -53,6 +54,8 @@ def _get(talk: Talk, url: str) -> Wait[_Head]:
         raise _HttpError("redirected to what is neither http nor https")
     connection = yield from connect(talk, parts.hostname, parts.port or _DEFAULT_PORTS[parts.scheme])
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    # Redirects come with blanks and letters of all kinds in them, as browsers and curl put up with.
+    target = quote(target, safe=_SAFE, errors="surrogateescape")
     authority = parts.netloc.rpartition("@")[2]
     request = (
         f"GET {target} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: mesokit\r\nAccept: */*\r\n"
@@ -83,7 +86,7 @@ def _read_head(connection: socket.socket) -> Wait[_Head]:
 
 
 def _parse(head: bytes) -> _Head:
-    lines = head.decode("latin-1").split("\r\n")
+    lines = head.decode("utf-8", "surrogateescape").split("\r\n")
     words = lines[0].split(None, 2)
     status = words[1] if len(words) > 1 and words[0].startswith("HTTP/1.") else ""
     if not (status.isdigit() and len(status) == 3):

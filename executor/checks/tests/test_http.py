@@ -1,13 +1,16 @@
 """HTTP and TCP probes against servers that behave and servers that do not."""
 
+import contextlib
 import ssl
 from functools import partial
 
 import pytest
 import trustme
+from hypothesis import given
+from hypothesis import strategies as st
 
 from executor.checks.conversation import SocketProbe
-from executor.checks.http import http_steps
+from executor.checks.http import _HttpError, _parse, http_steps
 from executor.checks.result import Result
 from executor.checks.tcp import tcp_steps
 from executor.checks.tests.servers import closed_port, serving, silent_port, status
@@ -76,6 +79,25 @@ def test_redirect_to_a_name() -> None:
 def test_redirect_without_location_is_an_answer() -> None:
     with serving(status(302)) as server:
         assert get(server.port).http_status == 302
+
+
+def test_redirect_with_blanks_and_umlauts() -> None:
+    with serving(status(302, "Location: /ä b?c=d%20e"), status(200)) as server:
+        assert get(server.port).ok
+        assert server.requests[1].split(b"\r\n")[0] == b"GET /%C3%A4%20b?c=d%20e HTTP/1.1"
+
+
+@given(st.binary())
+def test_any_head_is_an_answer_or_an_error(head: bytes) -> None:
+    with contextlib.suppress(_HttpError):
+        assert 0 <= _parse(head).status <= 999
+
+
+@pytest.mark.parametrize("location", ["http://[", "http://x:99999/", "http:///x", "//", "http://\xff/"])
+def test_senseless_redirects_are_failures(location: str) -> None:
+    with serving(status(302, f"Location: {location}")) as server:
+        result = get(server.port)
+    assert (result.ok, result.http_status) == (False, None)
 
 
 def test_redirects_in_a_circle_end() -> None:
