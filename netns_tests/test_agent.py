@@ -347,7 +347,18 @@ def test_an_interrupt_at_any_moment_leaves_nothing(
             run.wait_for("StatusUpdate", state=moment)
         run.running.kill(number)
         assert run.end() == 128 + number
-        assert run.states()[-1] == "TASK_KILLED"
+        assert run.states()[-1:] in (["TASK_KILLED"], [])
+    nothing_left(node, before)
+
+
+def test_a_reader_that_leaves_ends_the_tasks(node: Node, tmp_path: Path, before: Snapshot) -> None:
+    with agent_run(node, tmp_path, short("sleep 1005"), REFERENCE) as run:
+        command = " ".join(run.running.argv)
+        run.wait_for("StatusUpdate", state="TASK_RUNNING")
+        run.running.kill(signal.SIGHUP)
+        assert run.end() == 128 + signal.SIGHUP
+    for option in ("", " --follow"):
+        node.run(["sh", "-c", f"{command}{option} | head -n 3"], timeout=60)
     nothing_left(node, before)
 
 

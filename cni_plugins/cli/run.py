@@ -181,8 +181,8 @@ def command(
     options = AgentOptions(
         config_dir=network_config_dir,
         plugin_path=plugin_dir,
-        runtime_dir=(runtime_dir or Path(f"{prefix}/run/mesokit/agent")).absolute(),
-        work_dir=(work_dir or Path(f"{prefix}/var/lib/mesokit/agent")).absolute(),
+        runtime_dir=(runtime_dir or Path(f"{prefix}/run/mesokit/agent")).resolve(),
+        work_dir=(work_dir or Path(f"{prefix}/var/lib/mesokit/agent")).resolve(),
         executor=_executor(executor),
         use_tcp=tcp,
         ip=ip,
@@ -223,9 +223,15 @@ def _executor(given: str | None) -> list[str]:
 
 
 async def _run(requests: tuple[ContainerRequest, ...], options: AgentOptions, wanted: RunOptions) -> int:
-    tell = json_teller() if wanted.as_json else text_teller()
     progress = Progress()
     running = asyncio.Event()
+    teller = json_teller() if wanted.as_json else text_teller()
+
+    def tell(observation: Observation) -> None:
+        try:
+            teller(observation)
+        except OSError:
+            _nobody_reads(agent, progress)
 
     def observe(observation: Observation) -> None:
         if isinstance(observation, StatusUpdate):
@@ -235,21 +241,21 @@ async def _run(requests: tuple[ContainerRequest, ...], options: AgentOptions, wa
         elif isinstance(observation, ContainerStarted) and wanted.follow:
             progress.followers[observation.container] = Follower(Path(observation.sandbox))
         elif isinstance(observation, ContainerGone):
-            _stream(progress, observation.container, wanted.as_json)
+            _stream(agent, progress, observation.container, wanted.as_json)
             progress.followers.pop(observation.container, None)
         tell(observation)
 
     agent = Agent(options, observe)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, _interrupt, number, agent, progress, tell)
-    background = [asyncio.create_task(_follow(progress, wanted.as_json))]
+    background = [asyncio.create_task(_follow(agent, progress, wanted.as_json))]
     if wanted.kill_after is not None:
         background.append(asyncio.create_task(_kill_after(wanted, running, agent, progress)))
     if wanted.restart_after is not None:
         background.append(asyncio.create_task(_restart(wanted, running, agent, tell)))
     try:
         await agent.open()
-        for request in requests:
+        for request in requests if not progress.interrupts else ():
             for note in _notes(request):
                 tell(Note(note))
             agent.launch(request)
@@ -306,24 +312,36 @@ async def _restart(wanted: RunOptions, running: asyncio.Event, agent: Agent, tel
     agent.api.recovering = False
 
 
-async def _follow(progress: Progress, as_json: bool) -> None:
+def _nobody_reads(agent: Agent, progress: Progress) -> None:
+    """Standard output or error is closed: an interrupt like any other, so that everything is cleaned up."""
+    with Path(os.devnull).open("wb") as nothing:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nothing.fileno(), stream.fileno())
+    progress.interrupts.append(signal.SIGPIPE)
+    asyncio.get_running_loop().call_soon(agent.kill_all)
+
+
+async def _follow(agent: Agent, progress: Progress, as_json: bool) -> None:
     while True:
         for container in list(progress.followers):
-            _stream(progress, container, as_json)
+            _stream(agent, progress, container, as_json)
         await asyncio.sleep(FOLLOW_INTERVAL)
 
 
-def _stream(progress: Progress, container: str, as_json: bool) -> None:
+def _stream(agent: Agent, progress: Progress, container: str, as_json: bool) -> None:
     follower = progress.followers.get(container)
     while follower is not None and (output := follower.read()):
-        for name, data in output:
-            if as_json:
-                text = data.decode(errors="replace")
-                print_line({"event": "Output", "container": container, "stream": name, "data": text})
-            else:
-                target = sys.stdout.buffer if name == "stdout" else sys.stderr.buffer
-                target.write(data)
-                target.flush()
+        try:
+            for name, data in output:
+                if as_json:
+                    text = data.decode(errors="replace")
+                    print_line({"event": "Output", "container": container, "stream": name, "data": text})
+                else:
+                    target = sys.stdout.buffer if name == "stdout" else sys.stderr.buffer
+                    target.write(data)
+                    target.flush()
+        except OSError:
+            _nobody_reads(agent, progress)
 
 
 def _notes(request: ContainerRequest) -> Iterator[str]:
