@@ -16,6 +16,7 @@ from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import conntrack, iptables, links, routes, sysctl
 from cni_plugins.kernel.conntrack import UdpPort
 from cni_plugins.kernel.iptables import Tool
+from cni_plugins.kernel.nfnetlink import Nfnetlink
 from cni_plugins.kernel.nft import owner, ports, reference, strays
 from cni_plugins.kernel.nft.placing import Taken
 from cni_plugins.kernel.nft.ports import Forward, Hide, Publication
@@ -112,6 +113,13 @@ def adopt_commented(call: Call, chain: str, comment: str) -> None:
         with iptables_lock(call):
             for version in versions:
                 iptables.remove_commented(Tool(call.host, version, call.deadline), chain, comment)
+
+
+def require_nftables(call: Call) -> None:
+    """CniError 50 on a kernel without nf_tables."""
+    with Nfnetlink(call.host) as socket:
+        if not socket.supported:
+            raise CniError(Code.NOT_AVAILABLE, "ports cannot be published: this kernel has no nf_tables")
 
 
 def collect(call: Call) -> None:

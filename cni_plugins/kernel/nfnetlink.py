@@ -101,7 +101,11 @@ def failure(doing: str, code: int) -> CniError:
 
 
 class Nfnetlink:
-    """A netfilter netlink socket in one namespace, for one thread at a time."""
+    """A netfilter netlink socket in one namespace, for one thread at a time.
+
+    On a kernel without netfilter netlink nothing is found, so that whatever removes things is done at once,
+    and changes are refused (CniError 999).
+    """
 
     __slots__ = ("_place", "_sequence", "_socket", "namespace")
 
@@ -109,6 +113,7 @@ class Nfnetlink:
         self.namespace = namespace
         self._sequence = next(_sequences) & _SEQUENCES
         self._place = (namespace.device, namespace.inode, os.getpid())
+        self._socket: socket.socket | None
         try:
             self._socket = _spare[self._place].pop()
         except (KeyError, IndexError):
@@ -122,7 +127,14 @@ class Nfnetlink:
     ) -> None:
         self.close()
 
+    @property
+    def supported(self) -> bool:
+        """Whether this kernel has netfilter netlink."""
+        return self._socket is not None
+
     def close(self) -> None:
+        if self._socket is None:
+            return
         if self._at_home():
             spares = _spare.setdefault(self._place, [])
             if len(spares) < _SPARES:
@@ -145,6 +157,8 @@ class Nfnetlink:
         ]
 
     def _request(self, messages: Sequence[Message]) -> list[Answer]:
+        if self._socket is None:
+            return [Answer(errno.ENOENT)] * len(messages)
         first = self._sequence + 1
         self._sequence += len(messages)
         self._send(
@@ -202,11 +216,13 @@ class Nfnetlink:
         A dump that the kernel marks as interrupted is asked for again, then taken as it is. CniError 999.
         """
         bodies: list[bytes] = []
+        if self._socket is None:
+            return bodies
         for _ in range(_DUMP_TRIES):
             self._sequence += 1
             self._send(_encode(message, message.flags | NLM_F_DUMP, self._sequence))
             bodies, code, interrupted = self._dumped()
-            if code == errno.ENOENT:
+            if code in {errno.ENOENT, errno.EINVAL}:  # EINVAL: the kernel has no such subsystem
                 return []
             if not interrupted and code != errno.EINTR:
                 if code:
@@ -227,6 +243,10 @@ class Nfnetlink:
                 bodies.append(packet[20:])
 
     def _send(self, data: bytes) -> None:
+        if self._socket is None:
+            raise CniError(
+                Code.INTERNAL, "this kernel has no nf_tables", "load it, or do without what needs it"
+            )
         try:
             if len(data) > 1 << 16:
                 self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 4 * len(data))
@@ -235,6 +255,7 @@ class Nfnetlink:
             raise CniError(Code.INTERNAL, "cannot talk to netfilter over netlink", str(error)) from error
 
     def _receive(self, flags: int) -> bytes:
+        assert self._socket is not None
         try:
             return self._socket.recv(_RECEIVE, flags)
         except BlockingIOError:
@@ -247,7 +268,7 @@ class Nfnetlink:
             yield from _packets(data)
 
 
-def _open(namespace: Namespace) -> socket.socket:
+def _open(namespace: Namespace) -> socket.socket | None:
     try:
         with entered(namespace):
             opened = socket.socket(
@@ -257,9 +278,9 @@ def _open(namespace: Namespace) -> socket.socket:
         opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _QUEUE)
         opened.bind((0, 0))
     except OSError as error:
-        raise CniError(
-            Code.INTERNAL, "this kernel offers no netfilter netlink: nf_tables is missing", str(error)
-        ) from error
+        if error.errno == errno.EPROTONOSUPPORT:
+            return None
+        raise CniError(Code.INTERNAL, "cannot open a netfilter netlink socket", str(error)) from error
     return opened
 
 

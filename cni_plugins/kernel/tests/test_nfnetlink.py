@@ -4,11 +4,17 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from pytest_mock import MockerFixture
 
-from cni_plugins.kernel import nfnetlink
+from cni_plugins.kernel import iptables, nfnetlink
 from cni_plugins.kernel.nfnetlink import NFPROTO_INET, Nfnetlink
-from cni_plugins.kernel.nft.elements import exist, table_message
+from cni_plugins.kernel.nft import elements, masquerade, ports, reference, spoof, strays
+from cni_plugins.kernel.nft.elements import Element, exist, table_message
+from cni_plugins.kernel.nft.ports import Forward, Publication
+from cni_plugins.spec.errors import CniError
+from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.namespace import OWN_NETNS, Namespace, open_namespace
+from cni_plugins.spec.values import parse_cidr
 
 
 @pytest.fixture
@@ -34,3 +40,24 @@ def test_sequence_numbers_come_round(own: Namespace, monkeypatch: pytest.MonkeyP
     for _ in range(3):
         with Nfnetlink(own) as socket:
             assert exist(socket, [table_message(NFPROTO_INET, "no_such_table_of_ours")]) == [False]
+
+
+def test_a_kernel_without_netfilter_holds_nothing(own: Namespace, mocker: MockerFixture) -> None:
+    mocker.patch.object(nfnetlink, "_open", lambda namespace: None)
+    mocker.patch.dict(nfnetlink._spare, clear=True)
+    who = Identity("net", "cid", "eth0")
+    addresses = [parse_cidr("10.1.0.5/24")]
+    for _ in range(2):
+        masquerade.remove(own, who, addresses)
+        spoof.remove(own, who, "veth0", "02:00:00:00:00:01")
+        ports.remove(own, who, Publication((Forward("tcp", None, 80, addresses[0], 80),)))
+        reference.remove_masquerade(own, who)
+        reference.remove_spoof_check(own, who)
+        reference.remove_ports(own, "cid")
+        strays.remove(own, "net", [], ports.sets(own))
+    assert iptables.versions_with(own, ["CNI-X"]) == []
+    assert not masquerade.present(own, who, addresses)
+    with Nfnetlink(own) as socket:
+        assert not socket.supported
+        with pytest.raises(CniError, match="no nf_tables"):
+            elements.change(socket, create=[Element(NFPROTO_INET, "s", b"1234")])

@@ -19,7 +19,6 @@ from cni_plugins.attach import ports
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
-from cni_plugins.kernel.nfnetlink import Nfnetlink
 from cni_plugins.kernel.nft.ports import Hide, Publication
 from cni_plugins.plugins.meta.portmap import forwards, parse_mappings, targets
 from cni_plugins.spec.call import Call
@@ -85,12 +84,7 @@ def gc(call: Call, config: PortMapperConfig, scene: Scene) -> None:
 
 
 def status(call: Call, config: PortMapperConfig, scene: Scene) -> None:
-    try:
-        Nfnetlink(call.host).close()
-    except CniError as error:
-        raise CniError(
-            Code.NOT_AVAILABLE, f"ports cannot be published: {error.msg}", error.details
-        ) from error
+    ports.require_nftables(call)
 
 
 PLUGIN = Plugin(

@@ -31,7 +31,6 @@ from cni_plugins.attach.ports import IptablesKeys
 from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import iptables
-from cni_plugins.kernel.nfnetlink import Nfnetlink
 from cni_plugins.kernel.nft.ports import PROTOCOLS, Forward, Hide, Publication
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import BOOL, TEXT, integer, list_of, one_of, option
@@ -279,17 +278,10 @@ def gc(call: Call, config: PortmapConfig, scene: Scene) -> None:
 
 
 def status(call: Call, config: PortmapConfig, scene: Scene) -> None:
-    try:
-        if _keys(config) is None:
-            Nfnetlink(call.host).close()
-        elif iptables.find("iptables-restore") is None:
-            raise CniError(Code.INTERNAL, "iptables is not installed")
-    except CniError as error:
-        if error.code != Code.INTERNAL:
-            raise
-        raise CniError(
-            Code.NOT_AVAILABLE, f"ports cannot be published: {error.msg}", error.details
-        ) from error
+    if _keys(config) is None:
+        ports.require_nftables(call)
+    elif iptables.find("iptables-restore") is None:
+        raise CniError(Code.NOT_AVAILABLE, "ports cannot be published: iptables is not installed")
 
 
 PLUGIN = Plugin(
