@@ -12,12 +12,19 @@ from typing import Any
 
 from netns_tests.node import Node, Running, until
 from netns_tests.plugins import MESOKIT, TOP
+from netns_tests.snapshot import Snapshot, residue
 
 NETWORKS = {
     "data-net": {"type": "bridge", "bridge": "data0", "isGateway": True, "ipam": "10.50.11.0/24"},
     "dev-net": {"type": "bridge", "bridge": "dev0", "isDefaultGateway": True, "ipam": "11.50.11.0/24"},
 }
 EXECUTOR = str(TOP / ".venv/bin/mesokit-executor")
+REFERENCE = "/usr/lib/cni"
+KEPT = (
+    r"node: [^=]*\b(data0|dev0)\b",
+    r"node: sysctl",
+    r"(file|dir|link-file|socket) /var/lib/mesokit/agent",
+)
 STUB = shlex.join((str(TOP / ".venv/bin/python"), str(TOP / "executor/agent/tests/stub_executor.py")))
 """The command line of the stub executor; the encoding follows."""
 
@@ -97,3 +104,8 @@ def short(cmd: str, networks: Sequence[str] = ("data-net", "dev-net"), **more: o
     """A task in the short form, named hello."""
     attached = {"network": [{"name": name} for name in networks]}
     return {"name": "hello", "command": {"cmd": cmd}, "container": attached, **more}
+
+
+def nothing_left(node: Node, before: Snapshot) -> None:
+    """Fail unless all is gone but the sandboxes and what the reference's bridge plugin leaves for ever."""
+    assert residue(node, before, allowed=KEPT) == []
