@@ -189,6 +189,6 @@ def test_a_failed_start_leaves_nothing_behind() -> None:
 def test_many_short_processes_each_with_its_own_exit_code() -> None:
     with supervised() as supervisor:
         before = descriptors()
-        for code in range(200):
+        for code in range(100):
             assert ending(supervisor, supervisor.start(shell(f"exit {code}"))).code == code
         assert descriptors() == before
