@@ -71,6 +71,11 @@ def story(plugin_dir: Path, scratch: Path, check: Checks) -> None:
         )
         routes = show(*started["nsenter"], "ip", "route")
         check("the default route is dev-net's", "default via 11.50.11.1 dev eth1" in routes)
+        if is_ours(plugin_dir):
+            sysctls = ("net.core.somaxconn", "net.ipv4.conf.eth1.accept_redirects")
+            files = [f"/proc/sys/{name.replace('.', '/')}" for name in sysctls]
+            tuned = show(*started["nsenter"], "cat", *files)
+            check("tuning has set a sysctl for each network", tuned.split() == ["512", "0"])
 
         title("The kill")
         task.interrupt()
