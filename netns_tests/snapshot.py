@@ -30,10 +30,23 @@ Snapshot = dict[str, str]
 PERMANENT: tuple[tuple[str, str], ...] = (
     (r"node: sysctl ipv[46]/ip_forward ", "the machine forwards"),
     (r"node: sysctl ipv[46]/conf/[^ ]*/((mc_)?forwarding|accept_redirects) ", "follow from it"),
+    (
+        r"node: (fdb \S+ (33:33|01:00):|route local anycast )",
+        "a router's multicast groups and addresses: so too",
+    ),
     (r"dir ", "empty directories hold nothing"),
     (r"file /var/lib/cni/networks/[^/]+/(lock|last_reserved_ip\.\d+) ", "host-local's; not a reservation"),
     (r"file /run/mesokit/(locks/|[^ ]*\.lock )", "a lock file must not vanish under one who waits for it"),
     (r"file /run/mesokit/host-local/[^/]+/stamp ", "when the index of reservations was last true"),
+    (
+        r"node: nft (table|chain) ip6? nat (nat|POSTROUTING|PREROUTING|OUTPUT|CNI-HOSTPORT-\w+) ",
+        "the frame of iptables",
+    ),
+    (
+        r"node: nft rule ip6? nat (POSTROUTING|PREROUTING|OUTPUT) .*CNI-HOSTPORT-(DNAT|MASQ)\"",
+        "and of portmap in it",
+    ),
+    (r"node: nft rule ip6? nat CNI-HOSTPORT-(MASQ|SETMARK) ", "likewise"),
     (r"file /run/xtables\.lock ", "iptables' own"),
     (r"node: nft (table|chain|set|map|rule) (inet|bridge) mesokit\b", "the frame: attachments are elements"),
 )
@@ -173,7 +186,7 @@ def _machine_facts(node: Node) -> Iterator[tuple[str, str]]:
     for line in Path(f"/proc/{node.pid}/mountinfo").read_text().splitlines():
         fields = line.split()
         source = fields[fields.index("-") + 1]
-        if not fields[4].startswith("/sys"):
+        if fields[4].startswith(("/run/", "/var/lib/")):
             yield f"mount {fields[4]} {source}", ""
     for path in node.path("/proc").glob("[0-9]*/cmdline"):
         try:

@@ -95,8 +95,13 @@ class Reservations:
             names: list[str] = []
             for key in (owner, Owner(owner.container_id, "")):
                 with suppress(FileNotFoundError):
-                    names += self._entry(key).read_text().split()
-            return [parse_ip(name) for name in names if owner.holds(self.content(name) or "")]
+                    entry = self._entry(key)
+                    indexed = entry.read_text().split()
+                    held = [name for name in indexed if owner.holds(self.content(name) or "")]
+                    if not held:  # a crash came between the index and the file
+                        entry.unlink()
+                    names += held
+            return [parse_ip(name) for name in names]
         except OSError as error:
             raise CniError(
                 Code.IO, f"cannot index the reservations in {self.directory}", str(error)
@@ -150,16 +155,15 @@ class Reservations:
         CniError 5.
         """
         content = self.content(address)
-        if content is None or not (content == "" or owner.holds(content)):
-            return False
-        self._changed = True
+        held = content is not None and (content == "" or owner.holds(content))
         try:
-            (self.directory / address).unlink(missing_ok=True)
-            if self._synchronous:
-                self._forget(address, owner)
+            if held:
+                self._changed = True
+                (self.directory / address).unlink(missing_ok=True)
+            self._forget(address, owner)  # also where a crash came between the index and the file
         except OSError as error:
             raise CniError(Code.IO, f"cannot release {address} in {self.directory}", str(error)) from error
-        return True
+        return held
 
     def _forget(self, address: str, owner: Owner) -> None:
         for key in (owner, Owner(owner.container_id, "")):
