@@ -107,6 +107,15 @@ class Reservations:
                 Code.IO, f"cannot index the reservations in {self.directory}", str(error)
             ) from error
 
+    def reindex(self) -> None:
+        """Make the index anew from the files. CniError 5."""
+        try:
+            self._rebuild()
+        except OSError as error:
+            raise CniError(
+                Code.IO, f"cannot index the reservations in {self.directory}", str(error)
+            ) from error
+
     def content(self, name: str) -> str | None:
         """What stands in an address's file: None if there is none, "" if it is torn. CniError 5."""
         try:

@@ -323,6 +323,7 @@ def gc(call: Call, config: HostLocalConfig, scene: Scene) -> None:
                 reservations.discard(str(item.address))
         for name in reservations.torn():
             reservations.discard(name)
+        reservations.reindex()
 
 
 def status(call: Call, config: HostLocalConfig, scene: Scene) -> None:
