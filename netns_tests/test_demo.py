@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -62,3 +63,14 @@ def test_an_interrupt_at_any_moment_cleans_up(node: Node, moment: str, number: s
     assert done.status == 130, done
     assert "Traceback" not in done.stderr.decode()
     assert residue(node, before) == []
+
+
+def test_ctrl_c_at_the_terminal_ends_the_private_node() -> None:
+    demo = subprocess.Popen([DEMO], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert demo.stdout is not None
+    assert any("TASK_RUNNING" in line for line in demo.stdout)
+    os.killpg(demo.pid, signal.SIGINT)
+    rest = demo.stdout.read()
+    assert demo.wait(60) == 130
+    assert "interrupted; everything was cleaned up" in rest
+    assert "All" not in rest

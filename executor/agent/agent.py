@@ -47,7 +47,7 @@ class AgentOptions:
     """How the agent runs; the names are those of a Mesos agent's flags where it has them.
 
     `executor` is the command line of the executor. With `use_tcp` executors get no domain socket; then `ip`
-    must be one that containers can reach, and "" is the first gateway of each container. `chunk_size` (bytes)
+    must be one that containers can reach, and "" is the first IPv4 gateway of each container. `chunk_size` (bytes)
     cuts event streams.
     """
 
@@ -315,7 +315,8 @@ class Agent:
     def _endpoint(self, attached: Sequence[Attachment]) -> Endpoint:
         ip = self.options.ip
         if not ip and self.options.use_tcp:
-            ip = next((g for a in attached if a.result for g in a.result.gateways), "")
+            gateways = [gateway for a in attached if a.result for gateway in a.result.gateways]
+            ip = next((gateway for gateway in gateways if ":" not in gateway), "")
         host = f"[{ip}]" if ":" in ip else ip or "127.0.0.1"
         return Endpoint(f"{host}:{self._port}", None if self.options.use_tcp else self.socket)
 
