@@ -47,8 +47,8 @@ class AgentOptions:
     """How the agent runs; the names are those of a Mesos agent's flags where it has them.
 
     `executor` is the command line of the executor. With `use_tcp` executors get no domain socket; then `ip`
-    must be one that containers can reach, and "" is the first IPv4 gateway of each container. `chunk_size` (bytes)
-    cuts event streams.
+    must be one that containers can reach, and "" is the first IPv4 gateway of each container. `chunk_size`
+    (bytes) cuts event streams.
     """
 
     config_dir: Path
