@@ -33,7 +33,7 @@ class Surroundings:
     def of(cls, settings: Settings, own: Mapping[str, str]) -> "Surroundings":
         """From the executor's own environment."""
         private = {TOKEN_VARIABLE, *(option.variable for option in OPTIONS), *_from_interpreter()}
-        return cls(settings, environment.inherited(own, private, bundled=hasattr(sys, "_MEIPASS")))
+        return cls(settings, environment.inherited(own, private, bundle=getattr(sys, "_MEIPASS", None)))
 
 
 def _from_interpreter() -> set[str]:

@@ -19,8 +19,10 @@ _RESTORED = ("LD_LIBRARY_PATH", "LIBPATH", "LD_PRELOAD")
 """The bundle's bootloader points these at its own libraries and keeps the original under NAME_ORIG."""
 
 
-def inherited(own: Mapping[str, str], private: Collection[str], *, bundled: bool) -> dict[str, str]:
-    """Layer 1: `own` without `private` variables and without what the bundle brought in."""
+def inherited(own: Mapping[str, str], private: Collection[str], *, bundle: str | None) -> dict[str, str]:
+    """Layer 1: `own` without `private` variables and without what came in with the bundle, the folder that
+    this program was unpacked to if it was.
+    """
     kept = {
         name: value
         for name, value in own.items()
@@ -30,8 +32,8 @@ def inherited(own: Mapping[str, str], private: Collection[str], *, bundled: bool
         original = kept.pop(f"{name}_ORIG", None)
         if original is not None:
             kept[name] = original
-        elif bundled and name == "LD_LIBRARY_PATH":
-            kept.pop(name, None)
+        elif bundle is not None and kept.get(name, "").startswith(bundle):
+            del kept[name]
     kept.setdefault("PATH", DEFAULT_PATH)
     return kept
 

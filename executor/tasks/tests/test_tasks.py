@@ -169,14 +169,15 @@ def test_the_bundle_leaves_no_trace_in_the_environment() -> None:
         "TOKEN": "secret",
         "KEPT": "1",
     }
-    assert inherited(own, {"TOKEN"}, bundled=True) == {
+    assert inherited(own, {"TOKEN"}, bundle="/tmp/_MEI1") == {
         "LD_LIBRARY_PATH": "/usr/lib/mesos",
         "KEPT": "1",
         "PATH": DEFAULT_PATH,
     }
     plain = {"LD_LIBRARY_PATH": "/opt", "PATH": "/bin"}
-    assert inherited(plain, (), bundled=False) == plain
-    assert inherited(plain, (), bundled=True) == {"PATH": "/bin"}
+    assert inherited(plain, (), bundle=None) == plain
+    assert inherited(plain, (), bundle="/tmp/_MEI1") == plain
+    assert inherited(plain, (), bundle="/opt") == {"PATH": "/bin"}
 
 
 def command_with(*variables: mesos_pb2.Environment.Variable) -> mesos_pb2.CommandInfo:
