@@ -130,8 +130,12 @@ class Executor:
 
     def own_pids(self) -> list[int]:
         """The executor's own processes: itself, its warden, the wrapper or boot loader before it."""
-        tail = self.program[-1]
-        return [pid for pid in processes.marked(self._marker) if tail in processes.command_line(pid)]
+        name = Path(self.program[-1]).name
+        return [
+            pid
+            for pid in processes.marked(self._marker)
+            if any(Path(word).name == name for word in processes.command_line(pid))
+        ]
 
     def task_pids(self) -> list[int]:
         """Live processes with this sandbox in their environment that are no part of the executor."""
