@@ -26,6 +26,7 @@ OPERATIONS: Mapping[str, str] = {
     "ports.delete": "cni_plugins.attach.operations.ports:delete",
     "ports.release": "cni_plugins.attach.operations.ports:release",
     "localnet.release": "cni_plugins.attach.operations.ports:release_localnet",
+    "shaping.remove": "cni_plugins.attach.operations.shaping:remove",
     "spoof.delete": "cni_plugins.attach.operations.firewall:delete_spoof_check",
     "vlan.release": "cni_plugins.attach.operations.bridges:release_vlan",
     "sysctl.restore": "cni_plugins.attach.operations.sysctls:restore",

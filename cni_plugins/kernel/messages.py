@@ -114,7 +114,12 @@ ADDRESS = Layout(
     "ifaddrmsg",
     struct.Struct("=BBBBI"),
     ("family", "prefixlen", "flags", "scope", "index"),
-    {"IFA_ADDRESS": (1, _ip), "IFA_LOCAL": (2, _ip), "IFA_BROADCAST": (4, _ip)},
+    {
+        "IFA_ADDRESS": (1, _ip),
+        "IFA_LOCAL": (2, _ip),
+        "IFA_BROADCAST": (4, _ip),
+        "IFA_FLAGS": (8, _NUMBER.pack),
+    },
 )
 # linux/rtnetlink.h
 ROUTE = Layout(

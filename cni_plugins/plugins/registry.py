@@ -11,6 +11,7 @@ from cni_plugins.attach.plugin import Plugin
 from cni_plugins.spec.dispatch import Handler
 
 MODULES: Mapping[str, str] = {
+    "bandwidth": "cni_plugins.plugins.meta.bandwidth",
     "bridge": "cni_plugins.plugins.main.bridge",
     "chain": "cni_plugins.chain.plugin",
     "host-local": "cni_plugins.plugins.ipam.host_local",

@@ -1,0 +1,173 @@
+"""bandwidth: what tc shows, what a transfer measures against none, how it goes, and what is refused."""
+
+import json
+from typing import Any
+
+import pytest
+
+from netns_tests.node import Node, until
+
+PTP = {
+    "type": "ptp",
+    "ipam": {"type": "static", "addresses": [{"address": "10.9.0.5/24", "gateway": "10.9.0.1"}]},
+}
+LIMITS = {"ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 4_000_000, "egressBurst": 400_000}
+
+
+def bandwidth(**keys: Any) -> dict[str, Any]:
+    return {"cniVersion": "1.0.0", "name": "net", "type": "bandwidth", "delegate": PTP, **keys}
+
+
+def shape_of(node: Node) -> dict[str, Any]:
+    """The token buckets of the node by kind of link, and whether a veth redirects what comes in."""
+    kinds = {
+        item["ifname"]: item.get("linkinfo", {}).get("info_kind")
+        for item in node.json("ip", "-d", "-j", "link")
+    }
+    shape: dict[str, Any] = {}
+    for qdisc in node.json("tc", "-j", "qdisc"):
+        kind = kinds[qdisc["dev"]]
+        if qdisc["kind"] == "tbf":
+            shape[f"{kind} bucket"] = {key: qdisc["options"][key] for key in ("rate", "burst")}
+        if qdisc["kind"] == "ingress":
+            text = node.run(["tc", "filter", "show", "dev", qdisc["dev"], "parent", "ffff:"], check=True).text
+            shape[f"{kind} redirects"] = "mirred (Egress Redirect to device bwp" in text
+    return shape
+
+
+def test_limits_both_ways_like_the_reference(node: Node, ours: str, reference: str) -> None:
+    seen = []
+    for number, folder in enumerate((reference, ours)):
+        box = node.netns(f"c{number}")
+        made = node.cni(
+            "ADD",
+            f"{folder}/ptp",
+            {**PTP, "cniVersion": "1.0.0", "name": "net"},
+            box.name,
+            box,
+            cni_path=f"{folder}:/usr/lib/cni",
+        ).ok()
+        config = {**bandwidth(**LIMITS), "prevResult": made}
+        del config["delegate"]
+        result = node.cni("ADD", f"{folder}/bandwidth", config, box.name, box).ok()
+        assert [item["name"] for item in result["interfaces"]][-1].startswith("bwp")
+        seen.append(shape_of(node))
+        check = config | {"prevResult": result}
+        node.cni("CHECK", f"{folder}/bandwidth", check, box.name, box).ok()
+        # Each folder's DEL takes down what the other's ADD made.
+        other = ours if folder == reference else reference
+        node.cni("DEL", f"{other}/bandwidth", check, box.name, box).ok()
+        assert not [item for item in node.json("ip", "-j", "link") if item["ifname"].startswith("bwp")]
+        node.cni(
+            "DEL",
+            f"{folder}/ptp",
+            {**PTP, "cniVersion": "1.0.0", "name": "net"},
+            box.name,
+            box,
+            cni_path=f"{folder}:/usr/lib/cni",
+        ).ok()
+    theirs, mine = seen
+    assert mine.keys() == theirs.keys() == {"veth bucket", "ifb bucket", "veth redirects"}
+    for key in ("veth bucket", "ifb bucket"):
+        assert mine[key]["rate"] == theirs[key]["rate"]
+        assert mine[key]["burst"] == pytest.approx(theirs[key]["burst"], rel=0.01)
+    assert mine["veth redirects"]
+
+
+def test_alone_with_a_delegate(node: Node, ours: str) -> None:
+    """Packets still pass, CHECK sees a change, DEL needs no more than the identity."""
+    box = node.netns("c1")
+    config = bandwidth(**LIMITS)
+    path = f"{ours}:/usr/lib/cni"
+    result = node.cni("ADD", f"{ours}/bandwidth", config, "c1", box, cni_path=path).ok()
+    assert box.ping("10.9.0.1")
+    check = config | {"prevResult": result}
+    node.cni("CHECK", f"{ours}/bandwidth", check, "c1", box, cni_path=path).ok()
+    port = next(item["ifname"] for item in node.json("ip", "-j", "link") if item["ifname"].startswith("veth"))
+    node.run(["tc", "qdisc", "del", "dev", port, "root"], check=True)
+    changed = node.cni("CHECK", f"{ours}/bandwidth", check, "c1", box, cni_path=path)
+    assert changed.error is not None
+    assert "ingressRate is 8000000" in changed.error["msg"]
+    node.cni("DEL", f"{ours}/bandwidth", {"name": "net", "type": "bandwidth"}, "c1", box, cni_path=path).ok()
+    assert [item["ifname"] for item in node.json("ip", "-j", "link")] == ["lo"]
+
+
+def test_two_interfaces_of_one_container(node: Node, ours: str) -> None:
+    """The reference plugin gives both the same ifb name, and the second fails."""
+    box = node.netns("c1")
+    path = f"{ours}:/usr/lib/cni"
+    for number in (0, 1):
+        address = {"address": f"10.{number}.0.5/24", "gateway": f"10.{number}.0.1"}
+        delegate = {"type": "ptp", "ipam": {"type": "static", "addresses": [address]}}
+        config = bandwidth(**LIMITS, delegate=delegate)
+        node.cni("ADD", f"{ours}/bandwidth", config, "c1", box, ifname=f"eth{number}", cni_path=path).ok()
+    assert sum(item["ifname"].startswith("bwp") for item in node.json("ip", "-j", "link")) == 2
+    for number in (0, 1):
+        node.cni(
+            "DEL", f"{ours}/bandwidth", bandwidth(), "c1", box, ifname=f"eth{number}", cni_path=path
+        ).ok()
+    assert [item["ifname"] for item in node.json("ip", "-j", "link")] == ["lo"]
+
+
+LISTEN = """
+import socket
+server = socket.create_server(("10.9.0.1", 7000))
+print("ready", flush=True)
+taken = server.accept()[0]
+while taken.recv(65536):
+    pass
+taken.send(b"x")
+"""
+SEND = """
+import socket
+sent = socket.create_connection(("10.9.0.1", 7000))
+sent.sendall(bytes(1_000_000))
+sent.shutdown(1)
+sent.recv(1)
+"""
+
+
+def test_a_limit_is_felt(node: Node, ours: str) -> None:
+    """What a container sends goes through its bucket, which holds it back."""
+    box = node.netns("c1")
+    path = f"{ours}:/usr/lib/cni"
+    node.cni("ADD", f"{ours}/bandwidth", bandwidth(**LIMITS), "c1", box, cni_path=path).ok()
+    listener = node.popen(["python3", "-c", LISTEN])
+    until(lambda: b"ready" in listener.output(), what="the listener")
+    box.run(["python3", "-c", SEND], check=True)
+    listener.wait(30)
+    (bucket,) = [item for item in node.json("tc", "-s", "-j", "qdisc") if item["dev"].startswith("bwp")]
+    assert bucket["bytes"] > 1_000_000
+    assert bucket["overlimits"] > 0
+    node.cni("DEL", f"{ours}/bandwidth", bandwidth(), "c1", box, cni_path=path).ok()
+
+
+def test_the_runtimes_limits(node: Node, ours: str) -> None:
+    box = node.netns("c1")
+    path = f"{ours}:/usr/lib/cni"
+    asked = {"runtimeConfig": {"bandwidth": {"egressRate": 1_000_000, "egressBurst": 100_000}}}
+    node.cni("ADD", f"{ours}/bandwidth", bandwidth() | asked, "c1", box, cni_path=path).ok()
+    assert shape_of(node).keys() == {"ifb bucket", "veth redirects"}
+    node.cni("DEL", f"{ours}/bandwidth", bandwidth(), "c1", box, cni_path=path).ok()
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"ingressRate": 1000}, ["ingressRate is 1000", "ingressBurst is 0"]),
+        ({"egressRate": "1M", "egressBurst": 1}, ["egressRate", "1M"]),
+        ({"ingressRate": -1}, ["ingressRate", "-1"]),
+        ({"ingresRate": 1000}, ["ingresRate", "ingressRate"]),
+        ({"runtimeConfig": {"bandwidth": {"egressRate": 5}}}, ["runtimeConfig.bandwidth.egressRate is 5"]),
+    ],
+)
+def test_refused_before_anything_is_made(
+    node: Node, ours: str, keys: dict[str, Any], words: list[str]
+) -> None:
+    box = node.netns("c1")
+    answer = node.cni(
+        "ADD", f"{ours}/bandwidth", bandwidth(**keys), "c1", box, cni_path=f"{ours}:/usr/lib/cni"
+    )
+    text = json.dumps(answer.error)
+    assert all(word in text for word in words), text
+    assert [item["ifname"] for item in node.json("ip", "-j", "link")] == ["lo"]
