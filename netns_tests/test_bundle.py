@@ -73,7 +73,7 @@ def empty_root(node: Node, dist: Dist) -> str:
 
 
 def inside(root: str, *argv: str, user: int = 0) -> list[str]:
-    return ["chroot", f"--userspec={user}:{user}", root, *argv]
+    return ["/usr/sbin/chroot", f"--userspec={user}:{user}", root, *argv]
 
 
 def bare(node: Node, argv: Sequence[str], **more: Any) -> Finished:

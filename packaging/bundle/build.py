@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import archive
@@ -61,9 +62,11 @@ def build(work: Path, *, force: bool) -> bool:
     stamp.unlink(missing_ok=True)
     bundles = work / "bundle"
     shutil.rmtree(bundles, ignore_errors=True)
-    for spec in ("mesokit.spec", "executor.spec"):
-        say(f"freezing {spec}")
-        freeze.pyinstaller(spec, work / "pyinstaller", bundles)
+    say("freezing mesokit and the executor")
+    with ThreadPoolExecutor() as pool:
+        list(
+            pool.map(lambda name: freeze.pyinstaller(name, work, bundles), ("mesokit.spec", "executor.spec"))
+        )
     for bundle in (launchers.BUNDLE, f"{EXECUTOR}.d"):
         freeze.complete(bundles / bundle)
     date = freeze.epoch()

@@ -37,8 +37,9 @@ def digest() -> str:
 
 def pyinstaller(spec: str, work: Path, output: Path) -> None:
     """Runs a spec file; its results are in `output`. Raises BuildError with PyInstaller's last words."""
+    work = work / f"pyinstaller-{spec.removesuffix('.spec')}"
     work.mkdir(parents=True, exist_ok=True)
-    log = work / f"{spec}.log"
+    log = work / "log"
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": os.fspath(work),

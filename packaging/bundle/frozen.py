@@ -22,7 +22,7 @@ EXCLUDED = (
     "pkg_resources", "poplib", "psutil.tests", "py_compile", "pycparser", "pydoc", "pydoc_data",
     "pytest", "readline", "setuptools", "smtplib", "socks", "sqlite3", "statistics", "telnetlib",
     "test", "this", "tkinter", "tomllib", "tracemalloc", "trio", "turtle", "turtledemo", "unittest",
-    "urllib3.contrib.emscripten", "urllib3.http2", "venv", "webbrowser", "wsgiref", "xml", "xmlrpc",
+    "urllib3.contrib.emscripten", "venv", "webbrowser", "wsgiref", "xml", "xmlrpc",
     "yaml", "zoneinfo",
 )  # fmt: skip
 

@@ -96,7 +96,7 @@ def in_use(release: Path) -> bool:
 
 
 def sweep(place: Place, keep: str) -> tuple[list[str], list[str]]:
-    """Removes releases other than `keep`; the names of those removed, and of those in which something runs."""
+    """Removes releases other than `keep`; the names of those removed, and of those something runs in."""
     removed, left = [], []
     releases = place.library / "releases"
     for release in sorted(releases.iterdir()) if releases.is_dir() else []:
