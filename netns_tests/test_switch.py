@@ -1,4 +1,8 @@
-"""A node changes plugins while containers run: what one set attached, the other one deletes."""
+"""A node changes plugins while containers run: what one set attached, the other one deletes.
+
+From ours to the reference's, masquerade has to be asked for through iptables: v1.1.1 of the reference fails
+to delete what is not there.
+"""
 
 from __future__ import annotations
 
@@ -69,6 +73,7 @@ def test_ours_delete_what_the_reference_attached(
     config = network(chain)
     before = _frame(node, reference, config, caps)
     attachment = attach(node, reference, config, "c1", node.netns("c1"), capabilities=caps)
+    attachment.folder = plugins
     _delete(attachment, way)
     if attachment.box is not None:
         attachment.box.delete()
@@ -84,6 +89,7 @@ def test_the_reference_deletes_what_ours_attached(
 ) -> None:
     node.uplink()
     chain, caps = NETWORKS[name]
+    chain = [{**plugin, **({"ipMasqBackend": "iptables"} if "ipMasq" in plugin else {})} for plugin in chain]
     before = snapshot(node)
     box = node.netns("c1")
     ours = attach(node, plugins, network(chain), "c1", box, capabilities=caps)
@@ -97,7 +103,7 @@ def test_the_reference_deletes_what_ours_attached(
         node,
         before,
         f"{name} deleted {way}, then collected",
-        allowed=[r"file /run/xtables", r"node: nft \w+ ip6? nat "],
+        allowed=[r"node: nft \w+ ip6? nat "],
     )
 
 
