@@ -89,6 +89,8 @@ class Executor:
                 log.debug("an update of task %r is acknowledged", task_id)
             case Shutdown():
                 self._shut_down(action)
+            case Drained(lost) if self._leaving is not None:
+                self._finish(lost)
             case Drained(lost):
                 # A LAUNCH may have come already and wait behind the last acknowledgement.
                 self._loop.post(partial(self._finish, lost))

@@ -319,7 +319,9 @@ class Session:
         first = self.phase is Phase.SUBSCRIBING
         self._leaving = True
         self._recover_by = None
-        self.phase = Phase.SUBSCRIBED
+        if first:
+            self.phase = Phase.SUBSCRIBED
+            self._subscribed_at = now
         opened = self._open(now) if first else []
         return [*opened, Shutdown("the agent asks to shut down", 0)]
 
