@@ -89,7 +89,7 @@ def test_podman_runs_a_container_and_leaves_nothing(node: Node, podman: Podman) 
     _configure(
         node, "blue", [bridge(V4, isDefaultGateway=True, ipMasq=True), {"type": "tuning", "mtu": 1400}]
     )
-    podman.run(command="true")  # podman's own files come with the first container
+    podman.run("--network", "none", command="true")  # podman's own files come with the first container
     before = snapshot(node)
     with podman.container("one", "--network", "blue") as networks:
         assert networks["blue"]["IPAddress"].startswith("10.9.0.")
@@ -106,7 +106,7 @@ def test_podman_runs_a_container_and_leaves_nothing(node: Node, podman: Podman) 
 def test_podman_publishes_ports(node: Node, podman: Podman) -> None:
     world = node.uplink()
     _configure(node, "blue", [bridge(DUAL, isDefaultGateway=True, ipMasq=True, hairpinMode=True), _portmap()])
-    podman.run(command="true")
+    podman.run("--network", "none", command="true")
     before = snapshot(node)
     serve = "while true; do echo hello | nc -l -p 80 >/dev/null; done"
     ports = ("--publish", "8080:80", "--publish", "192.0.2.2:8081:80")
@@ -152,7 +152,7 @@ def test_podman_static_address_and_mac(node: Node, podman: Podman) -> None:
 def test_podman_two_networks(node: Node, podman: Podman) -> None:
     _configure(node, "blue", [bridge(V4, isDefaultGateway=True)])
     _configure(node, "red", [bridge(local("10.10.0.0/24"), bridge="br1", isDefaultGateway=True)])
-    podman.run(command="true")
+    podman.run("--network", "none", command="true")
     before = snapshot(node)
     with podman.container("one", "--network", "blue", "--network", "red") as networks:
         assert {"blue", "red"} == networks.keys()
