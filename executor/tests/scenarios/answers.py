@@ -7,9 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """200 with an event stream for SUBSCRIBE (SUBSCRIBED first, unless `quiet`), 202 for anything else."""
+    """200 with an event stream for SUBSCRIBE (SUBSCRIBED first, unless `quiet`), 202 for anything else.
+
+    `raw`: these bytes, one to a segment, in place of the usual head or response; `hang_up`: then the end.
+    """
 
     quiet: bool = False
+    raw: bytes = b""
+    hang_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)

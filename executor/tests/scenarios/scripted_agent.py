@@ -364,8 +364,10 @@ class ScriptedAgent:
 
     def _answer(self, connection: _Connection, outcome: Answer) -> None:
         match outcome:
-            case Accept():
-                connection.peer.sendall(response(202))
+            case Accept(raw=raw, hang_up=hang_up):
+                _send_singly(connection.peer, raw or response(202), singly=bool(raw))
+                if hang_up:
+                    raise ConnectionEndedError
             case Refuse(status, body, headers):
                 connection.peer.sendall(response(status, body.encode(), dict(headers)))
             case Reset():
@@ -386,7 +388,8 @@ class ScriptedAgent:
     ) -> None:
         """Adopt the connection as the event stream; returns (by ConnectionEndedError) when that ends."""
         older = [stream for stream in self.streams if not stream.left.is_set()] if self.supersede else []
-        connection.peer.sendall(stream_head(self.encoding.content_type))
+        head = accepted.raw or stream_head(self.encoding.content_type)
+        _send_singly(connection.peer, head, singly=bool(accepted.raw))
         stream = EventStream(
             len(self.streams) + 1, connection.number, connection.peer, self.encoding, connection.end
         )
@@ -452,6 +455,11 @@ class ScriptedAgent:
             timer.start()
         else:
             send()
+
+
+def _send_singly(peer: socket.socket, data: bytes, *, singly: bool) -> None:
+    for piece in (data[i : i + 1] for i in range(len(data))) if singly else (data,):
+        peer.sendall(piece)
 
 
 def _took(outcome: Answer) -> bool:
