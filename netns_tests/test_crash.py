@@ -69,6 +69,14 @@ SCENARIOS: Mapping[str, dict[str, Any]] = {
         "runtimeConfig": {"portMappings": MAPPINGS[:1]},
         "delegate": bridge(local("10.9.0.0/24"), isDefaultGateway=True),
     },
+    "bandwidth": {
+        "type": "bandwidth",
+        "ingressRate": 8_000_000,
+        "ingressBurst": 800_000,
+        "egressRate": 4_000_000,
+        "egressBurst": 400_000,
+        "delegate": bridge(DUAL),
+    },
     "chain": {
         "type": "chain",
         "runtimeConfig": {"portMappings": MAPPINGS[:1]},
