@@ -12,9 +12,11 @@ then lets the plugin do the same for
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from cni_plugins.attach import delegation
@@ -24,6 +26,7 @@ from cni_plugins.attach.transaction import Transaction
 from cni_plugins.attach.undo import joined, replay
 from cni_plugins.kernel.namespace import entered
 from cni_plugins.spec.call import Call, Verb
+from cni_plugins.spec.deadline import after
 from cni_plugins.spec.dispatch import Handler
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import Namespace, open_namespace
@@ -245,11 +248,9 @@ def _collect(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
         )
     errors: list[CniError] = []
     for path in records.blank(call.roots, call.network):
-        record = records.open_path(path, call.deadline)
-        if record is not None:
-            with record:
-                if record.contents is None:
-                    record.remove()
+        with _unused(path) as record:
+            if record is not None and record.contents is None:
+                record.remove()
     for path, contents in records.every(call.roots, call.network):
         identity = contents.identity
         if (
@@ -258,9 +259,8 @@ def _collect(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
         ):
             continue
         try:
-            record = records.open_path(path, call.deadline)
-            if record is not None:
-                with record:
+            with _unused(path) as record:
+                if record is not None:
                     _take_down(record, record.contents or contents, call, plugins)
         except CniError as error:
             errors.append(error)
@@ -271,6 +271,24 @@ def _collect(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
         errors.append(error)
     if errors:
         raise joined(f"GC of network {call.network} left something", errors)
+
+
+@contextmanager
+def _unused(path: Path) -> Iterator[Record | None]:
+    """The record, unless it has gone or a call is working on its attachment: that one is newer than GC's
+    list.
+    """
+    try:
+        record = records.open_path(path, after(0))
+    except CniError as error:
+        if error.code != Code.TRY_AGAIN:
+            raise
+        record = None
+    if record is None:
+        yield None
+        return
+    with record:
+        yield record
 
 
 def _check_wishes(call: Call, result: Result) -> None:

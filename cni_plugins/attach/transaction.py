@@ -5,15 +5,19 @@ same replay that DEL runs later, so that there is one way to take things down. A
 ours shares its caller's transaction.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.undo import Undo, replay
+from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.result import Result, encode
 from cni_plugins.spec.values import JsonObject
 from cni_plugins.spec.versions import NEWEST
 from cni_plugins.store.records import Record, undo_line
+
+_SECONDS = 10.0
 
 
 class Transaction:
@@ -46,8 +50,12 @@ class Transaction:
         return bool(self._undos)
 
     def rollback(self) -> list[CniError]:
-        """Take back what was announced, newest first, and return what went wrong."""
-        return replay(self.scene, self._undos)
+        """Take back what was announced, newest first, and return what went wrong. It has time of its own,
+        since ADD may have used up what it had.
+        """
+        call = replace(self.scene.call, deadline=after(_SECONDS))
+        with Scene(call, self.scene.plugins, self.scene.sandbox_namespace) as scene:
+            return replay(scene, self._undos)
 
     def commit(self, result: Result) -> None:
         """Write the result to the record. CniError 5."""

@@ -8,12 +8,21 @@ import later finds nothing odd.
 
 import importlib.machinery
 import sys
+import threading
 import types
 from collections.abc import Sequence
 
+_importing = threading.Lock()
+
 
 def load(*modules: str) -> Sequence[types.ModuleType]:
-    """Import modules of pyroute2 by their names below the package, such as `netlink.rtnl.ifinfmsg`."""
+    """Import modules of pyroute2 by their names below the package, such as `netlink.rtnl.ifinfmsg`. One
+    thread at a time does so."""
+    with _importing:
+        return _load(modules)
+
+
+def _load(modules: Sequence[str]) -> Sequence[types.ModuleType]:
     stub = None
     if "pyroute2" not in sys.modules:
         spec = importlib.machinery.PathFinder.find_spec("pyroute2")

@@ -84,11 +84,13 @@ def _namespaces(verb: Verb, request: Request) -> Iterator[tuple[Namespace, Names
             opened.append(host)
         sandbox = _sandbox(verb, request, opened)
         if sandbox is not None and sandbox.same(host) and not _override(request.env):
-            raise CniError(
-                Code.INVALID_NETNS,
-                f"CNI_NETNS={sandbox.path} is the plugin's own network namespace",
-                "a container's interface is never made in the host's namespace; nothing was changed",
-            )
+            if verb is not Verb.DEL:
+                raise CniError(
+                    Code.INVALID_NETNS,
+                    f"CNI_NETNS={sandbox.path} is the plugin's own network namespace",
+                    "a container's interface is never made in the host's namespace; nothing was changed",
+                )
+            sandbox = None  # its ADD was refused, so nothing in there is the container's
         yield host, sandbox
     finally:
         for namespace in opened:

@@ -7,6 +7,7 @@ so it is ignored. The file describes kernel state and lives as long as that does
 locked while a call works on its attachment.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -98,7 +99,8 @@ class Record:
 
     def _write(self, data: bytes) -> None:
         try:
-            os.write(self._fd, data)
+            if os.write(self._fd, data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise CniError(Code.IO, f"cannot write the attachment record {self.path}", str(error)) from error
 

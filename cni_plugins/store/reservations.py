@@ -11,6 +11,7 @@ A file of no bytes is the trace of a crash between creation and writing. Whoever
 nobody is at that point, so such a file counts as free.
 """
 
+import errno
 import hashlib
 import os
 import time
@@ -153,7 +154,10 @@ class Reservations:
                 entry.write_text(before + str(address))
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.write(fd, owner.content.encode())
+                content = owner.content.encode()
+                if os.write(fd, content) != len(content):
+                    os.ftruncate(fd, 0)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             finally:
                 os.close(fd)
         except OSError as error:

@@ -1,6 +1,7 @@
 """Records around plugins: what a crash, a failure, a repetition and a stranger leave behind, with plugins
 that only announce and count."""
 
+import fcntl
 import json
 import threading
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.conftest import Answer, World
+from cni_plugins.spec import call as calls
 from cni_plugins.spec import dispatch
 from cni_plugins.spec.call import Call, Request
 from cni_plugins.spec.config import BOOL, TEXT, option
@@ -248,3 +250,29 @@ def test_inherited_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         "type": "main",
         "args": {"a": 1},
     }
+
+
+def test_gc_leaves_alone_what_a_call_is_working_on(world: World, diary: Diary) -> None:
+    world.box("c1")
+    call(world, diary, "ADD", {"type": "main"})
+    (path,) = world.records()
+    nothing: dict[str, Any] = {"cni.dev/valid-attachments": []}
+    with path.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert call(world, diary, "GC", {"type": "main"} | nothing).status == 0
+        assert world.records() == [path]
+    assert call(world, diary, "GC", {"type": "main"} | nothing).status == 0
+    assert not world.records()
+
+
+def test_an_add_that_ran_out_of_time_is_still_taken_back(
+    world: World, diary: Diary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+    monkeypatch.setattr(
+        undo, "operation", lambda op: lambda scene, args: seen.append(scene.deadline.remaining())
+    )
+    monkeypatch.setattr(calls, "_SECONDS", dict.fromkeys(calls._SECONDS, 0.0))
+    world.box("c1")
+    assert call(world, diary, "ADD", {"type": "main", "fail": True}).code in {11, 100}
+    assert all(left > 1 for left in seen)

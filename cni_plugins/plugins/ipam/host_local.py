@@ -172,6 +172,11 @@ def _remember(path: Path | None, address: Ip) -> None:
             temporary.replace(path)
 
 
+def _recorded(call: Call) -> set[str]:
+    """The containers of this network that have a record."""
+    return {contents.identity.container_id for _, contents in records.every(call.roots, call.network)}
+
+
 def _before_boot(call: Call, reservations: Reservations) -> list[str]:
     """Reservations that a reboot made void: older than the boot, and no record of this boot has their
     owner.
@@ -180,7 +185,7 @@ def _before_boot(call: Call, reservations: Reservations) -> list[str]:
     old = [item for item in reservations.every() if item.modified < boot]
     if not old:
         return []
-    known = {contents.identity.container_id for _, contents in records.every(call.roots, call.network)}
+    known = _recorded(call)
     return [str(item.address) for item in old if item.container_id not in known]
 
 
@@ -307,11 +312,14 @@ def adopt(call: Call, config: HostLocalConfig, scene: Scene) -> None:
 
 
 def gc(call: Call, config: HostLocalConfig, scene: Scene) -> None:
-    """Release what no attachment of the list holds, and torn files."""
+    """Release what no attachment of the list holds, and torn files. What a record still speaks for stays:
+    those that GC could take down have gone before, so its ADD is at work now.
+    """
     directory = directory_of(call.roots, config.data_dir, call.network)
     if call.valid is None or not directory.is_dir():
         return
     containers = {container for container, _ in call.valid}
+    recorded = _recorded(call)
     with opened(directory, call.roots, call.deadline) as reservations:
         for item in reservations.every():
             known = (
@@ -319,7 +327,7 @@ def gc(call: Call, config: HostLocalConfig, scene: Scene) -> None:
                 if item.ifname
                 else item.container_id in containers
             )
-            if not known:
+            if not known and item.container_id not in recorded:
                 reservations.discard(str(item.address))
         for name in reservations.torn():
             reservations.discard(name)

@@ -114,6 +114,7 @@ def test_verbs_came_with_versions(world: World, verb: str, version: str) -> None
 def test_own_namespace_is_refused_before_anything_is_done(world: World) -> None:
     world.boxes["c1"] = world.host
     assert world.call("ADD", CONF).code == 8
+    assert world.call("DEL", CONF).status == 0
     assert world.links() == ["lo"]
     assert not world.records()
     del world.boxes["c1"]
