@@ -149,7 +149,7 @@ class _Run:
                 self.sent[name] = stream
         if len(tasks) == 1:
             name, kind = tasks[0]
-            stream.send(events.launch(events.task(name, kind.value)))
+            stream.send(events.launch(_checked(events.task(name, kind.value))))
         else:
             stream.send(events.launch_group(*(_member(name, kind) for name, kind in tasks)))
 
@@ -241,7 +241,28 @@ class _Run:
 def _member(name: str, kind: Kind) -> mesos_pb2.TaskInfo:
     if kind is Kind.MISSING:
         return events.group_task(name, argv=[kind.value])
-    return events.group_task(name, kind.value)
+    return _checked(events.group_task(name, kind.value))
+
+
+def _checked(info: mesos_pb2.TaskInfo) -> mesos_pb2.TaskInfo:
+    """Every fourth task has a health check that is as good as random, every fourth a check that changes.
+
+    Their results come while the task is killed, ends, or its agent is away: none may be told after the end.
+    """
+    number = int(info.task_id.value.split()[1]) % 4
+    if number == 0:
+        info.health_check.type = mesos_pb2.HealthCheck.COMMAND
+        info.health_check.command.value = "sleep 0.1; exit $(($$ / 2 % 2))"
+        info.health_check.delay_seconds = 0
+        info.health_check.interval_seconds = 0.7
+        info.health_check.grace_period_seconds = 0
+        info.health_check.consecutive_failures = 5
+    elif number == 1:
+        info.check.type = mesos_pb2.CheckInfo.COMMAND
+        info.check.command.command.value = "sleep 0.1; exit $(($$ / 2 % 3))"
+        info.check.delay_seconds = 0
+        info.check.interval_seconds = 0.7
+    return info
 
 
 def run(
