@@ -107,6 +107,15 @@ class Stage:
         return stream
 
 
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
 @pytest.fixture
 def stage() -> Iterator[Stage]:
     listener = socket.create_server(("127.0.0.1", 0))
