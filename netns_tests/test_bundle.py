@@ -139,7 +139,9 @@ def test_plugins_in_an_empty_root(node: Node, empty_root: str, way: str) -> None
         attach_and_detach()
         return
     with started(node.popen(inside(empty_root, "/opt/cni/bin/mesokit", "node"), bare=True)) as running:
-        until(lambda: running.errors() or node.path(f"{empty_root}/run/mesokit/node.sock").is_socket())
+        socket = node.path(f"{empty_root}/run/mesokit/node.sock")
+        until(lambda: running.errors() or socket.is_socket(), what="the service listens")
+        assert not running.errors()
         attach_and_detach()
         shown = bare(node, inside(empty_root, "/opt/cni/bin/mesokit", "node", "status", "--json"))
         assert {row["verb"] for row in json.loads(shown.stdout)["calls"]} == {"ADD", "CHECK", "DEL"}

@@ -6,6 +6,7 @@ no more.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -19,10 +20,12 @@ def clean_environment() -> None:
 def main() -> int:
     clean_environment()
     if sys.argv[1:2] == ["--plugin"]:
+        # A process of one call needs no collector, and no tidying up at its end: a third of its time.
+        gc.disable()
         from cni_plugins.main import main as plugin  # noqa: PLC0415
 
         sys.argv = sys.argv[2:]
-        return plugin()
+        os._exit(plugin())
     from cni_plugins.cli.main import main as command  # noqa: PLC0415
 
     command(prog_name="mesokit")
