@@ -95,6 +95,10 @@ class Running:
         """Sends a signal to the program itself; nothing when it has ended."""
         self.node._send({"kill": self.pid, "signal": int(number)}, [])
 
+    def ended(self) -> bool:
+        """Whether it has ended; does not wait."""
+        return self._finished is not None or bool(select.select([self._pipe], [], [], 0)[0])
+
     def output(self) -> bytes:
         """What it has written to standard output so far."""
         return b"" if self._stdout is None else _content(self._stdout)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from netns_tests.node import Node, started, until
+from netns_tests.node import Node, NodeError, started, until
 
 TOP = Path(__file__).resolve().parents[1]
 MESOKIT = str(TOP / ".venv" / "bin" / "mesokit")
@@ -27,7 +27,10 @@ def make_folder(folder: Path) -> str:
 def service(node: Node) -> Iterator[None]:
     """The node service, while the block runs."""
     with started(node.popen([MESOKIT, "node"])) as running:
-        until(node.path("/run/mesokit/node.sock").is_socket, what="the node service listens")
+        listening = node.path("/run/mesokit/node.sock").is_socket
+        until(lambda: running.ended() or listening(), what="the node service listens")
+        if running.ended():
+            raise NodeError(f"the node service did not start: {running.errors().decode(errors='replace')}")
         yield
         if running.errors():
             sys.stderr.write(running.errors().decode(errors="replace"))
