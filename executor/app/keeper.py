@@ -1,14 +1,14 @@
 """The keeper of tasks: starts them, sees them end, kills them, and tells of every step.
 
 What happens to a task, in order: LAUNCH is checked and answered with STARTING; the start itself waits for
-the next turn of the loop, so that a KILL that is already here is heard first. RUNNING is told when the
+its turn, so that a KILL that is already here is heard first. RUNNING is told when the
 program runs, not before. How its processes end is the reaper's matter (reaper.py); the end is told when
 nothing of the task lives and the last of its output is in place.
 """
 
 import logging
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
@@ -66,6 +66,7 @@ class Keeper:
         self._reaper = Reaper(loop, supervisor, self._gone)
         self._kept: dict[str, Kept] = {}
         self._ended: OrderedDict[str, State] = OrderedDict()
+        self._waiting: deque[Kept] = deque()
         self._groups = 0
         self.executor_info = mesos_pb2.ExecutorInfo()
         self.address: str | None = None
@@ -95,9 +96,9 @@ class Keeper:
             # One that cannot run takes the rest of its group with it before they begin.
             if kept.task.state is State.RECEIVED:
                 self._begin(kept)
-        for kept in added:
-            if kept.task.state is State.STARTING:
-                self._loop.post(partial(self._start, kept))
+        if added and not self._waiting:
+            self._loop.post(self._start_next)
+        self._waiting.extend(added)
 
     def refuse(self, infos: Iterable[mesos_pb2.TaskInfo], why: str) -> None:
         """Answer tasks that come too late with KILLED."""
@@ -146,6 +147,13 @@ class Keeper:
             self._over(kept, State.FAILED, str(error), Reason.REASON_CONTAINER_LAUNCH_FAILED)
         else:
             self._step(kept, State.STARTING)
+
+    def _start_next(self) -> None:
+        """Start one task; the next has its own turn, so that whatever else comes in is not kept waiting."""
+        kept = self._waiting.popleft()
+        if self._waiting:
+            self._loop.post(self._start_next)
+        self._start(kept)
 
     def _start(self, kept: Kept) -> None:
         if kept.task.state is not State.STARTING or kept.launch is None:
