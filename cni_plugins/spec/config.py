@@ -94,9 +94,9 @@ def _cidr(value: Any) -> Any:
 def is_interface_name(text: str) -> bool:
     """Whether the kernel takes `text` as an interface's name (dev_valid_name in net/core/dev.c)."""
     return (
-        0 < len(text.encode("utf-8", "surrogatepass")) <= 15
+        0 < len(text.encode("utf-8", "replace")) <= 15
         and text not in {".", ".."}
-        and not any(char in "/:\0" or char.isspace() for char in text)
+        and not any(char in "/:\0" or char.isspace() or "\ud800" <= char <= "\udfff" for char in text)
     )
 
 

@@ -96,11 +96,11 @@ def _text(value: object, where: str) -> str:
     return value
 
 
-def _number(value: object, where: str) -> int | None:
+def _number(value: object, where: str, high: int = 2**32 - 1) -> int | None:
     if value is None:
         return None
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise _refuse(where, value, "a whole number")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= high:
+        raise _refuse(where, value, f"a whole number from 0 to {high}")
     return value
 
 
@@ -128,7 +128,7 @@ def decode_route(value: object, where: str) -> Route:
         advmss=_number(fold(doc, "advmss"), f"{where}.advmss") or None,
         priority=_number(fold(doc, "priority"), f"{where}.priority") or None,
         table=_number(fold(doc, "table"), f"{where}.table"),
-        scope=_number(fold(doc, "scope"), f"{where}.scope"),
+        scope=_number(fold(doc, "scope"), f"{where}.scope", 255),
     )
 
 

@@ -21,6 +21,9 @@ Ip: TypeAlias = IPv4Address | IPv6Address
 IpInterface: TypeAlias = IPv4Interface | IPv6Interface
 IpNetwork: TypeAlias = IPv4Network | IPv6Network
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
 MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
 
@@ -46,12 +49,28 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+def _well_formed(value: Any) -> Any:
+    r"""Half a surrogate pair (`\ud800`), which no name or file can hold, becomes U+FFFD, as in Go."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_well_formed(item) for item in value]
+    if isinstance(value, dict):
+        renewed = _pairs([(_well_formed(key), _well_formed(item)) for key, item in value.items()])
+        if isinstance(value, DuplicateKeys):
+            renewed = DuplicateKeys(renewed)
+            renewed.duplicates = value.duplicates
+        return renewed
+    return value
+
+
 def parse_json(text: bytes) -> Any:
     """One JSON document of UTF-8 text; ValueError for anything else, whatever the depth or size of the
     input.
     """
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=_pairs, parse_constant=_refuse_constant)
+        document = json.loads(text.decode("utf-8"), object_pairs_hook=_pairs, parse_constant=_refuse_constant)
+        return _well_formed(document) if _ESCAPED_SURROGATE.search(text) else document
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

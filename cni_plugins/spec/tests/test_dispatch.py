@@ -55,6 +55,7 @@ def test_missing_variables_are_named_together() -> None:
         ({"CNI_IFNAME": "e:0"}, 4),
         ({"CNI_IFNAME": ".."}, 4),
         ({"CNI_IFNAME": "\u00e9" * 8}, 4),
+        ({"CNI_IFNAME": "e\udcff"}, 4),
         ({"CNI_ARGS": "IP"}, 4),
         ({"CNI_ARGS": "IP=a=b"}, 4),
         ({"CNI_ARGS": "WHAT=1"}, 4),
@@ -139,7 +140,14 @@ def test_the_error_carries_the_version_that_was_asked_for(world: World) -> None:
     assert world.refused(CONF | {"cniVersion": "0.4.0", "mtu": "x"})["cniVersion"] == "0.4.0"
 
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=8)
+    | st.sampled_from(("\ud800", "a\udc00b", 2**40, -1))
+)
 KEYS = st.sampled_from(
     (
         "name",
@@ -189,6 +197,15 @@ VALUES = st.recursive(
     verb=st.sampled_from(("ADD", "DEL", "CHECK", "GC", "STATUS")),
 )
 @example(document={"name": "n", "ipam": {"type": "host-local"}}, plugin="bridge", verb="ADD")
+@example(document={"bridge": "\udfff\udc00"}, plugin="bridge", verb="ADD")
+@example(document={"plugins": [{"type": "\udfff"}]}, plugin="chain", verb="GC")
+@example(
+    document={
+        "ipam": {"type": "host-local", "subnet": "10.0.0.0/24", "routes": [{"dst": "::/0", "table": 2**40}]}
+    },
+    plugin="bridge",
+    verb="ADD",
+)
 def test_anything_is_answered_by_one_document(world: World, document: Any, plugin: str, verb: str) -> None:
     """No traceback and no second document; and a refused ADD leaves no link, no record and no reservation."""
     world.box("c1")
