@@ -1,8 +1,10 @@
 """An executor with all its parts at work, to its orderly end."""
 
+import contextlib
 import faulthandler
 import logging
 import os
+import resource
 import signal
 
 from executor.app.connection import Connection
@@ -17,12 +19,15 @@ from executor.supervisor.warden import Warden
 
 log = logging.getLogger(__name__)
 
+MOST_DESCRIPTORS = 65536
+
 DEFECT = 70
 """The exit status after an error that should not be possible."""
 
 
 def serve(settings: Settings, loop: SelectorLoop, connection: Connection, warden: Warden) -> int:
     """Do what the agent asks for until it is time to leave; the exit status."""
+    _allow_descriptors()
     supervisor = Supervisor(warden)
     executor = Executor(
         settings,
@@ -47,6 +52,14 @@ def serve(settings: Settings, loop: SelectorLoop, connection: Connection, warden
     log.info("leaving with status %d", status)
     logging.shutdown()
     return status
+
+
+def _allow_descriptors() -> None:
+    """Each task takes one. Tasks are the warden's children and keep the limit that we came with."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _heed_signals(loop: SelectorLoop, executor: Executor) -> None:
