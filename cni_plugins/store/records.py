@@ -50,6 +50,16 @@ def path_of(roots: Roots, identity: Identity, plugin: str) -> Path:
     return folder(roots, identity.network) / hashlib.sha256(key.encode()).hexdigest()[:40]
 
 
+def _is_head(entry: JsonObject) -> bool:
+    """Whether a line tells whose the record is; a file of anything else is no record."""
+    texts = ("network", "containerID", "ifname", "plugin")
+    return (
+        all(isinstance(entry.get(key), str) for key in texts)
+        and isinstance(entry.get("netns", ""), str)
+        and isinstance(entry.get("config", {}), dict)
+    )
+
+
 def _parse(data: bytes) -> Contents | None:
     head: JsonObject | None = None
     undos: list[JsonObject] = []
@@ -62,12 +72,13 @@ def _parse(data: bytes) -> Contents | None:
         if not isinstance(entry, dict):
             continue
         if "network" in entry:
-            head = head or entry
+            if head is None and _is_head(entry):
+                head = entry
         elif "undo" in entry:
             undos.append(entry)
         elif "cancel" in entry and undos:
             undos.pop()
-        elif "result" in entry:
+        elif isinstance(entry.get("result"), dict):
             result = entry["result"]
     return Contents(head, tuple(undos), result) if head is not None else None
 
@@ -75,14 +86,13 @@ def _parse(data: bytes) -> Contents | None:
 class Record:
     """An open, locked record."""
 
-    __slots__ = ("_fd", "contents", "path")
+    __slots__ = ("_fd", "_torn", "contents", "path")
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self._fd = fd
         data = _read(fd, path)
-        if data and not data.endswith(b"\n"):
-            self._write(b"\n")
+        self._torn = bool(data) and not data.endswith(b"\n")
         self.contents = _parse(data)
 
     def __enter__(self) -> "Record":
@@ -94,8 +104,11 @@ class Record:
         os.close(self._fd)
 
     def append(self, line: JsonObject) -> None:
-        """Add one line. CniError 5."""
-        self._write((dump_json(line) + "\n").encode())
+        """Add one line, after ending one that a crash or a full disk left torn. CniError 5."""
+        end = "\n" if self._torn else ""
+        self._torn = True
+        self._write((end + dump_json(line) + "\n").encode())
+        self._torn = False
 
     def _write(self, data: bytes) -> None:
         try:

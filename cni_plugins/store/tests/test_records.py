@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from pytest_mock import MockerFixture
 
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
@@ -64,7 +65,9 @@ def test_a_record_is_found_by_network_and_path(roots: Roots) -> None:
     assert (found, contents.identity) == (path, IDENTITY)
     assert not list(records.every(roots, "other"))
     assert records.find(roots, IDENTITY, "ptp", after(30)) is None
-    (path.parent / "rubbish").write_bytes(b"\xff{")
+    foreign = (b"\xff{", b"", b"[]", b"7\n", b'{"network": 5}', b'{"network": "n"}', b'{"undo": {}}\n')
+    for number, rubbish in enumerate(foreign):
+        (path.parent / f"rubbish{number}").write_bytes(rubbish)
     assert len(list(records.every(roots, "n"))) == 1
 
 
@@ -100,3 +103,14 @@ def test_a_full_disk_is_said(roots: Roots) -> None:
     with record, pytest.raises(CniError) as caught:
         record.append(HEAD)
     assert caught.value.code == 5
+
+
+def test_a_torn_record_is_read_and_removed_without_writing(roots: Roots, mocker: MockerFixture) -> None:
+    path = write(roots, HEAD, records.undo_line("a", {}))
+    path.write_bytes(path.read_bytes() + b'{"undo"')
+    full = mocker.patch("cni_plugins.store.records.os.write", side_effect=OSError(28, "no space"))
+    record = records.find(roots, IDENTITY, "bridge", after(30))
+    assert record is not None and record.contents is not None
+    with record:
+        record.remove()
+    assert not full.called and not path.exists()
