@@ -21,6 +21,7 @@ from executor.tests.scenarios.processes import alive, wait_until
 from executor.tests.scenarios.scene import Scene
 from netns_tests.node import Finished, Node, answer, started, until
 
+pytestmark = pytest.mark.timeout(900)  # the first of them builds
 TOP = Path(__file__).resolve().parents[1]
 
 

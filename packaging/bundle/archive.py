@@ -15,7 +15,7 @@ def tree(root: Path) -> dict[str, Path]:
     return {os.fspath(path.relative_to(root)): path for path in sorted(root.rglob("*"))}
 
 
-def write(output: Path, content: Mapping[str, Path], date: int, *, prefix: str = "", level: int = 9) -> None:
+def write(output: Path, content: Mapping[str, Path], date: int, *, prefix: str = "", level: int = 6) -> None:
     """A .tar.gz of the files by name; files that are one file on disk are one in the archive too."""
     fresh = output.with_name(f".{output.name}.new")
     inodes: dict[tuple[int, int], str] = {}

@@ -91,7 +91,7 @@ def build(bundles: Path, stage: Path, dist: Path, date: int) -> None:
     output = dist / file_name(version)
     fresh = stage.with_name(f"{output.name}.new")
     subprocess.run(
-        ["dpkg-deb", "--root-owner-group", "-Zxz", "-z6", "--build", stage, fresh],
+        ["dpkg-deb", "--root-owner-group", "-Zxz", "-z2", "--build", stage, fresh],
         env={"PATH": os.environ["PATH"], "SOURCE_DATE_EPOCH": str(date)},
         stdout=subprocess.DEVNULL,
         check=True,

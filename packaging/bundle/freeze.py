@@ -58,9 +58,11 @@ def pyinstaller(spec: str, work: Path, output: Path) -> None:
 
 
 def epoch() -> int:
-    """The date of every file in an archive: that of the last commit, so that a commit is one set of bytes."""
+    """The date of every file in an archive: that of the last commit to what is in it, so that a commit is one
+    set of bytes.
+    """
     answer = subprocess.run(
-        ["git", "-C", TOP, "log", "-1", "--format=%ct"],
+        ["git", "-C", TOP, "log", "-1", "--format=%ct", "--", "pyproject.toml", *_ROOMS],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         check=False,
