@@ -1,8 +1,8 @@
 """A container's interface brought into service: sysctls, addresses, up, routes, and the word spread about it.
 
 The order is the reference plugins': addresses are there before the link comes up, so that the kernel's own
-announcements (arp_notify) have something to say. Behind a bridge those are lost, because the port does not
-forward yet; `announce` sends them again, as frames made here, from inside the container.
+announcements (arp_notify) have something to say. A bridge may lose those, because its port need not forward
+yet: there `notify` is left out, and `announce` comes when the port forwards.
 """
 
 import errno
@@ -25,8 +25,10 @@ _DAD_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an interface gets. `dad` is duplicate address detection for IPv6: True waits for it (2 s), False
-    leaves it out.
+    """What an interface gets.
+
+    `dad` is duplicate address detection for IPv6: True waits for it (2 s), False leaves it out. With `notify`
+    the kernel announces the addresses when the link comes up.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Plan:
     routes: Sequence[Route]
     dad: bool = False
     up: bool = True
+    notify: bool = True
 
     def has(self, version: int) -> bool:
         return any(entry.address.version == version for entry in self.ips)
@@ -76,13 +79,14 @@ def prepare(namespace: Namespace, plan: Plan) -> int:
     there.
     """
     base = f"conf/{plan.name}"
-    dad = "1" if plan.dad else "0"
-    wanted = {f"ipv4/{base}/arp_notify": "1", f"ipv6/{base}/accept_dad": dad}
+    wanted = {f"ipv6/{base}/accept_dad": "1" if plan.dad else "0"}
     if plan.dad:
         wanted[f"ipv6/{base}/enhanced_dad"] = "1"
     if plan.has(6):
         wanted |= {"ipv6/conf/lo/disable_ipv6": "0", f"ipv6/{base}/disable_ipv6": "0"}
-        wanted |= {f"ipv6/{base}/keep_addr_on_down": "1", f"ipv6/{base}/ndisc_notify": "1"}
+        wanted[f"ipv6/{base}/keep_addr_on_down"] = "1"
+    if plan.notify:
+        wanted |= _notify(plan)
     with entered(namespace):
         sysctl.ensure_here(wanted, optional=True)
         try:
@@ -91,6 +95,14 @@ def prepare(namespace: Namespace, plan: Plan) -> int:
             raise CniError(
                 Code.INTERNAL, f"interface {plan.name} vanished from {namespace.path}", str(error)
             ) from error
+
+
+def _notify(plan: Plan) -> dict[str, str]:
+    """The sysctls that make the kernel announce addresses."""
+    wanted = {f"ipv4/conf/{plan.name}/arp_notify": "1"}
+    if plan.has(6):
+        wanted[f"ipv6/conf/{plan.name}/ndisc_notify"] = "1"
+    return wanted
 
 
 def configure(netlink: Netlink, plan: Plan, deadline: Deadline) -> int:
@@ -150,12 +162,12 @@ def wait_forwarding(netlink: Netlink, name: str, deadline: Deadline) -> links.Li
         pause = min(pause * 2, 0.05)
 
 
-def announce(netlink: Netlink, name: str, index: int, mac: str) -> None:
+def announce(netlink: Netlink, plan: Plan, index: int, mac: str) -> None:
     """Make the kernel announce every address of an interface (gratuitous ARP, unsolicited neighbour
-    advertisement).
+    advertisement), now and whenever it comes up again.
 
-    It does so when an interface is given a MAC address, be it the one it has (arp_notify and ndisc_notify,
-    which `prepare` set). A packet socket could send the same frames, but closing one waits for an RCU grace
-    period: 10 ms. CniError 999.
+    The kernel does so when an interface is given a MAC address, be it the one it has. A packet socket could
+    send the same frames, but closing one waits for an RCU grace period: 10 ms. CniError 5 or 999.
     """
-    netlink.request(links.change(name, index, address=mac))
+    sysctl.ensure(netlink.namespace, _notify(plan), optional=True)
+    netlink.request(links.change(plan.name, index, address=mac))

@@ -119,13 +119,14 @@ def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
         extra = _gateways(config, tx, port, ips)
     if config.mac_spoof_check:
         spoof.add(tx, port.name, port.peer_mac)
-    plan = interface.Plan(call.ifname, ips, routes, dad=config.dad, up=not config.no_interface)
+    plan = interface.Plan(call.ifname, ips, routes, dad=config.dad, up=not config.no_interface, notify=False)
     index = interface.configure(tx.scene.sandbox, plan, call.deadline)
     if config.ip_masq and ips:
         masquerade.add(tx, [entry.address for entry in ips], config.ip_masq_backend)
     if not config.no_interface:
         interface.wait_forwarding(tx.scene.host, port.name, call.deadline)
-        interface.announce(tx.scene.sandbox, call.ifname, index, port.peer_mac)
+    if ips:
+        interface.announce(tx.scene.sandbox, plan, index, port.peer_mac)
     return Result(
         interfaces=(
             Interface(config.bridge, port.bridge.mac),
