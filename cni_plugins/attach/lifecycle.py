@@ -24,7 +24,7 @@ from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.attach.undo import joined, replay
-from cni_plugins.kernel.namespace import entered
+from cni_plugins.kernel.namespace import entered, fingerprint
 from cni_plugins.spec.call import Call, Verb
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.dispatch import Handler
@@ -126,7 +126,7 @@ def _head(plugin: Plugin[Any], call: Call) -> dict[str, Any]:
         "plugin": plugin.name,
         "call": call.env.get(CALL_ID, ""),
         "netns": call.netns_path,
-        "netnsID": [sandbox.device, sandbox.inode] if sandbox is not None else None,
+        "netnsID": fingerprint(sandbox) if sandbox is not None else None,
         "time": time.time(),
         "config": call.config,
     }
@@ -146,7 +146,7 @@ def _continues(plugin: Plugin[Any], call: Call, contents: Contents) -> bool:
     sandbox = call.sandbox
     if contents.result is None or sandbox is None:
         return False
-    if contents.head.get("netnsID") != [sandbox.device, sandbox.inode]:
+    if contents.head.get("netnsID") != fingerprint(sandbox):
         return False
     if plugin.kind is Kind.META and call.previous is not None:
         return True
@@ -201,7 +201,7 @@ def _recorded_namespace(contents: Contents, call: Call) -> tuple[Namespace | Non
     another.
     """
     wanted = contents.head.get("netnsID")
-    if call.sandbox is not None and [call.sandbox.device, call.sandbox.inode] == wanted:
+    if call.sandbox is not None and fingerprint(call.sandbox) == wanted:
         return call.sandbox, False
     path = contents.head.get("netns", "")
     try:
@@ -210,7 +210,7 @@ def _recorded_namespace(contents: Contents, call: Call) -> tuple[Namespace | Non
         return None, False
     if found is None:
         return None, False
-    if [found.device, found.inode] != wanted or found.same(call.host):
+    if found.same(call.host) or fingerprint(found) != wanted:
         os.close(found.fd)
         return None, False
     return found, True
