@@ -164,7 +164,7 @@ class Keeper:
         except LaunchError as error:
             self._over(kept, State.FAILED, error.text, Reason.REASON_CONTAINER_LAUNCH_FAILED)
             return
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # the last where there is no room for a thread
             text = f"cannot prepare the task: {error}"
             self._over(kept, State.FAILED, text, Reason.REASON_CONTAINER_LAUNCH_FAILED)
             return

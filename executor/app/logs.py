@@ -46,7 +46,9 @@ class RotatingLog(logging.Handler):
         super().close()
 
     def _reopen(self, room: int) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        # Tasks may write in this directory: what they put in the log's place must neither lead us elsewhere
+        # nor keep us waiting.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,18 +1,22 @@
-"""Those who look at the executor while it runs: the inspect endpoint, and the regular sampling of usage."""
+"""Those who look at the executor while it runs: the inspect endpoint, and the regular sampling of usage.
+
+What makes the answers is loaded with the first question, for most executors are never asked.
+"""
 
 import logging
 import time
-from functools import partial
+from typing import TYPE_CHECKING
 
 from executor.app.executor import Executor
-from executor.app.view import view
 from executor.config.settings import Settings
-from executor.inspect.document import ExecutorView
 from executor.inspect.server import InspectServer
 from executor.session import Session
 from executor.supervisor.loop import Loop
 from executor.supervisor.supervisor import Supervisor
-from executor.usage.sampler import Sampler
+
+if TYPE_CHECKING:
+    from executor.inspect.document import ExecutorView
+    from executor.usage.sampler import Sampler
 
 log = logging.getLogger(__name__)
 
@@ -28,26 +32,20 @@ class Observers:
         session: Session,
         supervisor: Supervisor,
     ) -> None:
+        self._settings = settings
         self._loop = loop
         self._executor = executor
-        self._sampler = Sampler(supervisor)
-        self._interval = settings.usage_interval
-        self._look = partial(
-            view,
-            settings,
-            session,
-            executor.keeper,
-            supervisor,
-            self._sampler,
-            started_at=time.time(),
-        )
+        self._session = session
+        self._supervisor = supervisor
+        self._started_at = time.time()
+        self._sampler_made: Sampler | None = None
         self._server: InspectServer | None = None
         if settings.inspect:
             try:
-                self._server = InspectServer(loop, settings.sandbox, self._document)
+                self._server = InspectServer(loop, settings.sandbox, self._look)
             except OSError as error:
                 log.warning("nothing can be inspected: no socket in %s: %s", settings.sandbox, error)
-        if self._interval:
+        if settings.usage_interval:
             self._schedule()
 
     def close(self) -> None:
@@ -56,13 +54,32 @@ class Observers:
             self._server.close()
             self._server = None
 
+    @property
+    def _sampler(self) -> "Sampler":
+        if self._sampler_made is None:
+            from executor.usage.sampler import Sampler  # noqa: PLC0415 (see above)
+
+            self._sampler_made = Sampler(self._supervisor)
+        return self._sampler_made
+
     def _schedule(self) -> None:
-        self._loop.call_at(self._loop.now() + self._interval, self._sample)
+        self._loop.call_at(self._loop.now() + self._settings.usage_interval, self._sample)
 
     def _sample(self) -> None:
         living = self._executor.keeper.living
         self._sampler.sample(kept.started for kept in living if kept.started is not None)
         self._schedule()
 
-    def _document(self) -> ExecutorView:
-        return self._look(now=self._loop.now(), shutting_down=self._executor.shutting_down)
+    def _look(self) -> "ExecutorView":
+        from executor.app.view import view  # noqa: PLC0415 (see above)
+
+        return view(
+            self._settings,
+            self._session,
+            self._executor.keeper,
+            self._supervisor,
+            self._sampler,
+            started_at=self._started_at,
+            now=self._loop.now(),
+            shutting_down=self._executor.shutting_down,
+        )

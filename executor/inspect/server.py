@@ -1,19 +1,21 @@
 """The inspect endpoint: HTTP on a Unix socket in the sandbox, on the executor's own loop.
 
 GET / is the state as JSON, GET /metrics the same as Prometheus text. One request to a connection. The
-document is made when it is asked for and nothing is kept for it, so an endpoint that nobody asks costs
-nothing.
+document is made when it is asked for, what makes it is loaded then, and nothing is kept for it, so an
+endpoint that nobody asks costs nothing.
 """
 
 import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from executor.inspect.address import NAME, listen
-from executor.inspect.document import ExecutorView, to_json
-from executor.inspect.metrics import to_prometheus
 from executor.supervisor.loop import READ, WRITE, Loop, Timer
+
+if TYPE_CHECKING:
+    from executor.inspect.document import ExecutorView
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ _PATIENCE = 10.0
 class InspectServer:
     """Serves until closed. `look` makes the document."""
 
-    def __init__(self, loop: Loop, directory: Path, look: Callable[[], ExecutorView]) -> None:
+    def __init__(self, loop: Loop, directory: Path, look: Callable[[], "ExecutorView"]) -> None:
         """Begin to listen. Raises OSError when the sandbox takes no socket."""
         self._loop = loop
         self._path = directory / NAME
@@ -60,8 +62,12 @@ class InspectServer:
         if method != "GET":
             return "405 Method Not Allowed", "text/plain", b"only GET\n"
         if path == "/":
+            from executor.inspect.document import to_json  # noqa: PLC0415 (see above)
+
             return "200 OK", "application/json", to_json(self._look())
         if path == "/metrics":
+            from executor.inspect.metrics import to_prometheus  # noqa: PLC0415
+
             return "200 OK", "text/plain; version=0.0.4; charset=utf-8", to_prometheus(self._look())
         return "404 Not Found", "text/plain", b"there are / (JSON) and /metrics (Prometheus)\n"
 
