@@ -62,6 +62,8 @@ def serve(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result | None:
     else:
         if call.verb is Verb.CHECK and call.previous is None and plugin.kind is not Kind.IPAM:
             raise CniError(Code.INVALID_CONFIG, "CHECK needs the result of ADD: key 'prevResult' is missing")
+        if call.verb is Verb.STATUS:
+            records.require_writable(call.roots)
         with Scene(call, plugins, call.sandbox) as scene:
             delegation.run_verb(call.verb, plugin, call, scene)
     return None
@@ -89,7 +91,7 @@ def _add(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result:
             return done
         if record.contents is not None and not _continues(plugin, call, record.contents):
             _clear(record, record.contents, call, plugins)
-        record.append(_head(plugin, call))
+        _begin(record, plugin, call)
         tx = Transaction(scene, record)
         try:
             result = delegation.run_add(plugin, call, tx)
@@ -101,6 +103,16 @@ def _add(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result:
         if not tx.changed and record.contents is None:
             record.remove()
         return result
+
+
+def _begin(record: Record, plugin: Plugin[Any], call: Call) -> None:
+    """Write whose the record is; where there is no room for that, no file either. CniError 5."""
+    try:
+        record.append(_head(plugin, call))
+    except CniError:
+        if record.contents is None:
+            record.remove()
+        raise
 
 
 def _take_back(tx: Transaction, record: Record, error: BaseException) -> None:

@@ -171,6 +171,17 @@ def open_path(path: Path, deadline: Deadline) -> Record | None:
     return _open(path, 0, deadline)
 
 
+def require_writable(roots: Roots) -> None:
+    """CniError 50 where no record could be written: nothing is attached without one."""
+    place = roots.run / "attachments"
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise CniError(
+            Code.NOT_AVAILABLE, f"cannot write attachment records in {place}: is it mounted read-only?"
+        )
+
+
 def every(roots: Roots, network: str | None = None) -> Iterator[tuple[Path, Contents]]:
     """All records, or those of one network, read without their locks; what is gone or unreadable is passed
     over.

@@ -3,11 +3,13 @@ that only announce and count."""
 
 import fcntl
 import json
+import os
 import threading
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
 from cni_plugins.attach import delegation, undo
 from cni_plugins.attach.lifecycle import handler
@@ -276,3 +278,23 @@ def test_an_add_that_ran_out_of_time_is_still_taken_back(
     world.box("c1")
     assert call(world, diary, "ADD", {"type": "main", "fail": True}).code in {11, 100}
     assert all(left > 1 for left in seen)
+
+
+@pytest.mark.parametrize("room", [0, 1, 2, 3])
+def test_add_without_room_for_its_record_leaves_nothing(
+    world: World, diary: Diary, mocker: MockerFixture, room: int
+) -> None:
+    """The head, two announcements and the result are written; the disk is full after `room` of them."""
+    world.box("c1")
+    writes = [mocker.DEFAULT] * room + [OSError(28, "no space")] * 9
+    mocker.patch("cni_plugins.store.records.os.write", side_effect=writes, wraps=os.write)
+    assert call(world, diary, "ADD", {"type": "main"}).code == 5
+    assert diary.lines.count("do a1") == diary.lines.count("undo a1")
+    assert diary.lines.count("do a2") == diary.lines.count("undo a2")
+    assert not world.records()
+
+
+def test_status_where_no_record_can_be_written(world: World, diary: Diary, mocker: MockerFixture) -> None:
+    assert call(world, diary, "STATUS", {"type": "main"}).code == 0
+    mocker.patch("cni_plugins.store.records.os.access", return_value=False)
+    assert call(world, diary, "STATUS", {"type": "main"}).code == 50
