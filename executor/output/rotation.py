@@ -66,9 +66,15 @@ class RotatingFile:
         os.close(self._descriptor)
 
     def _open(self) -> None:
-        # Not O_APPEND: splice(2) refuses it. Nobody else writes here.
-        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        self._written = os.lseek(self._descriptor, 0, os.SEEK_END)
+        # Not O_APPEND: splice(2) refuses it. Not waiting, should another task have put a FIFO here.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(self._path, flags, 0o644)
+        try:
+            self._written = os.lseek(descriptor, 0, os.SEEK_END)
+        except OSError:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
 
     def _rotate(self) -> None:
         try:

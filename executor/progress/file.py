@@ -47,7 +47,9 @@ class FollowedFile:
     def read(self) -> None:
         """Read what is new, without waiting to be told of it."""
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            # The task chooses what stands here, and may be another user than we are.
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+            descriptor = os.open(self._path, flags)
         except OSError:
             return
         try:

@@ -16,6 +16,9 @@ from typing import Protocol
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
 
+_LONGEST_WAIT = 86400.0
+"""Seconds; epoll_wait(2) takes no more than 24 days at once."""
+
 
 class Timer(Protocol):
     """A call that waits for its time."""
@@ -101,7 +104,7 @@ class SelectorLoop:
             heapq.heappop(self._timers)
         wait = limit
         if self._timers:
-            until = max(0.0, self._timers[0][0] - time.monotonic())
+            until = min(max(0.0, self._timers[0][0] - time.monotonic()), _LONGEST_WAIT)
             wait = until if wait is None else min(wait, until)
         for key, _ in self._selector.select(0.0 if self._posted else wait):
             # A callback of this round may have stopped the watch of a later one.

@@ -4,6 +4,7 @@ Used by one thread only, the owner of the executor's state. Nothing here waits f
 exec (or its failure), everything else for the warden's answer.
 """
 
+import errno
 import os
 import select
 import signal
@@ -63,6 +64,10 @@ class Supervisor:
         answer, descriptors = self._ask(("start", plan), handed)
         if answer[0] == "started":
             _, token, pid, started = answer
+            if not descriptors:
+                # The kernel drops what we have no room for, and a process without its pidfd is not ours.
+                self._ask(("undo", token))
+                raise explain(launch, Stage.FORK, errno.EMFILE, b"")
             return Process(launch.key, pid, descriptors[0], started, cookie, token, mark)
         if answer[0] == "failed":
             raise explain(launch, Stage(answer[1]), answer[2], answer[3])

@@ -129,6 +129,8 @@ def _answer(
     try:
         if request[0] == "start":
             answer, handed = brood.start(request[1], descriptors)
+        elif request[0] == "undo":
+            answer = brood.undo(request[1])
         else:
             answer = brood.ending(request[1])
         wire.send(channel, answer, handed)
@@ -150,7 +152,10 @@ class _Brood:
 
     def start(self, plan: child.Plan, descriptors: list[int]) -> tuple[tuple[Any, ...], list[int]]:
         """Answer ("started", token, pid, start time) with its pidfd, or ("failed", stage, errno, detail)."""
-        read, write = os.pipe2(os.O_CLOEXEC)
+        try:
+            read, write = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            return ("failed", "fork", error.errno, b""), []
         try:
             pid = os.fork()
         except OSError as error:
@@ -167,7 +172,11 @@ class _Brood:
                 os.waitpid(pid, 0)
             return ("failed", *failure), []
         # Nothing has collected the process yet, so both name it and no other, even if it is dead by now.
-        pidfd = os.pidfd_open(pid)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            _kill_session(pid)
+            return ("failed", "fork", error.errno, b""), []
         entry = proc.stat(pid)
         token, self.next_token = self.next_token, self.next_token + 1
         self.tokens[pid] = token
@@ -186,6 +195,14 @@ class _Brood:
             if token is not None:
                 self.endings[token] = (status, usage.ru_utime, usage.ru_stime)
 
+    def undo(self, token: int) -> tuple[Any, ...]:
+        """Kill what was started under a token, session and all, and never tell of it; answer ("undone",)."""
+        for pid in [pid for pid, its in self.tokens.items() if its == token]:
+            _kill_session(pid)
+            del self.tokens[pid]
+        self.endings.pop(token, None)
+        return ("undone",)
+
     def ending(self, token: int) -> tuple[Any, ...]:
         """Answer ("ended", wait status, user s, system s), ("running",) or ("unknown",)."""
         self.collect()
@@ -193,6 +210,13 @@ class _Brood:
         if ending is not None:
             return ("ended", *ending)
         return ("running",) if token in self.tokens.values() else ("unknown",)
+
+
+def _kill_session(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except OSError:
+        return  # it has ended, or has become somebody whom we may not kill
 
 
 def _outcome(read: int, pid: int) -> tuple[str, int, bytes] | None:

@@ -28,12 +28,13 @@ def inherited(own: Mapping[str, str], private: Collection[str], *, bundle: str |
         for name, value in own.items()
         if name not in private and not name.startswith(_BUNDLE_PREFIXES)
     }
-    for name in _RESTORED:
-        original = kept.pop(f"{name}_ORIG", None)
-        if original is not None:
-            kept[name] = original
-        elif bundle is not None and kept.get(name, "").startswith(bundle):
-            del kept[name]
+    if bundle is not None:
+        for name in _RESTORED:
+            original = kept.pop(f"{name}_ORIG", None)
+            if original is not None:
+                kept[name] = original
+            elif kept.get(name, "").startswith(bundle):
+                del kept[name]
     kept.setdefault("PATH", DEFAULT_PATH)
     return kept
 

@@ -63,7 +63,8 @@ def make_status(
         uuid=new_uuid(),
     )
     if message:
-        status.message = message
+        # Names of files and variables may hold bytes that are no UTF-8; a status may not.
+        status.message = message.encode("utf-8", "backslashreplace").decode()
     if reason is not None:
         status.reason = reason
     if task.healthy is not None:

@@ -1,6 +1,7 @@
 """The executor's own log: rotated, and given up rather than in the way."""
 
 import logging
+import os
 from pathlib import Path
 
 from executor.app.logs import RotatingLog
@@ -25,6 +26,18 @@ def test_it_is_rotated_at_its_size_and_keeps_so_many(tmp_path: Path) -> None:
     assert all(file.stat().st_size <= 100 for file in files)
     lines = "".join(file.read_text() for file in files).split("\n")[:-1]
     assert lines == [f"line {number:03}" for number in range(50 - len(lines), 50)]
+
+
+def test_what_a_task_puts_in_its_place_neither_blocks_nor_misleads(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for place in (os.mkfifo, lambda path: path.symlink_to(other)):
+        path = tmp_path / "log"
+        place(path)
+        handler = RotatingLog(path, 100, 0)
+        logger(handler).info("line")
+        handler.close()
+        path.unlink()
+    assert not other.exists()
 
 
 def test_it_goes_on_where_an_earlier_one_ended(tmp_path: Path) -> None:

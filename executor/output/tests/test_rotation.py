@@ -1,5 +1,6 @@
 """Files that start afresh at a size."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ def test_without_backups_it_begins_again(tmp_path: Path) -> None:
     sink.write(memoryview(b"aaaabb"))
     sink.close()
     assert written(tmp_path) == {"stdout": b"bb"}
+
+
+def test_a_fifo_in_the_files_place_is_an_error_and_no_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "stdout")
+    with pytest.raises(OSError, match="stdout"):
+        RotatingFile(tmp_path / "stdout", 4, 2)
 
 
 def test_it_goes_on_where_it_was(tmp_path: Path) -> None:

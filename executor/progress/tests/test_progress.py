@@ -133,6 +133,15 @@ def test_a_directory_in_the_files_place_is_no_matter(tmp_path: Path) -> None:
         FollowedFile(loop, tmp_path / "progress", lambda _: None).close()
 
 
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("progress: 10\n")
+    (tmp_path / "progress").symlink_to("secret")
+    seen: list[bytes] = []
+    with running_loop() as loop:
+        FollowedFile(loop, tmp_path / "progress", seen.append).close()
+    assert not seen
+
+
 def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
     with running_loop() as loop, pytest.raises(OSError, match="gone"):
         FollowedFile(loop, tmp_path / "gone" / "progress", lambda _: None)

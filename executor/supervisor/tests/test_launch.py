@@ -11,7 +11,16 @@ import pytest
 
 from executor.supervisor.identity import Identity, UnknownUserError, resolve
 from executor.supervisor.launch import Launch, LaunchError, Limit, Stage
-from executor.supervisor.tests.fixtures import descriptors, ending, launch, left, python, shell, supervised
+from executor.supervisor.tests.fixtures import (
+    descriptors,
+    ending,
+    eventually,
+    launch,
+    left,
+    python,
+    shell,
+    supervised,
+)
 
 
 def output(given: Launch, file: Path) -> str:
@@ -41,6 +50,22 @@ def test_exit_code_and_signal() -> None:
         assert ending(supervisor, supervisor.start(shell("exit 3"))).code == 3
         killed = ending(supervisor, supervisor.start(shell("kill -SEGV $$")))
         assert (killed.code, killed.signal) == (None, signal.SIGSEGV)
+
+
+def test_a_start_without_room_for_its_pidfd_leaves_nothing() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with supervised() as supervisor:
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            with pytest.raises(LaunchError) as caught:
+                supervisor.start(launch("sleep", "1000"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (caught.value.stage, caught.value.errno) == (Stage.FORK, errno.EMFILE)
+        eventually(lambda: not left(supervisor), "nothing left below the warden")
+        assert ending(supervisor, supervisor.start(shell("exit 3"))).code == 3
 
 
 def test_reap_of_a_running_process_is_none() -> None:

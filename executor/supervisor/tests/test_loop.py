@@ -20,6 +20,16 @@ def test_timers_come_in_order_and_cancelled_ones_never() -> None:
         assert seen == ["first", "second", "third"]
 
 
+def test_a_timer_may_be_centuries_away() -> None:
+    with running_loop() as loop:
+        seen: list[str] = []
+        loop.call_at(loop.now() + 2**63 / 1e9, lambda: seen.append("in 292 years"))
+        threading.Timer(0.05, lambda: loop.post(lambda: seen.append("now"))).start()
+        while not seen:
+            loop.run_once()
+        assert seen == ["now"]
+
+
 def test_a_post_from_another_thread_ends_the_wait() -> None:
     with running_loop() as loop:
         seen: list[int] = []

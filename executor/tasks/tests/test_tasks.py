@@ -1,6 +1,7 @@
 """States, deadlines, commands, environments and statuses."""
 
 import json
+import os
 import uuid
 from typing import Any
 
@@ -178,6 +179,8 @@ def test_the_bundle_leaves_no_trace_in_the_environment() -> None:
     assert inherited(plain, (), bundle=None) == plain
     assert inherited(plain, (), bundle="/tmp/_MEI1") == plain
     assert inherited(plain, (), bundle="/opt") == {"PATH": "/bin"}
+    own_name = {**plain, "LD_LIBRARY_PATH_ORIG": "/mine"}
+    assert inherited(own_name, (), bundle=None) == own_name
 
 
 def command_with(*variables: mesos_pb2.Environment.Variable) -> mesos_pb2.CommandInfo:
@@ -250,6 +253,12 @@ def test_a_status_is_complete_and_carries_the_ending_as_data() -> None:
     assert json.loads(status.data) == {"exit_code": 3}
     assert [(label.key, label.value) for label in status.labels.labels] == [("mesokit.exit_code", "3")]
     assert not status.HasField("container_status")
+
+
+def test_a_message_with_bytes_that_are_no_text_is_told_all_the_same() -> None:
+    task = Task(info(), None, State.FAILED)
+    status = make_status(task, "E", 1.0, message=os.fsdecode(b"PATH=/\xff"))
+    assert status.message == r"PATH=/\udcff"
 
 
 @pytest.mark.parametrize(
