@@ -80,6 +80,8 @@ class World:
         if box in self.boxes:
             settings["CNI_NETNS"] = self.boxes[box].path
         reply = handle(Request(plugin, settings | env, document, host_netns=self.host.fd))
+        for work in reply.later:
+            work()
         return Answer(reply.status, json.loads(reply.stdout) if reply.stdout else None)
 
     def add(self, config: Mapping[str, Any], box: str = "c1", **env: str) -> Any:

@@ -27,6 +27,8 @@ def main() -> int:
     sys.stderr.buffer.flush()
     sys.stdout.buffer.write(reply.stdout)
     sys.stdout.buffer.flush()
+    for work in reply.later:
+        work()
     return reply.status
 
 

@@ -86,7 +86,7 @@ def prepare(namespace: Namespace, plan: Plan) -> int:
         wanted |= {"ipv6/conf/lo/disable_ipv6": "0", f"ipv6/{base}/disable_ipv6": "0"}
         wanted[f"ipv6/{base}/keep_addr_on_down"] = "1"
     if plan.notify:
-        wanted |= _notify(plan)
+        wanted |= notify(plan)
     with entered(namespace):
         sysctl.ensure_here(wanted, optional=True)
         try:
@@ -97,8 +97,8 @@ def prepare(namespace: Namespace, plan: Plan) -> int:
             ) from error
 
 
-def _notify(plan: Plan) -> dict[str, str]:
-    """The sysctls that make the kernel announce addresses."""
+def notify(plan: Plan) -> dict[str, str]:
+    """The sysctls that make the kernel announce addresses whenever the link comes up."""
     wanted = {f"ipv4/conf/{plan.name}/arp_notify": "1"}
     if plan.has(6):
         wanted[f"ipv6/conf/{plan.name}/ndisc_notify"] = "1"
@@ -160,14 +160,3 @@ def wait_forwarding(netlink: Netlink, name: str, deadline: Deadline) -> links.Li
             raise CniError(Code.TRY_AGAIN, f"bridge port {name} did not come up within 5 s")
         time.sleep(min(pause, deadline.require(f"bridge port {name}")))
         pause = min(pause * 2, 0.05)
-
-
-def announce(netlink: Netlink, plan: Plan, index: int, mac: str) -> None:
-    """Make the kernel announce every address of an interface (gratuitous ARP, unsolicited neighbour
-    advertisement), now and whenever it comes up again.
-
-    The kernel does so when an interface is given a MAC address, be it the one it has. A packet socket could
-    send the same frames, but closing one waits for an RCU grace period: 10 ms. CniError 5 or 999.
-    """
-    sysctl.ensure(netlink.namespace, _notify(plan), optional=True)
-    netlink.request(links.change(plan.name, index, address=mac))

@@ -173,6 +173,8 @@ class Service:
             metrics.end(call.plugin, call.env.get("CNI_COMMAND", ""), time.monotonic() - began, code)
         with contextlib.suppress(OSError):  # the caller did not wait; DEL is its duty
             connection.sendall(wire.reply(reply.status, reply.stdout, reply.stderr))
+        for work in reply.later:
+            work()
 
     def _answer_query(self, connection: socket.socket, query: wire.Query) -> None:
         if query.text.startswith(wire.HANDOVER):

@@ -6,7 +6,7 @@ attachment, because a DEL that refuses leaves a container that can never be clea
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -70,9 +70,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
+    """The output and exit status. `later` is to be run when the caller has them: work that need not hold it
+    up.
+    """
+
     stdout: bytes
     stderr: bytes
     status: int
+    later: tuple[Callable[[], None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,8 @@ class Call:
     sandbox: Namespace | None
     deadline: Deadline
     network_info: mesos.NetworkInfo | None = None
-    valid: frozenset[tuple[str, str]] | None = field(default=None)
+    valid: frozenset[tuple[str, str]] | None = None
+    later: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def identity(self) -> Identity:

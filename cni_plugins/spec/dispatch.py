@@ -7,7 +7,7 @@ opened and compared with our own here, before anything else is done.
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cni_plugins.spec.call import Call, Reply, Request, Verb, check_environment, parse, parse_verb
 from cni_plugins.spec.errors import CniError, Code
@@ -65,7 +65,8 @@ def _serve(verb: Verb, request: Request, handler: Handler) -> Reply:
             )
         result = handler.serve(call)
     if verb is Verb.ADD and result is not None:
-        return _success(encode(result, call.version, mesos=is_mesos(call.config)))
+        reply = _success(encode(result, call.version, mesos=is_mesos(call.config)))
+        return replace(reply, later=tuple(call.later))
     return Reply(b"", b"", 0)
 
 

@@ -20,11 +20,16 @@ from cni_plugins.attach import delegation, masquerade, spoof
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
-from cni_plugins.kernel import bridges, interface, links, sysctl, verify
+from cni_plugins.kernel import announce, bridges, interface, links, sysctl, verify
 from cni_plugins.kernel.links import Link
 from cni_plugins.plugins.main import adoption, bridge_vlan, veth
 from cni_plugins.plugins.main.bridge_vlan import Trunk
-from cni_plugins.plugins.main.requests import configured_dns, requested_mac
+from cni_plugins.plugins.main.requests import (
+    configured_dns,
+    mac_of_address,
+    requested_host_interface,
+    requested_mac,
+)
 from cni_plugins.spec.call import Call, Verb
 from cni_plugins.spec.config import BOOL, INTERFACE_NAME, integer, list_of, nested, option
 from cni_plugins.spec.errors import CniError, Code
@@ -71,6 +76,14 @@ class BridgeConfig:
         "portIsolation", BOOL, False, "isolated ports of the bridge do not reach each other"
     )
 
+    host_interface: str = option(
+        "hostInterface",
+        INTERFACE_NAME,
+        "",
+        "name of the host's end (`args.cni` and `runtimeConfig` may give it too); default a random one",
+    )
+    mac_from_ip: bool = option("macFromIP", BOOL, False, "make the MAC address of the first IP address")
+
     @property
     def gateway(self) -> bool:
         return self.is_gateway or self.is_default_gateway
@@ -103,16 +116,17 @@ def validate(call: Call, config: BridgeConfig) -> None:
         )
     bridge_vlan.validate(config.trunk)
     requested_mac(call)
+    requested_host_interface(call, config.host_interface)
     configured_dns(call, Dns())
     if config.vlan and config.gateway:
         bridge_vlan.gateway_name(config.bridge, config.vlan)
 
 
 def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
-    mac = requested_mac(call)
     interface.require_free(tx.scene.inside, call.ifname)
     ipam = delegation.ipam_add(call, tx) if delegation.ipam_type(call) else Result()
     ips = _with_gateways(config, ipam.ips)
+    mac = requested_mac(call) or (mac_of_address(ips) if config.mac_from_ip else None)
     routes = (*ipam.routes, *_default_routes(config, ips, ipam.routes))
     with locked(bridges.lock_path(call.roots.run, config.bridge), call.deadline):
         port = _attach(call, config, tx, mac)
@@ -120,13 +134,15 @@ def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
     if config.mac_spoof_check:
         spoof.add(tx, port.name, port.peer_mac)
     plan = interface.Plan(call.ifname, ips, routes, dad=config.dad, up=not config.no_interface, notify=False)
-    index = interface.configure(tx.scene.sandbox, plan, call.deadline)
+    interface.configure(tx.scene.sandbox, plan, call.deadline)
     if config.ip_masq and ips:
         masquerade.add(tx, [entry.address for entry in ips], config.ip_masq_backend)
     if not config.no_interface:
         interface.wait_forwarding(tx.scene.host, port.name, call.deadline)
     if ips:
-        interface.announce(tx.scene.sandbox, plan, index, port.peer_mac)
+        sysctl.ensure(tx.scene.inside, interface.notify(plan), optional=True)
+        told = [entry.address for entry in ips]
+        call.later.append(announce.prepared(tx.scene.inside, call.ifname, port.peer_mac, told))
     return Result(
         interfaces=(
             Interface(config.bridge, port.bridge.mac),
@@ -196,7 +212,8 @@ def _attach(call: Call, config: BridgeConfig, tx: Transaction, mac: str | None) 
     peer_mac = mac or links.random_mac()
     host_mac = links.random_mac()
     mtu = config.mtu or bridge.mtu
-    name = veth.create(tx, mtu=mtu, mac=host_mac, peer_mac=peer_mac, master=bridge.index)
+    wished = requested_host_interface(call, config.host_interface)
+    name = veth.create(tx, mtu=mtu, mac=host_mac, peer_mac=peer_mac, master=bridge.index, host_name=wished)
     sysctl.ensure(
         call.host, {f"ipv6/conf/{link}/accept_ra": "0" for link in (bridge.name, name)}, optional=True
     )

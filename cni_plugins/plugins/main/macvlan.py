@@ -21,7 +21,7 @@ from cni_plugins.kernel import interface, links, routes, verify
 from cni_plugins.kernel.links import Link
 from cni_plugins.kernel.netlink import Netlink
 from cni_plugins.plugins.main import adoption
-from cni_plugins.plugins.main.requests import configured_dns, requested_mac
+from cni_plugins.plugins.main.requests import configured_dns, mac_of_address, requested_mac
 from cni_plugins.spec.call import Call, Verb
 from cni_plugins.spec.config import BOOL, INTERFACE_NAME, MAC_ADDRESS, integer, one_of, option
 from cni_plugins.spec.errors import CniError, Code
@@ -40,6 +40,7 @@ class MacvlanConfig:
     mode: str = option("mode", one_of(*_MODES), "bridge", "who of one master reaches whom")
     mtu: int = option("mtu", integer(0, 65535), 0, "MTU, not above the master's; 0 takes the master's")
     mac: str | None = option("mac", MAC_ADDRESS, None, "MAC address; default a random one")
+    mac_from_ip: bool = option("macFromIP", BOOL, False, "make the MAC address of the first IP address")
     in_container: bool = option("linkInContainer", BOOL, False, "the master is a link of the container")
     queue: int = option(
         "bcqueuelen", integer(0, 2**32 - 1), 0, "queue for broadcast frames; 0 takes the kernel's, 1000"
@@ -92,7 +93,7 @@ def add(call: Call, config: MacvlanConfig, tx: Transaction) -> Result:
     interface.require_free(tx.scene.inside, call.ifname)
     master = _master(config, tx.scene)
     ipam = delegation.ipam_add(call, tx) if delegation.ipam_type(call) else Result()
-    mac = _create(call, config, tx, master)
+    mac = _create(call, config, tx, master, mac_of_address(ipam.ips) if config.mac_from_ip else None)
     plan = interface.Plan(call.ifname, ipam.ips, ipam.routes, dad=config.dad)
     # It forwards as soon as it is up, so that the kernel's own announcements reach everybody.
     interface.configure(tx.scene.sandbox, plan, call.deadline)
@@ -104,7 +105,7 @@ def add(call: Call, config: MacvlanConfig, tx: Transaction) -> Result:
     )
 
 
-def _create(call: Call, config: MacvlanConfig, tx: Transaction, master: Link) -> str:
+def _create(call: Call, config: MacvlanConfig, tx: Transaction, master: Link, derived: str | None) -> str:
     """Make the link in the container and give it its name there; its MAC address.
 
     The kernel looks in the host for a link of the new one's name before it makes it elsewhere, so it is made
@@ -116,7 +117,7 @@ def _create(call: Call, config: MacvlanConfig, tx: Transaction, master: Link) ->
     data += [("IFLA_MACVLAN_BC_QUEUE_LEN", config.queue)] * bool(config.queue)
     values: dict[str, Any] = {"link": master.index, "net_ns_fd": scene.inside.fd}
     values |= {"mtu": config.mtu} if config.mtu else {}
-    mac = requested_mac(call, config.mac)
+    mac = requested_mac(call, config.mac) or derived
     if config.mode != "passthru" or mac:  # passthru takes the master's address
         values["address"] = mac = mac or links.random_mac()
     tx.intend("link.delete", where="sandbox", name=name)

@@ -22,9 +22,14 @@ from cni_plugins.kernel import addresses, interface, links, routes, sysctl, veri
 from cni_plugins.kernel.interface import Plan
 from cni_plugins.kernel.netlink import Message
 from cni_plugins.plugins.main import adoption, veth
-from cni_plugins.plugins.main.requests import configured_dns, requested_mac
+from cni_plugins.plugins.main.requests import (
+    configured_dns,
+    mac_of_address,
+    requested_host_interface,
+    requested_mac,
+)
 from cni_plugins.spec.call import Call, Verb
-from cni_plugins.spec.config import BOOL, integer, option
+from cni_plugins.spec.config import BOOL, INTERFACE_NAME, integer, option
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Dns, Interface, Result, Route
 from cni_plugins.spec.values import Ip, IpInterface, first_host
@@ -38,6 +43,13 @@ class PtpConfig:
     )
     mtu: int = option("mtu", integer(0, 65535), 0, "MTU of the pair; 0 takes the kernel's, 1500")
     dad: bool = option("enabledad", BOOL, False, "detect duplicate IPv6 addresses, which takes 2 s")
+    host_interface: str = option(
+        "hostInterface",
+        INTERFACE_NAME,
+        "",
+        "name of the host's end (`args.cni` and `runtimeConfig` may give it too); default a random one",
+    )
+    mac_from_ip: bool = option("macFromIP", BOOL, False, "make the MAC address of the first IP address")
 
 
 def _whole(ip: Ip) -> IpInterface:
@@ -67,6 +79,7 @@ def _inner_routes(ips: Sequence[Address]) -> list[tuple[Route, Ip]]:
 
 def validate(call: Call, config: PtpConfig) -> None:
     requested_mac(call)
+    requested_host_interface(call, config.host_interface)
     configured_dns(call, Dns())
 
 
@@ -74,8 +87,10 @@ def add(call: Call, config: PtpConfig, tx: Transaction) -> Result:
     interface.require_free(tx.scene.inside, call.ifname)
     ipam = delegation.ipam_add(call, tx) if delegation.ipam_type(call) else Result()
     ips = _with_gateways(ipam.ips)
-    mac, host_mac = requested_mac(call) or links.random_mac(), links.random_mac()
-    name = veth.create(tx, mtu=config.mtu, mac=host_mac, peer_mac=mac)
+    wished = requested_mac(call) or (mac_of_address(ips) if config.mac_from_ip else None)
+    mac, host_mac = wished or links.random_mac(), links.random_mac()
+    host_name = requested_host_interface(call, config.host_interface)
+    name = veth.create(tx, mtu=config.mtu, mac=host_mac, peer_mac=mac, host_name=host_name)
     _set_up_host(call, tx, name, ips)
     _set_up_container(call, config, tx, ips, ipam.routes)
     if config.ip_masq and ips:

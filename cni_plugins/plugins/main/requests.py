@@ -1,11 +1,12 @@
 """What main plugins read of a call beside their own keys."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from cni_plugins.spec.call import Call
-from cni_plugins.spec.config import MAC_ADDRESS
+from cni_plugins.spec.config import INTERFACE_NAME, MAC_ADDRESS
 from cni_plugins.spec.errors import CniError, Code
-from cni_plugins.spec.result import Dns, decode_dns
+from cni_plugins.spec.result import Address, Dns, decode_dns
 from cni_plugins.spec.values import fold
 
 
@@ -24,6 +25,29 @@ def requested_mac(call: Call, configured: str | None = None) -> str | None:
             continue
         try:
             chosen = MAC_ADDRESS.parse(value)
+        except ValueError as error:
+            raise CniError(Code.INVALID_CONFIG, f"{place} is {value!r}: {error}") from error
+    return chosen
+
+
+def mac_of_address(ips: Sequence[Address]) -> str | None:
+    """The MAC address that `macFromIP` makes of the first address: 0a:58 and its last four bytes."""
+    return "0a:58:" + ips[0].address.ip.packed[-4:].hex(":") if ips else None
+
+
+def requested_host_interface(call: Call, configured: str) -> str:
+    """The name of the host's end of a veth pair: the configuration's, args.cni.hostInterface,
+    runtimeConfig.hostInterface; the last one given wins, "" is a random one. CniError 7.
+    """
+    chosen = configured
+    for place, value in (
+        ("args.cni.hostInterface", call.cni_args("hostInterface")),
+        ("runtimeConfig.hostInterface", call.runtime("hostInterface")),
+    ):
+        if value is None or value == "":
+            continue
+        try:
+            chosen = INTERFACE_NAME.parse(value)
         except ValueError as error:
             raise CniError(Code.INVALID_CONFIG, f"{place} is {value!r}: {error}") from error
     return chosen
