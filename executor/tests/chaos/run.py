@@ -162,8 +162,7 @@ class _Run:
                 stream.end()
             case Trouble.CUT:
                 record = stream.records([events.launch(events.task("torn", "touch torn"))])
-                stream.chunks([record[: len(record) // 2]])
-                stream.cut()
+                stream.cut_after(record[: len(record) // 2])
             case Trouble.RESET:
                 stream.reset()
             case Trouble.GARBAGE:

@@ -82,6 +82,13 @@ class EventStream:
         """FIN in the middle of the body, as when the agent dies."""
         self._end(False)
 
+    def cut_after(self, data: bytes) -> None:
+        """`data` in a chunk, then FIN, and nothing between: another thread's event might complete a record."""
+        with self._lock:
+            self.raw(chunk(data))
+            self.left.set()
+        self._end(False)
+
     def reset(self) -> None:
         """RST."""
         self._end(True)
