@@ -205,7 +205,7 @@ class _Run:
         agent = self.agent
         lived = [name for name in self.dropped if agent.ledger.updates.get(name)]
         assert not lived, f"declared lost, yet alive: {lived}"
-        assert "torn" not in agent.ledger.updates
+        assert "torn" not in agent.ledger.updates, str(agent.statuses("torn"))
         self.executor.wait_no_tasks(PATIENCE)
         pid = self.executor.pid
         processes.wait_until(lambda: not processes.zombies_of(pid), "no zombie")

@@ -83,7 +83,7 @@ class EventStream:
         self._end(False)
 
     def cut_after(self, data: bytes) -> None:
-        """`data` in a chunk, then FIN, and nothing between: another thread's event might complete a record."""
+        """`data` in a chunk, then FIN, and nothing between: another event might complete a record."""
         with self._lock:
             self.raw(chunk(data))
             self.left.set()
