@@ -24,26 +24,24 @@ _ALL_NODES_MAC = bytes.fromhex("333300000001")
 _ICMPV6, _ADVERTISEMENT, _OVERRIDE, _TARGET_ADDRESS = 58, 136, 0x20000000, 2
 
 
-def prepared(
-    namespace: Namespace, name: str, mac: str, addresses: Sequence[IpInterface]
-) -> Callable[[], None]:
+def prepared(namespace: Namespace, name: str, addresses: Sequence[IpInterface]) -> Callable[[], None]:
     """A function that announces `addresses` of an interface and is done with; it never raises. CniError 5 if
     no socket can be had for it.
+
+    The MAC address is that of the moment of sending: a later plugin of the chain may have set another.
     """
     try:
         with entered(namespace):
             packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
     except OSError as error:
         raise CniError(Code.IO, f"cannot announce the addresses of {name}", str(error)) from error
-    hardware = bytes.fromhex(mac.replace(":", ""))
-    frames = [
-        arp(hardware, item) if item.version == 4 else advertisement(hardware, item) for item in addresses
-    ]
 
     def send() -> None:
         with packet, suppress(OSError):  # the container may be gone already
-            for frame in frames:
-                packet.sendto(frame, (name, 0))
+            packet.bind((name, 0))
+            mac: bytes = packet.getsockname()[4]
+            for item in addresses:
+                packet.send(arp(mac, item) if item.version == 4 else advertisement(mac, item))
 
     return send
 

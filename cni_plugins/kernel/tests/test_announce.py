@@ -1,11 +1,25 @@
 """Announcements, as frames."""
 
+import time
+from collections.abc import Callable
 from ipaddress import ip_interface
 
 from cni_plugins.conftest import World, new_namespace
 from cni_plugins.kernel import announce
 
 MAC = bytes.fromhex("020000000005")
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for something that the kernel does soon; AssertionError after a minute."""
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def neighbour(world: World, address: str) -> str:
+    return str(world.json("ip", "-j", "neigh", "show", address, "dev", "x1")[0]["lladdr"])
 
 
 def test_arp() -> None:
@@ -24,16 +38,10 @@ def test_the_kernel_believes_an_advertisement(world: World) -> None:
     world.run("ip", "neigh", "add", "fd00::3", "lladdr", "02:00:00:00:00:09", "dev", "x1", "nud", "stale")
     world.run("ip", "neigh", "add", "10.9.0.3", "lladdr", "02:00:00:00:00:09", "dev", "x1", "nud", "stale")
     world.run("ip", "addr", "add", "10.9.0.1/24", "dev", "x1")
-    announce.prepared(
-        world.host, "x0", "02:00:00:00:00:05", [ip_interface("10.9.0.3/24"), ip_interface("fd00::3/64")]
-    )()
-    for address in ("10.9.0.3", "fd00::3"):
-        while (
-            world.json("ip", "-j", "neigh", "show", address, "dev", "x1")[0]["lladdr"] != "02:00:00:00:00:05"
-        ):
-            pass
+    announce.prepared(world.host, "x0", [ip_interface("10.9.0.3/24"), ip_interface("fd00::3/64")])()
+    until(lambda: {neighbour(world, "10.9.0.3"), neighbour(world, "fd00::3")} == {"02:00:00:00:00:05"})
 
 
 def test_a_container_that_has_gone_is_no_error() -> None:
     namespace = new_namespace()
-    announce.prepared(namespace, "eth0", "02:00:00:00:00:05", [ip_interface("10.9.0.3/24")])()
+    announce.prepared(namespace, "eth0", [ip_interface("10.9.0.3/24")])()

@@ -142,7 +142,7 @@ def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
     if ips:
         sysctl.ensure(tx.scene.inside, interface.notify(plan), optional=True)
         told = [entry.address for entry in ips]
-        call.later.append(announce.prepared(tx.scene.inside, call.ifname, port.peer_mac, told))
+        call.later.append(announce.prepared(tx.scene.inside, call.ifname, told))
     return Result(
         interfaces=(
             Interface(config.bridge, port.bridge.mac),

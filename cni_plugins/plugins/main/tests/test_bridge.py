@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -234,9 +235,18 @@ def test_two_networks_bring_a_default_route_each_at_once(world: World) -> None:
     assert len(world.json("ip", "-j", "route", "show", "default", box="c1")) == 6
 
 
-def test_announcement_reaches_the_other_ports(world: World) -> None:
+@pytest.mark.parametrize("tuned", [False, True], ids=["alone", "another MAC address by tuning"])
+def test_announcement_reaches_the_other_ports(world: World, tuned: bool) -> None:
     conf = CONF | {"ipam": DUAL}
     world.add(conf)
+    if tuned:
+        conf = {
+            "cniVersion": "1.0.0",
+            "name": "n",
+            "type": "tuning",
+            "mac": "02:00:00:00:00:77",
+            "delegate": conf,
+        }
     with entered(world.boxes["c1"]):
         ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
     with ear:
@@ -250,8 +260,13 @@ def test_announcement_reaches_the_other_ports(world: World) -> None:
         while wanted:
             frame = ear.recv(2000)
             address = wanted.get(frame[12:14])
-            if frame[6:12] == mac and address is not None and address in frame[14:]:
+            if address is not None and address in frame[14:]:
+                assert frame[6:12] == mac, "nobody may learn a MAC address that is not the interface's"
                 del wanted[frame[12:14]]
+        ear.setblocking(False)
+        with suppress(BlockingIOError):
+            while frame := ear.recv(2000):
+                assert frame[6:12] == mac or b"\x0a\x09\x00\x03" not in frame[14:]
 
 
 def test_bridge_of_ours_survives_until_the_last_port(world: World) -> None:
