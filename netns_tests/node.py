@@ -22,109 +22,25 @@ from __future__ import annotations
 
 import json
 import os
-import select
-import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from netns_tests.process import Finished, NodeError, Running, started, until
+
+__all__ = ["Answer", "Finished", "Netns", "Node", "NodeError", "Running", "answer", "started", "until"]
+
 #: A network configuration: an object, or the very bytes of standard input.
 Conf = Mapping[str, Any] | bytes | str
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-class NodeError(Exception):
-    """The node is gone, or a program in it failed although its caller said that it must not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A program that has ended. `status` is the exit status, or the negative number of the signal that
-    ended it."""
-
-    argv: tuple[str, ...]
-    status: int
-    stdout: bytes
-    stderr: bytes
-
-    @property
-    def text(self) -> str:
-        return self.stdout.decode(errors="replace")
-
-    def json(self) -> Any:
-        """The JSON document on standard output; an empty output, as iproute2 prints for an empty list, is
-        an empty list."""
-        return json.loads(self.stdout or b"[]")
-
-
-class Running:
-    """A program that was started. `pid` is its number inside the node."""
-
-    def __init__(
-        self, node: Node, argv: Sequence[str], status: int, stdout: int | None, stderr: int | None
-    ) -> None:
-        self.node = node
-        self.argv = tuple(argv)
-        self._pipe, self._stdout, self._stderr = status, stdout, stderr
-        self._lines = b""
-        self._finished: Finished | None = None
-        self.pid = int(self._line(None))
-
-    def _line(self, deadline: float | None) -> str:
-        while b"\n" not in self._lines:
-            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not select.select([self._pipe], [], [], timeout)[0]:
-                raise TimeoutError(f"{' '.join(self.argv)}: still running")
-            chunk = os.read(self._pipe, 64)
-            if not chunk:
-                raise NodeError(f"{' '.join(self.argv)}: the node ended under it")
-            self._lines += chunk
-        line, _, self._lines = self._lines.partition(b"\n")
-        return line.decode()
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """Sends a signal to the program itself; nothing when it has ended."""
-        self.node._send({"kill": self.pid, "signal": int(number)}, [])
-
-    def ended(self) -> bool:
-        """Whether it has ended; does not wait."""
-        return self._finished is not None or bool(select.select([self._pipe], [], [], 0)[0])
-
-    def output(self) -> bytes:
-        """What it has written to standard output so far."""
-        return b"" if self._stdout is None else _content(self._stdout)
-
-    def errors(self) -> bytes:
-        """What it has written to standard error so far."""
-        return b"" if self._stderr is None else _content(self._stderr)
-
-    def wait(self, timeout: float = 60) -> Finished:
-        """Raises TimeoutError when it has not ended within `timeout` seconds; it then runs on."""
-        if self._finished is None:
-            status = int(self._line(time.monotonic() + timeout))
-            self._finished = Finished(self.argv, status, self.output(), self.errors())
-            self.close()
-        return self._finished
-
-    def close(self) -> None:
-        for fd in (self._pipe, self._stdout, self._stderr):
-            if fd is not None:
-                os.close(fd)
-        self._stdout = self._stderr = None
-        self._pipe = -1
-
-    def __del__(self) -> None:
-        if self._pipe >= 0:
-            self.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +77,7 @@ class Netns:
 
     def run(
         self, argv: Sequence[str], *, input: bytes | str | None = None, env: Mapping[str, str] | None = None,
-        check: bool = True, timeout: float = 60,
+        check: bool = True, timeout: float = 150,
     ) -> Finished:  # fmt: skip
         return self.node.run(argv, input=input, env=env, check=check, timeout=timeout, netns=self.path)
 
@@ -238,6 +154,9 @@ class Node:
         except BrokenPipeError as error:
             raise NodeError("the node's first process has ended") from error
 
+    def _signal(self, pid: int, number: int) -> None:
+        self._send({"kill": pid, "signal": number}, [])
+
     def popen(
         self, argv: Sequence[str], *, input: bytes | str | None = None, env: Mapping[str, str] | None = None,
         netns: str | None = None, cwd: str = "/", bare: bool = False,
@@ -263,11 +182,11 @@ class Node:
         finally:
             os.close(source)
             os.close(status_write)
-        return Running(self, argv, status_read, out, err)
+        return Running(argv, self._signal, status_read, out, err)
 
     def run(
         self, argv: Sequence[str], *, input: bytes | str | None = None, env: Mapping[str, str] | None = None,
-        check: bool = True, timeout: float = 60, netns: str | None = None,
+        check: bool = True, timeout: float = 150, netns: str | None = None,
         cwd: str = "/", bare: bool = False,
     ) -> Finished:  # fmt: skip
         """Runs a program to its end. A status other than 0 raises NodeError unless `check` is false; after
@@ -333,7 +252,7 @@ class Node:
     def cni(
         self, verb: str, plugin: str | Path, conf: Conf, cid: str = "", netns: Netns | str | None = None,
         *, ifname: str = "eth0", args: str | None = None, cni_path: str | None = None,
-        env: Mapping[str, str] | None = None, timeout: float = 60,
+        env: Mapping[str, str] | None = None, timeout: float = 150,
     ) -> Answer:  # fmt: skip
         """Calls a plugin by path exactly as Mesos does: PATH and CNI_* and nothing else. `cni_path` is the
         plugin's own folder unless given; `env` adds or replaces variables."""
@@ -382,28 +301,6 @@ def answer(finished: Finished) -> Answer:
     return Answer(finished, None, document)
 
 
-def until(condition: Callable[[], object], *, seconds: float = 30, what: str = "condition") -> None:
-    """Waits until `condition()` is true; raises TimeoutError otherwise. For facts that the kernel brings
-    about by and by."""
-    deadline = time.monotonic() + seconds
-    pause = 0.002
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"after {seconds} s still not: {what}")
-        time.sleep(pause)
-        pause = min(0.1, pause * 2)
-
-
-@contextmanager
-def started(running: Running) -> Iterator[Running]:
-    """Kills the program at the end of the block, if it still runs."""
-    try:
-        yield running
-    finally:
-        running.kill()
-        running.wait()
-
-
 def _memory(content: bytes | str) -> int:
     fd = os.memfd_create("stdin")
     data = content.encode() if isinstance(content, str) else content
@@ -414,13 +311,8 @@ def _memory(content: bytes | str) -> int:
     return fd
 
 
-def _content(fd: int) -> bytes:
-    size = os.fstat(fd).st_size
-    return os.pread(fd, size, 0)
-
-
 if __name__ == "__main__":
-    # A shell in a private node, to look around: python netns_tests/node.py [program arguments...]
+    # A shell in a private node, to look around: python -m netns_tests.node [program arguments...]
     with Node() as here:
         # A terminal of its own where there is one, for job control and Ctrl-C.
         alone = ["script", "-qc", "bash -i", "/dev/null"] if sys.stdin.isatty() else ["bash", "-i"]

@@ -228,7 +228,7 @@ def difference(before: Snapshot, after: Snapshot, allowed: Iterable[str] = ()) -
 
 def residue(
     node: Node, before: Snapshot, *, boxes: Iterable[Netns] = (), allowed: Iterable[str] = (),
-    seconds: float = 10, files: Sequence[str] = STATE,
+    seconds: float = 60, files: Sequence[str] = STATE,
 ) -> list[str]:  # fmt: skip
     """What is there now and was not before, or the reverse. The kernel removes some things a little later
     (the far end of a veth pair, a namespace nobody holds), so a difference must last for `seconds` to
