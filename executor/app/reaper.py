@@ -110,6 +110,8 @@ class Reaper:
                 pidfd = os.pidfd_open(entry.pid)
             except ProcessLookupError:
                 continue
+            except OSError:
+                return  # no descriptor left to wait with: the deadline comes all the same
             kept.lingering.append(pidfd)
             self._loop.watch(pidfd, READ, partial(self._linger, kept))
         if not kept.lingering:

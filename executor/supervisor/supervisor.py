@@ -4,12 +4,13 @@ Used by one thread only, the owner of the executor's state. Nothing here waits f
 exec (or its failure), everything else for the warden's answer.
 """
 
+import contextlib
 import errno
 import os
 import select
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from executor.supervisor import proc, wire
@@ -17,6 +18,9 @@ from executor.supervisor.launch import Exit, Launch, LaunchError, Process, Stage
 from executor.supervisor.proc import Stat
 from executor.supervisor.tree import Lineage, signal_members
 from executor.supervisor.warden import Warden
+
+# Descriptors kept for looking at processes: where tasks have taken all others, they can still be killed.
+_RESERVE = 4
 
 
 class Supervisor:
@@ -31,6 +35,8 @@ class Supervisor:
         # ours.
         self._instance = os.urandom(4).hex()
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self._reserve: list[int] = []
+        self._fill_reserve()
         self._lost: dict[int, Exit] = {}
         self._count = 0
         self.warden_pidfd = os.pidfd_open(warden.pid)
@@ -44,6 +50,10 @@ class Supervisor:
         """Start a process and return once it runs its program. Raises LaunchError when it does not come to
         that.
         """
+        try:
+            self._fill_reserve()
+        except OSError as error:
+            raise explain(launch, Stage.FORK, error.errno or 0, b"") from None
         self._count += 1
         cookie = f"{self._instance}.{self._count}"
         mark = self._count % proc.MARKS + 1
@@ -110,15 +120,17 @@ class Supervisor:
 
     def signal_trees(self, processes: list[Process], number: int) -> int:
         """The same for many tasks at the cost of about one."""
-        return signal_members(self._lineage, processes, number)
+        with self._room():
+            return signal_members(self._lineage, processes, number)
 
     def survivors(self, process: Process) -> list[Stat]:
         """The living processes of a task, its own included."""
-        return self._lineage.members([process])[process.cookie]
+        return self.members([process])[process.cookie]
 
     def members(self, processes: Iterable[Process]) -> dict[str, list[Stat]]:
         """The living processes of many tasks, by cookie, in one look."""
-        return self._lineage.members(processes)
+        with self._room():
+            return self._lineage.members(processes)
 
     def close(self, patience: float = 5.0) -> None:
         """Let the warden kill whatever is left and leave, waiting at most `patience` seconds for it."""
@@ -132,6 +144,24 @@ class Supervisor:
                 self._kill_what_the_warden_left(patience)
         os.close(self.warden_pidfd)
         os.close(self._null)
+        self._spend_reserve()
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        self._spend_reserve()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                self._fill_reserve()
+
+    def _fill_reserve(self) -> None:
+        while len(self._reserve) < _RESERVE:
+            self._reserve.append(os.dup(self._null))
+
+    def _spend_reserve(self) -> None:
+        while self._reserve:
+            os.close(self._reserve.pop())
 
     def _root(self) -> int:
         """The subreaper above all tasks: the warden, or this process when the warden is no more."""

@@ -140,6 +140,21 @@ def test_unacknowledged_updates_are_shown(scene: Scene) -> None:
 
 
 @scenario()
+def test_without_descriptors_tasks_fail_and_the_others_can_be_killed(scene: Scene) -> None:
+    agent = scene.agent()
+    executor = scene.start(agent, wrap=["prlimit", "--nofile=30:30"])
+    ids = [f"t{number}" for number in range(30)]
+    agent.send(*(launch_group(group_task(task_id, "exec sleep 600")) for task_id in ids))
+    agent.wait(lambda: all({"RUNNING", "FAILED"} & set(agent.states(one)) for one in ids), "30 answers")
+    failed = [agent.statuses(one)[-1].message for one in ids if "FAILED" in agent.states(one)]
+    assert set(failed) == {"cannot start a process: Too many open files"}
+    assert len(failed) < len(ids)
+    agent.send(shutdown())
+    assert executor.wait_exit() == 0
+    assert {agent.wait_final(one).state for one in ids} == {mesos_pb2.TASK_FAILED, mesos_pb2.TASK_KILLED}
+
+
+@scenario()
 def test_a_killed_warden_ends_everything(scene: Scene) -> None:
     agent = scene.agent()
     executor = scene.start(agent, STAY)
