@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import sys
@@ -35,20 +36,29 @@ def command(where: str | None, as_json: bool) -> None:
     for number, sandbox in enumerate(sandboxes):
         try:
             state = look(sandbox)
+            text = json.dumps({"sandbox": str(sandbox), **state}) if as_json else describe(sandbox, state)
         except InspectError as error:
-            click.echo(f"mesokit ps: {error}", err=True)
+            click.echo(f"mesokit ps: {printable(str(error))}", err=True)
             failed = True
-            continue
-        if as_json:
-            click.echo(json.dumps({"sandbox": str(sandbox), **state}, ensure_ascii=False))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            what = f"what answers in {sandbox} is no mesokit-executor of this version"
+            click.echo(f"mesokit ps: {printable(what)}", err=True)
+            failed = True
         else:
-            click.echo(("\n" if number else "") + describe(sandbox, state))
+            click.echo(("\n" if number and not as_json else "") + text)
     sys.exit(1 if failed else 0)
 
 
 def _sandbox(where: str) -> Path:
     """The directory to ask in. Raises click.ClickException."""
-    if where.isdigit() and not Path(where).exists():
+    try:
+        return _sandbox_named(where)
+    except OSError as error:
+        raise click.ClickException(f"{where}: {error.strerror}") from None
+
+
+def _sandbox_named(where: str) -> Path:
+    if where.isascii() and where.isdigit() and not Path(where).exists():
         found = _sandbox_of(int(where))
         if found is None:
             raise click.ClickException(f"process {where} is gone, in no sandbox, or not yours to see")
@@ -82,8 +92,9 @@ def _all_sandboxes() -> list[Path]:
     for pid in sorted(int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
         sandbox = _sandbox_of(pid)
         if sandbox is not None:
-            status = (sandbox / NAME).stat()
-            found.setdefault((status.st_dev, status.st_ino), sandbox)
+            with contextlib.suppress(FileNotFoundError):  # it may have left since
+                status = (sandbox / NAME).stat()
+                found.setdefault((status.st_dev, status.st_ino), sandbox)
     return list(found.values())
 
 
@@ -121,7 +132,12 @@ def describe(sandbox: Path, state: dict[str, Any]) -> str:
         for name in ("health_checks", "checks"):
             if task[name] and not task[name][-1]["ok"]:
                 lines.append(f"  task {task['id']}: {task[name][-1]['text']}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
+
+
+def printable(line: str) -> str:
+    """A line for a terminal: tasks name themselves and tell their progress, in whatever characters."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
 
 
 def _row(task: dict[str, Any], now: float) -> tuple[str, ...]:

@@ -58,13 +58,24 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 def load_json(text: bytes, source: str) -> Json:
     """Parse a document. Raises DescriptionError, which names line and column, also for a key given twice."""
     try:
-        return json.loads(text, object_pairs_hook=_no_duplicates)
+        document = json.loads(text, object_pairs_hook=_no_duplicates)
+        # Python takes half a surrogate pair for a character; nothing that the text goes to does.
+        json.dumps(document, ensure_ascii=False).encode()
+        return document
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise DescriptionError(source, [Fault(where, error.msg.lower(), "a JSON document")]) from None
     except UnicodeDecodeError as error:
         where = f"byte {error.start}"
         raise DescriptionError(source, [Fault(where, "not UTF-8", "a JSON document")]) from None
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise DescriptionError(source, [Fault("", half, "whole characters, not half a pair")]) from None
+    except RecursionError:
+        raise DescriptionError(source, [Fault("", "lists in lists", "far fewer levels of them")]) from None
+    except ValueError:
+        # What is left: Python converts no integers of more than 4300 digits.
+        raise DescriptionError(source, [Fault("", "a number", "far fewer digits in it")]) from None
     except _DuplicateKeyError as error:
         raise DescriptionError(source, [Fault(str(error), "given twice", "each key once")]) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from pathlib import Path
 
 from executor.agent.environment import Identity
@@ -45,8 +46,13 @@ class Follower:
         """New bytes by stream name; a file that was rotated away is read from its beginning again."""
         found = []
         for path, offset in self._offsets.items():
-            with contextlib.suppress(OSError), path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
+            # Tasks own the sandbox: neither a FIFO nor a link in the file's place may hold or mislead us.
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+            with contextlib.suppress(OSError), os.fdopen(os.open(path, flags), "rb") as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    continue
+                size = status.st_size
                 file.seek(offset if size >= offset else 0)
                 data = file.read(1 << 20)
                 self._offsets[path] = file.tell()

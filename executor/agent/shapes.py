@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Union
@@ -21,7 +22,7 @@ class Number:
     """A number from `low` to `high`; whole if `whole`."""
 
     low: float = 0
-    high: float = float("inf")
+    high: float = sys.float_info.max
     whole: bool = False
 
 
@@ -73,7 +74,7 @@ def expected(kind: Kind) -> str:
         case Text(choices):
             return f"one of {', '.join(choices)}" if choices else "a string"
         case Number(low, high, whole):
-            span = f"from {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
+            span = f"from {low:g}" if high == sys.float_info.max else f"from {low:g} to {high:g}"
             return f"{'a whole number' if whole else 'a number'} {span}"
         case Flag():
             return "true or false"

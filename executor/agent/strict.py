@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import sys
 from typing import TypeVar, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -105,7 +106,7 @@ def _fits(value: Json, field: FieldDescriptor) -> bool:
     if kind in _INTEGERS:
         low, high = _INTEGERS[kind]
         return isinstance(value, int) and low <= value <= high
-    return isinstance(value, int | float)
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _is_base64(text: str) -> bool:

@@ -223,6 +223,11 @@ def test_group_members_must_agree_on_the_networks() -> None:
         (b'{"name": }', "line 1, column 10: expecting value: expected a JSON document"),
         (b'{"name": "a", "name": "b"}', "name: given twice: expected each key once"),
         (b'{"name": "\xff"}', "byte 10: not UTF-8: expected a JSON document"),
+        (b"[" * 100_000, "the document: lists in lists: expected far fewer levels"),
+        (b'{"name": %s}' % (b"9" * 5000), "the document: a number: expected far fewer digits"),
+        (b'["\\ud800"]', "the document: .*ud800': expected whole characters"),
+        (b'{"name": "x", "command": {"cmd": "y"}, "resources": {"mem": 1e999}}', "mem: Infinity: expected"),
+        (b'{"task_id": {"value": "x"}, "health_check": {"delay_seconds": 1e999}}', "Infinity: expected"),
     ],
 )
 def test_what_is_no_json_is_located(text: bytes, sentence: str) -> None:

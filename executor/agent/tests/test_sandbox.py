@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.server
 import json
+import os
 import tarfile
 import threading
 import zipfile
@@ -104,3 +105,10 @@ def test_http(tmp_path: Path) -> None:
 def test_failures_name_the_uri(uri: dict[str, object], reason: str, tmp_path: Path) -> None:
     with pytest.raises(FetchError, match=f"cannot fetch '{uri['value']}'.*{reason}"):
         fetched(uri, tmp_path)
+
+
+def test_what_a_task_puts_in_the_place_of_its_output_neither_blocks_nor_misleads(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    os.mkfifo(tmp_path / "stdout")
+    (tmp_path / "stderr").symlink_to("secret")
+    assert Follower(tmp_path).read() == []

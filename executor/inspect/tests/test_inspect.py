@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -220,7 +221,59 @@ def test_ps_by_process_from_below_the_sandbox(tmp_path: Path) -> None:
     assert any('"executor_id": "e-1"' in line for line in found[1].splitlines())
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [b"{}", b"[]", b"[" * 100_000, b'{"connection": 1}', b"\xff", json.dumps({"tasks": "\x1b[2J"}).encode()],
+)
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_ps_meets_somebody_elses_socket(tmp_path: Path, answer: bytes, options: tuple[str, ...]) -> None:
+    with listen(tmp_path) as listener:
+        listener.settimeout(PATIENCE)
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + answer)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        code, text = ps(*options, str(tmp_path))
+        server.join()
+    assert "Traceback" not in text
+    assert "\x1b" not in text
+    assert code == (0 if options and answer.startswith(b"{") else 1)
+
+
+def test_ps_shows_no_control_characters(tmp_path: Path) -> None:
+    with serving(tmp_path, lambda: document("a\x1b[2J\u202eb")) as loop:
+        for options in ((), ("--json",)):
+            code, text = meanwhile(loop, partial(ps, *options, str(tmp_path)))
+            assert (code, "\x1b" in text, "\u202e" in text) == (0, False, False)
+
+
+def test_an_answer_without_end_is_given_up(tmp_path: Path) -> None:
+    with listen(tmp_path) as listener:
+        listener.settimeout(PATIENCE)
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                while True:
+                    connection.sendall(b"x")
+                    time.sleep(0.005)
+
+        server = threading.Thread(target=drip)
+        server.start()
+        with pytest.raises(InspectError, match="does not come to the end"):
+            fetch(tmp_path, timeout=0.05)
+        server.join()
+
+
 def test_ps_says_what_is_wrong(tmp_path: Path) -> None:
+    for name in ("x" * 300, "²"):
+        code, text = ps(name)
+        assert (code, "Error: " in text) == (1, True)
     code, text = ps(str(tmp_path))
     assert (code, "no executor answers in" in text) == (1, True)
     code, text = ps(str(tmp_path / "gone"))
