@@ -54,6 +54,7 @@ class Network:
     name: str
     plugins: tuple[Mapping[str, Any], ...]
     capabilities: Mapping[str, Any]
+    residents: Mapping[str, Any]  # what the container that stays asks for: no two have one host port
 
 
 def call(side: Side, verb: str, conf: Mapping[str, Any], cid: str, netns: str) -> tuple[float, Any]:
@@ -92,7 +93,7 @@ def call(side: Side, verb: str, conf: Mapping[str, Any], cid: str, netns: str) -
 def run(side: Side, verb: str, network: Network, cid: str, netns: str) -> float:
     """What a runtime does for one attachment: each plugin of the list, or one call of `chain`."""
     head = {"cniVersion": VERSION, "name": network.name}
-    asked = {} if cid == "resident" else network.capabilities  # no two containers have one host port
+    asked = network.residents if cid == "resident" else network.capabilities
     if len(network.plugins) == 1:
         return call(side, verb, {**head, **network.plugins[0]}, cid, netns)[0]
     if side.one_call:
@@ -131,7 +132,7 @@ def simple(side: Side, tag: str, **keys: Any) -> Network:
         "ipam": {"type": "host-local", "ranges": [[{"subnet": f"10.{number}.0.0/16"}]]},
         **keys,
     }
-    return Network(f"{tag}{number}", (conf,), {})
+    return Network(f"{tag}{number}", (conf,), {}, {})
 
 
 def dual(side: Side, tag: str) -> Network:
@@ -142,10 +143,10 @@ def dual(side: Side, tag: str) -> Network:
 
 def chained(side: Side, tag: str) -> Network:
     bridge = simple(side, tag).plugins[0]
-    ports = [
-        {"hostPort": 20000 + side.number * 10 + i, "containerPort": 80 + i, "protocol": "tcp"}
-        for i in range(5)
-    ]
+    first, other = (
+        [{"hostPort": base + i, "containerPort": 80 + i, "protocol": "tcp"} for i in range(5)]
+        for base in (20000 + side.number * 10, 30000 + side.number * 10)
+    )
     rate = {"ingressRate": 10**8, "ingressBurst": 10**8, "egressRate": 10**8, "egressBurst": 10**8}
     plugins = (
         bridge,
@@ -153,7 +154,7 @@ def chained(side: Side, tag: str) -> Network:
         {"type": "bandwidth", **rate},
         {"type": "tuning", "sysctl": {"net.ipv4.conf.all.log_martians": "1"}},
     )
-    return Network(f"{tag}{side.number}", plugins, {"portMappings": ports})
+    return Network(f"{tag}{side.number}", plugins, {"portMappings": first}, {"portMappings": other})
 
 
 def reserve(network: Network, number: int, count: int) -> None:
