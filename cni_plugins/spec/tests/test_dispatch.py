@@ -136,6 +136,21 @@ def test_delete_forgives_what_it_can(world: World) -> None:
     assert world.call("DEL", {"type": "bridge"}).code == 7
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"prevResult": 7},
+        {"args": {"org.apache.mesos": {"network_info": {"port_mappings": [{"host_port": "x"}]}}}},
+        {"mtu": "many", "bridge": 7},
+    ],
+)
+def test_gc_forgives_what_it_can(world: World, bad: dict[str, Any]) -> None:
+    conf = CONF | {"type": "bridge", "cniVersion": "1.1.0"}
+    world.add(conf)
+    assert world.call("GC", conf | bad | {"cni.dev/valid-attachments": []}).status == 0
+    assert world.links() == ["lo"]
+
+
 def test_the_error_carries_the_version_that_was_asked_for(world: World) -> None:
     assert world.refused(CONF | {"cniVersion": "0.4.0", "mtu": "x"})["cniVersion"] == "0.4.0"
 
