@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from cni_plugins.cli.terminal import printable
 from executor.inspect.address import NAME
 from executor.inspect.client import InspectError, look
 
@@ -36,7 +37,8 @@ def command(where: str | None, as_json: bool) -> None:
     for number, sandbox in enumerate(sandboxes):
         try:
             state = look(sandbox)
-            text = json.dumps({"sandbox": str(sandbox), **state}) if as_json else describe(sandbox, state)
+            shown = sandbox.resolve() if sandbox.is_relative_to("/proc") else sandbox
+            text = json.dumps({"sandbox": str(shown), **state}) if as_json else describe(shown, state)
         except InspectError as error:
             click.echo(f"mesokit ps: {printable(str(error))}", err=True)
             failed = True
@@ -104,12 +106,11 @@ def describe(sandbox: Path, state: dict[str, Any]) -> str:
     """
     connection = state["connection"]
     age = datetime.timedelta(seconds=int(state["now"] - state["started_at"]))
-    shown = sandbox.resolve() if sandbox.is_relative_to("/proc") else sandbox
     lines = [
         f"executor {state['executor_id']} of framework {state['framework_id']}",
         f"  pid {state['pid']}, up {age}, {connection['phase']} with {connection['endpoint']}"
         + (", shutting down" if state["shutting_down"] else ""),
-        f"  sandbox {shown}",
+        f"  sandbox {sandbox}",
     ]
     container = state["container"]
     if container and container["memory_bytes"] is not None:
@@ -133,11 +134,6 @@ def describe(sandbox: Path, state: dict[str, Any]) -> str:
             if task[name] and not task[name][-1]["ok"]:
                 lines.append(f"  task {task['id']}: {task[name][-1]['text']}")
     return "\n".join(map(printable, lines))
-
-
-def printable(line: str) -> str:
-    """A line for a terminal: tasks name themselves and tell their progress, in whatever characters."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
 
 
 def _row(task: dict[str, Any], now: float) -> tuple[str, ...]:

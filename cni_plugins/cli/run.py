@@ -215,7 +215,10 @@ def _executor(given: str | None) -> list[str]:
         if found is None:
             raise RefusalError("no mesokit-executor beside this program or in PATH: name one with --executor")
         return [found]
-    program, *arguments = shlex.split(given) or [""]
+    try:
+        program, *arguments = shlex.split(given) or [""]
+    except ValueError as error:
+        raise RefusalError(f"--executor: {given!r}: {error}: expected a command as in a shell") from None
     found = shutil.which(program)
     if found is None:
         raise RefusalError(f"--executor: {program!r}: expected a program that can be run")

@@ -13,6 +13,7 @@ from typing import Any
 
 from mesos.v1 import mesos_pb2
 
+from cni_plugins.cli.terminal import printable
 from executor.agent.observations import (
     ContainerGone,
     ContainerStarted,
@@ -59,7 +60,8 @@ def text_teller() -> Teller:
         moment = time.time()
         clock = time.strftime("%H:%M:%S", time.localtime(moment)) + f".{int(moment * 1000) % 1000:03d}"
         for number, line in enumerate(what.splitlines()):
-            sys.stderr.write(f"{clock if not number else ' ' * len(clock)}  {name:<10} {line}\n")
+            margin = clock if not number else " " * len(clock)
+            sys.stderr.write(printable(f"{margin}  {name:<10} {line}") + "\n")
         sys.stderr.flush()
 
     return tell

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -55,7 +56,11 @@ class HttpServer:
 
     async def listen_tcp(self, ip: str, port: int) -> int:
         """Listen on an address; port 0 is any free one. Returns the port. Raises OSError."""
-        server = await asyncio.start_server(self._on_connection("tcp"), ip, port, limit=MAX_HEAD)
+        try:
+            server = await asyncio.start_server(self._on_connection("tcp"), ip, port, limit=MAX_HEAD)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OSError(f"cannot listen on address {ip!r}, port {port}: {reason}") from None
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 
@@ -64,7 +69,12 @@ class HttpServer:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             path.unlink(missing_ok=True)
-            listener.bind(str(path))
+            # The address of a Unix socket has room for 107 bytes; a path may have more.
+            directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                listener.bind(f"/proc/self/fd/{directory}/{path.name}")
+            finally:
+                os.close(directory)
             # Before it listens nobody can connect; a umask would be every other thread's too.
             path.chmod(mode)
             server = await asyncio.start_unix_server(

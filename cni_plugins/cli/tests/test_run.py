@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from mesos.v1 import mesos_pb2
 
 from cni_plugins.cli.run import command
-from cni_plugins.cli.run_report import describe, json_teller
+from cni_plugins.cli.run_report import describe, json_teller, text_teller
 from executor.agent.observations import ContainerStarted, Note, Observation, PluginCalled, StatusUpdate
 
 CALL = PluginCalled("c", "ADD", "data-net", "eth0", "bridge", 0.0142, ("10.0.0.2/24",), ("10.0.0.1",))
@@ -28,6 +28,11 @@ STATUS = mesos_pb2.TaskStatus(
             '{"name": "x", "command": {"cmd": "y"}}',
             ["--executor", "no-such-program"],
             "--executor: 'no-such-program': expected a program that can be run",
+        ),
+        (
+            '{"name": "x", "command": {"cmd": "y"}}',
+            ["--executor", "'"],
+            "--executor: \"'\": No closing quotation: expected a command as in a shell",
         ),
     ],
 )
@@ -73,6 +78,11 @@ def test_missing_file() -> None:
 )
 def test_observations_in_words(observation: Observation, who: str, what: str) -> None:
     assert describe(observation) == (who, what)
+
+
+def test_what_a_task_says_is_no_command_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    text_teller()(StatusUpdate("c", "t", "TASK_FAILED", "EXECUTOR", "\x1b[2Joops"))
+    assert capsys.readouterr().err.endswith("TASK_FAILED: \\x1b[2Joops\n")
 
 
 def test_observations_in_json(capsys: pytest.CaptureFixture[str]) -> None:

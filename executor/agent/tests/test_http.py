@@ -39,6 +39,24 @@ def talk(sent: list[bytes], tmp_path: Path) -> bytes:
     return asyncio.run(exchange(HttpServer(echo), sent, tmp_path / "s"))
 
 
+def test_a_socket_with_a_long_path(tmp_path: Path) -> None:
+    deep = tmp_path / ("a" * 100) / ("b" * 100)
+    deep.mkdir(parents=True)
+
+    async def listen() -> None:
+        server = HttpServer(echo)
+        await server.listen_unix(deep / "s", 0o600)
+        assert (deep / "s").stat().st_mode & 0o777 == 0o600
+        await server.close()
+
+    asyncio.run(listen())
+
+
+def test_an_address_that_cannot_be_listened_on_is_named() -> None:
+    with pytest.raises(OSError, match=r"cannot listen on address '203\.0\.113\.1', port 0: "):
+        asyncio.run(HttpServer(echo).listen_tcp("203.0.113.1", 0))
+
+
 def test_requests_follow_each_other_on_one_connection(tmp_path: Path) -> None:
     request = b"POST /a?b HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi"
     answer = talk([request, request], tmp_path)

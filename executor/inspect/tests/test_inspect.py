@@ -217,7 +217,8 @@ def test_ps_by_process_from_below_the_sandbox(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert code == 0
-    assert json.loads(text)["executor_id"] == "e-1"
+    state = json.loads(text)
+    assert (state["executor_id"], state["sandbox"]) == ("e-1", str(tmp_path))
     assert any('"executor_id": "e-1"' in line for line in found[1].splitlines())
 
 
