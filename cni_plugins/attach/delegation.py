@@ -18,7 +18,14 @@ from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Result, encode
 from cni_plugins.spec.values import JsonObject, fold
 
-_INHERITED = ("name", "cniVersion", "args", "runtimeConfig")
+_INHERITED = (
+    "name",
+    "cniVersion",
+    "args",
+    "runtimeConfig",
+    "cni.dev/valid-attachments",
+    "cni.dev/attachments",
+)
 
 
 def ipam_type(call: Call) -> str:
@@ -62,7 +69,9 @@ def delegate_of(call: Call) -> JsonObject | None:
 
 
 def inherit(call: Call, config: JsonObject) -> JsonObject:
-    """`config` with the name, version, args and runtimeConfig of the call where it does not bring its own."""
+    """`config` with the name, version, args, runtimeConfig and GC's list of the call where it does not bring
+    its own.
+    """
     present = {key.casefold() for key in config}
     document = {key: fold(call.config, key) for key in _INHERITED if key.casefold() not in present}
     return {key: value for key, value in document.items() if value is not None} | config
