@@ -121,7 +121,7 @@ class Executor:
     def running(self) -> bool:
         return self.process.poll() is None
 
-    def wait_exit(self, patience: float = 30.0) -> int:
+    def wait_exit(self, patience: float = 60.0) -> int:
         """The exit status, negative for a signal; AssertionError when it runs on after `patience`."""
         try:
             return self.process.wait(patience)
@@ -146,7 +146,7 @@ class Executor:
         """Every live process with this sandbox in its environment."""
         return processes.marked(self._marker)
 
-    def wait_no_tasks(self, patience: float = 30.0) -> None:
+    def wait_no_tasks(self, patience: float = 60.0) -> None:
         wait_until(
             lambda: not self.task_pids(),
             lambda: f"no task left; there are {[processes.command_line(pid) for pid in self.task_pids()]}",
@@ -169,7 +169,7 @@ class Executor:
                 lambda: (
                     f"nothing left; there are {[processes.command_line(pid) for pid in self.remaining()]}"
                 ),
-                15.0,
+                30.0,
             )
         finally:
             for pid in self.remaining():

@@ -12,7 +12,7 @@ from pathlib import Path
 PROC = Path("/proc")
 
 
-def wait_until(condition: Callable[[], bool], what: str | Callable[[], str], patience: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str | Callable[[], str], patience: float = 60.0) -> None:
     """Until `condition()`, asked every 10 ms; AssertionError after `patience` seconds."""
     deadline = time.monotonic() + patience
     while not condition():

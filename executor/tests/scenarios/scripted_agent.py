@@ -37,7 +37,7 @@ from executor.tests.scenarios.ledger import Ledger, state_name
 
 PORT = 5051
 LINGER_RESET = struct.pack("ii", 1, 0)
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which a condition that did not come true is a failure."""
 
 LAST_WORDS = 2.0
