@@ -4,6 +4,7 @@ import threading
 from ipaddress import ip_interface
 
 import pytest
+from pytest_mock import MockerFixture
 
 from cni_plugins.conftest import new_namespace
 from cni_plugins.kernel import addresses, bridges, interface, links, sysctl
@@ -121,3 +122,12 @@ def test_an_address_that_is_there_is_no_error_but_an_answer(namespace: Namespace
 def test_a_message_of_an_unknown_kind_is_refused(namespace: Namespace) -> None:
     with Netlink(namespace, after(30)) as netlink, pytest.raises(CniError):
         netlink.request(Message("do nonsense", 9999, 0, b""))
+
+
+def test_an_interrupted_dump_is_asked_for_again(namespace: Namespace, mocker: MockerFixture) -> None:
+    """The kernel marks a dump during which something changed; on a busy node that may be every one."""
+    once = mocker.patch.object(Netlink, "_dump_once", side_effect=[([b"half"], True), ([b"whole"], False)])
+    with Netlink(namespace, after(30)) as netlink:
+        assert netlink.dump("list links", 18, b"") == [b"whole"]
+        once.side_effect = [([b"half"], True)] * 100
+        assert netlink.dump("list links", 18, b"") == [b"half"]
