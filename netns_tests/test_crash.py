@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from netns_tests.node import PATH, Netns, Node, started
 from netns_tests.plugins import TOP
 from netns_tests.snapshot import assert_clean, snapshot
 
+WORKERS = 3
 NET = {"cniVersion": "1.1.0", "name": "net"}
 ROUTES = [DEFAULT4, {"dst": "::/0"}]
 LAN = local("192.0.2.128/25", routes=[{"dst": "10.30.0.0/16", "gw": "192.0.2.129"}])
@@ -162,55 +164,69 @@ def _clean(node: Node, before: dict[str, str], box: Netns, why: str = "at the en
     assert_clean(node, before, why, boxes=[box], allowed=[r"file /run/lock/crash-counter"])
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_a_killed_add_can_be_finished(node: Node, shim: Path, name: str) -> None:
-    node.uplink()
-    box = _box(node)
-    with driver(node, shim, {**NET, **SCENARIOS[name]}) as plugin:
-        before = snapshot(node, [box])
-        crash = 0
-        while True:
-            crash += 1
-            answer = plugin.call("ADD", box, crash)
-            if answer["status"] != -9:
-                break
-            if crash % 3 == 0:
+def _kill_adds(name: str, shim: Path) -> None:
+    with Node() as node:
+        node.uplink()
+        box = _box(node)
+        with driver(node, shim, {**NET, **SCENARIOS[name]}) as plugin:
+            before = snapshot(node, [box])
+            crash = 1
+            while (answer := plugin.call("ADD", box, crash))["status"] == -9:
+                if crash % 3 != 0:  # else GC has to do everything
+                    plugin.succeed("DEL", box)
                 plugin.collect()
-            else:
-                plugin.succeed("DEL", box)
-                plugin.collect()
-            _clean(node, before, box, f"killed before change {crash}")
-            if crash % 3 == 1:
-                plugin.call("ADD", box, crash)
-                box.delete()
-                plugin.succeed("DEL", None)
-                box = _box(node)
-                _clean(node, before, box, f"killed before change {crash}, namespace gone")
-        assert answer["status"] == 0, answer
-        assert crash > 3
-        plugin.succeed("DEL", box)
-        _clean(node, before, box)
+                _clean(node, before, box, f"ADD killed before change {crash}")
+                if crash % 3 == 1:
+                    plugin.call("ADD", box, crash)
+                    box.delete()
+                    plugin.succeed("DEL", None)
+                    box = _box(node)
+                    _clean(node, before, box, f"ADD killed before change {crash}, namespace gone")
+                crash += 1
+            assert answer["status"] == 0, answer
+            assert crash > 3
+            plugin.succeed("DEL", box)
+            _clean(node, before, box)
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_a_killed_del_can_be_finished(node: Node, shim: Path, name: str) -> None:
-    node.uplink()
-    box = _box(node)
-    with driver(node, shim, {**NET, **SCENARIOS[name]}) as plugin:
-        before = snapshot(node, [box])
-        crash = 0
-        while True:
-            crash += 1
+def _kill_dels(name: str, shim: Path) -> None:
+    with Node() as node:
+        node.uplink()
+        box = _box(node)
+        with driver(node, shim, {**NET, **SCENARIOS[name]}) as plugin:
+            before = snapshot(node, [box])
+            crash = 1
             plugin.succeed("ADD", box)
-            answer = plugin.call("DEL", box, crash)
-            if answer["status"] != -9:
-                break
-            if crash % 2 == 0:
+            while (answer := plugin.call("DEL", box, crash))["status"] == -9:
+                if crash % 2 != 0:
+                    plugin.succeed("DEL", box)
                 plugin.collect()
-            else:
-                plugin.succeed("DEL", box)
-                plugin.collect()
-            _clean(node, before, box, f"killed before change {crash}")
-        assert answer["status"] == 0, answer
-        assert crash > 1
-        _clean(node, before, box)
+                _clean(node, before, box, f"DEL killed before change {crash}")
+                plugin.succeed("ADD", box)
+                crash += 1
+            assert answer["status"] == 0, answer
+            assert crash > 1
+            _clean(node, before, box)
+
+
+KILLED = {"ADD": _kill_adds, "DEL": _kill_dels}
+
+
+@pytest.fixture(scope="session")
+def outcomes(request: pytest.FixtureRequest, shim: Path) -> Iterator[dict[str, Future[None]]]:
+    """The chosen scenarios, a few at a time."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        yield {
+            f"{verb}-{name}": pool.submit(kill, name, shim)
+            for name in SCENARIOS
+            for verb, kill in KILLED.items()
+            if any(item.name.endswith(f"[{verb}-{name}]") for item in request.session.items)
+        }
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("verb", KILLED)
+def test_what_was_killed_can_be_finished(outcomes: Mapping[str, Future[None]], verb: str, name: str) -> None:
+    outcomes[f"{verb}-{name}"].result()
