@@ -66,9 +66,9 @@ class Observers:
         self._loop.call_at(self._loop.now() + self._settings.usage_interval, self._sample)
 
     def _sample(self) -> None:
+        self._schedule()
         living = self._executor.keeper.living
         self._sampler.sample(kept.started for kept in living if kept.started is not None)
-        self._schedule()
 
     def _look(self) -> "ExecutorView":
         from executor.app.view import view  # noqa: PLC0415 (see above)

@@ -23,6 +23,8 @@ _MOST_CLIENTS = 16
 _MOST_REQUEST = 8192
 # Seconds that a client has to ask and to take its answer.
 _PATIENCE = 10.0
+# Seconds until the next look for somebody who asks, where there was no room for one.
+_PAUSE = 0.5
 
 
 class InspectServer:
@@ -35,20 +37,31 @@ class InspectServer:
         self._look = look
         self._clients: set[_Client] = set()
         self._listener = listen(directory)
-        loop.watch(self._listener.fileno(), READ, self._accept)
+        self._pause: Timer | None = None
+        self._listen()
 
     def close(self) -> None:
         """Stop, and remove the socket."""
+        if self._pause is not None:
+            self._pause.cancel()
         self._loop.unwatch(self._listener.fileno())
         self._listener.close()
         self._path.unlink(missing_ok=True)
         for client in list(self._clients):
             client.close()
 
+    def _listen(self) -> None:
+        self._loop.watch(self._listener.fileno(), READ, self._accept)
+
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return
         except OSError:
+            # Whoever waits makes it ready again at once, and no descriptor is free to let them in.
+            self._loop.unwatch(self._listener.fileno())
+            self._pause = self._loop.call_at(self._loop.now() + _PAUSE, self._listen)
             return
         if len(self._clients) >= _MOST_CLIENTS:
             connection.close()

@@ -67,7 +67,8 @@ def make_context(settings: TlsSettings) -> Context:
     _use_authorities(context, settings, problems)
     try:
         if settings.certificate is not None:
-            context.load_cert_chain(settings.certificate, settings.key)
+            # With no password given, OpenSSL would ask a terminal for that of a locked key.
+            context.load_cert_chain(settings.certificate, settings.key, password="")
     except OSError as error:
         problems.append(f"LIBPROCESS_SSL_CERT_FILE: {settings.certificate} or its key: {error}")
     try:

@@ -31,7 +31,7 @@ def compile_pattern(pattern: str) -> re.Pattern[bytes]:
     """Check and compile a pattern. Raises PatternError."""
     try:
         compiled = re.compile(pattern.encode())
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise PatternError(f"{pattern!r} is no regular expression: {error}") from None
     if compiled.groups < 1:
         raise PatternError(f"{pattern!r} has no group for the per cent: write one as ([0-9]+)")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import subprocess
 import threading
 import time
@@ -170,6 +171,21 @@ def test_clients_that_say_nothing_are_bounded_and_leave_nothing(tmp_path: Path) 
         for connection in idle:
             connection.close()
     assert descriptors() == before
+
+
+def test_without_descriptors_it_waits_and_does_not_spin(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with serving(tmp_path) as loop, connect(tmp_path, 10) as client:
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            loop.run_once(0.1)
+            assert not loop._selector.select(0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert meanwhile(loop, lambda: client.recv(12)) == b"HTTP/1.1 200"
 
 
 def test_a_document_that_cannot_be_made_is_an_answer_and_no_crash(tmp_path: Path) -> None:

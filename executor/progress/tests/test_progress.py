@@ -61,7 +61,7 @@ def test_a_flood_without_line_ends_is_not_kept() -> None:
     assert scanner.feed(b"\nprogress: 3 on again\n") == Reading(3, "on again")
 
 
-@pytest.mark.parametrize("pattern", ["(", "no group"])
+@pytest.mark.parametrize("pattern", ["(", "no group", "a{99999999999}"])
 def test_useless_patterns_are_refused(pattern: str) -> None:
     with pytest.raises(PatternError, match=re.escape(pattern)):
         compile_pattern(pattern)
