@@ -37,8 +37,13 @@ EXECUTOR_RULES: Rules = {
     # Progress patterns are checked where all settings are, by the layer that understands them.
     "config": frozenset({"codec", "progress"}),
     "session": frozenset(),
-    "tasks": frozenset({"codec", "session"}),
+    "tasks": frozenset({"codec"}),
     "supervisor": frozenset(),
+    "output": frozenset({"supervisor"}),
+    "usage": frozenset({"supervisor"}),
+    "progress": frozenset({"supervisor"}),
+    "checks": frozenset({"supervisor", "tasks"}),
+    "inspect": frozenset({"supervisor", "checks", "progress", "usage"}),
     "link": frozenset({"codec", "config"}),
     # The one-machine agent stands on the other side of the wire: it shares the codec, and durations as text.
     "agent": frozenset({"codec", "config"}),
@@ -94,6 +99,12 @@ def test_layers_know_only_what_is_below(room: str, order: tuple[str, ...], rules
             if parts[0] == room and len(parts) > 1 and parts[1] not in allowed:
                 wrong.append(f"{path.relative_to(TOP)} imports {name}")
     assert not wrong, "\n".join(sorted(set(wrong)))
+
+
+@pytest.mark.parametrize(("room", "order"), [("executor", EXECUTOR_ORDER), ("cni_plugins", CNI_ORDER)])
+def test_every_layer_is_named(room: str, order: tuple[str, ...]) -> None:
+    folders = {path.parent.name for path in (TOP / room).glob("*/__init__.py")}
+    assert folders - {"tests", "agent"} <= set(order)
 
 
 def test_executor_and_plugins_meet_only_in_the_commands() -> None:
