@@ -6,7 +6,8 @@ and a `dataclasses` that looks there first; a text that is not there is compiled
 the signature that a class without a docstring gets for one, for which `inspect` would have to be loaded.
 
 `google.protobuf.internal.python_message` is the implementation for those who have no compiled one. It is
-imported all the same, with much that it needs; the bundle has the compiled one, so there it is an empty module.
+imported all the same, with much that it needs; the bundle has the compiled one, so there it is
+an empty module.
 """
 
 from __future__ import annotations
