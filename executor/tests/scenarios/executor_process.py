@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from executor.tests.scenarios import processes
+from executor.tests.scenarios.addresses import Tcp, Unix
 from executor.tests.scenarios.processes import wait_until
-from executor.tests.scenarios.scripted_agent import ScriptedAgent, Tcp, Unix
+from executor.tests.scenarios.scripted_agent import ScriptedAgent
 
 AGENT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
