@@ -6,13 +6,16 @@ ASCII is replaced.
 """
 
 import re
+import sys
 from dataclasses import dataclass
+from typing import Any
 
 #: What Cook's executor looks for unless told otherwise.
 DEFAULT_PATTERN = r"progress:\s+([0-9]*\.?[0-9]+)($|\s+.*)"
 
 _LINE_LIMIT = 4096
 _MESSAGE_LIMIT = 512
+_FEW = 8
 
 
 class PatternError(ValueError):
@@ -33,9 +36,37 @@ def compile_pattern(pattern: str) -> re.Pattern[bytes]:
         compiled = re.compile(pattern.encode())
     except (re.error, OverflowError, RecursionError) as error:
         raise PatternError(f"{pattern!r} is no regular expression: {error}") from None
+    parser: Any = sys.modules["re._parser"]
+    if _explodes(parser.parse(pattern.encode()), inside=False):
+        raise PatternError(
+            f"{pattern!r} repeats what repeats or chooses, and may search one line for ever: "
+            "make the inner repeat possessive, as in (a++)+, or the whole atomic, as in (?>a|b)+"
+        )
     if compiled.groups < 1:
         raise PatternError(f"{pattern!r} has no group for the per cent: write one as ([0-9]+)")
     return compiled
+
+
+def _explodes(items: Any, *, inside: bool) -> bool:
+    """Whether a parsed pattern tries combinations whose number doubles with each byte: repeats or choices
+    `inside` of long repeats. A search holds up every thread of this program and cannot be stopped.
+    """
+    for operation, argument in items:
+        match operation.name:
+            case "MAX_REPEAT" | "MIN_REPEAT":
+                least, most, body = argument
+                if (least != most and inside) or _explodes(body, inside=inside or most > _FEW):
+                    return True
+            case "BRANCH":
+                if inside or any(_explodes(branch, inside=False) for branch in argument[1]):
+                    return True
+            case "SUBPATTERN":
+                if _explodes(argument[-1], inside=inside):
+                    return True
+            case "POSSESSIVE_REPEAT" | "ATOMIC_GROUP" | "ASSERT" | "ASSERT_NOT":
+                if _explodes(argument if operation.name == "ATOMIC_GROUP" else argument[-1], inside=False):
+                    return True
+    return False
 
 
 class Scanner:

@@ -61,10 +61,20 @@ def test_a_flood_without_line_ends_is_not_kept() -> None:
     assert scanner.feed(b"\nprogress: 3 on again\n") == Reading(3, "on again")
 
 
-@pytest.mark.parametrize("pattern", ["(", "no group", "a{99999999999}"])
+@pytest.mark.parametrize(
+    "pattern",
+    ["(", "no group", "a{99999999999}", "^(a+)+b", "(a*?)*b", "(aa?)+b", "(a{1,3}){9}b", "((x|yz)b)*", "(?=(a+)+)(b)", "x|((a+)*)"],
+)
 def test_useless_patterns_are_refused(pattern: str) -> None:
     with pytest.raises(PatternError, match=re.escape(pattern)):
         compile_pattern(pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"(\d+)%( .*)?", r"(?:a++)+([0-9]+)", "(?>a|bc)+(d)", "(a|b)([0-9]|100)", "(?:ab{2})+(c)"]
+)
+def test_useful_patterns_are_taken(pattern: str) -> None:
+    assert compile_pattern(pattern).groups
 
 
 def test_reports_keep_their_distance_and_the_last_is_told() -> None:
