@@ -23,11 +23,12 @@ from executor.inspect.client import look
 from executor.tests.chaos.plan import Act, Fate, Kill, Kind, Launch, Murder, Strike, Trouble, plan
 from executor.tests.scenarios import acknowledgements, events, processes
 from executor.tests.scenarios.answers import Answer, Close, Refuse
+from executor.tests.scenarios.connection import Entry
 from executor.tests.scenarios.event_stream import EventStream
 from executor.tests.scenarios.executor_process import Executor
 from executor.tests.scenarios.ledger import state_name
 from executor.tests.scenarios.scene import KILLING_STATE, Scene
-from executor.tests.scenarios.scripted_agent import Call, Entry, ScriptedAgent
+from executor.tests.scenarios.scripted_agent import Call, ScriptedAgent
 
 VARIABLES = {
     "MESOKIT_STAY": "true",

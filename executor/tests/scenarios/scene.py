@@ -18,9 +18,10 @@ from mesos.v1 import mesos_pb2
 
 from executor.codec import Encoding
 from executor.tests.scenarios import events
+from executor.tests.scenarios.addresses import Tcp, Unix
 from executor.tests.scenarios.call_rules import Identity
 from executor.tests.scenarios.executor_process import Executor, agent_environment
-from executor.tests.scenarios.scripted_agent import ScriptedAgent, Tcp, Unix
+from executor.tests.scenarios.scripted_agent import ScriptedAgent
 
 BOTH = (Encoding.PROTOBUF, Encoding.JSON)
 KILLING_STATE = mesos_pb2.FrameworkInfo.Capability.TASK_KILLING_STATE

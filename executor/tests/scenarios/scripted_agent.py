@@ -4,39 +4,31 @@ One thread accepts, one more serves each connection; the test thread writes to e
 calls. Everything that happened is in `log`, in order; every wait is a condition on it. An agent may be
 stopped and started again at the same address any number of times: what it was told (`ledger`) stays, its
 connections go.
-
-Addresses are 127.x.y.z, drawn at random: the port of an agent that is down can be taken neither by another
-test nor by an outgoing connection.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import os
-import random
 import socket
 import ssl
-import struct
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 
 from mesos.v1 import mesos_pb2
 from mesos.v1.executor import executor_pb2
 
 from executor.codec import Encoding
 from executor.tests.scenarios import acknowledgements, events
+from executor.tests.scenarios.addresses import PORT, Tcp, Unix, listen
 from executor.tests.scenarios.answers import Accept, Answer, Close, Refuse, Reset, Silence
 from executor.tests.scenarios.call_rules import Identity, RefusedError, check
+from executor.tests.scenarios.connection import LINGER_RESET, Connection, Entry
 from executor.tests.scenarios.event_stream import EventStream
 from executor.tests.scenarios.http_wire import ConnectionEndedError, Reader, Request, response, stream_head
-from executor.tests.scenarios.ledger import Ledger, state_name
+from executor.tests.scenarios.ledger import Ledger
 
-PORT = 5051
-LINGER_RESET = struct.pack("ii", 1, 0)
 PATIENCE = 60.0
 """Seconds after which a condition that did not come true is a failure."""
 
@@ -44,67 +36,6 @@ LAST_WORDS = 2.0
 """Seconds that a wait goes on when the executor has ended: what it sent may still be on its way."""
 
 Call = executor_pb2.Call
-
-
-def _loopback() -> str:
-    draw = random.SystemRandom()
-    return ".".join(["127", *(str(draw.randint(1, 254)) for _ in range(3))])
-
-
-@dataclass(frozen=True, slots=True)
-class Tcp:
-    """ip:port, with TLS when a context is given."""
-
-    ip: str = field(default_factory=_loopback)
-    port: int = PORT
-    tls: ssl.SSLContext | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Unix:
-    """A socket file, of any path length."""
-
-    path: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One call as it arrived. `at`: monotonic seconds; `connection`: from 1; `outcome`: what was done."""
-
-    at: float
-    connection: int
-    request: Request
-    call: executor_pb2.Call | None
-    outcome: Answer
-
-    def __str__(self) -> str:
-        call = self.call
-        words = "?" if call is None else Call.Type.Name(call.type)
-        if call is not None and call.type == Call.UPDATE:
-            status = call.update.status
-            words += f" {status.task_id.value[:40]} {state_name(status)} {status.message!r}"
-        if call is not None and call.type == Call.SUBSCRIBE:
-            tasks = [one.task_id.value[:40] for one in call.subscribe.unacknowledged_tasks]
-            updates = [state_name(one.status) for one in call.subscribe.unacknowledged_updates]
-            words += f" tasks={tasks[:5]} updates={updates[:9]}"
-        return f"{self.at:.3f} connection {self.connection}: {words} -> {self.outcome}"
-
-
-@dataclass(slots=True)
-class _Connection:
-    number: int
-    peer: socket.socket
-    reader: Reader
-    reset: bool = False
-    over: threading.Event = field(default_factory=threading.Event)
-
-    def end(self, reset: bool) -> None:
-        """Ask the connection's thread to close, and wait until it has."""
-        self.reset = self.reset or reset
-        with contextlib.suppress(OSError):
-            self.reader.wake()
-        if threading.current_thread().name != f"connection {self.number}":
-            self.over.wait(PATIENCE)
 
 
 class ScriptedAgent:
@@ -149,7 +80,7 @@ class ScriptedAgent:
         self._answers: dict[int, collections.deque[Answer]] = collections.defaultdict(collections.deque)
         self._changed = threading.Condition()
         self._listener: socket.socket | None = None
-        self._connections: dict[int, _Connection] = {}
+        self._connections: dict[int, Connection] = {}
         self._counter = 0
         self._subscribed_here = False
         self.start()
@@ -159,7 +90,7 @@ class ScriptedAgent:
     def start(self) -> None:
         """Listen, at the same address as ever; a Unix socket gets a new inode."""
         self._subscribed_here = False
-        listener = _listen(self.where)
+        listener = listen(self.where)
         self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
 
@@ -309,7 +240,7 @@ class ScriptedAgent:
                 except (OSError, ssl.SSLError):
                     peer.close()
                     return
-        connection = _Connection(number, peer, Reader(peer))
+        connection = Connection(number, peer, Reader(peer))
         with self._changed:
             self._connections[number] = connection
             gone = self._listener is None
@@ -328,7 +259,7 @@ class ScriptedAgent:
                 connection.over.set()
                 self._changed.notify_all()
 
-    def _exchange(self, connection: _Connection, request: Request) -> None:
+    def _exchange(self, connection: Connection, request: Request) -> None:
         call: executor_pb2.Call | None = None
         try:
             call = check(request, self.identity, self.encoding)
@@ -362,10 +293,10 @@ class ScriptedAgent:
                 return Refuse(403, "Executor is not subscribed")
         return Accept()
 
-    def _answer(self, connection: _Connection, outcome: Answer) -> None:
+    def _answer(self, connection: Connection, outcome: Answer) -> None:
         match outcome:
             case Accept(raw=raw, hang_up=hang_up):
-                _send_singly(connection.peer, raw or response(202), singly=bool(raw))
+                connection.send(raw or response(202), singly=bool(raw))
                 if hang_up:
                     raise ConnectionEndedError
             case Refuse(status, body, headers):
@@ -384,12 +315,12 @@ class ScriptedAgent:
             self._changed.notify_all()
 
     def _open_stream(
-        self, connection: _Connection, entry: Entry, call: executor_pb2.Call, accepted: Accept
+        self, connection: Connection, entry: Entry, call: executor_pb2.Call, accepted: Accept
     ) -> None:
         """Adopt the connection as the event stream; returns (by ConnectionEndedError) when that ends."""
         older = [stream for stream in self.streams if not stream.left.is_set()] if self.supersede else []
         head = accepted.raw or stream_head(self.encoding.content_type)
-        _send_singly(connection.peer, head, singly=bool(accepted.raw))
+        connection.send(head, singly=bool(accepted.raw))
         stream = EventStream(
             len(self.streams) + 1, connection.number, connection.peer, self.encoding, connection.end
         )
@@ -426,7 +357,7 @@ class ScriptedAgent:
         event.subscribed.container_id.value = "1c9a5f0e-6e0b-4f0c-8f43-1f2b6e1c0d11"
         return event
 
-    def _take_update(self, connection: _Connection, entry: Entry, status: mesos_pb2.TaskStatus) -> None:
+    def _take_update(self, connection: Connection, entry: Entry, status: mesos_pb2.TaskStatus) -> None:
         with self._changed:
             self.ledger.add(status)
             self.log.append(entry)
@@ -457,28 +388,5 @@ class ScriptedAgent:
             send()
 
 
-def _send_singly(peer: socket.socket, data: bytes, *, singly: bool) -> None:
-    for piece in (data[i : i + 1] for i in range(len(data))) if singly else (data,):
-        peer.sendall(piece)
-
-
 def _took(outcome: Answer) -> bool:
     return isinstance(outcome, Accept) or (isinstance(outcome, (Reset, Close)) and outcome.taken)
-
-
-def _listen(where: Tcp | Unix) -> socket.socket:
-    if isinstance(where, Tcp):
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((where.ip, where.port))
-    else:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # A path of 108 bytes and more cannot be bound; its directory's descriptor makes it short.
-        directory = os.open(where.path.parent, os.O_PATH | os.O_DIRECTORY)
-        try:
-            listener.bind(f"/proc/self/fd/{directory}/{where.path.name}")
-        finally:
-            os.close(directory)
-        where.path.chmod(0o777)
-    listener.listen(64)
-    return listener

@@ -9,11 +9,12 @@ from mesos.v1 import mesos_pb2
 
 from executor.codec import Encoding, decode_event, encode_event
 from executor.tests.scenarios import acknowledgements, processes
+from executor.tests.scenarios.addresses import Unix
 from executor.tests.scenarios.answers import Accept, Refuse
 from executor.tests.scenarios.events import acknowledged, kill, launch, task
 from executor.tests.scenarios.ledger import state_name
 from executor.tests.scenarios.scene import Scene, scenario, together
-from executor.tests.scenarios.scripted_agent import Call, ScriptedAgent, Unix
+from executor.tests.scenarios.scripted_agent import Call, ScriptedAgent
 
 STARTING = mesos_pb2.TASK_STARTING
 RUNNING = mesos_pb2.TASK_RUNNING

@@ -96,7 +96,7 @@ async def _end_to_end(scene: Scene, *, extract: bool, use_tcp: bool) -> None:
         work_dir=directory / "work",
         executor=["kit/mesokit-executor" if extract else "./mesokit-executor"],
         use_tcp=use_tcp,
-        ip="127.0.0.1",
+        ip="::1" if use_tcp else "127.0.0.1",
         checkpoint=True,
         clocks=Clocks(reregistration_timeout=200 * 10**6),
     )

@@ -11,11 +11,12 @@ import trustme
 
 from executor.codec import Encoding
 from executor.tests.scenarios import acknowledgements, processes
+from executor.tests.scenarios.addresses import Tcp, Unix
 from executor.tests.scenarios.answers import Accept, Refuse
 from executor.tests.scenarios.events import launch, shutdown, task
 from executor.tests.scenarios.executor_process import Executor
 from executor.tests.scenarios.scene import Scene, scenario, together
-from executor.tests.scenarios.scripted_agent import Call, Tcp, Unix
+from executor.tests.scenarios.scripted_agent import Call
 
 TOKEN = ".".join(["eyJhbGciOiJIUzI1NiJ9", "eyJmaWQiOiJmIn0", "c2NlbmFyaW8tdG9rZW4"])
 
