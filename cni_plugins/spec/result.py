@@ -8,7 +8,7 @@ beside the lists.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cni_plugins.spec.errors import CniError, Code
@@ -290,10 +290,3 @@ def encode(result: Result, version: str, *, mesos: bool = False) -> JsonObject:
     if result.dns or not at_least(version, "1.0.0"):
         doc["dns"] = encode_dns(result.dns)
     return doc
-
-
-def with_interface(result: Result, index: int) -> Result:
-    """The result with every address on the interface at `index`: what a main plugin makes of an IPAM
-    result.
-    """
-    return replace(result, ips=tuple(replace(entry, interface=index) for entry in result.ips))

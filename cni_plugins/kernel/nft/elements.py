@@ -16,7 +16,7 @@ from cni_plugins.spec.values import Ip
 TABLE = "mesokit"
 COMMENT_BYTES = 128
 
-_GETTABLE, _DELTABLE, _GETCHAIN, _DELCHAIN = 1, 2, 4, 5
+_DELTABLE, _GETCHAIN, _DELCHAIN = 2, 4, 5
 _GETSET, _NEWSETELEM, _GETSETELEM, _DELSETELEM = 10, 12, 13, 14
 _TABLE_NAME, _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_USE = 1, 1, 3, 6
 _SET_TABLE, _SET_NAME = 1, 2
@@ -169,11 +169,6 @@ def _comment(userdata: bytes) -> str:
     return ""
 
 
-def table_message(family: int, table: str) -> Message:
-    """A look-up of a table by name."""
-    return Message(nfnetlink.SUBSYS_NFTABLES, _GETTABLE, 0, family, text(_TABLE_NAME, table))
-
-
 def chain_message(family: int, table: str, chain: str) -> Message:
     """A look-up of a chain by name."""
     return Message(
@@ -182,7 +177,7 @@ def chain_message(family: int, table: str, chain: str) -> Message:
 
 
 def exist(socket: Nfnetlink, messages: Sequence[Message]) -> list[bool]:
-    """Whether each table or chain is there: look-ups by name, whatever else the node's ruleset holds."""
+    """Whether each chain is there: look-ups by name, whatever else the node's ruleset holds."""
     return [not answer.error for answer in socket.request(messages)]
 
 

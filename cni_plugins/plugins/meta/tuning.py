@@ -1,9 +1,10 @@
 """tuning: sysctls of the container, and MAC address, MTU, queue length and flags of its interface.
 
 It changes the interface CNI_IFNAME that another plugin made: after it in a list, or around it as `delegate`.
-An MTU is set on both ends of a veth, and stands in the result with the MAC address. DEL puts everything back
-that nobody changed since. Sysctl names take dots or slashes; `IFNAME` in one stands for the interface. Where
-/etc/cni/tuning/allowlist.conf exists, each sysctl name must match one of its lines (regular expressions).
+An MTU is set on both ends of a veth, and stands in the result with the MAC address. DEL puts everything back,
+a sysctl only if nobody changed it since. Sysctl names take dots or slashes; `IFNAME` in one stands for the
+interface. Where /etc/cni/tuning/allowlist.conf exists, each sysctl name must match one of its lines (regular
+expressions).
 Of several sources the last wins: the configuration, CNI_ARGS `MAC`, `runtimeConfig.mac`, `args.cni`.
 
     {"name": "data-net", "type": "tuning", "sysctl": {"net.core.somaxconn": "500"}, "mtu": 1400,
@@ -24,7 +25,7 @@ from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import links, sysctl
 from cni_plugins.kernel.links import Link
 from cni_plugins.spec.call import Call
-from cni_plugins.spec.config import BOOL, MAC_ADDRESS, TEXT, integer, keys_of, option
+from cni_plugins.spec.config import BOOL, MAC_ADDRESS, TEXT, integer, keys_of, map_of, option
 from cni_plugins.spec.config import Kind as ValueKind
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Interface, Result
@@ -35,14 +36,10 @@ _BASE = "/proc/sys/net/"
 
 
 def _sysctls(value: Any) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise ValueError("not an object of strings")
     if isinstance(value, DuplicateKeys):
         raise ValueError(f"{', '.join(value.duplicates)} stands in it more than once")
-    for name, setting in value.items():
-        if not isinstance(setting, str):
-            raise ValueError(f"{name!r} is {setting!r}, which is not a string: write it in quotes")
-    return dict(value)
+    named: dict[str, str] = map_of(TEXT).parse(value)
+    return named
 
 
 @dataclass(frozen=True, slots=True)
