@@ -14,7 +14,6 @@ from executor.supervisor.identity import Identity
 class Stage(Enum):
     """The step of a start that failed, in the order in which they are taken."""
 
-    USER_UNKNOWN = "user_unknown"
     WARDEN = "warden"
     FORK = "fork"
     SESSION = "session"
