@@ -65,7 +65,8 @@ class Sweep:
             count = self._supervisor.signal_trees(processes, number)
             keys = ", ".join(repr(process.key) for process in processes[:5])
             more = f" and {len(processes) - 5} more" if len(processes) > 5 else ""
-            log.info("%s to %d processes of %s%s", number.name, count, keys, more)
+            if count:
+                log.info("%s to %d processes of %s%s", number.name, count, keys, more)
             for order in orders:
                 if order.then is not None:
                     order.then()
