@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import ssl
 import time
+from pathlib import Path
 
 import pytest
 import trustme
@@ -246,9 +248,18 @@ AUTHORITY = trustme.CA()
 STRANGER = trustme.CA()
 
 
-def _tls(host: str, *, client: trustme.CA | None = None) -> ssl.SSLContext:
+def _tls(host: str, *, client: trustme.CA | None = None, chain: str = "whole") -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    AUTHORITY.issue_cert(host).configure_cert(context)
+    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    own = AUTHORITY.create_child_ca().issue_cert(host, not_after=past if chain == "expired" else None)
+    if chain == "partial":
+        with own.private_key_and_cert_chain_pem.tempfile() as file:
+            pem = Path(file).read_text()
+            head, end, _ = pem.partition("-----END CERTIFICATE-----\n")
+            Path(file).write_text(head + end)
+            context.load_cert_chain(file)
+    else:
+        own.configure_cert(context)
     if client is not None:
         client.configure_trust(context)
         context.verify_mode = ssl.CERT_REQUIRED
@@ -256,12 +267,17 @@ def _tls(host: str, *, client: trustme.CA | None = None) -> ssl.SSLContext:
 
 
 def _over_tls(
-    variables: dict[str, str], *, client: trustme.CA | None, host: str | None, welcome: bool
+    variables: dict[str, str],
+    *,
+    client: trustme.CA | None,
+    host: str | None,
+    welcome: bool,
+    chain: str = "whole",
 ) -> None:
     scene = Scene(Encoding.PROTOBUF)
     try:
         ip = Tcp().ip
-        agent = scene.agent(Tcp(ip, tls=_tls(host or ip, client=client)))
+        agent = scene.agent(Tcp(ip, tls=_tls(host or ip, client=client, chain=chain)))
         authority = scene.directory / "ca.pem"
         AUTHORITY.cert_pem.write_to_path(str(authority))
         STRANGER.cert_pem.write_to_path(str(scene.directory / "stranger.pem"))
@@ -309,4 +325,6 @@ def test_14_tls(welcome: bool) -> None:
             lambda: _over_tls(wrong, client=None, host=None, welcome=False),
             lambda: _over_tls(right, client=None, host="127.255.255.1", welcome=False),
             lambda: _over_tls(right, client=AUTHORITY, host=None, welcome=False),
+            lambda: _over_tls(right, client=None, host=None, welcome=False, chain="expired"),
+            lambda: _over_tls(right, client=None, host=None, welcome=False, chain="partial"),
         )
