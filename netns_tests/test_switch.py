@@ -77,9 +77,9 @@ def test_ours_delete_what_the_reference_attached(
     _delete(attachment, way)
     if attachment.box is not None:
         attachment.box.delete()
-    # A spoof check of the reference is a chain that it deletes by the name of the container: nothing else
-    # is shared.
-    assert_clean(node, before, f"{name} deleted {way}", allowed=[r"file /run/xtables"])
+    # The bridge that the reference keeps gets its own addresses' routes when it has looked for duplicates.
+    late = [r"node: route local local \S+ - br0 "]
+    assert_clean(node, before, f"{name} deleted {way}", allowed=late)
 
 
 @pytest.mark.parametrize("way", WAYS[:2])
@@ -99,12 +99,7 @@ def test_the_reference_deletes_what_ours_attached(
     box.delete()
     answer = Attachment(node, plugins, network(chain, version="1.1.0"), "", None).collect([])
     assert answer.error is None, answer
-    assert_clean(
-        node,
-        before,
-        f"{name} deleted {way}, then collected",
-        allowed=[r"node: nft \w+ ip6? nat "],
-    )
+    assert_clean(node, before, f"{name} deleted {way}, then collected")
 
 
 def _only_records_and_elements(left: list[str], box: Netns) -> None:
