@@ -41,7 +41,7 @@ need_python() {
         say "preparing Python packages in $venv"
         # Debian's interpreter, not whichever python3 stands first in PATH: the bundles carry this one along.
         /usr/bin/python3 -m venv "$venv" &&
-            PYTHONDONTWRITEBYTECODE='' "$venv/bin/pip" install --quiet --disable-pip-version-check --compile -e "$top[dev]" >&2 &&
+            PYTHONDONTWRITEBYTECODE='' "$venv/bin/pip" install -qq --disable-pip-version-check --compile -e "$top[dev]" >&2 &&
             printf '%s\n%s\n' "$top" "$top/proto" >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/mesokit.pth" &&
             echo "$want" >"$venv/.made-from"
     ) 9>/run/lock/mesokit-setup.lock
