@@ -278,10 +278,10 @@ KNOCK = """
 import socket, sys
 with socket.socket(socket.AF_UNIX) as asking:
     asking.connect(sys.argv[1])
-    asking.sendall(b"GET /status HTTP/1.0")
     try:
+        asking.sendall(b"GET /status HTTP/1.0")
         print(asking.recv(20).decode() or "nothing")
-    except ConnectionResetError:
+    except (BrokenPipeError, ConnectionResetError):
         print("nothing")
 """
 
