@@ -7,6 +7,7 @@ line; the command line wins. A bad duration is refused, never replaced by a defa
 """
 
 import re
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -309,8 +310,20 @@ def _endpoint(environ: Mapping[str, str], read: _Variables, problems: list[str])
         return Endpoint("", 0, Path(socket), prefix)
     text = read.required("MESOS_AGENT_ENDPOINT")
     host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if text and not (host and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if text and not (_is_host(host) and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
         problems.append(f"MESOS_AGENT_ENDPOINT: {text!r} is not an address and port such as 10.0.0.7:5051")
         return Endpoint("", 0, None, prefix)
     return Endpoint(host, int(port or 0), None, prefix)
+
+
+def _is_host(text: str) -> bool:
+    """Whether it may be a name or an address; colons are an IPv6 address's alone, `%` begins its zone."""
+    if ":" not in text:
+        return bool(text) and not set(text) & set("[]/@ ")
+    try:
+        socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
+    except (OSError, ValueError):
+        return False
+    return True

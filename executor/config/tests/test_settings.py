@@ -78,11 +78,22 @@ def test_checkpoint_is_what_mesos_writes(text: str, value: bool) -> None:
     [
         ("[::1]:5051", "::1", 5051, "[::1]:5051"),
         ("agent.example:80", "agent.example", 80, "agent.example:80"),
+        ("[fe80::1%eth0]:5051", "fe80::1%eth0", 5051, "[fe80::1%eth0]:5051"),
+        ("fd00::7:5051", "fd00::7", 5051, "[fd00::7]:5051"),
     ],
 )
 def test_endpoints(text: str, host: str, port: int, authority: str) -> None:
     endpoint = read({"MESOS_AGENT_ENDPOINT": text}).endpoint
     assert (endpoint.host, endpoint.port, endpoint.authority) == (host, port, authority)
+
+
+BAD = ["[::1", "[::1]", "::1]:1", "[a]b:1", "a:b:1", "a/b:1", "x@y:1", ":1", "[]:1"]
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_half_an_endpoint_is_none(text: str) -> None:
+    with pytest.raises(ConfigError, match="MESOS_AGENT_ENDPOINT"):
+        read({"MESOS_AGENT_ENDPOINT": text})
 
 
 @given(st.text(max_size=30))
