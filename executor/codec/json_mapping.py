@@ -8,6 +8,7 @@ that have an explicit default. protobuf's json_format does none of these and is 
 
 import base64
 import binascii
+import math
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -154,9 +155,12 @@ def _bytes(value: Json, where: str) -> bytes:
 def _float(value: Json, where: str) -> float:
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
-            return float(value)
+            number = float(value)
         except (ValueError, OverflowError):
-            pass
+            number = math.nan
+        # JSON has no other numbers: one that got in could not be sent back in SUBSCRIBE.
+        if math.isfinite(number):
+            return number
     raise JsonMappingError(f"{where} must be a number, not {_brief(value)}")
 
 

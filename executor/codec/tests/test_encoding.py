@@ -190,6 +190,12 @@ def test_what_is_no_64_bit_integer_is_refused(value: Any) -> None:
         fill_message(mesos_pb2.DurationInfo(), {"nanoseconds": value})
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), "-inf", "NaN", 10**400])
+def test_what_json_cannot_send_back_is_refused(value: Any) -> None:
+    with pytest.raises(JsonMappingError, match="must be a number"):
+        fill_message(mesos_pb2.Value.Scalar(), {"value": value})
+
+
 def test_agents_spell_out_explicit_defaults_unless_deprecated() -> None:
     event = executor_pb2.Event(type=executor_pb2.Event.LAUNCH)
     task = event.launch.task
