@@ -9,7 +9,7 @@ from pytest_mock import MockerFixture
 from cni_plugins.kernel import iptables, nfnetlink
 from cni_plugins.kernel.nfnetlink import NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.nft import elements, masquerade, ports, reference, spoof, strays
-from cni_plugins.kernel.nft.elements import Element, exist, table_message
+from cni_plugins.kernel.nft.elements import Element, chain_message, exist
 from cni_plugins.kernel.nft.ports import Forward, Publication
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.identity import Identity
@@ -32,14 +32,16 @@ def test_a_socket_of_the_own_namespace_is_kept_for_the_next(own: Namespace) -> N
             assert second._socket is not kept
     with Nfnetlink(own) as third:
         assert third._socket is kept
-        assert exist(third, [table_message(NFPROTO_INET, "no_such_table_of_ours")] * 100) == [False] * 100
+        assert (
+            exist(third, [chain_message(NFPROTO_INET, "no_such_table", "any")] * 100) == [False] * 100
+        )
 
 
 def test_sequence_numbers_come_round(own: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nfnetlink, "_sequences", iter([1 << 33, (1 << 33) + (1 << 16), 0xFFFF0000]))
     for _ in range(3):
         with Nfnetlink(own) as socket:
-            assert exist(socket, [table_message(NFPROTO_INET, "no_such_table_of_ours")]) == [False]
+            assert exist(socket, [chain_message(NFPROTO_INET, "no_such_table", "any")]) == [False]
 
 
 def test_a_kernel_without_netfilter_holds_nothing(own: Namespace, mocker: MockerFixture) -> None:
