@@ -12,6 +12,7 @@ from executor.tests.scenarios import processes
 from executor.tests.scenarios.events import group_task, kill, launch, launch_group, shutdown, task
 from executor.tests.scenarios.scene import Scene, scenario
 from executor.tests.scenarios.scripted_agent import ScriptedAgent
+from executor.tests.scenarios.strangers import as_user
 
 STAY = {"MESOKIT_STAY": "true"}
 INVALID = mesos_pb2.TaskStatus.REASON_TASK_INVALID
@@ -74,7 +75,7 @@ def test_33_no_more_processes(scene: Scene) -> None:
     uid = 61000 + scene.sandbox.stat().st_ino % 4000
     agent = scene.agent()
     identity = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
-    executor = scene.start(agent, STAY, wrap=["/usr/bin/setpriv", *identity])
+    executor = scene.start(agent, STAY, wrap=as_user(uid))
     agent.send(launch(task("before", "exit 0")))
     agent.wait_state("before", "FINISHED")
 

@@ -16,6 +16,7 @@ from executor.tests.scenarios import processes
 from executor.tests.scenarios.events import group_task, kill, launch, launch_group, seconds, shutdown, task
 from executor.tests.scenarios.executor_process import AGENT_PATH, program
 from executor.tests.scenarios.scene import KILLING_STATE, Scene, scenario
+from executor.tests.scenarios.strangers import as_user
 
 STAY = {"MESOKIT_STAY": "true"}
 STUBBORN = "trap '' TERM; touch ready; while :; do sleep 0.1; done"
@@ -162,15 +163,8 @@ def test_84_clock_jumps(scene: Scene) -> None:
 
 @scenario()
 def test_85_poor_surroundings(scene: Scene) -> None:
-    script = (
-        "mount -t tmpfs -o noexec,ro,size=4k none /tmp && "
-        'exec setpriv --reuid=54321 --regid=54321 --clear-groups -- "$@"'
-    )
     agent = scene.agent()
-    executor = scene.start(
-        agent,
-        wrap=["/usr/bin/unshare", "--mount", "--propagation=private", "/bin/sh", "-c", script, "sh"],
-    )
+    executor = scene.start(agent, wrap=as_user(54321, poor_tmp=True))
     agent.send(launch(task("t", "id -u >uid; exit 0")))
     agent.wait_state("t", "FINISHED")
     assert executor.wait_exit() == 0
@@ -219,9 +213,7 @@ def test_87_user_switch(scene: Scene) -> None:
 @scenario()
 def test_88_more_than_the_executor_has(scene: Scene) -> None:
     agent = scene.agent()
-    executor = scene.start(
-        agent, STAY, wrap=["/usr/bin/setpriv", "--reuid=54322", "--regid=54322", "--clear-groups", "--"]
-    )
+    executor = scene.start(agent, STAY, wrap=as_user(54322))
     limit = group_task("limit", "exit 0")
     limit.container.type = mesos_pb2.ContainerInfo.MESOS
     limit.container.rlimit_info.rlimits.add(type=mesos_pb2.RLimitInfo.RLimit.RLMT_NICE, hard=40, soft=40)
