@@ -170,7 +170,7 @@ def test_clients_that_say_nothing_are_bounded_and_leave_nothing(tmp_path: Path) 
         assert meanwhile(loop, lambda: look(tmp_path))["executor_id"] == "e-1"
         for connection in idle:
             connection.close()
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_without_descriptors_it_waits_and_does_not_spin(tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ def test_without_rotation_and_listener_nothing_is_in_between() -> None:
     with pumping() as (loop, pump):
         before = descriptors()
         output = TaskOutput(pump, OutputPolicy(Path("/nonexistent")), "t")
-        assert (output.stdout, output.stderr, descriptors()) == (1, 2, before)
+        assert (output.stdout, output.stderr) == (1, 2)
+        assert descriptors() <= before
         output.started()
         done: list[bool] = []
         output.drain(loop, lambda: done.append(True))
@@ -118,7 +119,7 @@ def test_streams_end_with_their_writers_and_leave_nothing_open(tmp_path: Path) -
             ending(supervisor, process)
             drained(loop, output)
         turn_until(loop, lambda: not pump._streams, "the end of all streams")
-        assert descriptors() == before
+        assert descriptors() <= before
 
 
 def test_a_stream_that_cannot_be_made_leaves_nothing_open(tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_a_stream_that_cannot_be_made_leaves_nothing_open(tmp_path: Path) -> Non
         with pytest.raises(IsADirectoryError):
             TaskOutput(pump, OutputPolicy(tmp_path, 1000, 1), "t")
         turn_until(loop, lambda: not pump._streams, "the end of the other stream")
-        assert descriptors() == before
+        assert descriptors() <= before
 
 
 def test_through_to_a_shared_stream() -> None:

@@ -207,7 +207,7 @@ def test_a_failed_start_leaves_nothing_behind() -> None:
         for _ in range(20):
             with pytest.raises(LaunchError):
                 supervisor.start(launch("/no/such/program"))
-        assert descriptors() == before
+        assert descriptors() <= before
         assert left(supervisor) == []
 
 
@@ -216,4 +216,4 @@ def test_many_short_processes_each_with_its_own_exit_code() -> None:
         before = descriptors()
         for code in range(100):
             assert ending(supervisor, supervisor.start(shell(f"exit {code}"))).code == code
-        assert descriptors() == before
+        assert descriptors() <= before
