@@ -189,10 +189,14 @@ def plugin_rows(found: dict[str, Any], others: Sequence[str]) -> Iterator[Row]:
             "ADDs by 16 workers at once: time per ADD", ours, theirs, ours / theirs[others[0]], 0.5
         )
     if "growth" in found:
-        times = found["growth"]["ours"]
-        for verb in ("ADD", "DEL"):
-            few, many = median(times[verb]), median(times[f"{verb} crowded"])
-            yield compared(f"beside many attachments: {verb}", many, {"beside 1": few}, many / few, 1.2)
+        for name, limit in (("ours", 1.2), (others[0], None)):
+            for verb in ("ADD", "DEL"):
+                times = found["growth"][name]
+                few, many = median(times[verb]), median(times[f"{verb} crowded"])
+                label = "" if name == "ours" else f", {name}'s"
+                yield compared(
+                    f"beside many attachments{label}: {verb}", many, {"beside 1": few}, many / few, limit
+                )
     if "memory" in found:
         sizes = [each / 1e6 for each in found["memory"]]
         yield Row("service, PSS at start", "MB", sizes[0], {}, None, "", None)

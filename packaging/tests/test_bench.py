@@ -37,7 +37,7 @@ def test_every_operation_is_measured() -> None:
     wanted = ("plain", "dual", "chain", "growth", "memory", "throughput")
     document = json.loads(bench("--json", *small, *(f"--only={each}" for each in wanted)))
     rows = {row["operation"]: row for row in document["rows"]}
-    assert len(rows) == 14
+    assert len(rows) == 16
     for row in rows.values():
         assert row["ours"] > 0 or row["operation"].startswith("  ")
         assert all(value > 0 for value in row["others"].values())
