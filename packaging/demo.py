@@ -393,8 +393,10 @@ def main() -> int:
     parser.add_argument("--on-host", action="store_true", help="use this host's own network")
     parser.add_argument("--plugin-dir", type=Path, help="CNI plugins to use instead of ours")
     options = parser.parse_args()
-    # However somebody asks us to end, the blocks above are left in order.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # However somebody asks us to end, the blocks above are left in order; a shell that starts us in the
+    # background has SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         if options.on_host:
             return here(options.plugin_dir)
