@@ -13,7 +13,6 @@ import select
 import signal
 import sys
 import time
-from pathlib import Path
 
 from mesos.v1.executor import executor_pb2
 
@@ -22,7 +21,7 @@ from executor.tests.scenarios import acknowledgements
 from executor.tests.scenarios.events import acknowledged, launch, task
 from executor.tests.scenarios.executor_process import Executor
 from executor.tests.scenarios.ledger import state_name
-from executor.tests.scenarios.processes import wait_until
+from executor.tests.scenarios.processes import memory, wait_until
 from executor.tests.scenarios.scene import Scene
 from executor.tests.scenarios.scripted_agent import ScriptedAgent
 
@@ -39,12 +38,8 @@ def arrival(agent: ScriptedAgent, state: str) -> float:
 
 
 def size(pids: list[int]) -> int:
-    total = 0
-    for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1]) * 1024
-    return total
+    """Proportional shares of memory added up, in bytes."""
+    return sum(memory(pid) for pid in pids)
 
 
 def ended(executor: Executor) -> float:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 PROC = Path("/proc")
 
 
@@ -85,10 +87,7 @@ def environ(pid: int) -> dict[str, str]:
 
 def memory(pid: int) -> int:
     """Proportional share of memory, in bytes."""
-    for line in (PROC / str(pid) / "smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(f"no Pss for {pid}")
+    return int(psutil.Process(pid).memory_full_info().pss)
 
 
 def descriptors(pid: int) -> int:
