@@ -193,7 +193,7 @@ def test_46_both_updates_in_order(scene: Scene) -> None:
     agent.wait_state("t", "RUNNING")
     agent.play_dead()
     scene.path("go").touch()
-    executor.wait_no_tasks()
+    processes.wait_until(lambda: "FINISHED" in executor.log, "the end is noted while the agent is away")
     agent.acks = acknowledgements.at_once
     agent.dead = False
     _, updates = _resent(agent, 2)
