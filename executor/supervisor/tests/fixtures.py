@@ -122,10 +122,10 @@ class ManualLoop:
         return self._now
 
     def watch(self, descriptor: int, events: int, callback: Callable[[], None]) -> None:
-        raise NotImplementedError("nothing to watch by hand")
+        raise AssertionError("nothing to watch by hand")
 
     def unwatch(self, descriptor: int) -> None:
-        raise NotImplementedError("nothing to watch by hand")
+        raise AssertionError("nothing to watch by hand")
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         cancelled: list[bool] = []
