@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -35,6 +36,10 @@ def start(node: Node, *arguments: str) -> Running:
     running = node.popen([MESOKIT, "node", *arguments])
     until(lambda: running.errors() or node.path(SOCKET).is_socket(), what="the node service listens")
     return running
+
+
+def _replaced(node: Node, pid: int) -> bool:
+    return bool(status(node)["pid"] != pid)
 
 
 def status(node: Node) -> dict[str, Any]:
@@ -311,7 +316,7 @@ def test_the_socket_of_systemd_outlives_the_service(node: Node, ours: str) -> No
             node.run(["kill", "-TERM", str(pid)])
             node.cni("DEL", f"{ours}/bridge", bridge(), "c1", box).ok()
             assert node.path(SOCKET).exists()
-            until(lambda pid=pid: status(node)["pid"] != pid)  # type: ignore[misc]
+            until(partial(_replaced, node, pid))
 
 
 def test_memory_stays_flat(node: Node, ours: str) -> None:

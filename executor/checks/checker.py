@@ -36,12 +36,8 @@ class Checker:
         self._runner.start()
 
     def pause(self) -> None:
-        """No runs and no words until `resume`; also for good, when the task is being killed or has ended."""
+        """No runs and no words from here on: the task is being killed or has ended."""
         self._runner.pause()
-
-    def resume(self) -> None:
-        """Go on after `pause`."""
-        self._runner.resume()
 
     def _heard(self, result: Result) -> None:
         if result.transient:

@@ -6,6 +6,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 
 class ScriptedServer:
@@ -72,9 +73,9 @@ class ScriptedServer:
 
 
 @contextlib.contextmanager
-def serving(*answers: bytes | Callable[[int], bytes], **options: object) -> Iterator[ScriptedServer]:
+def serving(*answers: bytes | Callable[[int], bytes], **options: Any) -> Iterator[ScriptedServer]:
     """A scripted server that is closed afterwards."""
-    server = ScriptedServer(answers, **options)  # type: ignore[arg-type]
+    server = ScriptedServer(answers, **options)
     try:
         yield server
     finally:

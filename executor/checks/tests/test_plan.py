@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mesos.v1 import mesos_pb2
@@ -62,8 +63,8 @@ def test_check_kinds() -> None:
     assert isinstance(check_plan(command, TASK).target, CommandTarget)
 
 
-def _health(**fields: object) -> Callable[[], object]:
-    return lambda: health_plan(Kind(**fields), TASK)  # type: ignore[arg-type]
+def _health(**fields: Any) -> Callable[[], object]:
+    return lambda: health_plan(Kind(**fields), TASK)
 
 
 def _secret() -> object:

@@ -153,7 +153,9 @@ def test_tls_as_libprocess_reads_it(tmp_path: Path) -> None:
     assert (tls.verify, tls.verify_address, tls.scheme) == (True, True, HostnameScheme.OPENSSL)
     assert tls.authorities_file == authority
     assert tls.versions == {3}
-    assert not read({"LIBPROCESS_SSL_ENABLED": "1"}).tls.verify  # type: ignore[union-attr]
+    plain = read({"LIBPROCESS_SSL_ENABLED": "1"}).tls
+    assert plain is not None
+    assert not plain.verify
 
 
 def test_tls_mistakes() -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from executor.supervisor import proc
 from executor.supervisor.launch import Exit, Launch, Process
@@ -28,20 +29,20 @@ def supervised() -> Iterator[Supervisor]:
         supervisor.close(PATIENCE)
 
 
-def launch(*argv: str, cwd: Path = Path("/"), **options: object) -> Launch:
+def launch(*argv: str, cwd: Path = Path("/"), **options: Any) -> Launch:
     """A launch with the environment of the tests and its output thrown away."""
-    settings: dict[str, object] = {"env": dict(os.environ), "stdout": -1, "stderr": -1, **options}
-    return Launch("test", argv, cwd=cwd, **settings)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"env": dict(os.environ), "stdout": -1, "stderr": -1, **options}
+    return Launch("test", argv, cwd=cwd, **settings)
 
 
-def shell(script: str, **options: object) -> Launch:
+def shell(script: str, **options: Any) -> Launch:
     """A launch of /bin/sh -c."""
-    return launch("/bin/sh", "-c", script, **options)  # type: ignore[arg-type]
+    return launch("/bin/sh", "-c", script, **options)
 
 
-def python(script: str, **options: object) -> Launch:
+def python(script: str, **options: Any) -> Launch:
     """A launch of a Python script without site packages."""
-    return launch(sys.executable, "-I", "-S", "-c", script, **options)  # type: ignore[arg-type]
+    return launch(sys.executable, "-I", "-S", "-c", script, **options)
 
 
 def ending(supervisor: Supervisor, process: Process) -> Exit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
+from functools import partial
 
 import trustme
 from mesos.v1 import mesos_pb2
@@ -42,6 +43,10 @@ def _health(
         check.type = mesos_pb2.HealthCheck.COMMAND
         check.command.value = command
     return info
+
+
+def _told(agent: ScriptedAgent, name: str) -> bool:
+    return bool(_healths(agent, name))
 
 
 def _healths(agent: ScriptedAgent, task_id: str) -> list[bool]:
@@ -165,7 +170,7 @@ def test_74_http_health(scene: Scene) -> None:
         agent.send(*(launch_group(info) for info in well + ill))
         for info in well + ill:
             name = info.task_id.value
-            agent.wait(lambda name=name: bool(_healths(agent, name)), f"a result for {name}")  # type: ignore[misc]
+            agent.wait(partial(_told, agent, name), f"a result for {name}")
         results = {info.task_id.value: _healths(agent, info.task_id.value)[0] for info in well + ill}
         assert results == {info.task_id.value: info in well for info in well + ill}
 
@@ -182,7 +187,7 @@ def test_75_tcp_health(scene: Scene) -> None:
             info.health_check.tcp.port = port
             agent.send(launch_group(info))
         for name in ports:
-            agent.wait(lambda name=name: bool(_healths(agent, name)), f"a result for {name}")  # type: ignore[misc]
+            agent.wait(partial(_told, agent, name), f"a result for {name}")
         assert {name: _healths(agent, name)[0] for name in ports} == {
             "open": True,
             "closed": False,

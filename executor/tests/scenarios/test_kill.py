@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from mesos.v1 import mesos_pb2
 
@@ -218,7 +219,7 @@ def test_61_stopped_tasks(scene: Scene) -> None:
     )
     for name in ("gentle", "rude"):
         agent.wait_state(name, "RUNNING")
-        processes.wait_until(lambda name=name: _stopped(scene, name), f"{name} stops itself")  # type: ignore[misc]
+        processes.wait_until(partial(_stopped, scene, name), f"{name} stops itself")
     agent.send(kill("gentle", AGES), kill("rude", 0.5))
     assert "exited with status 0" in agent.wait_state("gentle", "KILLED").message
     assert "terminated with signal Killed" in agent.wait_state("rude", "KILLED").message
