@@ -5,7 +5,11 @@ wrote down before it made it. A lock per bridge keeps the making of the bridge a
 from the removal of its last.
 """
 
+import ctypes
 import errno
+import fcntl
+import socket
+import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +19,7 @@ from typing import Any
 
 from cni_plugins.kernel import addresses, links
 from cni_plugins.kernel.links import IFF_PROMISC, IFF_UP, Link
+from cni_plugins.kernel.namespace import entered
 from cni_plugins.kernel.netlink import Message, Netlink, answered
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.values import IpInterface
@@ -22,6 +27,8 @@ from cni_plugins.spec.values import IpInterface
 ALIAS = "mesokit"
 # linux/if_link.h
 _VLAN_FILTERING, _DEFAULT_PVID = 7, 39
+# linux/if_bridge.h, linux/sockios.h
+_BRCTL_GET_PORT_LIST, _SIOCDEVPRIVATE, _PORTS = 7, 0x89F0, 256
 
 
 def lock_path(run: Path, name: str) -> Path:
@@ -95,6 +102,23 @@ def _conflict(old: IpInterface, new: IpInterface) -> bool:
     return isinstance(new, IPv6Interface) and old.network.overlaps(new.network)
 
 
+def has_ports(netlink: Netlink, name: str) -> bool:
+    """Whether a bridge has any port. CniError 999.
+
+    A dump of links would visit every link of the node; brctl's question to the bridge itself visits its
+    ports.
+    """
+    indices = (ctypes.c_int * _PORTS)()
+    question = (ctypes.c_ulong * 4)(_BRCTL_GET_PORT_LIST, ctypes.addressof(indices), _PORTS, 0)
+    request = struct.pack("16sP16x", name.encode(), ctypes.addressof(question))
+    try:
+        with entered(netlink.namespace), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asking:
+            fcntl.ioctl(asking, _SIOCDEVPRIVATE, request)
+    except OSError as error:
+        raise CniError(Code.INTERNAL, f"cannot ask bridge {name} for its ports", str(error)) from error
+    return any(indices)
+
+
 def release(netlink: Netlink, name: str, mac: str) -> bool:
     """Remove a bridge of ours that has no port left; whether it was removed. Its lock must be held. CniError
     999.
@@ -102,10 +126,10 @@ def release(netlink: Netlink, name: str, mac: str) -> bool:
     link = links.find(netlink, name)
     if link is None or link.kind != "bridge" or not (link.alias == ALIAS or link.mac == mac):
         return False
-    if links.has_ports(netlink, link.index):
+    if has_ports(netlink, name):
         if not link.alias:
             # Its maker died before it could mark it; whoever has the last port removes it then.
             netlink.request(links.change(name, link.index, ifalias=ALIAS))
         return False
-    netlink.request(links.delete(name))
+    links.remove(netlink, name)
     return True

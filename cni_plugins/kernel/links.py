@@ -3,6 +3,8 @@
 import errno
 import os
 import struct
+import threading
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +20,7 @@ from cni_plugins.kernel.netlink import (
     Netlink,
     answered,
 )
+from cni_plugins.spec.errors import CniError
 
 IFF_UP, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x100, 0x200
 _NO_LINK = frozenset((errno.ENODEV,))
@@ -106,7 +109,7 @@ def parse(packet: bytes) -> Link:
 
 def _find(netlink: Netlink, what: str, body: bytes) -> Link | None:
     answer = answered(netlink.request(Message(f"look up {what}", RTM_GETLINK, 0, body, _NO_LINK)))
-    return parse(answer.messages[0]) if answer.messages else None
+    return parse(answer.packet) if answer.packet else None
 
 
 def find(netlink: Netlink, name: str) -> Link | None:
@@ -127,12 +130,6 @@ def _selection(master: int) -> bytes:
 def every(netlink: Netlink, *, master: int = 0) -> list[Link]:
     """All links, or the ports of one master. CniError 999."""
     return [parse(packet) for packet in netlink.dump("list links", RTM_GETLINK, _selection(master))]
-
-
-def has_ports(netlink: Netlink, master: int) -> bool:
-    """Whether a link has any port; at the first one of a thousand it stops reading. CniError 999."""
-    with netlink.another() as apart:
-        return apart.any("look for ports", RTM_GETLINK, _selection(master))
 
 
 def change(name: str, index: int, *, set_flags: int = 0, clear_flags: int = 0, **values: Any) -> Message:
@@ -189,8 +186,43 @@ def create_veth(
     return replace(message, allow=frozenset((errno.EEXIST,)))
 
 
-def delete(name: str) -> Message:
-    """Delete a link by name; that it is gone already is an answer (Answer.error is ENODEV)."""
+def remove(netlink: Netlink, name: str) -> None:
+    """Delete a link by name; returns when it is gone, or was gone already. CniError 999.
+
+    The kernel takes a link, its peer, addresses and routes away within a millisecond, under its lock for
+    network configuration. Then it gives the lock back, and the caller waits 10 to 30 ms more until no
+    processor can hold a reference any more (netdev_run_todo). Nobody needs to wait for that: a thread does,
+    while we ask, and are answered when the lock is free again.
+    """
+    failures: list[CniError] = []
+    ended = False
+
+    def request() -> None:
+        nonlocal ended
+        try:
+            with apart:
+                apart.request(deletion(name))
+        except CniError as error:
+            failures.append(error)
+        finally:
+            ended = True
+
+    apart = netlink.another()
+    try:
+        threading.Thread(target=request, name="deletion", daemon=True).start()
+    except RuntimeError:  # no room for one more
+        request()
+    pause = 0.0001
+    while not ended:
+        time.sleep(pause)
+        if find(netlink, name) is None:
+            break
+        pause = min(2 * pause, 0.005)
+    if failures:
+        raise failures[0]
+
+
+def deletion(name: str) -> Message:
     return Message(f"delete {name}", RTM_DELLINK, 0, encode(LINK, {}, [("IFLA_IFNAME", name)]), _NO_LINK)
 
 

@@ -2,18 +2,20 @@
 
 setns(2) moves the calling thread alone, so a thread enters a namespace, does the few system calls that look
 at it (socket(2), open(2) below /proc/sys/net, fork(2)) and leaves again. What was opened inside keeps working
-outside.
+outside. Each thread remembers where it is: asking the kernel would cost more than the way there and back.
 """
 
 import ctypes
 import os
 import socket
 import sys
+from _thread import _local
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from cni_plugins.spec.errors import CniError, Code
-from cni_plugins.spec.namespace import OWN_NETNS, Namespace
+from cni_plugins.spec.namespace import Namespace, open_namespace
 
 _CLONE_NEWNET = 0x40000000
 _SO_NETNS_COOKIE = 71  # socket(7), since Linux 5.14
@@ -26,27 +28,37 @@ def _setns(fd: int) -> None:
         raise OSError(error, os.strerror(error))
 
 
+_here = _local()
+
+
+@cache
+def _home() -> Namespace:
+    """Where this process's threads are when they are in no block of `entered`. CniError 5."""
+    found = open_namespace("/proc/self/ns/net")
+    if found is None:
+        raise CniError(Code.IO, "cannot open /proc/self/ns/net: is /proc mounted?")
+    return found
+
+
 @contextmanager
 def entered(namespace: Namespace) -> Iterator[None]:
     """Run the block with this thread in `namespace`. CniError 8 if the kernel refuses."""
-    own = os.open(OWN_NETNS, os.O_RDONLY | os.O_CLOEXEC)
+    before: Namespace = getattr(_here, "namespace", None) or _home()
+    if before.same(namespace):
+        yield
+        return
     try:
-        status = os.fstat(own)
-        if (status.st_dev, status.st_ino) == (namespace.device, namespace.inode):
-            yield
-            return
-        try:
-            _setns(namespace.fd)
-        except OSError as error:
-            raise CniError(
-                Code.INVALID_NETNS, f"cannot enter the network namespace {namespace.path}", str(error)
-            ) from error
-        try:
-            yield
-        finally:
-            _setns(own)
+        _setns(namespace.fd)
+    except OSError as error:
+        raise CniError(
+            Code.INVALID_NETNS, f"cannot enter the network namespace {namespace.path}", str(error)
+        ) from error
+    _here.namespace = namespace
+    try:
+        yield
     finally:
-        os.close(own)
+        _setns(before.fd)
+        _here.namespace = before
 
 
 def fingerprint(namespace: Namespace) -> list[int]:

@@ -5,6 +5,10 @@ sent by us: one datagram holds a whole batch, the kernel serves it in order and 
 a dozen changes cost two system calls. A batch does not stop at an error: the kernel goes on with the next
 message, which is why a batch holds only changes that each have their undo recorded already.
 
+The kernel serves a request inside send(2): when that returns, the answers wait in the receive queue, and they
+are taken from there without waiting. A change is answered by an acknowledgement; a question that asks for
+none is answered by what it asked for, or by an error.
+
 A dump that the kernel marks as interrupted is asked for again (up to `_DUMP_TRIES` times), then taken as it
 is.
 """
@@ -35,7 +39,8 @@ _NLM_F_CAPPED, _NLM_F_ACK_TLVS = 0x100, 0x200
 _NLMSGERR_ATTR_MSG = 1
 _HEADER = struct.Struct("=IHHII")
 _DUMP_TRIES = 5
-_RECEIVE = 1 << 18
+_GET = 2  # of the four kinds that the types of rtnetlink(7) come in
+_RECEIVE = 1 << 16  # the kernel's largest message has 32 KiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +58,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: 0 or the errno that was allowed, and the messages the kernel sent before its
-    acknowledgement.
-    """
+    """What came back: 0 or the errno that was allowed, and what a question asked for (else empty)."""
 
     error: int
-    messages: tuple[bytes, ...] = ()
+    packet: bytes = b""
 
 
 class Netlink:
@@ -74,7 +77,6 @@ class Netlink:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         for flag in (_NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
             self._socket.setsockopt(_SOL_NETLINK, flag, 1)
-        self._socket.bind((0, 0))
 
     def __enter__(self) -> "Netlink":
         return self
@@ -99,29 +101,32 @@ class Netlink:
         self._sequence += len(messages)
         data = b"".join(
             _HEADER.pack(
-                16 + len(item.body), item.type, item.flags | NLM_F_REQUEST | NLM_F_ACK, first + number, 0
+                16 + len(item.body),
+                item.type,
+                item.flags | (NLM_F_REQUEST if item.type % 4 == _GET else NLM_F_REQUEST | NLM_F_ACK),
+                first + number,
+                0,
             )
             + item.body
             for number, item in enumerate(messages)
         )
         self._send(data)
         answers: list[Answer | None] = [None] * len(messages)
-        parts: list[list[bytes]] = [[] for _ in messages]
         failure: CniError | None = None
         left = len(messages)
         while left:
             for kind, _, sequence, packet in self._receive():
                 number = sequence - first
-                if not 0 <= number < len(messages):
+                if not 0 <= number < len(messages) or answers[number] is not None:
                     continue
+                left -= 1
                 if kind != _NLMSG_ERROR:
-                    parts[number].append(packet)
+                    answers[number] = Answer(0, packet)
                     continue
                 code = -int(struct.unpack_from("=i", packet, 16)[0])
                 if code and code not in messages[number].allow and failure is None:
                     failure = _failure(messages[number].doing, code, packet)
-                answers[number] = Answer(code, tuple(parts[number]))
-                left -= 1
+                answers[number] = Answer(code)
         if failure is not None:
             raise failure
         return [answer for answer in answers if answer is not None]
@@ -138,21 +143,6 @@ class Netlink:
     def another(self) -> "Netlink":
         """A second socket in the same namespace."""
         return Netlink(self.namespace, self._deadline)
-
-    def any(self, doing: str, kind: int, body: bytes) -> bool:
-        """Whether a dump would find anything. The rest of it is left unread: the socket is of no use
-        afterwards.
-        """
-        self._sequence += 1
-        self._send(_HEADER.pack(16 + len(body), kind, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0) + body)
-        while True:
-            for reply, _, _, packet in self._receive():
-                if reply not in {_NLMSG_DONE, _NLMSG_ERROR}:
-                    return True
-                code = -int(struct.unpack_from("=i", packet, 16)[0])
-                if code:
-                    raise _failure(doing, code, packet)
-                return False
 
     def _dump_once(self, doing: str, kind: int, body: bytes) -> tuple[list[bytes], bool]:
         self._sequence += 1
@@ -173,18 +163,17 @@ class Netlink:
                 found.append(packet)
 
     def _send(self, data: bytes) -> None:
+        self._deadline.require("the kernel's netlink")
         try:
-            self._socket.settimeout(self._deadline.require("the kernel's netlink"))
             self._socket.send(data)
         except OSError as error:
             raise CniError(Code.INTERNAL, "cannot talk to the kernel over netlink", str(error)) from error
 
     def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
         try:
-            self._socket.settimeout(self._deadline.require("the kernel's netlink"))
-            data = self._socket.recv(_RECEIVE)
-        except TimeoutError:
-            self._deadline.require("the kernel's netlink")
+            data = self._socket.recv(_RECEIVE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self._wait()
             return
         except OSError as error:
             raise CniError(Code.INTERNAL, "cannot hear the kernel over netlink", str(error)) from error
@@ -193,6 +182,18 @@ class Netlink:
             length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
             yield kind, flags, sequence, data[offset : offset + length]
             offset += max(16, (length + 3) & ~3)
+
+    def _wait(self) -> None:
+        """Until there is something to read, though nothing is known that would need it. CniError 11."""
+        try:
+            self._socket.settimeout(self._deadline.require("the kernel's netlink"))
+            self._socket.recv(1, socket.MSG_PEEK)
+        except TimeoutError:
+            self._deadline.require("the kernel's netlink")
+        except OSError as error:
+            raise CniError(Code.INTERNAL, "cannot hear the kernel over netlink", str(error)) from error
+        finally:
+            self._socket.settimeout(None)
 
 
 def _failure(doing: str, code: int, packet: bytes) -> CniError:

@@ -101,7 +101,7 @@ def towards(netlink: Netlink, destination: Ip) -> int:
     body = _HEADER.pack(family, 8 * len(raw), 0, 0, 0, 0, 0, 0, 0)
     body += struct.pack("=HH", 4 + len(raw), _RTA_DST) + raw
     (answer,) = netlink.request(Message(f"find the way to {destination}", RTM_GETROUTE, 0, body))
-    return number(attributes(answer.messages[0], 16 + _HEADER.size), _RTA_OIF)
+    return number(attributes(answer.packet, 16 + _HEADER.size), _RTA_OIF)
 
 
 def _parse(packet: bytes) -> KernelRoute | None:

@@ -186,6 +186,9 @@ class Key:
     about: str
 
 
+_described: dict[type[Any], tuple[Key, ...]] = {}
+
+
 def keys_of(schema: type[Any]) -> tuple[Key, ...]:
     """The keys of a configuration dataclass, in the order they were declared."""
 
@@ -193,7 +196,9 @@ def keys_of(schema: type[Any]) -> tuple[Key, ...]:
         default = None if item.default is MISSING else item.default
         return Key(item.name, item.metadata["key"], item.metadata["kind"], default, item.metadata["about"])
 
-    return tuple(describe(item) for item in fields(schema) if "key" in item.metadata)
+    if schema not in _described:
+        _described[schema] = tuple(describe(item) for item in fields(schema) if "key" in item.metadata)
+    return _described[schema]
 
 
 def _near(unknown: str, known: Iterable[str]) -> str | None:

@@ -49,6 +49,10 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_refuse_constant)
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
 def _well_formed(value: Any) -> Any:
     r"""Half a surrogate pair (`\ud800`), which no name or file can hold, becomes U+FFFD, as in Go."""
     if isinstance(value, str):
@@ -69,7 +73,7 @@ def parse_json(text: bytes) -> Any:
     input.
     """
     try:
-        document = json.loads(text.decode("utf-8"), object_pairs_hook=_pairs, parse_constant=_refuse_constant)
+        document = _DECODER.decode(text.decode("utf-8"))
         return _well_formed(document) if _ESCAPED_SURROGATE.search(text) else document
     except RecursionError:
         raise ValueError("nested too deeply") from None
@@ -77,7 +81,7 @@ def parse_json(text: bytes) -> Any:
 
 def dump_json(value: Any) -> str:
     """One line of ASCII JSON."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def parse_ip(text: str) -> Ip:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.files import Place
 
 
 def acquire(fd: int, deadline: Deadline, what: str) -> None:
@@ -24,7 +25,7 @@ def acquire(fd: int, deadline: Deadline, what: str) -> None:
             return
 
 
-def open_file(path: Path, flags: int, mode: int, directory_mode: int = 0o755) -> int:
+def open_file(path: Place, flags: int, mode: int, directory_mode: int = 0o755) -> int:
     """Open a file, making its directories when they are missing. CniError 5."""
     try:
         try:
@@ -32,7 +33,7 @@ def open_file(path: Path, flags: int, mode: int, directory_mode: int = 0o755) ->
         except FileNotFoundError:
             if not flags & os.O_CREAT:
                 raise
-            path.parent.mkdir(mode=directory_mode, parents=True, exist_ok=True)
+            Path(path).parent.mkdir(mode=directory_mode, parents=True, exist_ok=True)
             return os.open(path, flags | os.O_CLOEXEC, mode)
     except FileNotFoundError:
         raise
@@ -41,7 +42,7 @@ def open_file(path: Path, flags: int, mode: int, directory_mode: int = 0o755) ->
 
 
 @contextmanager
-def locked(path: Path, deadline: Deadline, *, mode: int = 0o600) -> Iterator[None]:
+def locked(path: Place, deadline: Deadline, *, mode: int = 0o600) -> Iterator[None]:
     """Hold the lock file `path` during the block; the file stays. CniError 5 or 11."""
     fd = open_file(path, os.O_RDWR | os.O_CREAT, mode)
     try:

@@ -11,7 +11,6 @@ A file of no bytes is the trace of a crash between creation and writing. Whoever
 nobody is at that point, so such a file counts as free.
 """
 
-import errno
 import hashlib
 import os
 import time
@@ -20,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cni_plugins.spec import files
 from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.roots import Roots
@@ -62,7 +62,7 @@ class Reservations:
 
     __slots__ = ("_changed", "_index", "_synchronous", "directory")
 
-    def __init__(self, directory: Path, index: Path) -> None:
+    def __init__(self, directory: str, index: str) -> None:
         self.directory = directory
         self._index = index
         self._changed = False
@@ -70,22 +70,22 @@ class Reservations:
 
     def _is_synchronous(self) -> bool:
         try:
-            return int((self._index / "stamp").read_bytes()) == self.directory.stat().st_mtime_ns
+            return int(files.read(f"{self._index}/stamp")) == os.stat(self.directory).st_mtime_ns
         except (OSError, ValueError):
             return False
 
-    def _entry(self, owner: Owner) -> Path:
-        return self._index / hashlib.sha256(owner.content.encode()).hexdigest()[:40]
+    def _entry(self, owner: Owner) -> str:
+        return f"{self._index}/{hashlib.sha256(owner.content.encode()).hexdigest()[:40]}"
 
     def _rebuild(self) -> None:
-        self._index.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in self._index.iterdir():
+        Path(self._index).mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in Path(self._index).iterdir():
             path.unlink()
         owners: dict[Owner, list[str]] = {}
         for item in self.every():
             owners.setdefault(Owner(item.container_id, item.ifname), []).append(str(item.address))
         for owner, addresses in owners.items():
-            self._entry(owner).write_text("\n".join(addresses))
+            files.write(self._entry(owner), "\n".join(addresses).encode())
         self._synchronous = self._changed = True
 
     def owned(self, owner: Owner) -> list[Ip]:
@@ -95,13 +95,12 @@ class Reservations:
                 self._rebuild()
             names: list[str] = []
             for key in (owner, Owner(owner.container_id, "")):
-                with suppress(FileNotFoundError):
-                    entry = self._entry(key)
-                    indexed = entry.read_text().split()
-                    held = [name for name in indexed if owner.holds(self.content(name) or "")]
-                    if not held:  # a crash came between the index and the file
-                        entry.unlink()
-                    names += held
+                entry = self._entry(key)
+                indexed = _names(entry)
+                held = [name for name in indexed if owner.holds(self.content(name) or "")]
+                if indexed and not held:  # a crash came between the index and the file
+                    os.unlink(entry)
+                names += held
             return [parse_ip(name) for name in names]
         except OSError as error:
             raise CniError(
@@ -120,20 +119,20 @@ class Reservations:
     def content(self, name: str) -> str | None:
         """What stands in an address's file: None if there is none, "" if it is torn. CniError 5."""
         try:
-            return (self.directory / name).read_bytes().decode("utf-8", "replace").strip()
+            return files.read(f"{self.directory}/{name}").decode("utf-8", "replace").strip()
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise CniError(Code.IO, f"cannot read {self.directory / name}", str(error)) from error
+            raise CniError(Code.IO, f"cannot read {self.directory}/{name}", str(error)) from error
 
     def free(self, address: Ip) -> bool:
         """Whether nobody holds an address. CniError 5."""
         try:
-            return (self.directory / str(address)).stat().st_size == 0
+            return os.stat(f"{self.directory}/{address}").st_size == 0
         except FileNotFoundError:
             return True
         except OSError as error:
-            raise CniError(Code.IO, f"cannot look at {self.directory / str(address)}", str(error)) from error
+            raise CniError(Code.IO, f"cannot look at {self.directory}/{address}", str(error)) from error
 
     def taken(self) -> frozenset[str]:
         """The names of all files that are not torn, for a search in a crowded range. CniError 5."""
@@ -145,22 +144,16 @@ class Reservations:
 
     def reserve(self, address: Ip, owner: Owner) -> None:
         """Write a reservation for a free address. CniError 5."""
-        path = self.directory / str(address)
-        entry = self._entry(owner)
+        path = f"{self.directory}/{address}"
         self._changed = True
         try:
             if self._synchronous:
-                before = entry.read_text() + "\n" if entry.exists() else ""
-                entry.write_text(before + str(address))
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                content = owner.content.encode()
-                if os.write(fd, content) != len(content):
-                    os.ftruncate(fd, 0)
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            finally:
-                os.close(fd)
+                entry = self._entry(owner)
+                files.write(entry, "\n".join((*_names(entry), str(address))).encode())
+            files.write(path, owner.content.encode(), mode=0o600)
         except OSError as error:
+            with suppress(OSError):
+                os.truncate(path, 0)
             raise CniError(Code.IO, f"cannot reserve {address} in {self.directory}", str(error)) from error
 
     def release(self, address: str, owner: Owner) -> bool:
@@ -172,7 +165,8 @@ class Reservations:
         try:
             if held:
                 self._changed = True
-                (self.directory / address).unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    os.unlink(f"{self.directory}/{address}")
             self._forget(address, owner)  # also where a crash came between the index and the file
         except OSError as error:
             raise CniError(Code.IO, f"cannot release {address} in {self.directory}", str(error)) from error
@@ -181,32 +175,26 @@ class Reservations:
     def _forget(self, address: str, owner: Owner) -> None:
         for key in (owner, Owner(owner.container_id, "")):
             entry = self._entry(key)
-            try:
-                left = [name for name in entry.read_text().split() if name != address]
-            except FileNotFoundError:
-                continue
+            names = _names(entry)
+            left = [name for name in names if name != address]
             if left:
-                entry.write_text("\n".join(left))
-            else:
-                entry.unlink()
+                files.write(entry, "\n".join(left).encode())
+            elif names:
+                os.unlink(entry)
 
     def last(self, number: int) -> Ip | None:
         """Where the search of range set `number` stopped; None if it is unknown."""
         try:
-            return parse_ip((self.directory / f"{_LAST}{number}").read_text().strip())
+            return parse_ip(files.read(f"{self.directory}/{_LAST}{number}").decode().strip())
         except (OSError, ValueError):
             return None
 
     def set_last(self, number: int, address: Ip) -> None:
         """Remember where the search stopped. CniError 5."""
-        path = self.directory / f"{_LAST}{number}"
+        path = f"{self.directory}/{_LAST}{number}"
         self._changed = True
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.ftruncate(fd, os.write(fd, str(address).encode()))
-            finally:
-                os.close(fd)
+            files.write(path, str(address).encode(), mode=0o600)
         except OSError as error:
             raise CniError(Code.IO, f"cannot write {path}", str(error)) from error
 
@@ -217,7 +205,7 @@ class Reservations:
         for entry in listed:
             try:
                 address = parse_ip(entry.name)
-                content = Path(entry.path).read_bytes().decode("utf-8", "replace").strip()
+                content = files.read(entry.path).decode("utf-8", "replace").strip()
                 modified = entry.stat().st_mtime
             except (OSError, ValueError):
                 continue
@@ -240,7 +228,7 @@ class Reservations:
         """Remove an address's file whatever it holds; the index is made anew. CniError 5."""
         self._changed, self._synchronous = True, False
         try:
-            (self.directory / name).unlink(missing_ok=True)
+            Path(self.directory, name).unlink(missing_ok=True)
         except OSError as error:
             raise CniError(Code.IO, f"cannot release {name} in {self.directory}", str(error)) from error
 
@@ -253,23 +241,31 @@ class Reservations:
         stamp = now - now % 1_000_000 + 1 + int.from_bytes(os.urandom(4), "big") % 999_999
         with suppress(OSError):
             os.utime(self.directory, ns=(stamp, stamp))
-            (self._index / "stamp").write_text(str(self.directory.stat().st_mtime_ns))
+            files.write(f"{self._index}/stamp", str(os.stat(self.directory).st_mtime_ns).encode())
 
 
-def directory_of(roots: Roots, data_dir: str, network: str) -> Path:
+def _names(entry: str) -> list[str]:
+    """The addresses that an entry of the index holds. OSError."""
+    try:
+        return files.read(entry).decode().split()
+    except FileNotFoundError:
+        return []
+
+
+def directory_of(roots: Roots, data_dir: str, network: str) -> str:
     """Where a network's reservations are; an empty `data_dir` is the default place."""
-    return (roots.relocate(data_dir) if data_dir else roots.host_local) / network
+    return f"{roots.relocate(data_dir) if data_dir else roots.host_local}/{network}"
 
 
 @contextmanager
-def opened(directory: Path, roots: Roots, deadline: Deadline) -> Iterator[Reservations]:
+def opened(directory: str, roots: Roots, deadline: Deadline) -> Iterator[Reservations]:
     """Lock a network's directory, made when missing. CniError 5 or 11."""
-    lock = directory / "lock"
+    lock = f"{directory}/lock"
     fd = open_file(lock, os.O_RDWR | os.O_CREAT, 0o750)
     try:
-        acquire(fd, deadline, str(lock))
-        name = hashlib.sha256(str(directory).encode()).hexdigest()[:40]
-        reservations = Reservations(directory, roots.run / "host-local" / name)
+        acquire(fd, deadline, lock)
+        name = hashlib.sha256(directory.encode()).hexdigest()[:40]
+        reservations = Reservations(directory, f"{roots.run}/host-local/{name}")
         try:
             yield reservations
         finally:

@@ -25,4 +25,4 @@ def release_vlan(scene: Scene, args: Mapping[str, Any]) -> None:
         members = vlans.of_ports(scene.host, peer.master) if peer is not None and peer.master else {}
         others = [index for index, vids in members.items() if args["vid"] in vids and index != gateway.peer]
         if not others:
-            scene.host.request(links.delete(name))
+            links.remove(scene.host, name)

@@ -18,7 +18,7 @@ def delete(scene: Scene, args: Mapping[str, Any]) -> None:
     """`link.delete {where: host|sandbox, name}`: a namespace that is gone took its links along."""
     netlink = _netlink(scene, args["where"])
     if netlink is not None:
-        netlink.request(links.delete(args["name"]))
+        links.remove(netlink, args["name"])
 
 
 def restore(scene: Scene, args: Mapping[str, Any]) -> None:

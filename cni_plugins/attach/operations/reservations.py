@@ -12,7 +12,7 @@ def release(scene: Scene, args: Mapping[str, Any]) -> None:
     """`host-local.release {directory, address, containerID, ifname}`: free the address if it is still its
     owner's.
     """
-    directory = Path(args["directory"])
-    if directory.is_dir():
+    directory = args["directory"]
+    if Path(directory).is_dir():
         with opened(directory, scene.call.roots, scene.deadline) as reservations:
             reservations.release(args["address"], Owner(args["containerID"], args["ifname"]))

@@ -38,7 +38,7 @@ def built() -> list[Message]:
         ),
         links.change("br0", 0, ifalias="mesokit"),
         links.change_port("veth0", 7, hairpin=True, isolated=True),
-        links.delete("eth0"),
+        links.deletion("eth0"),
         vlans.trunk("veth0", 7, 5, 9),
     ]
     made += [addresses.add(7, ip_interface(text), dad=dad) for text in CIDRS for dad in (True, False)]
@@ -76,7 +76,7 @@ def test_reading_agrees_with_pyroute2(namespace: Namespace) -> None:
         netlink.request(links.create("br0", "bridge", [], address="02:00:00:00:00:01", flags=1, mtu=1400))
         body = messages.encode(LINK, {}, [("IFLA_IFNAME", "br0")])
         (answer,) = netlink.request(Message("look", 18, 0, body))
-        message, link = messages.decode(LINK, answer.messages[0]), links.parse(answer.messages[0])
+        message, link = messages.decode(LINK, answer.packet), links.parse(answer.packet)
         assert (link.index, link.flags) == (message["index"], message["flags"])
         assert (link.name, link.mac, link.mtu) == tuple(
             message.get_attr(f"IFLA_{name}") for name in ("IFNAME", "ADDRESS", "MTU")

@@ -18,7 +18,7 @@ def test_a_batch_is_answered_message_by_message(namespace: Namespace) -> None:
     with Netlink(namespace, after(30)) as netlink:
         answers = netlink.request(
             links.create("br0", "bridge", []),
-            links.delete("nothing"),
+            links.deletion("nothing"),
             links.change("br0", 0, set_flags=links.IFF_UP),
         )
         assert [bool(answer.error) for answer in answers] == [False, True, False]
@@ -50,7 +50,7 @@ def test_ports_are_noticed_without_reading_them_all(namespace: Namespace) -> Non
         bridges.create(netlink, "br0", "02:00:00:00:00:01", mtu=0, promisc=False, vlan_filtering=False)
         bridge = bridges.find(netlink, "br0")
         assert bridge is not None
-        assert not links.has_ports(netlink, bridge.index)
+        assert not bridges.has_ports(netlink, "br0")
         for number in range(60):
             netlink.request(
                 links.create_veth(
@@ -63,11 +63,11 @@ def test_ports_are_noticed_without_reading_them_all(namespace: Namespace) -> Non
                     master=bridge.index,
                 )
             )
-        assert links.has_ports(netlink, bridge.index)
+        assert bridges.has_ports(netlink, "br0")
         assert len(links.every(netlink, master=bridge.index)) == 60
         assert not bridges.release(netlink, "br0", bridge.mac)
         for number in range(60):
-            netlink.request(links.delete(f"v{number}"))
+            netlink.request(links.deletion(f"v{number}"))
         assert bridges.release(netlink, "br0", bridge.mac)
         assert not bridges.release(netlink, "br0", bridge.mac)
 

@@ -192,7 +192,7 @@ def _before_boot(call: Call, reservations: Reservations) -> list[str]:
 def _take(reservations: Reservations, address: Ip, owner: Owner, tx: Transaction) -> None:
     tx.intend(
         "host-local.release",
-        directory=str(reservations.directory),
+        directory=reservations.directory,
         address=str(address),
         containerID=owner.container_id,
         ifname=owner.ifname,
@@ -303,7 +303,7 @@ def check(call: Call, config: HostLocalConfig, scene: Scene) -> None:
 
 def adopt(call: Call, config: HostLocalConfig, scene: Scene) -> None:
     directory = directory_of(call.roots, config.data_dir, call.network)
-    if not directory.is_dir():
+    if not Path(directory).is_dir():
         return
     owner = Owner(call.container_id, call.ifname)
     with opened(directory, call.roots, call.deadline) as reservations:
@@ -316,7 +316,7 @@ def gc(call: Call, config: HostLocalConfig, scene: Scene) -> None:
     those that GC could take down have gone before, so its ADD is at work now.
     """
     directory = directory_of(call.roots, config.data_dir, call.network)
-    if call.valid is None or not directory.is_dir():
+    if call.valid is None or not Path(directory).is_dir():
         return
     containers = {container for container, _ in call.valid}
     recorded = _recorded(call)
@@ -338,7 +338,7 @@ def status(call: Call, config: HostLocalConfig, scene: Scene) -> None:
     """CniError 50 when a range set has no free address left."""
     sets = _sets(call, config)
     directory = directory_of(call.roots, config.data_dir, call.network)
-    if not directory.is_dir():
+    if not Path(directory).is_dir():
         return
     with opened(directory, call.roots, call.deadline) as reservations:
         for number, ranges in enumerate(sets):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from cni_plugins.spec.config import CIDR, IP, decode, option
@@ -55,12 +55,9 @@ def make_range(config: RangeConfig, where: str) -> Range:
     """A range of its configuration, with the reference plugin's defaults. CniError 7 naming the key."""
     if config.subnet is None:
         raise CniError(Code.INVALID_CONFIG, f"{where} has no subnet")
-    try:
-        subnet: IpNetwork = ip_network(str(config.subnet), strict=True)
-    except ValueError:
-        raise _refuse(
-            f"{where}.subnet", config.subnet, f"it has host bits; {config.subnet.network} is meant?"
-        ) from None
+    subnet: IpNetwork = config.subnet.network
+    if config.subnet.ip != subnet.network_address:
+        raise _refuse(f"{where}.subnet", config.subnet, f"it has host bits; {subnet} is meant?")
     version, first, last = subnet.version, int(subnet.network_address), int(subnet.broadcast_address)
     count = last - first + 1
     lowest, highest = first, last

@@ -37,4 +37,4 @@ def delete_link(call: Call, scene: Scene, kind: str) -> None:
         return
     link = links.find(scene.sandbox, call.ifname)
     if link is not None and link.kind == kind and not is_ours(call):
-        scene.sandbox.request(links.delete(call.ifname))
+        links.remove(scene.sandbox, call.ifname)

@@ -214,9 +214,10 @@ def _attach(call: Call, config: BridgeConfig, tx: Transaction, mac: str | None) 
     mtu = config.mtu or bridge.mtu
     wished = requested_host_interface(call, config.host_interface)
     name = veth.create(tx, mtu=mtu, mac=host_mac, peer_mac=peer_mac, master=bridge.index, host_name=wished)
-    sysctl.ensure(
-        call.host, {f"ipv6/conf/{link}/accept_ra": "0" for link in (bridge.name, name)}, optional=True
-    )
+    # What passes a port belongs to the bridge. An IPv6 stack of its own would give every port three routes of
+    # the host, and the kernel walks all of them whenever any port goes.
+    quiet = {f"ipv6/conf/{bridge.name}/accept_ra": "0", f"ipv6/conf/{name}/disable_ipv6": "1"}
+    sysctl.ensure(call.host, quiet, optional=True)
     if config.hairpin or config.isolated or config.vlans:
         index = interface.index_of(call.host, name)
         if config.hairpin or config.isolated:
@@ -339,7 +340,7 @@ def _adopt_link(call: Call, config: BridgeConfig, scene: Scene) -> None:
         master = links.find_index(scene.host, peer.master)
         if master is not None and master.name != config.bridge:
             return
-    scene.host.request(links.delete(peer.name))
+    links.remove(scene.host, peer.name)
 
 
 def gc(call: Call, config: BridgeConfig, scene: Scene) -> None:

@@ -161,7 +161,7 @@ def adopt(call: Call, config: BandwidthConfig, scene: Scene) -> None:
     """Remove the ifb link of the reference plugin; its qdiscs go with the veth."""
     link = links.find(scene.host, ifb_name(call))
     if link is not None and link.kind == "ifb":
-        scene.host.request(links.delete(link.name))
+        links.remove(scene.host, link.name)
 
 
 PLUGIN: Plugin[Any] = Plugin(
