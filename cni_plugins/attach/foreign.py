@@ -4,24 +4,19 @@ The child gets the complete configuration and environment with CNI_COMMAND chang
 namespace, and must be done before the call's deadline. Its stdout is captured; its error object becomes ours.
 """
 
-import errno
 import os
 import stat
-import subprocess
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cni_plugins.attach.scene import Scene
-from cni_plugins.kernel.namespace import entered
+from cni_plugins.kernel import program
 from cni_plugins.spec.call import Call, Verb
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Result, decode
 from cni_plugins.spec.values import JsonObject, dump_json, fold, parse_json
-
-_BUSY_TRIES = 5
 
 
 def find(name: str, path: tuple[str, ...]) -> Path:
@@ -43,62 +38,33 @@ def find(name: str, path: tuple[str, ...]) -> Path:
 
 def run(verb: Verb, call: Call, name: str, config: JsonObject) -> Result | None:
     """Run a foreign plugin; its result for ADD. CniError: the child's own, or 11 when the deadline passes."""
-    program = find(name, call.path)
+    path = find(name, call.path)
     env = {key: value for key, value in call.env.items() if key != "MESOKIT_ROOT"} | {
         "CNI_COMMAND": verb.value
     }
-    process = _start(program, env, call)
-    try:
-        out, err = process.communicate(
-            dump_json(config).encode(), timeout=call.deadline.require(f"plugin {name}")
-        )
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        raise CniError(
-            Code.TRY_AGAIN, f"plugin {name} was not done with {verb} after {call.deadline.seconds:g} s"
-        ) from None
-    if process.returncode != 0:
-        raise _failure(name, process.returncode, out, err)
+    done = program.run(call.host, [str(path)], env, dump_json(config).encode(), call.deadline)
+    if done.status != 0:
+        raise _failure(name, done)
     if verb is not Verb.ADD:
         return None
     try:
-        document = parse_json(out)
+        document = parse_json(done.out)
     except ValueError as error:
         raise CniError(Code.DECODING, f"plugin {name} did not print a result", str(error)) from error
     return decode(document, call.version, f"the result of {name}")
 
 
-def _start(program: Path, env: Mapping[str, str], call: Call) -> "subprocess.Popen[bytes]":
-    for attempt in range(_BUSY_TRIES):
-        try:
-            with entered(call.host):
-                return subprocess.Popen(
-                    [str(program)],
-                    env=env,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    start_new_session=True,
-                )
-        except OSError as error:
-            if error.errno != errno.ETXTBSY or attempt == _BUSY_TRIES - 1:
-                raise CniError(Code.INTERNAL, f"cannot run plugin {program}", str(error)) from error
-            time.sleep(min(1.0, call.deadline.require(f"{program}, which is being written")))
-    raise AssertionError("unreachable")
-
-
-def _failure(name: str, status: int, out: bytes, err: bytes) -> CniError:
+def _failure(name: str, done: program.Finished) -> CniError:
     try:
-        document = parse_json(out)
+        document = parse_json(done.out)
     except ValueError:
         document = None
     if isinstance(document, dict):
         code, msg, details = fold(document, "code"), fold(document, "msg"), fold(document, "details")
         if isinstance(msg, str) and isinstance(code, int):
             return CniError(code, msg, details if isinstance(details, str) else "")
-    text = (out or err).decode("utf-8", "replace").strip()
-    how = f"signal {-status}" if status < 0 else f"status {status}"
+    text = (done.out or done.err).decode("utf-8", "replace").strip()
+    how = f"signal {-done.status}" if done.status < 0 else f"status {done.status}"
     return CniError(Code.INTERNAL, f"plugin {name} failed with {how}", text[:2000])
 
 

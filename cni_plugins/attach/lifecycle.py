@@ -10,7 +10,6 @@ then lets the plugin do the same for
 """
 
 import os
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +23,8 @@ from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.attach.undo import joined, replay
-from cni_plugins.kernel.namespace import entered, fingerprint
+from cni_plugins.kernel.interface import index_of
+from cni_plugins.kernel.namespace import fingerprint
 from cni_plugins.spec.call import Call, Verb
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.dispatch import Handler
@@ -162,20 +162,12 @@ def _continues(plugin: Plugin[Any], call: Call, contents: Contents) -> bool:
         return False
     if plugin.kind is Kind.META and call.previous is not None:
         return True
-    if not _has_interface(call, sandbox):
+    if not index_of(sandbox, call.ifname):
         return False
     raise CniError(
         Code.INVALID_CONFIG,
         f"container {call.container_id} already has {call.ifname} on network {call.network}; DEL comes first",
     )
-
-
-def _has_interface(call: Call, sandbox: Namespace) -> bool:
-    with entered(sandbox):
-        try:
-            return socket.if_nametoindex(call.ifname) > 0
-        except OSError:
-            return False
 
 
 def _clear(record: Record, contents: Contents, call: Call, plugins: Plugins) -> None:

@@ -1,14 +1,14 @@
 """Masquerading for main plugins (`ipMasq`, `ipMasqBackend`): announced, made, checked, and taken over
 from the reference plugins.
+
+What speaks to nf_tables and iptables is imported by the functions that need it: hardly half of all networks
+masquerade, and a call without service pays for each module.
 """
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from cni_plugins.attach.transaction import Transaction
-from cni_plugins.kernel import iptables
-from cni_plugins.kernel.iptables import Tool
-from cni_plugins.kernel.nft import masquerade, reference, strays
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import one_of
 from cni_plugins.spec.errors import CniError, Code
@@ -23,6 +23,9 @@ def add(tx: Transaction, addresses: Sequence[IpInterface], backend: str | None) 
     """Hide the attachment's `addresses` behind the host's, except from their own subnets. `backend` is a
     value of BACKEND; None is nftables. CniError 11 or 999.
     """
+    from cni_plugins.kernel import iptables
+    from cni_plugins.kernel.nft import masquerade
+
     call = tx.scene.call
     chosen = backend or "nftables"
     tx.intend("masquerade.delete", backend=chosen, addresses=[str(item) for item in addresses])
@@ -31,11 +34,14 @@ def add(tx: Transaction, addresses: Sequence[IpInterface], backend: str | None) 
         return
     with iptables_lock(call):
         for version, listed in iptables.by_version(addresses).items():
-            iptables.add_masquerade(Tool(call.host, version, call.deadline), call.identity, listed)
+            iptables.add_masquerade(iptables.Tool(call.host, version, call.deadline), call.identity, listed)
 
 
 def check(call: Call, addresses: Sequence[IpInterface], backend: str | None) -> None:
     """CniError 999 when `addresses` are not masqueraded, by us or by a reference plugin."""
+    from cni_plugins.kernel import iptables
+    from cni_plugins.kernel.nft import masquerade, reference
+
     if backend != "iptables" and masquerade.present(call.host, call.identity, addresses):
         return
     if reference.has_masquerade(call.host, call.identity):
@@ -44,7 +50,7 @@ def check(call: Call, addresses: Sequence[IpInterface], backend: str | None) -> 
     there = iptables.versions_with(call.host, [chain])
     if all(
         version in there
-        and iptables.has_masquerade(Tool(call.host, version, call.deadline), call.identity, listed)
+        and iptables.has_masquerade(iptables.Tool(call.host, version, call.deadline), call.identity, listed)
         for version, listed in iptables.by_version(addresses).items()
     ):
         return
@@ -60,17 +66,22 @@ def adopt(call: Call) -> None:
     """Remove what a reference plugin set up to masquerade this attachment; cheap when it did not.
     CniError 11 or 999.
     """
+    from cni_plugins.kernel import iptables
+    from cni_plugins.kernel.nft import reference
+
     reference.remove_masquerade(call.host, call.identity)
     chain = iptables.chain_name("", call.identity)
     versions = iptables.versions_with(call.host, [chain])
     if versions:
         with iptables_lock(call):
             for version in versions:
-                iptables.remove_masquerade(Tool(call.host, version, call.deadline), call.identity)
+                iptables.remove_masquerade(iptables.Tool(call.host, version, call.deadline), call.identity)
 
 
 def collect(call: Call) -> None:
     """GC of what no record covers. CniError 999."""
+    from cni_plugins.kernel.nft import masquerade, strays
+
     keep = {Identity(call.network, container, ifname) for container, ifname in call.valid or ()}
     strays.remove(call.host, call.network, keep, masquerade.SETS)
 

@@ -8,10 +8,11 @@ from the removal of its last.
 import ctypes
 import errno
 import fcntl
-import socket
 import struct
 import sys
+from _socket import AF_UNIX, SOCK_DGRAM, socket
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
@@ -112,8 +113,8 @@ def has_ports(netlink: Netlink, name: str) -> bool:
     question = (ctypes.c_ulong * 4)(_BRCTL_GET_PORT_LIST, ctypes.addressof(indices), _PORTS, 0)
     request = struct.pack("16sP16x", name.encode(), ctypes.addressof(question))
     try:
-        with entered(netlink.namespace), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asking:
-            fcntl.ioctl(asking, _SIOCDEVPRIVATE, request)
+        with entered(netlink.namespace), closing(socket(AF_UNIX, SOCK_DGRAM)) as asking:
+            fcntl.ioctl(asking.fileno(), _SIOCDEVPRIVATE, request)
     except OSError as error:
         raise CniError(Code.INTERNAL, f"cannot ask bridge {name} for its ports", str(error)) from error
     return any(indices)

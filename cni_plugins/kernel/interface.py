@@ -6,8 +6,8 @@ yet: there `notify` is left out, and `announce` comes when the port forwards.
 """
 
 import errno
-import socket
 import time
+from _socket import if_nametoindex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,7 +46,7 @@ def index_of(namespace: Namespace, name: str) -> int:
     """The index of an interface, 0 if there is none of that name."""
     with entered(namespace):
         try:
-            return socket.if_nametoindex(name)
+            return if_nametoindex(name)
         except OSError:
             return 0
 
@@ -90,7 +90,7 @@ def prepare(namespace: Namespace, plan: Plan) -> int:
     with entered(namespace):
         sysctl.ensure_here(wanted, optional=True)
         try:
-            return socket.if_nametoindex(plan.name)
+            return if_nametoindex(plan.name)
         except OSError as error:
             raise CniError(
                 Code.INTERNAL, f"interface {plan.name} vanished from {namespace.path}", str(error)

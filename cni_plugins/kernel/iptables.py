@@ -12,13 +12,13 @@ would add the shared rules twice.
 
 import hashlib
 import os
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cni_plugins.kernel.namespace import entered
 from cni_plugins.kernel.nfnetlink import NFPROTO_IPV4, NFPROTO_IPV6, Nfnetlink
 from cni_plugins.kernel.nft.elements import chain_message, exist
+from cni_plugins.kernel.program import run
 from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.identity import Identity
@@ -62,24 +62,11 @@ class Tool:
                 "install iptables, or choose nftables as backend",
             )
         env = {"PATH": _SBIN, "LC_ALL": "C"}
-        with entered(self.host):
-            process = subprocess.Popen(
-                [program, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=env,
-            )
-        try:
-            out, err = process.communicate(text.encode(), timeout=self.deadline.require(name))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            raise CniError(Code.TRY_AGAIN, f"{name} was not done after {self.deadline.seconds:g} s") from None
-        if process.returncode != 0:
-            said = err.decode("utf-8", "replace").strip().replace("\n", "; ")
-            raise CniError(Code.INTERNAL, f"{name} failed with status {process.returncode}", said)
-        return out.decode("utf-8", "replace")
+        done = run(self.host, [program, *arguments], env, text.encode(), self.deadline)
+        if done.status != 0:
+            said = done.err.decode("utf-8", "replace").strip().replace("\n", "; ")
+            raise CniError(Code.INTERNAL, f"{name} failed with status {done.status}", said)
+        return done.out.decode("utf-8", "replace")
 
 
 def find(name: str) -> str | None:

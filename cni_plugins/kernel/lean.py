@@ -8,11 +8,11 @@ import later finds nothing odd.
 
 import importlib.machinery
 import sys
-import threading
 import types
+from _thread import allocate_lock
 from collections.abc import Sequence
 
-_importing = threading.Lock()
+_importing = allocate_lock()
 
 
 def load(*modules: str) -> Sequence[types.ModuleType]:

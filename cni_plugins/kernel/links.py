@@ -3,8 +3,8 @@
 import errno
 import os
 import struct
-import threading
 import time
+from _thread import start_new_thread
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -209,7 +209,7 @@ def remove(netlink: Netlink, name: str) -> None:
 
     apart = netlink.another()
     try:
-        threading.Thread(target=request, name="deletion", daemon=True).start()
+        start_new_thread(request, ())
     except RuntimeError:  # no room for one more
         request()
     pause = 0.0001

@@ -7,11 +7,11 @@ outside. Each thread remembers where it is: asking the kernel would cost more th
 
 import ctypes
 import os
-import socket
 import sys
+from _socket import AF_UNIX, SOCK_DGRAM, SOL_SOCKET, socket
 from _thread import _local
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 
 from cni_plugins.spec.errors import CniError, Code
@@ -66,9 +66,9 @@ def fingerprint(namespace: Namespace) -> list[int]:
     that died to the next, its cookie never (kernels before 5.14 have none). CniError 8.
     """
     known = [namespace.device, namespace.inode]
-    with entered(namespace), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+    with entered(namespace), closing(socket(AF_UNIX, SOCK_DGRAM)) as probe:
         try:
-            cookie = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+            cookie = probe.getsockopt(SOL_SOCKET, _SO_NETNS_COOKIE, 8)
         except OSError:
             return known
     return [*known, int.from_bytes(cookie, sys.byteorder)]

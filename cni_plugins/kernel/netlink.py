@@ -15,8 +15,8 @@ is.
 
 import errno
 import os
-import socket
 import struct
+from _socket import AF_NETLINK, MSG_DONTWAIT, MSG_PEEK, SOCK_CLOEXEC, SOCK_RAW, socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -74,7 +74,7 @@ class Netlink:
         self._deadline = deadline
         self._sequence = 0
         with entered(namespace):
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+            self._socket = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, 0)
         for flag in (_NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
             self._socket.setsockopt(_SOL_NETLINK, flag, 1)
 
@@ -171,7 +171,7 @@ class Netlink:
 
     def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
         try:
-            data = self._socket.recv(_RECEIVE, socket.MSG_DONTWAIT)
+            data = self._socket.recv(_RECEIVE, MSG_DONTWAIT)
         except BlockingIOError:
             self._wait()
             return
@@ -187,7 +187,7 @@ class Netlink:
         """Until there is something to read, though nothing is known that would need it. CniError 11."""
         try:
             self._socket.settimeout(self._deadline.require("the kernel's netlink"))
-            self._socket.recv(1, socket.MSG_PEEK)
+            self._socket.recv(1, MSG_PEEK)
         except TimeoutError:
             self._deadline.require("the kernel's netlink")
         except OSError as error:

@@ -10,8 +10,8 @@ each one that fails, and commits only when none does.
 import errno
 import itertools
 import os
-import socket
 import struct
+from _socket import AF_NETLINK, MSG_DONTWAIT, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ _TOGETHER = 64  # as many answers as a socket's receive queue holds with certain
 # Each user of a kept socket numbers its requests elsewhere, so that an answer left unread is nobody's.
 _SEQUENCES = 0x7FFF0000
 _sequences = itertools.count(0, 1 << 16)
-_spare: dict[tuple[int, int, int], list[socket.socket]] = {}
+_spare: dict[tuple[int, int, int], list[socket]] = {}
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -113,7 +113,7 @@ class Nfnetlink:
         self.namespace = namespace
         self._sequence = next(_sequences) & _SEQUENCES
         self._place = (namespace.device, namespace.inode, os.getpid())
-        self._socket: socket.socket | None
+        self._socket: socket | None
         try:
             self._socket = _spare[self._place].pop()
         except (KeyError, IndexError):
@@ -249,7 +249,7 @@ class Nfnetlink:
             )
         try:
             if len(data) > 1 << 16:
-                self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 4 * len(data))
+                self._socket.setsockopt(SOL_SOCKET, _SO_SNDBUFFORCE, 4 * len(data))
             self._socket.send(data)
         except OSError as error:
             raise CniError(Code.INTERNAL, "cannot talk to netfilter over netlink", str(error)) from error
@@ -264,18 +264,16 @@ class Nfnetlink:
             raise CniError(Code.INTERNAL, "cannot hear netfilter over netlink", str(error)) from error
 
     def _waiting(self) -> Iterable[tuple[int, int, int, bytes]]:
-        while data := self._receive(socket.MSG_DONTWAIT):
+        while data := self._receive(MSG_DONTWAIT):
             yield from _packets(data)
 
 
-def _open(namespace: Namespace) -> socket.socket | None:
+def _open(namespace: Namespace) -> socket | None:
     try:
         with entered(namespace):
-            opened = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
-            )
+            opened = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, _NETLINK_NETFILTER)
         opened.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _QUEUE)
+        opened.setsockopt(SOL_SOCKET, _SO_RCVBUFFORCE, _QUEUE)
         opened.bind((0, 0))
     except OSError as error:
         if error.errno == errno.EPROTONOSUPPORT:

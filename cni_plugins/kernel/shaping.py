@@ -6,8 +6,8 @@ Sources: tc-tbf(8), tc-u32(8), linux/pkt_sched.h, linux/pkt_cls.h.
 """
 
 import errno
-import socket
 import struct
+from _socket import htons
 from dataclasses import dataclass
 
 from cni_plugins.kernel.messages import attributes, text
@@ -76,7 +76,7 @@ def redirect_ingress(index: int, target: int) -> tuple[Message, Message]:
     # One key whose mask is 0: it matches every packet.
     selector = struct.pack("=BBBxHHhhI", _TERMINAL, 0, 1, 0, 0, 0, 0, 0) + bytes(16)
     options = _attribute(_U32_SEL, selector) + _attribute(_U32_ACT, _attribute(1, action))
-    info = 1 << 16 | socket.htons(0x0003)  # priority 1, ETH_P_ALL
+    info = 1 << 16 | htons(0x0003)  # priority 1, ETH_P_ALL
     body = _TC.pack(0, index, 0, _INGRESS_HANDLE, info) + _name(_KIND, "u32") + _attribute(_OPTIONS, options)
     return qdisc, Message("redirect what comes in", _RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL, body)
 

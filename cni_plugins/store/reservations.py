@@ -97,8 +97,8 @@ class Reservations:
             for key in (owner, Owner(owner.container_id, "")):
                 entry = self._entry(key)
                 indexed = _names(entry)
-                held = [name for name in indexed if owner.holds(self.content(name) or "")]
-                if indexed and not held:  # a crash came between the index and the file
+                held = [name for name in indexed or () if owner.holds(self.content(name) or "")]
+                if indexed is not None and not held:  # a crash came between the index and the file
                     os.unlink(entry)
                 names += held
             return [parse_ip(name) for name in names]
@@ -149,7 +149,7 @@ class Reservations:
         try:
             if self._synchronous:
                 entry = self._entry(owner)
-                files.write(entry, "\n".join((*_names(entry), str(address))).encode())
+                files.write(entry, "\n".join((*(_names(entry) or ()), str(address))).encode())
             files.write(path, owner.content.encode(), mode=0o600)
         except OSError as error:
             with suppress(OSError):
@@ -176,10 +176,10 @@ class Reservations:
         for key in (owner, Owner(owner.container_id, "")):
             entry = self._entry(key)
             names = _names(entry)
-            left = [name for name in names if name != address]
+            left = [name for name in names or () if name != address]
             if left:
                 files.write(entry, "\n".join(left).encode())
-            elif names:
+            elif names is not None:
                 os.unlink(entry)
 
     def last(self, number: int) -> Ip | None:
@@ -244,12 +244,12 @@ class Reservations:
             files.write(f"{self._index}/stamp", str(os.stat(self.directory).st_mtime_ns).encode())
 
 
-def _names(entry: str) -> list[str]:
-    """The addresses that an entry of the index holds. OSError."""
+def _names(entry: str) -> list[str] | None:
+    """The addresses that an entry of the index holds, None without the entry. OSError."""
     try:
         return files.read(entry).decode().split()
     except FileNotFoundError:
-        return []
+        return None
 
 
 def directory_of(roots: Roots, data_dir: str, network: str) -> str:

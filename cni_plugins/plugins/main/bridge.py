@@ -141,8 +141,7 @@ def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
         interface.wait_forwarding(tx.scene.host, port.name, call.deadline)
     if ips:
         sysctl.ensure(tx.scene.inside, interface.notify(plan), optional=True)
-        told = [entry.address for entry in ips]
-        call.later.append(announce.prepared(tx.scene.inside, call.ifname, told))
+        call.later.append(announce.prepared(tx.scene.inside, call.ifname, call.deadline))
     return Result(
         interfaces=(
             Interface(config.bridge, port.bridge.mac),
