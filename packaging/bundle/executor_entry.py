@@ -1,11 +1,9 @@
 """The bundled program `mesokit-executor`."""
 
-from __future__ import annotations
-
-import ctypes
 import os
-import signal
 import sys
+
+import packed
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -15,6 +13,9 @@ def die_with_bootloader() -> None:
     with -9, it must take us along.
     """
     if os.path.basename(getattr(sys, "_MEIPASS", "")).startswith("_MEI"):  # noqa: PTH119 - pathlib costs 5 ms
+        import ctypes  # noqa: PLC0415 - of no use to the other form
+        import signal  # noqa: PLC0415
+
         parent = os.getppid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
@@ -22,6 +23,7 @@ def die_with_bootloader() -> None:
 
 
 def main() -> int:
+    packed.install()
     die_with_bootloader()
     from executor.main import main as executor  # noqa: PLC0415
 

@@ -18,6 +18,8 @@ TOP = Path(__file__).resolve().parents[2]
 SOURCE = TOP / "packaging" / "launcher"
 BUNDLE = "mesokit-cni.d"
 
+# With musl: glibc asks the processor for its features and caches before main(), which takes 0.2 ms where a
+# hypervisor answers, half of a launcher's life.
 _FLAGS = ("-static", "-Os", "-std=c11", "-Wall", "-Wextra", "-Werror", "-s", "-Wl,--build-id=none")
 # Where each front looks for its bundle, relative to itself.
 _FRONTS = {
@@ -52,7 +54,7 @@ def compile_all() -> Path:
 
 
 def _compile(source: str, output: Path, more: Iterable[str]) -> None:
-    subprocess.run(["gcc", *_FLAGS, "-D_GNU_SOURCE", *more, "-o", output, SOURCE / source], check=True)
+    subprocess.run(["musl-gcc", *_FLAGS, "-D_GNU_SOURCE", *more, "-o", output, SOURCE / source], check=True)
 
 
 def plugin_names() -> list[str]:

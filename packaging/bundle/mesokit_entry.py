@@ -4,11 +4,11 @@ It is the first of our code that runs, for a plugin call without service too: it
 no more.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import sys
+
+import packed
 
 
 def clean_environment() -> None:
@@ -19,6 +19,7 @@ def clean_environment() -> None:
 
 def main() -> int:
     clean_environment()
+    packed.install()
     if sys.argv[1:2] == ["--plugin"]:
         # A process of one call needs no collector, and no tidying up at its end: a third of its time.
         gc.disable()
