@@ -136,7 +136,7 @@ def shield() -> None:
     for path in ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"):
         if not Path(path).exists():
             continue
-        mount(path, path, None, MS_BIND)
+        mount(path, path, None, MS_BIND | MS_REC)
         mount("none", path, None, MS_BIND | MS_REMOUNT | MS_RDONLY)
     mount("none", "/sys", None, MS_BIND | MS_REMOUNT | MS_RDONLY)
 
