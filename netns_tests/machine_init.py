@@ -173,9 +173,19 @@ def settings() -> None:
             masked.symlink_to("/dev/null")
     # They make units from /etc/fstab, the kernel's command line and the like.
     mount("tmpfs", "/usr/lib/systemd/system-generators", "tmpfs", 0, "mode=0755")
+    packages()
     machine = Path("/etc/machine-id")
     machine.unlink(missing_ok=True)
     machine.write_text("6d65736f6b69742d746573742d6d6163\n")
+
+
+def packages() -> None:
+    """dpkg knows of no package: the host may change its own list while the machine runs."""
+    known = Path("/var/lib/dpkg")
+    mount("tmpfs", str(known), "tmpfs", 0, "mode=0755")
+    for name in ("info", "updates", "triggers"):
+        (known / name).mkdir()
+    (known / "status").touch()
 
 
 if __name__ == "__main__":
