@@ -9,6 +9,7 @@
 `uml`        a machine with a kernel that has vlan, ipvlan, vrf and dummy; one for all tests, so clean up
 after yourself
 `machine`    a machine that systemd has booted, fresh for each test
+`installed`  the same with our Debian package
 `built`      the folder of what packaging/build makes
 """
 
@@ -23,6 +24,7 @@ from netns_tests.node import Node
 from netns_tests.plugins import TOP, make_folder, service
 from netns_tests.uml import Uml
 from netns_tests.uml import machine as uml_machine
+from netns_tests.unit import dpkg
 
 BOTH_WAYS = ("service", "one-shot")
 
@@ -37,6 +39,13 @@ def node() -> Iterator[Node]:
 def machine() -> Iterator[Machine]:
     with Machine() as made:
         yield made
+
+
+@pytest.fixture
+def installed(machine: Machine, built: Path) -> Machine:
+    (package,) = built.glob("*.deb")
+    dpkg(machine, "--install", str(package))
+    return machine
 
 
 @pytest.fixture(scope="session")

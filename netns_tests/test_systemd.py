@@ -8,76 +8,35 @@ from __future__ import annotations
 import random
 import shutil
 import signal
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from netns_tests.load import bridge, load
 from netns_tests.machine import Machine
-from netns_tests.node import Answer, Netns, answer, until
+from netns_tests.node import until
 from netns_tests.snapshot import assert_clean, snapshot
+from netns_tests.unit import (
+    FILES,
+    ITSELF,
+    PATH,
+    PLUGINS,
+    SERVICE,
+    SOCKET,
+    address,
+    alive,
+    anew,
+    call,
+    calls,
+    foreign,
+    main_pid,
+    processes,
+    start_waiting,
+    status,
+    waiting,
+)
 
 pytestmark = pytest.mark.timeout(900)  # the first of them builds
-
-SERVICE, SOCKET = "mesokit-node.service", "mesokit-node.socket"
-PATH = "/run/mesokit/node.sock"
-PLUGINS = "/usr/lib/mesokit/plugins"
-#: Where plugins keep state; systemd has its own below /run.
-FILES = ("/run/mesokit", "/var/lib/cni", "/var/lib/mesokit", "/etc/cni")
-#: The service is there before and after, but not as the same process.
-ITSELF = (r"process \d+ /usr/\S*mesokit-cni\.d/.*/mesokit node = ",)
-
-
-@pytest.fixture
-def installed(machine: Machine, built: Path) -> Machine:
-    """A machine with the package."""
-    (package,) = built.glob("*.deb")
-    dpkg(machine, "--install", str(package))
-    return machine
-
-
-def dpkg(machine: Machine, *arguments: str) -> str:
-    """What dpkg prints. The hosts of tests are often set to install no manual pages."""
-    ended = machine.run(["dpkg", "--path-include=*", *arguments])
-    return (ended.stdout + ended.stderr).decode()
-
-
-def call(machine: Machine, verb: str, box: Netns, conf: dict[str, Any] | None = None, **more: Any) -> Answer:
-    return machine.cni(verb, f"{PLUGINS}/bridge", conf or bridge(), box.name, box, **more)
-
-
-def status(machine: Machine) -> dict[str, Any]:
-    answered = machine.json("mesokit", "node", "status", "--json")
-    assert isinstance(answered, dict)
-    return answered
-
-
-def calls(machine: Machine) -> dict[str, int]:
-    """How many calls the service that runs has done, by verb."""
-    return {row["verb"]: row["calls"] for row in status(machine)["calls"]}
-
-
-def main_pid(machine: Machine) -> str:
-    """The service's main process; "0" when there is none."""
-    return machine.property(SERVICE, "MainPID")
-
-
-def anew(machine: Machine, old: str) -> bool:
-    return machine.property(SERVICE, "ActiveState") == "active" and main_pid(machine) not in ("0", old)
-
-
-def processes(machine: Machine) -> list[str]:
-    """All of the service's, foreign plugins included."""
-    group = machine.property(SERVICE, "ControlGroup")
-    return machine.run(["cat", f"/sys/fs/cgroup{group}/cgroup.procs"]).text.split()
-
-
-def address(box: Netns) -> str:
-    (link,) = box.json("ip", "-j", "-4", "addr", "show", "eth0")
-    return str(link["addr_info"][0]["local"])
 
 
 def test_the_first_call_starts_the_service(installed: Machine) -> None:
@@ -162,39 +121,6 @@ def test_killed_under_calls_it_comes_again(installed: Machine, victim: str) -> N
     assert_clean(machine, before, boxes=boxes, files=FILES, allowed=ITSELF)
 
 
-WAIT = """#!/bin/sh
-[ "$CNI_COMMAND" = ADD ] || exit 0
-echo $$ >> /run/waiting
-while [ ! -e /run/go ]; do sleep 0.05; done
-echo '{"cniVersion":"1.0.0","ips":[{"address":"10.9.7.7/16","gateway":"10.9.0.1"}]}'
-"""
-
-
-def foreign(machine: Machine, name: str, script: str) -> None:
-    """A plugin of somebody else in /opt/cni/bin."""
-    path = machine.path(f"/opt/cni/bin/{name}")
-    path.write_text(script)
-    path.chmod(0o755)
-
-
-def waiting(machine: Machine) -> list[str]:
-    path = machine.path("/run/waiting")
-    return path.read_text().split() if path.exists() else []
-
-
-def alive(machine: Machine, pid: str) -> bool:
-    return machine.path(f"/proc/{pid}").exists()
-
-
-def start_waiting(machine: Machine, box: Netns) -> Callable[[], Answer]:
-    """An ADD that is in the middle of its work, in a foreign plugin; the function waits for its answer."""
-    foreign(machine, "wait-ipam", WAIT)
-    conf = bridge(ipam={"type": "wait-ipam"})
-    begun = machine.cni_start("ADD", f"{PLUGINS}/bridge", conf, box.name, box, cni_path="/opt/cni/bin")
-    until(lambda: len(waiting(machine)) == 1)
-    return lambda: answer(begun.wait())
-
-
 def test_a_restart_waits_for_the_call_in_work(installed: Machine) -> None:
     """The call ends as if nothing were, its foreign plugin undisturbed; one that comes meanwhile is done."""
     machine, box, other = installed, installed.netns("c1"), installed.netns("c2")
@@ -258,14 +184,13 @@ def test_without_its_socket_calls_are_done_one_shot(installed: Machine) -> None:
 
 
 def test_one_that_cannot_start_is_no_obstacle(installed: Machine) -> None:
-    """Calls are done one-shot; the socket does not give up, so that a service put right is found."""
+    """A call is done one-shot; the socket does not give up, so that a service put right is found."""
     machine, box = installed, installed.netns("c1")
     folder = f"/run/systemd/system/{SERVICE}.d"
     machine.path(folder).mkdir(parents=True)
     machine.path(f"{folder}/broken.conf").write_text("[Service]\nExecStart=\nExecStart=/bin/false\n")
     machine.systemctl("daemon-reload")
-    for verb in ("ADD", "DEL", "ADD"):
-        call(machine, verb, box).ok()
+    call(machine, "ADD", box).ok()
     assert machine.property(SOCKET, "ActiveState") == "active"
     machine.shell(f"rm -r {folder}; systemctl daemon-reload")
     until(partial(anew, machine, "0"), what="the service starts")
