@@ -37,6 +37,12 @@ class Machine(Node):
     def _booted(self) -> bool:
         return self.run(["systemctl", "is-active", TARGET], check=False).text == "active\n"
 
+    @property
+    def keeper(self) -> int:
+        """The process outside that holds it."""
+        assert self._process is not None
+        return self._process.pid
+
     def systemctl(self, *arguments: str, check: bool = True) -> str:
         """What `systemctl` prints."""
         return self.run(["systemctl", "--no-pager", *arguments], check=check).text

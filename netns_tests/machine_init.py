@@ -13,6 +13,7 @@ What reaches the kernel of all is out of reach in there: /proc/sys is read-only 
 is its own with no device in it, and the capabilities in DROPPED are gone for good.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -74,9 +75,12 @@ def remove_group(group: Path) -> None:
 
 
 def remove_leftovers(parent: Path) -> None:
+    """Groups whose keeper has gone; of one that nobody has reaped yet, only the command line has."""
     for group in parent.glob("mesokit-machine-*"):
-        if not Path("/proc", group.name.rpartition("-")[2]).exists():
-            remove_group(group)
+        keeper = Path("/proc", group.name.rpartition("-")[2], "cmdline")
+        if not keeper.exists() or b"machine_init" not in keeper.read_bytes():
+            with contextlib.suppress(OSError):  # another keeper was quicker, or processes still end
+                remove_group(group)
 
 
 def keep(control: int) -> None:
