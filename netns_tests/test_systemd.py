@@ -51,7 +51,7 @@ def test_the_first_call_starts_the_service(installed: Machine) -> None:
     result = call(machine, "ADD", box).ok()
     assert result["ips"][0]["address"] == f"{address(box)}/16"
     assert calls(machine) == {"ADD": 1}
-    assert str(status(machine)["pid"]) == main_pid(machine)
+    assert str(status(machine)["pid"]) in processes(machine)
     call(machine, "CHECK", box, bridge(prevResult=result)).ok()
     call(machine, "DEL", box).ok()
     assert calls(machine) == {"ADD": 1, "CHECK": 1, "DEL": 1}
@@ -74,7 +74,7 @@ def test_what_systemd_says_of_it(installed: Machine) -> None:
 def test_a_service_is_started_when_it_is_ready(installed: Machine) -> None:
     """`systemctl start` waits for its word: the status is answered at once, by it."""
     installed.systemctl("start", SERVICE)
-    assert str(status(installed)["pid"]) == main_pid(installed)
+    assert str(status(installed)["pid"]) in processes(installed)
     assert installed.property(SERVICE, "NotifyAccess") == "main"
 
 
@@ -100,6 +100,20 @@ def test_restarts_turn_no_call_away(installed: Machine) -> None:
         assert calls(machine)["ADD"] > 2, "the new one serves"
     assert machine.property(SERVICE, "NRestarts") == "0", "it stopped each time because it was told to"
     assert_clean(machine, before, boxes=boxes, files=FILES, allowed=ITSELF)
+
+
+def test_an_upgrade_of_systemd_goes_unnoticed(installed: Machine) -> None:
+    """systemd executes itself anew and keeps the socket and the service."""
+    machine = installed
+    boxes = [machine.netns(f"c{number}") for number in range(2)]
+    with load(machine, PLUGINS, boxes) as running:
+        running.more(1)
+        old = main_pid(machine)
+        machine.systemctl("daemon-reexec")
+        running.more()
+        assert main_pid(machine) == old
+        machine.systemctl("restart", SERVICE)
+        running.more()
 
 
 @pytest.mark.parametrize("victim", ["main", "any"])
