@@ -109,11 +109,8 @@ class Node:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            init = Path(__file__).with_name("node_init.py")
-            namespaces = ["--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child=SIGKILL"]
-            python = ["/usr/bin/python3", "-I", "-S", "-B", str(init), str(theirs.fileno())]
             self._process = subprocess.Popen(
-                ["unshare", *namespaces, "--", *python],
+                self._starter(theirs.fileno()),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -131,6 +128,11 @@ class Node:
         self._control = ours
         self.run(["sh", "-c", f"ip link set lo up; hostname {self.hostname}"])
         return self
+
+    def _starter(self, control: int) -> list[str]:
+        """The program that makes the node and serves the socket `control`."""
+        namespaces = ["--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child=SIGKILL"]
+        return ["unshare", *namespaces, "--", *python(Path(__file__).with_name("node_init.py"), control)]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -285,6 +287,11 @@ class Node:
             variables["MESOKIT_ROOT"] = self.environment["MESOKIT_ROOT"]
         document = json.dumps(conf) if isinstance(conf, Mapping) else conf
         return self.popen([str(plugin)], input=document, env={**variables, **(env or {})}, bare=True)
+
+
+def python(script: Path, *arguments: object) -> list[str]:
+    """A script of ours on Debian's interpreter and nothing beside it, so that it starts at once."""
+    return ["/usr/bin/python3", "-I", "-S", "-B", str(script), *map(str, arguments)]
 
 
 def answer(finished: Finished) -> Answer:

@@ -48,13 +48,13 @@ def mount(source: str, target: str, fstype: str | None, flags: int, data: str | 
         raise OSError(number, f"mount {source} on {target}: {os.strerror(number)}")
 
 
-def build() -> None:
+def build(copies: tuple[str, ...] = COPIES, *, with_cgroups: bool = True) -> None:
     """Gives this mount namespace its own proc, sysfs, /run and writable copies of the directories that
-    plugins write."""
+    plugins write. The machine's control groups stay in sight unless told otherwise."""
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
-    if Path("/sys/fs/cgroup").is_dir():
+    if with_cgroups and Path("/sys/fs/cgroup").is_dir():
         Path("/run/.cgroup").mkdir()
         mount("/sys/fs/cgroup", "/run/.cgroup", None, MS_BIND | MS_REC)
     mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
@@ -63,7 +63,7 @@ def build() -> None:
         Path("/run/.cgroup").rmdir()
     Path("/run/.copies").mkdir()
     mount("tmpfs", "/run/.copies", "tmpfs", 0, "mode=0755")
-    for path in COPIES:
+    for path in copies:
         upper, work = f"/run/.copies{path}", f"/run/.copies{path}.work"
         Path(upper).mkdir()
         Path(work).mkdir()
@@ -137,10 +137,8 @@ def obey(message: dict[str, Any], fds: list[int], waiting: dict[int, int]) -> No
     os.write(fds[3], f"{pid}\n".encode())
 
 
-def main() -> None:
-    control = socket.socket(fileno=int(sys.argv[1]))
-    os.set_inheritable(control.fileno(), False)
-    build()
+def serve(control: socket.socket) -> None:
+    """Starts programs on request until the owner goes away."""
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -161,6 +159,13 @@ def main() -> None:
             if not data:
                 return
             obey(json.loads(data), fds, waiting)
+
+
+def main() -> None:
+    control = socket.socket(fileno=int(sys.argv[1]))
+    os.set_inheritable(control.fileno(), False)
+    build()
+    serve(control)
 
 
 if __name__ == "__main__":

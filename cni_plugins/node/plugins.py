@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 
+from cni_plugins.attach import undo
 from cni_plugins.node.service import Handler
 from cni_plugins.plugins.registry import MODULES, Handlers
 from cni_plugins.spec import dispatch
@@ -11,9 +12,14 @@ from cni_plugins.spec.call import Reply, Request
 
 
 def prepare() -> Handler:
-    """Imports every plugin, and what they import when they first run; the function that serves a request."""
+    """Imports every plugin, and what they import when they first run; the function that serves a request.
+
+    Nothing may be left to import: an upgrade replaces the files of a bundle under a service that runs.
+    """
     for module in MODULES.values():
         importlib.import_module(module)
+    for name in undo.OPERATIONS:
+        undo.operation(name)
     handlers = Handlers()
 
     def handle(request: Request) -> Reply:

@@ -37,28 +37,43 @@ Description: custom executor and CNI plugins for Apache Mesos
 """
 
 # Containers run on whatever happens here: plugins need no service, and the service keeps no state of theirs.
+# So what systemd refuses (a masked unit, say) is told and fails no installation.
+#
+# The socket is enabled once, with systemd running or not (an image is built without), and only a purge takes
+# that back: it is configuration, so that an operator's `disable` lasts, and removed and installed again the
+# service is there again.
 _POSTINST = """\
 #!/bin/sh
 set -e
-if [ "$1" = configure ] && [ -d /run/systemd/system ]; then
-    systemctl daemon-reload
-    if [ -z "$2" ]; then
-        systemctl enable --now mesokit-node.socket
-    else
-        systemctl try-restart mesokit-node.service
+case "$1" in
+configure|abort-upgrade|abort-remove|abort-deconfigure)
+    command -v systemctl >/dev/null || exit 0
+    if [ "$1" = configure ] && [ -z "$2" ]; then
+        systemctl enable mesokit-node.socket || true
     fi
-fi
+    [ -d /run/systemd/system ] || exit 0
+    systemctl daemon-reload || true
+    if systemctl --quiet is-enabled mesokit-node.socket; then
+        systemctl start mesokit-node.socket || true
+    fi
+    systemctl try-restart mesokit-node.service || true
+    ;;
+esac
 """
 _PRERM = """\
 #!/bin/sh
 set -e
 if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
-    systemctl disable --now mesokit-node.socket mesokit-node.service || true
+    systemctl stop mesokit-node.socket mesokit-node.service || true
 fi
 """
 _POSTRM = """\
 #!/bin/sh
 set -e
+if [ "$1" = purge ]; then
+    rm -f /etc/systemd/system/sockets.target.wants/mesokit-node.socket
+    rm -f /etc/systemd/system/multi-user.target.wants/mesokit-node.service
+fi
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || true
 fi

@@ -64,14 +64,16 @@ def main() -> int:
     documents(place, now)
     if now.service:
         units(place, now)
+    elif before.service and installed.stop_service(place):
+        say("stopped the node service")
     retire(place, before, now)
     installed.save(place, now)
+    start(place, before, now)
     removed, left = installed.sweep(place, release)
     for name in removed:
         say(f"removed the old release {name}")
     for name in left:
         say(f"kept the old release {name}: programs of it are running")
-    start(place, before, now)
     return 0
 
 
@@ -171,15 +173,21 @@ def retire(place: Place, before: Manifest, now: Manifest) -> None:
 
 def start(place: Place, before: Manifest, now: Manifest) -> None:
     if not now.service:
+        if before.service and installed.systemd(place):
+            installed.systemctl(["daemon-reload"])
         say("no node service: plugins do their work themselves")
     elif not installed.systemd(place):
         say(f"no systemd here: start the node service with {place.prefix}/bin/mesokit node")
     else:
         installed.systemctl(["daemon-reload"])
         installed.systemctl(["enable", "--quiet", "--now", UNITS[0]])
-        if before.release != now.release:
+        if not installed.systemctl(["is-active", "--quiet", UNITS[1]], check=False):
+            say("the node service is ready: its socket is enabled, and the first call starts it")
+        elif before.release == now.release:
+            say("the node service is running")
+        else:
             installed.systemctl(["try-restart", UNITS[1]])
-        say("the node service is ready: its socket is enabled, and the first call starts it")
+            say(f"the node service was restarted: it is release {now.release} now")
 
 
 if __name__ == "__main__":

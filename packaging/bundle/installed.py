@@ -116,3 +116,8 @@ def systemd(place: Place) -> bool:
 
 def systemctl(arguments: Sequence[str], *, check: bool = True) -> bool:
     return subprocess.run(["systemctl", *arguments], check=check).returncode == 0
+
+
+def stop_service(place: Place) -> bool:
+    """Ends the service and closes its socket, while the unit files are there; False where no systemd is."""
+    return systemd(place) and systemctl(["disable", "--quiet", "--now", *UNITS], check=False)

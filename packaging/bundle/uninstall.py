@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import installed
-from installed import UNITS, Place
+from installed import Place
 
 _HELP = """\
 Takes away what packaging/install put on this host and puts back the plugins that it replaced. Containers keep
@@ -31,8 +31,8 @@ def main() -> int:
     if manifest is None:
         say(f"mesokit is not installed in {place.prefix}")
         return 0
-    if manifest.service and installed.systemd(place):
-        installed.systemctl(["disable", "--quiet", "--now", *UNITS], check=False)
+    if manifest.service and installed.stop_service(place):
+        say("stopped the node service")
     for path in manifest.files:
         place.real(path).unlink(missing_ok=True)
     say(f"removed {len(manifest.files)} files of mesokit {manifest.version}")
