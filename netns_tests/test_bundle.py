@@ -8,6 +8,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from executor.tests.scenarios.events import kill, launch, task
 from executor.tests.scenarios.processes import alive, wait_until
 from executor.tests.scenarios.scene import Scene
 from netns_tests.node import Finished, Node, answer, started, until
+from netns_tests.snapshot import assert_clean, snapshot
+from netns_tests.test_crash import NET, SCENARIOS, make_box
 
 pytestmark = pytest.mark.timeout(900)  # the first of them builds
 TOP = Path(__file__).resolve().parents[1]
@@ -143,6 +146,26 @@ def test_plugins_in_an_empty_root(node: Node, empty_root: str, way: str) -> None
         attach_and_detach()
         shown = bare(node, inside(empty_root, "/opt/cni/bin/mesokit", "node", "status", "--json"))
         assert {row["verb"] for row in json.loads(shown.stdout)["calls"]} == {"ADD", "CHECK", "DEL"}
+
+
+@pytest.mark.parametrize("way", ["one-shot", "service"])
+def test_everything_that_plugins_can_do(node: Node, dist: Dist, way: str) -> None:
+    """The fullest configuration of every plugin finds all its modules in the bundle."""
+    node.uplink()
+    box = make_box(node)
+    with ExitStack() as running:
+        if way == "service":
+            running.enter_context(started(node.popen([str(dist.plugins / "mesokit"), "node"])))
+            until(node.path("/run/mesokit/node.sock").is_socket, what="the service listens")
+        before = snapshot(node, [box])
+        for name, scenario in SCENARIOS.items():
+            conf = {**NET, **scenario}
+            plugin = dist.plugins / conf["type"]
+            result = node.cni("ADD", plugin, conf, "c1", box).ok()
+            node.cni("CHECK", plugin, {**conf, "prevResult": result}, "c1", box).ok()
+            node.cni("DEL", plugin, conf, "c1", box).ok()
+            node.cni("GC", plugin, {**conf, "cni.dev/valid-attachments": []}).ok()
+            assert_clean(node, before, name, boxes=[box])
 
 
 @pytest.fixture

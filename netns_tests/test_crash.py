@@ -152,7 +152,7 @@ def driver(node: Node, shim: Path, conf: dict[str, Any]) -> Iterator[Driver]:
         yield Driver(requests, answers, conf)
 
 
-def _box(node: Node) -> Netns:
+def make_box(node: Node) -> Netns:
     """A container's namespace whose `lo` was up once: it keeps addresses that the kernel gave it then."""
     box = node.netns("c1")
     box.run(["ip", "link", "set", "lo", "up"])
@@ -167,7 +167,7 @@ def _clean(node: Node, before: dict[str, str], box: Netns, why: str = "at the en
 def _kill_adds(name: str, shim: Path) -> None:
     with Node() as node:
         node.uplink()
-        box = _box(node)
+        box = make_box(node)
         with driver(node, shim, {**NET, **SCENARIOS[name]}) as plugin:
             before = snapshot(node, [box])
             crash = 1
@@ -180,7 +180,7 @@ def _kill_adds(name: str, shim: Path) -> None:
                     plugin.call("ADD", box, crash)
                     box.delete()
                     plugin.succeed("DEL", None)
-                    box = _box(node)
+                    box = make_box(node)
                     _clean(node, before, box, f"ADD killed before change {crash}, namespace gone")
                 crash += 1
             assert answer["status"] == 0, answer
@@ -192,7 +192,7 @@ def _kill_adds(name: str, shim: Path) -> None:
 def _kill_dels(name: str, shim: Path) -> None:
     with Node() as node:
         node.uplink()
-        box = _box(node)
+        box = make_box(node)
         with driver(node, shim, {**NET, **SCENARIOS[name]}) as plugin:
             before = snapshot(node, [box])
             crash = 1

@@ -151,6 +151,12 @@ def encode(kind: Any, fields: Mapping[str, Any], listed: Attributes) -> bytes:
         return _encode_by_class(_class_of(kind), fields, listed)
 
 
+def load() -> None:
+    """Import pyroute2's classes now, for a process that may not find them later."""
+    for kind in (LINK, ADDRESS, ROUTE):
+        _class_of(kind)
+
+
 def _class_of(kind: Layout) -> Any:
     (module,) = lean.load(kind.module)
     return getattr(module, kind.name)

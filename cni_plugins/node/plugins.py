@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
 
 from cni_plugins.attach import undo
+from cni_plugins.kernel import messages
+from cni_plugins.kernel.nft import library
 from cni_plugins.node.service import Handler
 from cni_plugins.plugins.registry import MODULES, Handlers
 from cni_plugins.spec import dispatch
 from cni_plugins.spec.call import Reply, Request
+from cni_plugins.spec.errors import CniError
+
+#: What functions import when they run, to spare a process of one call.
+_LATER = (
+    "cni_plugins.kernel.iptables",
+    "cni_plugins.kernel.nft.strays",
+    "cni_plugins.kernel.nft.spoof",
+    "subprocess",
+)
 
 
 def prepare() -> Handler:
@@ -20,6 +32,11 @@ def prepare() -> Handler:
         importlib.import_module(module)
     for name in undo.OPERATIONS:
         undo.operation(name)
+    for module in _LATER:
+        importlib.import_module(module)
+    messages.load()
+    with suppress(CniError):  # a host without libnftables can do without it
+        library.load()
     handlers = Handlers()
 
     def handle(request: Request) -> Reply:

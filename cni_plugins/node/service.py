@@ -89,7 +89,7 @@ class Service:
             with connection:
                 try:
                     self._serve(connection)
-                except Exception:
+                except BaseException:  # a thread that ends here would be one less for ever
                     log.exception("a connection was dropped by a mistake of ours")
             with self._count:
                 self._idle += 1

@@ -38,11 +38,12 @@ def modules_of(*packages: str) -> list[str]:
     return names
 
 
-def observed(packages: Iterable[str], prefix: str) -> frozenset[str]:
-    """Which modules below `prefix` are loaded once everything of ours is: asked of a fresh interpreter."""
+def observed(function: str, prefix: str) -> frozenset[str]:
+    """Which modules below `prefix` a function of ours (`module:name`) loads: asked of a fresh interpreter."""
+    module, name = function.split(":")
     script = (
-        "import importlib, sys\n"
-        f"for name in {modules_of(*packages)!r}: importlib.import_module(name)\n"
+        f"import sys, {module}\n"
+        f"{module}.{name}()\n"
         f"print(*[name for name in sys.modules if name.startswith({prefix!r})])\n"
     )
     path = os.pathsep.join((os.fspath(TOP), os.fspath(TOP / "proto")))
@@ -54,7 +55,9 @@ def observed(packages: Iterable[str], prefix: str) -> frozenset[str]:
     )
     if answer.returncode:
         raise SystemExit(f"a module of ours cannot be imported:\n{answer.stderr.decode()[-2000:]}")
-    return frozenset(answer.stdout.decode().split())
+    found = frozenset(answer.stdout.decode().split())
+    assert found, f"{function} loaded nothing of {prefix}"
+    return found
 
 
 def without(entries: Iterable[Entry], pattern: str, keep: frozenset[str] = frozenset()) -> list[Entry]:

@@ -20,7 +20,8 @@ _one_at_a_time = threading.Lock()
 
 
 @cache
-def _load() -> Any:
+def load() -> Any:
+    """libnftables, loaded once. CniError 999 without it."""
     try:
         library = ctypes.CDLL("libnftables.so.1")
     except OSError as error:
@@ -56,7 +57,7 @@ def run(namespace: Namespace, script: str, *, json: bool = False) -> str:
     ScriptError with nft's text when it is refused (nothing was changed then); CniError 999 without the
     library.
     """
-    library = _load()
+    library = load()
     with _one_at_a_time:
         with entered(namespace):
             context = library.nft_ctx_new(0)
