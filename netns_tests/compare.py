@@ -26,6 +26,9 @@ _IGNORED = re.compile(
     r"\w+: (fdb |address \S+ fe80|route \S+ \S+ (fe80|ff00)|route local|nft |sysctl \S+/(router_solicit|mtu))"
     r"|(file|dir|socket) /run|dir /|process |mount |netns "
 )
+_OF_THE_CALL = ("time", "call", "netnsID")
+#: In records: chosen names and addresses, and the host's namespace.
+_RANDOM = ((r"veth[0-9a-f]{8}", "veth"), (r"(\w\w:){5}\w\w", "mac"), (r"-\d{10}-", "-host-"))
 #: Set by the test itself, so not random.
 _GIVEN = ("00:00:00:00:00:00", "02:11:22:", "02:aa:bb:")
 
@@ -98,6 +101,18 @@ def _left(before: Snapshot, after: Snapshot) -> Iterator[tuple[str, str]]:
             yield f"after DEL: {key}", value
 
 
+def _records(node: Node) -> Iterator[tuple[str, str]]:
+    """Every line of our attachment records, without what tells one call from another."""
+    top = node.path("/run/mesokit/attachments")
+    for path in sorted(item for item in top.rglob("*") if item.is_file()):
+        for number, line in enumerate(path.read_text().splitlines()):
+            entry = {key: value for key, value in json.loads(line).items() if key not in _OF_THE_CALL}
+            text = json.dumps(entry, sort_keys=True)
+            for random, word in _RANDOM:
+                text = re.sub(random, word, text)
+            yield f"record {path.relative_to(top)} {number}", text
+
+
 def _probe(reach: Reach, places: dict[str, Node | Netns]) -> str:
     source = places[reach.source]
     if reach.kind == "ping":
@@ -126,6 +141,7 @@ def observe(node: Node, folder: str, case: Case) -> dict[str, str]:
         seen.update(_answer(f"ADD {attachment.cid}", attachment.add()))
     after = snapshot(node, boxes)
     words = _names(node, boxes)
+    seen.update(_records(node))
     if all(attachment.result for attachment in attachments):
         seen.update(
             _facts("after ADD", {key: value for key, value in after.items() if before.get(key) != value})
@@ -148,8 +164,9 @@ def observe(node: Node, folder: str, case: Case) -> dict[str, str]:
 
 def differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
     """What two observations differ in, as lines "name: theirs -> ours". Where only one side's ADD came
-    through, its result and what it made say no more than that, and are left out."""
-    names = sorted(theirs.keys() | ours.keys())
+    through, its result and what it made say no more than that, and are left out; so are our records, which no
+    peer has."""
+    names = sorted(name for name in theirs.keys() | ours.keys() if not name.startswith("record "))
     refused = any(theirs.get(name) != ours.get(name) for name in names if re.fullmatch(r"ADD \w+ code", name))
     lines = []
     for name in names:

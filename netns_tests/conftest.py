@@ -3,8 +3,7 @@
 `node`       a private node, fresh for each test
 `reference`  the folder of the reference plugins
 `ours`       the folder of our plugins, each call a process of its own
-`plugins`    the same folder, with the node service running on `node`; a test that is marked
-             `parametrize("plugins", BOTH_WAYS, indirect=True)` runs with and without the service
+`plugins`    the same folder: each test that takes it runs with the node service on `node`, and without
              ("reference" is a third way: it shows that a test is right about its runtime)
 `uml`        a machine with a kernel that has vlan, ipvlan, vrf and dummy; one for all tests, so clean up
 after yourself
@@ -65,9 +64,9 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_folder(tmp_path_factory.mktemp("plugins"))
 
 
-@pytest.fixture
+@pytest.fixture(params=BOTH_WAYS)
 def plugins(request: pytest.FixtureRequest, node: Node, ours: str, reference: str) -> Iterator[str]:
-    match getattr(request, "param", "service"):
+    match request.param:
         case "reference":
             yield reference
         case "one-shot":

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from netns_tests.agent_run import REFERENCE, agent_run, nothing_left, short
-from netns_tests.conftest import BOTH_WAYS
 from netns_tests.node import Node
 from netns_tests.plugins import TOP
 from netns_tests.snapshot import Snapshot, residue, snapshot
@@ -200,7 +199,6 @@ def test_newer_results_are_called_out(node: Node, tmp_path: Path) -> None:
         assert run.find("StatusUpdate", state="TASK_RUNNING")[0]["addresses"] == []
 
 
-@pytest.mark.parametrize("plugins", BOTH_WAYS, indirect=True)
 def test_our_plugins_two_containers_at_once_on_new_bridges(node: Node, tmp_path: Path, plugins: str) -> None:
     before = snapshot(node)
     networks = {

@@ -35,9 +35,9 @@ def shape_of(node: Node) -> dict[str, Any]:
     return shape
 
 
-def test_limits_both_ways_like_the_reference(node: Node, ours: str, reference: str) -> None:
+def test_limits_both_ways_like_the_reference(node: Node, plugins: str, reference: str) -> None:
     seen = []
-    for number, folder in enumerate((reference, ours)):
+    for number, folder in enumerate((reference, plugins)):
         box = node.netns(f"c{number}")
         made = node.cni(
             "ADD",
@@ -55,7 +55,7 @@ def test_limits_both_ways_like_the_reference(node: Node, ours: str, reference: s
         check = config | {"prevResult": result}
         node.cni("CHECK", f"{folder}/bandwidth", check, box.name, box).ok()
         # Each folder's DEL takes down what the other's ADD made.
-        other = ours if folder == reference else reference
+        other = plugins if folder == reference else reference
         node.cni("DEL", f"{other}/bandwidth", check, box.name, box).ok()
         assert not [item for item in node.json("ip", "-j", "link") if item["ifname"].startswith("bwp")]
         node.cni(
@@ -74,37 +74,38 @@ def test_limits_both_ways_like_the_reference(node: Node, ours: str, reference: s
     assert mine["veth redirects"]
 
 
-def test_alone_with_a_delegate(node: Node, ours: str) -> None:
+def test_alone_with_a_delegate(node: Node, plugins: str) -> None:
     """Packets still pass, CHECK sees a change, DEL needs no more than the identity."""
     box = node.netns("c1")
     config = bandwidth(**LIMITS)
-    path = f"{ours}:/usr/lib/cni"
-    result = node.cni("ADD", f"{ours}/bandwidth", config, "c1", box, cni_path=path).ok()
+    path = f"{plugins}:/usr/lib/cni"
+    result = node.cni("ADD", f"{plugins}/bandwidth", config, "c1", box, cni_path=path).ok()
     assert box.ping("10.9.0.1")
     check = config | {"prevResult": result}
-    node.cni("CHECK", f"{ours}/bandwidth", check, "c1", box, cni_path=path).ok()
+    node.cni("CHECK", f"{plugins}/bandwidth", check, "c1", box, cni_path=path).ok()
     port = next(item["ifname"] for item in node.json("ip", "-j", "link") if item["ifname"].startswith("veth"))
     node.run(["tc", "qdisc", "del", "dev", port, "root"], check=True)
-    changed = node.cni("CHECK", f"{ours}/bandwidth", check, "c1", box, cni_path=path)
+    changed = node.cni("CHECK", f"{plugins}/bandwidth", check, "c1", box, cni_path=path)
     assert changed.error is not None
     assert "ingressRate is 8000000" in changed.error["msg"]
-    node.cni("DEL", f"{ours}/bandwidth", {"name": "net", "type": "bandwidth"}, "c1", box, cni_path=path).ok()
+    plain = {"name": "net", "type": "bandwidth"}
+    node.cni("DEL", f"{plugins}/bandwidth", plain, "c1", box, cni_path=path).ok()
     assert [item["ifname"] for item in node.json("ip", "-j", "link")] == ["lo"]
 
 
-def test_two_interfaces_of_one_container(node: Node, ours: str) -> None:
+def test_two_interfaces_of_one_container(node: Node, plugins: str) -> None:
     """The reference plugin gives both the same ifb name, and the second fails."""
     box = node.netns("c1")
-    path = f"{ours}:/usr/lib/cni"
+    path = f"{plugins}:/usr/lib/cni"
     for number in (0, 1):
         address = {"address": f"10.{number}.0.5/24", "gateway": f"10.{number}.0.1"}
         delegate = {"type": "ptp", "ipam": {"type": "static", "addresses": [address]}}
         config = bandwidth(**LIMITS, delegate=delegate)
-        node.cni("ADD", f"{ours}/bandwidth", config, "c1", box, ifname=f"eth{number}", cni_path=path).ok()
+        node.cni("ADD", f"{plugins}/bandwidth", config, "c1", box, ifname=f"eth{number}", cni_path=path).ok()
     assert sum(item["ifname"].startswith("bwp") for item in node.json("ip", "-j", "link")) == 2
     for number in (0, 1):
         node.cni(
-            "DEL", f"{ours}/bandwidth", bandwidth(), "c1", box, ifname=f"eth{number}", cni_path=path
+            "DEL", f"{plugins}/bandwidth", bandwidth(), "c1", box, ifname=f"eth{number}", cni_path=path
         ).ok()
     assert [item["ifname"] for item in node.json("ip", "-j", "link")] == ["lo"]
 
@@ -127,11 +128,11 @@ sent.recv(1)
 """
 
 
-def test_a_limit_is_felt(node: Node, ours: str) -> None:
+def test_a_limit_is_felt(node: Node, plugins: str) -> None:
     """What a container sends goes through its bucket, which holds it back."""
     box = node.netns("c1")
-    path = f"{ours}:/usr/lib/cni"
-    node.cni("ADD", f"{ours}/bandwidth", bandwidth(**LIMITS), "c1", box, cni_path=path).ok()
+    path = f"{plugins}:/usr/lib/cni"
+    node.cni("ADD", f"{plugins}/bandwidth", bandwidth(**LIMITS), "c1", box, cni_path=path).ok()
     listener = node.popen(["python3", "-c", LISTEN])
     until(lambda: b"ready" in listener.output(), what="the listener")
     box.run(["python3", "-c", SEND], check=True)
@@ -139,16 +140,16 @@ def test_a_limit_is_felt(node: Node, ours: str) -> None:
     (bucket,) = [item for item in node.json("tc", "-s", "-j", "qdisc") if item["dev"].startswith("bwp")]
     assert bucket["bytes"] > 1_000_000
     assert bucket["overlimits"] > 0
-    node.cni("DEL", f"{ours}/bandwidth", bandwidth(), "c1", box, cni_path=path).ok()
+    node.cni("DEL", f"{plugins}/bandwidth", bandwidth(), "c1", box, cni_path=path).ok()
 
 
-def test_the_runtimes_limits(node: Node, ours: str) -> None:
+def test_the_runtimes_limits(node: Node, plugins: str) -> None:
     box = node.netns("c1")
-    path = f"{ours}:/usr/lib/cni"
+    path = f"{plugins}:/usr/lib/cni"
     asked = {"runtimeConfig": {"bandwidth": {"egressRate": 1_000_000, "egressBurst": 100_000}}}
-    node.cni("ADD", f"{ours}/bandwidth", bandwidth() | asked, "c1", box, cni_path=path).ok()
+    node.cni("ADD", f"{plugins}/bandwidth", bandwidth() | asked, "c1", box, cni_path=path).ok()
     assert shape_of(node).keys() == {"ifb bucket", "veth redirects"}
-    node.cni("DEL", f"{ours}/bandwidth", bandwidth(), "c1", box, cni_path=path).ok()
+    node.cni("DEL", f"{plugins}/bandwidth", bandwidth(), "c1", box, cni_path=path).ok()
 
 
 @pytest.mark.parametrize(
@@ -162,11 +163,11 @@ def test_the_runtimes_limits(node: Node, ours: str) -> None:
     ],
 )
 def test_refused_before_anything_is_made(
-    node: Node, ours: str, keys: dict[str, Any], words: list[str]
+    node: Node, plugins: str, keys: dict[str, Any], words: list[str]
 ) -> None:
     box = node.netns("c1")
     answer = node.cni(
-        "ADD", f"{ours}/bandwidth", bandwidth(**keys), "c1", box, cni_path=f"{ours}:/usr/lib/cni"
+        "ADD", f"{plugins}/bandwidth", bandwidth(**keys), "c1", box, cni_path=f"{plugins}:/usr/lib/cni"
     )
     text = json.dumps(answer.error)
     assert all(word in text for word in words), text

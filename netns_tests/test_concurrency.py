@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from netns_tests.case import DUAL, V4, bridge
-from netns_tests.conftest import BOTH_WAYS
 from netns_tests.node import Netns, Node, answer, until
 from netns_tests.plugins import MESOKIT
 from netns_tests.snapshot import assert_clean, snapshot
@@ -20,7 +19,6 @@ from netns_tests.snapshot import assert_clean, snapshot
 CONF = {"cniVersion": "1.1.0", "name": "net", **bridge(DUAL, isDefaultGateway=True, ipMasq=True)}
 
 
-@pytest.mark.parametrize("plugins", BOTH_WAYS, indirect=True)
 def test_two_containers_at_once_on_a_new_bridge(node: Node, plugins: str) -> None:
     before = snapshot(node)
     bridge_plugin = f"{plugins}/bridge"

@@ -15,12 +15,10 @@ from typing import Any
 import pytest
 
 from netns_tests.case import V4, bridge, local
-from netns_tests.conftest import BOTH_WAYS
 from netns_tests.node import Answer, Netns, Node, answer
 from netns_tests.snapshot import assert_clean, snapshot
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
-both_ways = pytest.mark.parametrize("plugins", BOTH_WAYS, indirect=True)
 
 
 @pytest.fixture
@@ -46,7 +44,6 @@ def raw(
 # Section 2, Parameters
 
 
-@both_ways
 def test_all_missing_variables_are_named_at_once(node: Node, plugins: str) -> None:
     got = raw(node, plugins, {"CNI_COMMAND": "ADD"}, json.dumps(conf()))
     assert got.code == 4
@@ -81,7 +78,6 @@ def test_an_unknown_command_is_refused(node: Node, plugins: str) -> None:
     assert got.error is not None and "DANCE" in got.error["msg"]
 
 
-@both_ways
 def test_without_a_command_it_says_what_it_is(node: Node, plugins: str) -> None:
     finished = node.run([f"{plugins}/bridge"], env={"PATH": "/usr/bin"}, bare=True)
     assert finished.stdout == b""
@@ -180,7 +176,6 @@ def test_a_requested_address_is_given(node: Node, plugins: str, box: Netns) -> N
 # Section 2, VERSION
 
 
-@both_ways
 @pytest.mark.parametrize("stdin", ['{"cniVersion":"0.4.0"}', '{"cniVersion":"9.0.0"}', ""])
 def test_version(node: Node, plugins: str, stdin: str) -> None:
     got = raw(node, plugins, {"CNI_COMMAND": "VERSION"}, stdin).ok()
@@ -225,7 +220,6 @@ def test_verbs_that_came_later(
 # Section 5, results
 
 
-@both_ways
 @pytest.mark.parametrize("version", [None, *VERSIONS])
 def test_results_have_their_versions_shape(node: Node, plugins: str, box: Netns, version: str | None) -> None:
     ipam = local("10.9.0.0/24", "fd00:9::/64", routes=[{"dst": "0.0.0.0/0"}, {"dst": "::/0"}])
@@ -254,7 +248,6 @@ def test_results_have_their_versions_shape(node: Node, plugins: str, box: Netns,
 # Section 2, DEL, and section 5, errors
 
 
-@both_ways
 def test_del_of_what_never_was_and_twice(node: Node, plugins: str, box: Netns) -> None:
     for netns in (box, None, "/run/netns/never-was"):
         assert node.cni("DEL", f"{plugins}/bridge", conf(), "never", netns).code == 0
@@ -302,7 +295,6 @@ def test_a_failed_add_leaves_nothing(node: Node, plugins: str, box: Netns) -> No
     assert_clean(node, before, boxes=[box])
 
 
-@both_ways
 @pytest.mark.parametrize(
     ("stdin", "code"),
     [
@@ -330,7 +322,6 @@ def test_malformed_configurations(
     assert_clean(node, before, boxes=[box])
 
 
-@both_ways
 def test_its_own_namespace_is_refused_before_any_change(node: Node, plugins: str) -> None:
     before = snapshot(node)
     got = node.cni("ADD", f"{plugins}/bridge", conf(), "c1", "/proc/self/ns/net")

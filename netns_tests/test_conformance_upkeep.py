@@ -9,7 +9,7 @@ import pytest
 from netns_tests.case import bridge, local
 from netns_tests.node import Answer, Netns, Node, until
 from netns_tests.snapshot import assert_clean, snapshot
-from netns_tests.test_conformance import both_ways, box, conf
+from netns_tests.test_conformance import box, conf
 
 __all__ = ["box"]
 
@@ -24,7 +24,6 @@ def collected(node: Node, plugins: str, valid: list[tuple[str, str]] | None, **k
     return node.cni("GC", f"{plugins}/bridge", document, ifname="")
 
 
-@both_ways
 def test_gc_removes_what_is_not_listed(node: Node, plugins: str) -> None:
     before = snapshot(node)
     boxes = {cid: node.netns(cid) for cid in ("c1", "c2", "c3")}
@@ -56,7 +55,6 @@ def test_gc_without_a_list_removes_nothing(node: Node, plugins: str, box: Netns)
     assert_clean(node, before, boxes=[box])
 
 
-@both_ways
 def test_status_tells_an_exhausted_pool(node: Node, plugins: str, box: Netns) -> None:
     document = conf(ipam=local("10.9.0.0/30"))
     assert node.cni("STATUS", f"{plugins}/bridge", document, ifname="").code == 0

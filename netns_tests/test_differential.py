@@ -1,5 +1,5 @@
 """The reference plugins and ours, side by side: the same configuration on two fresh nodes, everything
-compared.
+compared. And ours against themselves: with the node service behind them, and each call a process of its own.
 
 All chosen cases run beforehand, a few at a time: many of them mostly wait (for duplicate address detection,
 for a probe that must not be answered).
@@ -26,26 +26,29 @@ Seen = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class Views:
+    """One case as the reference does it, and ours in both ways."""
+
     reference: Future[Seen]
     ours: Future[Seen]
+    alone: Future[Seen]
 
     def differences(self) -> list[str]:
         return differences(self.reference.result(), self.ours.result())
 
 
-def _with_reference(case: Case, folder: str) -> Seen:
+def _alone(case: Case, folder: str) -> Seen:
     with Node() as node:
         return observe(node, folder, case)
 
 
-def _with_ours(case: Case, folder: str) -> Seen:
+def _with_service(case: Case, folder: str) -> Seen:
     with Node() as node, service(node):
         return observe(node, folder, case)
 
 
 @pytest.fixture(scope="session")
-def pairs(request: pytest.FixtureRequest, ours: str, reference: str) -> Iterator[dict[str, Pair]]:
+def views(request: pytest.FixtureRequest, ours: str, reference: str) -> Iterator[dict[str, Views]]:
     chosen = {
         case.name for case in CASES if any(f"[{case.name}]" in item.name for item in request.session.items)
     }
@@ -53,8 +56,10 @@ def pairs(request: pytest.FixtureRequest, ours: str, reference: str) -> Iterator
         chosen = {case.name for case in CASES}
     with ThreadPoolExecutor(WORKERS) as pool:
         yield {
-            case.name: Pair(
-                pool.submit(_with_reference, case, reference), pool.submit(_with_ours, case, ours)
+            case.name: Views(
+                pool.submit(_alone, case, reference),
+                pool.submit(_with_service, case, ours),
+                pool.submit(_alone, case, ours),
             )
             for case in CASES
             if case.name in chosen
@@ -64,20 +69,27 @@ def pairs(request: pytest.FixtureRequest, ours: str, reference: str) -> Iterator
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.timeout(600)
-def test_same_as_the_reference(case: Case, pairs: Mapping[str, Pair]) -> None:
+def test_same_as_the_reference(case: Case, views: Mapping[str, Views]) -> None:
     unexplained = [
         line
-        for line in pairs[case.name].differences()
+        for line in views[case.name].differences()
         if not any(difference.explains(case.name, line) for difference in DIFFERENCES)
     ]
     assert not unexplained, "\n".join(line[:300] for line in unexplained[:60])
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.timeout(600)
+def test_the_same_without_the_service(case: Case, views: Mapping[str, Views]) -> None:
+    """Results, errors, records, and what is left."""
+    assert views[case.name].alone.result() == views[case.name].ours.result()
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("number", range(len(DIFFERENCES)))
-def test_every_listed_difference_exists(number: int, pairs: Mapping[str, Pair]) -> None:
+def test_every_listed_difference_exists(number: int, views: Mapping[str, Views]) -> None:
     difference = DIFFERENCES[number]
     assert difference.reason
     assert any(
-        difference.explains(name, line) for name, pair in pairs.items() for line in pair.differences()
+        difference.explains(name, line) for name, view in views.items() for line in view.differences()
     ), difference

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from netns_tests.case import DUAL, V4, bridge, local
-from netns_tests.conftest import BOTH_WAYS
 from netns_tests.node import Finished, Node, Running, started, until
 from netns_tests.runtime import network
 from netns_tests.snapshot import assert_clean, snapshot
@@ -83,7 +82,6 @@ def podman(node: Node, plugins: str) -> Podman:
     return Podman(node, plugins)
 
 
-@pytest.mark.parametrize("plugins", BOTH_WAYS, indirect=True)
 def test_podman_runs_a_container_and_leaves_nothing(node: Node, podman: Podman) -> None:
     world = node.uplink()
     _configure(
@@ -170,7 +168,6 @@ def _containerd(node: Node) -> Iterator[Running]:
         yield running
 
 
-@pytest.mark.parametrize("plugins", BOTH_WAYS, indirect=True)
 def test_containerd_runs_a_container_and_leaves_nothing(node: Node, plugins: str) -> None:
     node.uplink()
     _image(node)

@@ -12,11 +12,11 @@ def static(version: str = "1.0.0", **ipam: Any) -> dict[str, Any]:
     return {"cniVersion": version, "name": "net", "type": "any", "ipam": {"type": "static", **ipam}}
 
 
-def test_static_sources(node: Node, ours: str) -> None:
+def test_static_sources(node: Node, plugins: str) -> None:
     box = node.netns("c1")
 
     def ask(config: dict[str, Any], **more: Any) -> list[str]:
-        result = node.cni("ADD", f"{ours}/static", config, "c1", box, **more).ok()
+        result = node.cni("ADD", f"{plugins}/static", config, "c1", box, **more).ok()
         return [f"{item['address']} {item.get('gateway', '-')}" for item in result["ips"]]
 
     both = ["10.9.0.5/24 10.9.0.1", "fd00:9::5/64 fd00:9::1"]
@@ -29,12 +29,12 @@ def test_static_sources(node: Node, ours: str) -> None:
     config = static(addresses=TWO) | {"args": {"cni": {"ips": ["10.7.0.1/16"]}}}
     assert ask(config) == ["10.7.0.1/16 -"]
     assert ask(config | {"runtimeConfig": {"ips": ["10.9.0.77"]}}) == ["10.9.0.77/24 10.9.0.1"]
-    oldest = node.cni("ADD", f"{ours}/static", static("0.2.0", addresses=TWO), "c1", box).ok()
+    oldest = node.cni("ADD", f"{plugins}/static", static("0.2.0", addresses=TWO), "c1", box).ok()
     assert oldest["ip4"] == {"ip": "10.9.0.5/24", "gateway": "10.9.0.1"}
     assert oldest["ip6"]["ip"] == "fd00:9::5/64"
 
 
-def test_static_refusals(node: Node, ours: str) -> None:
+def test_static_refusals(node: Node, plugins: str) -> None:
     box = node.netns("c1")
     cases: list[tuple[dict[str, Any], str]] = [
         (static(), "no address"),
@@ -45,7 +45,7 @@ def test_static_refusals(node: Node, ours: str) -> None:
         (static("0.2.0", addresses=[TWO[0], {"address": "10.8.0.1/24"}]), "0.2.0"),
     ]
     for config, word in cases:
-        answer = node.cni("ADD", f"{ours}/static", config, "c1", box)
+        answer = node.cni("ADD", f"{plugins}/static", config, "c1", box)
         assert answer.error is not None
         assert word in answer.error["msg"] + answer.error.get("details", ""), answer.error
 
@@ -61,34 +61,34 @@ def chain(*members: dict[str, Any], **keys: Any) -> dict[str, Any]:
 PTP = member("ptp", ipam={"type": "static", "addresses": TWO})
 
 
-def test_chain_of_ours_and_a_stranger(node: Node, ours: str) -> None:
+def test_chain_of_ours_and_a_stranger(node: Node, plugins: str) -> None:
     """The members run in order; DEL takes all down, with nothing but the identity of the attachment."""
     box = node.netns("c1")
     config = chain(PTP, member("tuning", mtu=1380), member("loopback"))
-    path = f"{ours}:/usr/lib/cni"
-    result = node.cni("ADD", f"{ours}/chain", config, "c1", box, cni_path=path).ok()
+    path = f"{plugins}:/usr/lib/cni"
+    result = node.cni("ADD", f"{plugins}/chain", config, "c1", box, cni_path=path).ok()
     assert result["ip4"]["ip"] == "10.9.0.5/24", "what Mesos reads"
     assert box.json("ip", "-j", "link", "show", "eth0")[0]["mtu"] == 1380
     assert "UP" in box.json("ip", "-j", "link", "show", "lo")[0]["flags"]
     bare = {"name": "net", "type": "chain"}
-    node.cni("DEL", f"{ours}/chain", bare, "c1", box, cni_path=path).ok()
+    node.cni("DEL", f"{plugins}/chain", bare, "c1", box, cni_path=path).ok()
     assert [item["ifname"] for item in box.json("ip", "-j", "link")] == ["lo"]
     assert not [
         item for item in node.path("/run/mesokit").rglob("*") if item.is_file() and "attach" in str(item)
     ]
-    node.cni("DEL", f"{ours}/chain", config, "c1", box, cni_path=path).ok()
+    node.cni("DEL", f"{plugins}/chain", config, "c1", box, cni_path=path).ok()
 
 
-def test_chain_fails_as_one(node: Node, ours: str) -> None:
+def test_chain_fails_as_one(node: Node, plugins: str) -> None:
     box = node.netns("c1")
     late = chain(PTP, member("tuning", sysctl={"net.core.no_such_thing": "1"}))
-    answer = node.cni("ADD", f"{ours}/chain", late, "c1", box, cni_path=f"{ours}:/usr/lib/cni")
+    answer = node.cni("ADD", f"{plugins}/chain", late, "c1", box, cni_path=f"{plugins}:/usr/lib/cni")
     assert answer.error is not None
     assert answer.error["msg"].startswith("plugins[1] (tuning): ")
     assert [item["ifname"] for item in box.json("ip", "-j", "link")] == ["lo"]
 
 
-def test_chain_validates_before_it_changes(node: Node, ours: str) -> None:
+def test_chain_validates_before_it_changes(node: Node, plugins: str) -> None:
     box = node.netns("c1")
     cases = [
         (chain(PTP, member("tuning", mtu="big")), "plugins[1] (tuning)"),
@@ -98,7 +98,7 @@ def test_chain_validates_before_it_changes(node: Node, ours: str) -> None:
         (chain(member("tuning", mtu=1400)), "prevResult"),
     ]
     for config, word in cases:
-        answer = node.cni("ADD", f"{ours}/chain", config, "c1", box, cni_path=f"{ours}:/usr/lib/cni")
+        answer = node.cni("ADD", f"{plugins}/chain", config, "c1", box, cni_path=f"{plugins}:/usr/lib/cni")
         assert answer.error is not None
         assert word in answer.error["msg"] + answer.error.get("details", ""), answer.error
         assert [item["ifname"] for item in box.json("ip", "-j", "link")] == ["lo"]

@@ -35,10 +35,10 @@ def link(box: Netns) -> dict[str, Any]:
     return found
 
 
-def test_alone_with_a_delegate(node: Node, ours: str) -> None:
+def test_alone_with_a_delegate(node: Node, plugins: str) -> None:
     box = node.netns("c1")
     config = tuning(**SETTINGS, delegate=PTP)
-    result = node.cni("ADD", f"{ours}/tuning", config, "c1", box, cni_path=f"{ours}:/usr/lib/cni").ok()
+    result = node.cni("ADD", f"{plugins}/tuning", config, "c1", box, cni_path=f"{plugins}:/usr/lib/cni").ok()
     inside = next(item for item in result["interfaces"] if item.get("sandbox"))
     assert inside["mac"] == "0a:58:0a:09:00:05"
     found = link(box)
@@ -56,16 +56,16 @@ def test_alone_with_a_delegate(node: Node, ours: str) -> None:
         "500",
     ]
     check = config | {"prevResult": result}
-    node.cni("CHECK", f"{ours}/tuning", check, "c1", box, cni_path=f"{ours}:/usr/lib/cni").ok()
+    node.cni("CHECK", f"{plugins}/tuning", check, "c1", box, cni_path=f"{plugins}:/usr/lib/cni").ok()
     box.run(["ip", "link", "set", "eth0", "mtu", "1300"], check=True)
-    changed = node.cni("CHECK", f"{ours}/tuning", check, "c1", box, cni_path=f"{ours}:/usr/lib/cni")
+    changed = node.cni("CHECK", f"{plugins}/tuning", check, "c1", box, cni_path=f"{plugins}:/usr/lib/cni")
     assert changed.error is not None
     assert "mtu of eth0 is 1300, tuning set 1400" in changed.error["msg"]
-    node.cni("DEL", f"{ours}/tuning", config, "c1", box, cni_path=f"{ours}:/usr/lib/cni").ok()
+    node.cni("DEL", f"{plugins}/tuning", config, "c1", box, cni_path=f"{plugins}:/usr/lib/cni").ok()
     assert not [item for item in box.json("ip", "-j", "link") if item["ifname"] == "eth0"]
 
 
-def test_what_del_puts_back(node: Node, ours: str) -> None:
+def test_what_del_puts_back(node: Node, plugins: str) -> None:
     box = node.netns("c1")
     box.run(["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "p"], check=True)
     before = link(box)
@@ -74,18 +74,18 @@ def test_what_del_puts_back(node: Node, ours: str) -> None:
         **SETTINGS,
         prevResult={"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": str(box.path)}]},
     )
-    node.cni("ADD", f"{ours}/tuning", config, "c1", box).ok()
+    node.cni("ADD", f"{plugins}/tuning", config, "c1", box).ok()
     assert link(box)["address"] != before["address"]
-    node.cni("DEL", f"{ours}/tuning", config, "c1", box).ok()
+    node.cni("DEL", f"{plugins}/tuning", config, "c1", box).ok()
     after = link(box)
     assert [after[key] for key in ("address", "mtu", "txqlen", "promiscuity", "allmulti", "flags")] == [
         before[key] for key in ("address", "mtu", "txqlen", "promiscuity", "allmulti", "flags")
     ]
     assert box.run(["sysctl", "-n", "net.core.somaxconn"]).text.strip() == somaxconn
-    node.cni("DEL", f"{ours}/tuning", config, "c1", box).ok()
+    node.cni("DEL", f"{plugins}/tuning", config, "c1", box).ok()
 
 
-def test_takes_over_what_the_reference_saved(node: Node, ours: str, reference: str) -> None:
+def test_takes_over_what_the_reference_saved(node: Node, plugins: str, reference: str) -> None:
     box = node.netns("c1")
     box.run(["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "p"], check=True)
     before = link(box)
@@ -96,7 +96,7 @@ def test_takes_over_what_the_reference_saved(node: Node, ours: str, reference: s
     )
     node.cni("ADD", f"{reference}/tuning", config, "c1", box).ok()
     assert link(box)["mtu"] == 1400
-    node.cni("DEL", f"{ours}/tuning", config, "c1", box).ok()
+    node.cni("DEL", f"{plugins}/tuning", config, "c1", box).ok()
     assert (link(box)["mtu"], link(box)["address"]) == (before["mtu"], before["address"])
     assert not list(node.path("/run/cni/tuning").glob("*.json"))
 
@@ -113,15 +113,17 @@ def test_takes_over_what_the_reference_saved(node: Node, ours: str, reference: s
         ({"args": {"cni": {"promisc": "yes"}}}, ["args.cni.promisc", "'yes'"]),
     ],
 )
-def test_refusals_name_key_and_value(node: Node, ours: str, keys: dict[str, Any], words: list[str]) -> None:
+def test_refusals_name_key_and_value(
+    node: Node, plugins: str, keys: dict[str, Any], words: list[str]
+) -> None:
     box = node.netns("c1")
     previous = {"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": str(box.path)}]}
-    answer = node.cni("ADD", f"{ours}/tuning", tuning(**keys, prevResult=previous), "c1", box)
+    answer = node.cni("ADD", f"{plugins}/tuning", tuning(**keys, prevResult=previous), "c1", box)
     text = json.dumps(answer.error)
     assert all(json.dumps(word)[1:-1] in text for word in words), text
 
 
-def test_the_allowlist(node: Node, ours: str) -> None:
+def test_the_allowlist(node: Node, plugins: str) -> None:
     box = node.netns("c1")
     allowlist = node.path("/etc/cni/tuning/allowlist.conf")
     allowlist.parent.mkdir(parents=True)
@@ -129,5 +131,5 @@ def test_the_allowlist(node: Node, ours: str) -> None:
     previous = {"cniVersion": "1.0.0", "interfaces": [{"name": "lo", "sandbox": str(box.path)}]}
     for name, allowed in (("net.ipv4.conf.IFNAME.arp_filter", True), ("net.core.somaxconn", False)):
         config = tuning(sysctl={name: "1"}, prevResult=previous)
-        answer = node.cni("ADD", f"{ours}/tuning", config, "c1", box, ifname="lo")
+        answer = node.cni("ADD", f"{plugins}/tuning", config, "c1", box, ifname="lo")
         assert (answer.code is None or answer.code == 0) == allowed, answer.error

@@ -88,7 +88,10 @@ def from_source(folder: Path) -> Path:
     program = bundle / "mesokit"
     entry = TOP / "packaging" / "bundle" / "mesokit_entry.py"
     program.write_text(
-        f"#!{TOP}/.venv/bin/python\nimport runpy\nrunpy.run_path({os.fspath(entry)!r}, run_name='__main__')\n"
+        f"#!{TOP}/.venv/bin/python\n"
+        f"import runpy, sys\n"
+        f"sys.path.insert(0, {os.fspath(entry.parent)!r})\n"
+        f"runpy.run_path({os.fspath(entry)!r}, run_name='__main__')\n"
     )
     program.chmod(0o755)
     install_launchers(folder, plugin_names())

@@ -25,9 +25,10 @@ METHODS: "dict[str, CodeType]" = {}
 
 
 def install() -> None:
-    """Let every import look here first."""
-    finder = _Finder(f"{sys._MEIPASS}/{NAME}")  # type: ignore[attr-defined]
-    sys.meta_path.insert(0, finder)
+    """Let every import look here first. Run from a checkout, there is no such file, and nothing changes."""
+    folder = getattr(sys, "_MEIPASS", None)
+    if folder is not None:
+        sys.meta_path.insert(0, _Finder(f"{folder}/{NAME}"))
 
 
 class _Finder:
