@@ -64,15 +64,17 @@ def render(answer: dict[str, Any]) -> str:
         f"{answer['running_calls']} calls in work, {answer['threads']} threads, "
         f"{answer['refused_calls']} refused",
     ]
+    names = [row["plugin"] for row in (*answer["calls"], *answer["errors"])]
+    width = max(12, *map(len, names), 0) + 2
     if answer["calls"]:
         times = "".join(f"{name + ' ms':>9}" for name in ("p50", "p90", "p99", "max"))
-        lines += ["", f"{'plugin':<14}{'verb':<9}{'calls':>9}{times}"]
+        lines += ["", f"{'plugin':<{width}}{'verb':<9}{'calls':>9}{times}"]
     for row in answer["calls"]:
         times = row["milliseconds"]
         cells = "".join(f"{times[name]:>9.1f}" for name in ("p50", "p90", "p99", "max"))
-        lines.append(f"{row['plugin']:<14}{row['verb']:<9}{row['calls']:>9}{cells}")
+        lines.append(f"{row['plugin']:<{width}}{row['verb']:<9}{row['calls']:>9}{cells}")
     if answer["errors"]:
-        lines += ["", f"{'errors of':<14}{'verb':<9}{'code':>9}{'count':>9}"]
+        lines += ["", f"{'errors of':<{width}}{'verb':<9}{'code':>9}{'count':>9}"]
     for row in answer["errors"]:
-        lines.append(f"{row['plugin']:<14}{row['verb']:<9}{row['code']:>9}{row['count']:>9}")
+        lines.append(f"{row['plugin']:<{width}}{row['verb']:<9}{row['code']:>9}{row['count']:>9}")
     return "\n".join(lines)

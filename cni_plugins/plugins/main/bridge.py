@@ -4,7 +4,8 @@ Makes the bridge when it is missing, a veth pair with one end in the container (
 bridge, and gives the container's end the addresses and routes of the `ipam` plugin; without `ipam` the
 attachment is of layer 2 alone. With `isGateway` the bridge gets the gateway's addresses and the host
 forwards. A bridge that this plugin made goes with its last port. When the port forwards, the addresses are
-announced to everybody on the bridge (ARP, neighbour advertisement). The container's MAC address is a random
+announced to everybody on the bridge (ARP, neighbour advertisement). The port itself has no IPv6 of its own on
+the host (`disable_ipv6`): what passes it belongs to the bridge. The container's MAC address is a random
 one unless CNI_ARGS `MAC`, `args.cni.mac` or `runtimeConfig.mac` asks for one (the last of them wins). A `dns`
 object replaces what `ipam` found.
 
