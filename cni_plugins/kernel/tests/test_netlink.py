@@ -131,3 +131,35 @@ def test_an_interrupted_dump_is_asked_for_again(namespace: Namespace, mocker: Mo
         assert netlink.dump("list links", 18, b"") == [b"whole"]
         once.side_effect = [([b"half"], True)] * 100
         assert netlink.dump("list links", 18, b"") == [b"half"]
+
+
+def veth(netlink: Netlink, name: str, other: Namespace) -> None:
+    mac, peer_mac = links.random_mac(), links.random_mac()
+    netlink.request(links.create_veth(name, "eth0", other.fd, mtu=0, mac=mac, peer_mac=peer_mac))
+
+
+def test_a_removed_link_is_gone_with_its_peer(namespace: Namespace) -> None:
+    other = new_namespace()
+    with Netlink(namespace, after(30)) as netlink, Netlink(other, after(30)) as inside:
+        for _ in range(20):  # the names are free again at once
+            veth(netlink, "v0", other)
+            links.remove(netlink, "v0")
+            assert links.find(netlink, "v0") is None
+            assert links.find(inside, "eth0") is None
+        links.remove(netlink, "v0")
+
+
+def test_a_link_that_cannot_be_removed(namespace: Namespace) -> None:
+    with Netlink(namespace, after(30)) as netlink, pytest.raises(CniError, match="cannot delete lo: "):
+        links.remove(netlink, "lo")
+
+
+def test_removal_without_room_for_a_thread(namespace: Namespace, mocker: MockerFixture) -> None:
+    other = new_namespace()
+    mocker.patch.object(links, "start_new_thread", side_effect=RuntimeError("can't start new thread"))
+    with Netlink(namespace, after(30)) as netlink:
+        veth(netlink, "v0", other)
+        links.remove(netlink, "v0")
+        assert links.find(netlink, "v0") is None
+        with pytest.raises(CniError, match="cannot delete lo: "):
+            links.remove(netlink, "lo")
