@@ -195,7 +195,11 @@ def plugin_rows(found: dict[str, Any], others: Sequence[str]) -> Iterator[Row]:
                 few, many = median(times[verb]), median(times[f"{verb} crowded"])
                 label = "" if name == "ours" else f", {name}'s"
                 yield compared(
-                    f"beside many attachments{label}: {verb}", many, {"beside 1": few}, many / few, limit
+                    f"beside many attachments, reservations{label}: {verb}",
+                    many,
+                    {"beside 1": few},
+                    many / few,
+                    limit,
                 )
     if "memory" in found:
         sizes = [each / 1e6 for each in found["memory"]]
