@@ -1,15 +1,34 @@
-"""File locks with a deadline: flock(2), which the kernel drops when its holder dies."""
+"""File locks with a deadline: flock(2), which the kernel drops when its holder dies.
+
+flock(2) waits for ever or not at all, so whoever has a deadline asks again and again, between naps. That is
+how processes wait for each other. The threads of one process (the node service has many that want the lock of
+one network) first queue for a lock of the process, which wakes the next one at once.
+"""
 
 import fcntl
 import os
 import time
+from _thread import LockType, allocate_lock
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.files import Place
+
+
+@dataclass(slots=True)
+class _Queue:
+    """The threads of this process that want a file's lock; `users` counts them and its holder."""
+
+    lock: LockType = field(default_factory=allocate_lock)
+    users: int = 0
+
+
+_guard = allocate_lock()
+_queues: dict[tuple[int, int], _Queue] = {}  # by device and inode, for as long as they have users
 
 
 def acquire(fd: int, deadline: Deadline, what: str) -> None:
@@ -46,7 +65,32 @@ def locked(path: Place, deadline: Deadline, *, mode: int = 0o600) -> Iterator[No
     """Hold the lock file `path` during the block; the file stays. CniError 5 or 11."""
     fd = open_file(path, os.O_RDWR | os.O_CREAT, mode)
     try:
-        acquire(fd, deadline, str(path))
-        yield
+        status = os.fstat(fd)
+        with _turn((status.st_dev, status.st_ino), deadline, str(path)):
+            acquire(fd, deadline, str(path))
+            try:
+                yield
+            finally:
+                fcntl.flock(fd, fcntl.LOCK_UN)  # before the next of our threads asks for it
     finally:
         os.close(fd)
+
+
+@contextmanager
+def _turn(file: tuple[int, int], deadline: Deadline, what: str) -> Iterator[None]:
+    """Until the other threads of this process that were first are done with the file."""
+    with _guard:
+        queue = _queues.setdefault(file, _Queue())
+        queue.users += 1
+    try:
+        while not queue.lock.acquire(timeout=deadline.require(f"the lock on {what}")):
+            pass
+        try:
+            yield
+        finally:
+            queue.lock.release()
+    finally:
+        with _guard:
+            queue.users -= 1
+            if not queue.users:
+                del _queues[file]

@@ -24,7 +24,7 @@ from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.roots import Roots
 from cni_plugins.spec.values import Ip, parse_ip
-from cni_plugins.store.locks import acquire, open_file
+from cni_plugins.store.locks import locked
 
 _LAST = "last_reserved_ip."
 
@@ -260,15 +260,10 @@ def directory_of(roots: Roots, data_dir: str, network: str) -> str:
 @contextmanager
 def opened(directory: str, roots: Roots, deadline: Deadline) -> Iterator[Reservations]:
     """Lock a network's directory, made when missing. CniError 5 or 11."""
-    lock = f"{directory}/lock"
-    fd = open_file(lock, os.O_RDWR | os.O_CREAT, 0o750)
-    try:
-        acquire(fd, deadline, lock)
+    with locked(f"{directory}/lock", deadline, mode=0o750):
         name = hashlib.sha256(directory.encode()).hexdigest()[:40]
         reservations = Reservations(directory, f"{roots.run}/host-local/{name}")
         try:
             yield reservations
         finally:
             reservations.close()
-    finally:
-        os.close(fd)
