@@ -137,7 +137,8 @@ def run_add(plugin: Plugin[Any], call: Call, tx: Transaction) -> Result:
     runs.
     """
     config = typed(plugin, call)
-    plugin.validate(call, config)
+    if plugin.kind is not Kind.IPAM:
+        plugin.validate(call, config)
     if plugin.kind is Kind.META:
         delegate = delegate_of(call)
         if delegate is not None:

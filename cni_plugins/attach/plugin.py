@@ -42,6 +42,7 @@ class Plugin(Generic[C]):
 
     `validate` refuses what the kinds of the keys cannot: keys that contradict one another, requests of the
     runtime; it runs before anything is changed, by this plugin, its delegate or another member of its chain.
+    (Not before an IPAM plugin's own `add`, which chooses addresses before it reserves any.)
     `add` announces each change with `tx.intend` before it makes it. DEL replays the record; `adopt` runs
     instead when there is no record: never added, or added by the reference plugin of that name, whose traces
     it removes; its configuration is decoded leniently. `gc` removes what no record of ours covers, given

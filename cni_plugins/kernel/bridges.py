@@ -32,8 +32,8 @@ _VLAN_FILTERING, _DEFAULT_PVID = 7, 39
 _BRCTL_GET_PORT_LIST, _SIOCDEVPRIVATE, _PORTS = 7, 0x89F0, 256
 
 
-def lock_path(run: Path, name: str) -> Path:
-    return run / "locks" / f"bridge-{name}"
+def lock_path(run: Path, name: str) -> str:
+    return f"{run}/locks/bridge-{name}"
 
 
 def find(netlink: Netlink, name: str) -> Link | None:

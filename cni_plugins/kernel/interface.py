@@ -79,16 +79,18 @@ def prepare(namespace: Namespace, plan: Plan) -> int:
     there.
     """
     base = f"conf/{plan.name}"
-    wanted = {f"ipv6/{base}/accept_dad": "1" if plan.dad else "0"}
+    new = {f"ipv6/{base}/accept_dad": "1" if plan.dad else "0"}
     if plan.dad:
-        wanted[f"ipv6/{base}/enhanced_dad"] = "1"
+        new[f"ipv6/{base}/enhanced_dad"] = "1"
     if plan.has(6):
-        wanted |= {"ipv6/conf/lo/disable_ipv6": "0", f"ipv6/{base}/disable_ipv6": "0"}
-        wanted[f"ipv6/{base}/keep_addr_on_down"] = "1"
+        new[f"ipv6/{base}/keep_addr_on_down"] = "1"
     if plan.notify:
-        wanted |= notify(plan)
+        new |= notify(plan)
     with entered(namespace):
-        sysctl.ensure_here(wanted, optional=True)
+        if plan.has(6):  # which the kernel stops and starts for, so not without need
+            on = {"ipv6/conf/lo/disable_ipv6": "0", f"ipv6/{base}/disable_ipv6": "0"}
+            sysctl.ensure_here(on, optional=True)
+        sysctl.put_here(new)
         try:
             return if_nametoindex(plan.name)
         except OSError as error:

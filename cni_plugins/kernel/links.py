@@ -39,6 +39,9 @@ _ADDRESS, _IFNAME, _MTU, _LINK, _MASTER, _TXQLEN, _OPERSTATE, _LINKINFO, _ALIAS 
     18,
     20,
 )
+_READ = frozenset(
+    (_ADDRESS, _IFNAME, _MTU, _LINK, _MASTER, _TXQLEN, _OPERSTATE, _LINKINFO, _ALIAS)
+)  # a link has sixty
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_DATA = 1, 2, 5
 _BRPORT_STATE, _BRPORT_MODE, _BRPORT_ISOLATED = 1, 4, 33
 _OPERSTATE_UP, _FORWARDING = 6, 3
@@ -88,7 +91,7 @@ class Link:
 def parse(packet: bytes) -> Link:
     """A link of an RTM_NEWLINK message."""
     _, _, index, flags, _ = _HEADER.unpack_from(packet, 16)
-    found = attributes(packet, _BODY)
+    found = attributes(packet, _BODY, _READ)
     info = attributes(found.get(_LINKINFO, b""), 0)
     return Link(
         index=index,

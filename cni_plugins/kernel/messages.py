@@ -9,7 +9,7 @@ goes through `attributes`, which cuts a message into its attributes without deco
 """
 
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -178,16 +178,19 @@ def decode(kind: Any, packet: bytes) -> Any:
     return message
 
 
-def attributes(data: bytes, offset: int) -> dict[int, bytes]:
-    """The payloads of the attributes from `offset` on, by number."""
+def attributes(data: bytes, offset: int, wanted: Container[int] = range(1 << 14)) -> dict[int, bytes]:
+    """The payloads of the attributes from `offset` on, by number; of those that are wanted."""
     found: dict[int, bytes] = {}
-    end = len(data)
-    while offset + 4 <= end:
-        size, number = _ATTRIBUTE.unpack_from(data, offset)
+    end = len(data) - 4
+    cut = _ATTRIBUTE.unpack_from
+    while offset <= end:
+        size, number = cut(data, offset)
         if size < 4:
             break
-        found[number & 0x3FFF] = data[offset + 4 : offset + size]
-        offset += (size + 3) & ~3
+        number &= 0x3FFF
+        if number in wanted:
+            found[number] = data[offset + 4 : offset + size]
+        offset += size + 3 & ~3
     return found
 
 

@@ -9,6 +9,7 @@ has grown.
 import ctypes
 import os
 from _thread import _local
+from contextlib import suppress
 
 from cni_plugins.kernel.namespace import entered
 from cni_plugins.spec import files
@@ -100,6 +101,22 @@ def write(namespace: Namespace, values: dict[str, str]) -> None:
     with entered(namespace):
         door = _door(len(values))
         for name, value in values.items():
+            _write(door, name, value)
+
+
+def put(namespace: Namespace, values: dict[str, str]) -> None:
+    """Write each `net/<name>` of an interface that is new; what the kernel does not have or does not let us
+    write is passed over.
+    """
+    with entered(namespace):
+        put_here(values)
+
+
+def put_here(values: dict[str, str]) -> None:
+    """`put` in the namespace that the calling thread is in."""
+    door = _door(len(values))
+    for name, value in values.items():
+        with suppress(CniError):
             _write(door, name, value)
 
 

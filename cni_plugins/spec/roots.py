@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -22,7 +23,11 @@ class Roots:
 
 
 def roots_from(env: Mapping[str, str]) -> Roots:
-    prefix = env.get("MESOKIT_ROOT", "").rstrip("/")
+    return _roots(env.get("MESOKIT_ROOT", "").rstrip("/"))
+
+
+@lru_cache(16)
+def _roots(prefix: str) -> Roots:
     return Roots(
         run=Path(f"{prefix}/run/mesokit"),
         lib=Path(f"{prefix}/var/lib/mesokit"),

@@ -41,13 +41,13 @@ class Contents:
 
 def folder(roots: Roots, network: str) -> Path:
     name = network if len(network) <= 200 else "long-" + hashlib.sha256(network.encode()).hexdigest()
-    return roots.run / "attachments" / name
+    return Path(f"{roots.run}/attachments/{name}")
 
 
 def path_of(roots: Roots, identity: Identity, plugin: str) -> Path:
     """Where the record is. Plugins of one chain that are called one by one have a record each."""
     key = "\0".join((identity.container_id, identity.ifname, plugin))
-    return folder(roots, identity.network) / hashlib.sha256(key.encode()).hexdigest()[:40]
+    return Path(f"{folder(roots, identity.network)}/{hashlib.sha256(key.encode()).hexdigest()[:40]}")
 
 
 def _is_head(entry: JsonObject) -> bool:

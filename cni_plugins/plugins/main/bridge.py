@@ -141,7 +141,7 @@ def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
     if not config.no_interface:
         interface.wait_forwarding(tx.scene.host, port.name, call.deadline)
     if ips:
-        sysctl.ensure(tx.scene.inside, interface.notify(plan), optional=True)
+        sysctl.put(tx.scene.inside, interface.notify(plan))
         call.later.append(announce.prepared(tx.scene.inside, call.ifname, call.deadline))
     return Result(
         interfaces=(
@@ -216,8 +216,8 @@ def _attach(call: Call, config: BridgeConfig, tx: Transaction, mac: str | None) 
     name = veth.create(tx, mtu=mtu, mac=host_mac, peer_mac=peer_mac, master=bridge.index, host_name=wished)
     # What passes a port belongs to the bridge. An IPv6 stack of its own would give every port three routes of
     # the host, and the kernel walks all of them whenever any port goes.
-    quiet = {f"ipv6/conf/{bridge.name}/accept_ra": "0", f"ipv6/conf/{name}/disable_ipv6": "1"}
-    sysctl.ensure(call.host, quiet, optional=True)
+    sysctl.put(call.host, {f"ipv6/conf/{name}/disable_ipv6": "1"})
+    sysctl.ensure(call.host, {f"ipv6/conf/{bridge.name}/accept_ra": "0"}, optional=True)
     if config.hairpin or config.isolated or config.vlans:
         index = interface.index_of(call.host, name)
         if config.hairpin or config.isolated:
