@@ -4,10 +4,11 @@ process of its own) or with the node service behind them.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from netns_tests.node import Node, NodeError, started, until
@@ -21,6 +22,21 @@ def make_folder(folder: Path) -> str:
     program = [sys.executable, str(TOP / "packaging" / "bundle" / "launchers.py"), str(folder)]
     subprocess.run(program, check=True, stdout=subprocess.DEVNULL)
     return str(folder)
+
+
+def signal_service(node: Node, name: str, of: str = "all") -> None:
+    """Send a signal (`KILL`, `STOP`, …) to `all` processes of the node service, to its `workers` or its
+    `keeper` alone; none may be there.
+    """
+    found = []
+    for path in node.path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # one that has ended meanwhile
+            if b"mesokit\0node\0" in path.read_bytes():
+                found.append(path.parent.name)
+    told = node.run([MESOKIT, "node", "status", "--json"], check=False) if of != "all" else None
+    keeper = str(json.loads(told.text)["pid"]) if told is not None and told.status == 0 else ""
+    chosen = [pid for pid in found if of == "all" or (pid == keeper) == (of == "keeper")]
+    node.run(["busybox", "kill", f"-{name}", *chosen], check=False)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 
 from netns_tests.case import DUAL, V4, bridge
 from netns_tests.node import Netns, Node, answer, until
-from netns_tests.plugins import MESOKIT
+from netns_tests.plugins import MESOKIT, signal_service
 from netns_tests.snapshot import assert_clean, snapshot
 
 CONF = {"cniVersion": "1.1.0", "name": "net", **bridge(DUAL, isDefaultGateway=True, ipMasq=True)}
@@ -125,6 +125,7 @@ def _mortal_service(node: Node) -> Iterator[list[int]]:
             running = node.popen([MESOKIT, "node"])
             lives.append(running.pid)
             ended.wait(chance.uniform(0.4, 1.2))
+            signal_service(node, "KILL", chance.choice(("all", "all", "workers")))
             running.kill()
             running.wait()
 

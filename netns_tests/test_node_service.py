@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from netns_tests.node import Answer, Netns, Node, Running, answer, started, until
-from netns_tests.plugins import MESOKIT, service
+from netns_tests.plugins import MESOKIT, service, signal_service
 from netns_tests.snapshot import assert_clean, snapshot
 
 SOCKET = "/run/mesokit/node.sock"
@@ -147,18 +147,19 @@ def test_killed_in_the_middle_of_calls_nothing_fails_and_nothing_leaks(node: Nod
     boxes = [node.netns(f"c{number}") for number in range(6)]
     before = snapshot(node, boxes)
     chance = random.Random(20261122)
-    for _ in range(4):
-        with started(start(node)) as running:
+    for victims in ("all", "workers", "keeper", "all"):
+        with started(start(node)):
             pause = chance.uniform(0, 0.06)
 
             def work(number: int) -> None:
                 for verb in ("ADD", "DEL", "ADD"):
                     node.cni(verb, f"{ours}/bridge", bridge(), f"c{number}", boxes[number]).ok()
 
-            killer = threading.Timer(pause, running.kill, (signal.SIGKILL,))
+            killer = threading.Timer(pause, signal_service, (node, "KILL", victims))
             killer.start()
             in_parallel(len(boxes), work)
             killer.join()
+            signal_service(node, "KILL")
         node.path(SOCKET).unlink()
         addresses = [box.json("ip", "-j", "-4", "addr", "show", "eth0") for box in boxes]
         assert len({each[0]["addr_info"][0]["local"] for each in addresses}) == len(boxes)
@@ -239,10 +240,10 @@ def test_services_come_and_go_under_load(node: Node, ours: str) -> None:
 def test_a_stopped_service_is_no_obstacle(node: Node, ours: str) -> None:
     """One that takes connections and does nothing: the launcher waits five seconds and works by itself."""
     box = node.netns("c1")
-    with started(start(node)) as running:
-        running.kill(signal.SIGSTOP)
+    with started(start(node)):
+        signal_service(node, "STOP")
         node.cni("ADD", f"{ours}/bridge", bridge(), "c1", box).ok()
-        running.kill(signal.SIGCONT)
+        signal_service(node, "CONT")
         node.cni("DEL", f"{ours}/bridge", bridge(), "c1", box).ok()
         calls = {row["verb"]: row["calls"] for row in status(node)["calls"]}
         assert calls == {"DEL": 1}

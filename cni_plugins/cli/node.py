@@ -18,10 +18,15 @@ from cni_plugins.node.main import Options, serve, socket_path
 @click.option(
     "--threads", type=click.IntRange(1, 1024), default=64, show_default=True, help="Calls in work at once."
 )
+@click.option(
+    "--workers", type=click.IntRange(1, 64), help="Processes that do calls.  [default: 2, or 1 on one core]"
+)
 @click.option("--metrics-port", type=click.IntRange(1, 65535), help="Also serve /metrics on 127.0.0.1:PORT.")
 @click.option("-v", "--verbose", is_flag=True, help="Log starts, ends and failed calls to standard error.")
 @click.pass_context
-def command(ctx: click.Context, threads: int, metrics_port: int | None, verbose: bool) -> None:
+def command(
+    ctx: click.Context, threads: int, workers: int | None, metrics_port: int | None, verbose: bool
+) -> None:
     """Answer plugin calls from a resident process, until SIGTERM.
 
     Plugins find the service by its socket, /run/mesokit/node.sock (under MESOKIT_ROOT), and work without it
@@ -31,7 +36,8 @@ def command(ctx: click.Context, threads: int, metrics_port: int | None, verbose:
         return
     from cni_plugins.node.plugins import prepare  # noqa: PLC0415 - every plugin, which `status` does not need
 
-    sys.exit(serve(Options(threads, metrics_port or 0, verbose), version("mesokit"), prepare))
+    options = Options(threads, workers or 0, metrics_port or 0, verbose)
+    sys.exit(serve(options, version("mesokit"), prepare))
 
 
 @command.command("status")
@@ -61,8 +67,8 @@ def render(answer: dict[str, Any]) -> str:
     size = f", {memory / 1e6:.1f} MB" if memory else ""
     lines = [
         f"mesokit node {answer['version']}, process {answer['pid']}, since {since}{size}",
-        f"{answer['running_calls']} calls in work, {answer['threads']} threads, "
-        f"{answer['refused_calls']} refused",
+        f"{answer['running_calls']} calls in work, {len(answer['workers'])} workers, "
+        f"{answer['threads']} threads, {answer['refused_calls']} refused",
     ]
     names = [row["plugin"] for row in (*answer["calls"], *answer["errors"])]
     width = max(12, *map(len, names), 0) + 2

@@ -14,7 +14,7 @@ from collections.abc import MutableMapping
 from enum import Enum
 from pathlib import Path
 
-from cni_plugins.node.wire import HANDOVER
+from cni_plugins.node.wire import HANDOVER, receive_descriptors
 
 _SYSTEMD_FIRST = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
 _BACKLOG = 1024
@@ -67,7 +67,7 @@ def _ask_predecessor(path: Path) -> socket.socket | None:
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         asking.sendall(HANDOVER)
-        _data, descriptors, _flags, _address = socket.recv_fds(asking, 16, 1, socket.MSG_CMSG_CLOEXEC)
+        _, descriptors = receive_descriptors(asking, 16, 1)
     if not descriptors:
         raise ListenError(f"systemd holds {path}, and its service runs: systemctl restart mesokit-node")
     return _adopt(descriptors[0])

@@ -18,12 +18,14 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from cni_plugins.node import listen
+from cni_plugins.node import listen, worker
+from cni_plugins.node.keeper import Keeper, default_count, log
 from cni_plugins.node.metrics import Metrics
-from cni_plugins.node.service import Handler, Service, Settings, http_answer, log
+from cni_plugins.node.service import Handler
 from cni_plugins.spec.roots import roots_from
 
 _M_ARENA_MAX = -8  # mallopt(3)
@@ -33,9 +35,12 @@ _NEVER_OFTEN = (20_000, 20, 50)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`metrics_port` is a TCP port of the loopback address, 0 for none."""
+    """`threads` bounds the calls in work at once, of all `workers` together; `metrics_port` is a TCP port of
+    the loopback address, 0 for none.
+    """
 
     threads: int = 64
+    workers: int = 0
     metrics_port: int = 0
     verbose: bool = False
 
@@ -64,11 +69,14 @@ def serve(options: Options, version: str, prepare: Callable[[], Handler]) -> int
     except listen.ListenError as error:
         log.error("%s", error)
         return 1
-    service = Service(listening, origin, Settings(handle, Metrics(version), options.threads))
     identity = None if origin is listen.Origin.SYSTEMD else listen.identity(path)
+    count = options.workers or default_count()
+    threads = max(1, options.threads // count)
+    work = partial(worker.run, listening, handle, threads)
+    keeper = Keeper(listening, origin, Metrics(version), work, count)
 
     def ended(_number: int, _frame: FrameType | None) -> None:
-        service.stop()
+        keeper.stop()
 
     signal.signal(signal.SIGTERM, ended)
     signal.signal(signal.SIGINT, ended)
@@ -76,20 +84,21 @@ def serve(options: Options, version: str, prepare: Callable[[], Handler]) -> int
         opened.enter_context(listening)
         if options.metrics_port:
             try:
-                opened.enter_context(_metrics_listener(options.metrics_port, service))
+                keeper.scrapers = socket.create_server(("127.0.0.1", options.metrics_port))
             except OSError as error:
                 log.error("cannot serve metrics on 127.0.0.1:%d: %s", options.metrics_port, error)
                 return 1
-        service.start()
+            opened.enter_context(keeper.scrapers)
+        keeper.start()
         log.info("listening on %s (%s)", path, origin.value)
         _notify("READY=1")
-        service.until_stopped()
+        keeper.until_stopped()
         _notify("STOPPING=1")
-        if identity is not None and not service.handed_over:
+        if identity is not None and not keeper.handed_over:
             listen.remove(path, identity)
-    # The socket is closed: a launcher that waits in its queue does the call itself. What was taken is
-    # finished.
-    service.until_idle()
+    # The socket is closed here, and by each worker: a launcher that waits in its queue does the call itself.
+    # What was taken is finished.
+    keeper.until_idle()
     return 0
 
 
@@ -112,21 +121,3 @@ def _notify(state: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifying, contextlib.suppress(OSError):
         notifying.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
-
-def _metrics_listener(port: int, service: Service) -> socket.socket:
-    """Answers HTTP on the loopback address in a thread of its own, for scrapers that know no Unix sockets."""
-    listening = socket.create_server(("127.0.0.1", port))
-
-    def answer() -> None:
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            with connection, contextlib.suppress(OSError):
-                connection.settimeout(5)
-                text = connection.recv(65536)
-                connection.sendall(http_answer(text, service.settings.metrics, service.threads))
-
-    threading.Thread(target=answer, name="metrics", daemon=True).start()
-    return listening

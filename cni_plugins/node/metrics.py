@@ -6,13 +6,11 @@ kind exactly, from which `mesokit node status` reads its percentiles. All of it 
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,96 +48,89 @@ class Durations:
 
 
 class Metrics:
-    """Safe to use from any thread."""
+    """Of one thread, the keeper's. `running` is set by whoever knows."""
 
     def __init__(self, version: str) -> None:
         self.version = version
         self.started = time.time()
         self._began = time.monotonic()
-        self._lock = threading.Lock()
         self._durations: dict[tuple[str, str], Durations] = {}
         self._errors: Counter[tuple[str, str, int]] = Counter()
         self._refused = 0
         self.running = 0
 
-    def begin(self) -> None:
-        with self._lock:
-            self.running += 1
-
-    def end(self, plugin: str, verb: str, seconds: float, code: int) -> None:
+    def add(self, plugin: str, verb: str, seconds: float, code: int) -> None:
         """A call is over; `code` is 0, or the code of its error."""
         verb = verb if verb in _VERBS else "other"
-        with self._lock:
-            self.running -= 1
-            kind = self._durations.get((plugin, verb))
-            if kind is None:
-                kind = self._durations[plugin, verb] = Durations()
-            kind.add(seconds)
-            if code:
-                self._errors[plugin, verb, code] += 1
+        kind = self._durations.get((plugin, verb))
+        if kind is None:
+            kind = self._durations[plugin, verb] = Durations()
+        kind.add(seconds)
+        if code:
+            self._errors[plugin, verb, code] += 1
 
-    def refuse(self) -> None:
-        with self._lock:
-            self._refused += 1
+    def refuse(self, count: int = 1) -> None:
+        self._refused += count
 
-    def status(self, workers: int) -> dict[str, Any]:
+    def status(self, threads: int, processes: Sequence[int]) -> dict[str, Any]:
         """What `mesokit node status --json` prints."""
-        with self._lock:
-            calls = [
-                {"plugin": plugin, "verb": verb, "calls": kind.count, "milliseconds": kind.percentiles()}
-                for (plugin, verb), kind in sorted(self._durations.items())
-            ]
-            errors = [
-                {"plugin": plugin, "verb": verb, "code": code, "count": count}
-                for (plugin, verb, code), count in sorted(self._errors.items())
-            ]
-            running, refused = self.running, self._refused
+        calls = [
+            {"plugin": plugin, "verb": verb, "calls": kind.count, "milliseconds": kind.percentiles()}
+            for (plugin, verb), kind in sorted(self._durations.items())
+        ]
+        errors = [
+            {"plugin": plugin, "verb": verb, "code": code, "count": count}
+            for (plugin, verb, code), count in sorted(self._errors.items())
+        ]
         return {
             "version": self.version,
-            "pid": os.getpid(),
+            "pid": processes[0],
+            "workers": list(processes[1:]),
             "started": self.started,
             "uptime_seconds": round(time.monotonic() - self._began, 1),
-            "running_calls": running,
-            "refused_calls": refused,
-            "threads": workers,
-            "memory_bytes": memory(),
+            "running_calls": self.running,
+            "refused_calls": self._refused,
+            "threads": threads,
+            "memory_bytes": memory(processes),
             "calls": calls,
             "errors": errors,
         }
 
-    def prometheus(self, workers: int) -> str:
+    def prometheus(self, threads: int, processes: Sequence[int]) -> str:
         """The text format, version 0.0.4."""
         lines: list[str] = []
 
         def family(name: str, kind: str, about: str) -> None:
             lines.append(f"# HELP {name} {about}\n# TYPE {name} {kind}")
 
-        with self._lock:
-            family("mesokit_node_info", "gauge", "The running service.")
-            lines.append(f"mesokit_node_info{{{_labels({'version': self.version})}}} 1")
-            family("mesokit_node_start_time_seconds", "gauge", "When it started, seconds since the epoch.")
-            lines.append(f"mesokit_node_start_time_seconds {self.started:.3f}")
-            family("mesokit_node_running_calls", "gauge", "Plugin calls in work.")
-            lines.append(f"mesokit_node_running_calls {self.running}")
-            family("mesokit_node_threads", "gauge", "Threads that take calls.")
-            lines.append(f"mesokit_node_threads {workers}")
-            family("mesokit_node_refused_calls_total", "counter", "Calls sent back to the launcher.")
-            lines.append(f"mesokit_node_refused_calls_total {self._refused}")
-            family("mesokit_node_memory_bytes", "gauge", "Memory of the service, by kind.")
-            lines += [f'mesokit_node_memory_bytes{{kind="{kind}"}} {size}' for kind, size in memory().items()]
-            family("mesokit_node_errors_total", "counter", "Calls that ended in an error, by its CNI code.")
-            for (plugin, verb, code), count in sorted(self._errors.items()):
-                labels = _labels({"plugin": plugin, "verb": verb, "code": str(code)})
-                lines.append(f"mesokit_node_errors_total{{{labels}}} {count}")
-            family("mesokit_node_call_seconds", "histogram", "Duration of plugin calls.")
-            for (plugin, verb), kind in sorted(self._durations.items()):
-                labels = _labels({"plugin": plugin, "verb": verb})
-                below = 0
-                for bound, count in zip((*map(str, BUCKETS), "+Inf"), kind.buckets, strict=True):
-                    below += count
-                    lines.append(f'mesokit_node_call_seconds_bucket{{{labels},le="{bound}"}} {below}')
-                lines.append(f"mesokit_node_call_seconds_sum{{{labels}}} {kind.total:.6f}")
-                lines.append(f"mesokit_node_call_seconds_count{{{labels}}} {kind.count}")
+        sizes = memory(processes)
+        family("mesokit_node_info", "gauge", "The running service.")
+        lines.append(f"mesokit_node_info{{{_labels({'version': self.version})}}} 1")
+        family("mesokit_node_start_time_seconds", "gauge", "When it started, seconds since the epoch.")
+        lines.append(f"mesokit_node_start_time_seconds {self.started:.3f}")
+        family("mesokit_node_running_calls", "gauge", "Plugin calls in work.")
+        lines.append(f"mesokit_node_running_calls {self.running}")
+        family("mesokit_node_workers", "gauge", "Processes that take calls.")
+        lines.append(f"mesokit_node_workers {len(processes) - 1}")
+        family("mesokit_node_threads", "gauge", "Threads that take calls.")
+        lines.append(f"mesokit_node_threads {threads}")
+        family("mesokit_node_refused_calls_total", "counter", "Calls sent back to the launcher.")
+        lines.append(f"mesokit_node_refused_calls_total {self._refused}")
+        family("mesokit_node_memory_bytes", "gauge", "Memory of the service, by kind.")
+        lines += [f'mesokit_node_memory_bytes{{kind="{kind}"}} {size}' for kind, size in sizes.items()]
+        family("mesokit_node_errors_total", "counter", "Calls that ended in an error, by its CNI code.")
+        for (plugin, verb, code), count in sorted(self._errors.items()):
+            labels = _labels({"plugin": plugin, "verb": verb, "code": str(code)})
+            lines.append(f"mesokit_node_errors_total{{{labels}}} {count}")
+        family("mesokit_node_call_seconds", "histogram", "Duration of plugin calls.")
+        for (plugin, verb), kind in sorted(self._durations.items()):
+            labels = _labels({"plugin": plugin, "verb": verb})
+            below = 0
+            for bound, count in zip((*map(str, BUCKETS), "+Inf"), kind.buckets, strict=True):
+                below += count
+                lines.append(f'mesokit_node_call_seconds_bucket{{{labels},le="{bound}"}} {below}')
+            lines.append(f"mesokit_node_call_seconds_sum{{{labels}}} {kind.total:.6f}")
+            lines.append(f"mesokit_node_call_seconds_count{{{labels}}} {kind.count}")
         return "\n".join(lines) + "\n"
 
 
@@ -150,11 +141,16 @@ def _labels(labels: Mapping[str, str]) -> str:
     return ",".join(f'{name}="{escape(value)}"' for name, value in labels.items())
 
 
-def memory() -> dict[str, int]:
-    """Resident and proportional size of this process, in bytes; empty where /proc does not tell."""
-    try:
-        rollup = Path("/proc/self/smaps_rollup").read_text()
-    except OSError:
-        return {}
-    fields = dict(line.split(":", 1) for line in rollup.splitlines()[1:])
-    return {name.lower(): int(fields[name].split()[0]) * 1024 for name in ("Rss", "Pss") if name in fields}
+def memory(processes: Iterable[int]) -> dict[str, int]:
+    """Resident and proportional size of processes together, in bytes; empty where /proc does not tell."""
+    total: Counter[str] = Counter()
+    for pid in processes:
+        try:
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        fields = dict(line.split(":", 1) for line in rollup.splitlines()[1:])
+        for name in ("Rss", "Pss"):
+            if name in fields:
+                total[name.lower()] += int(fields[name].split()[0]) * 1024
+    return dict(total)

@@ -1,9 +1,13 @@
-"""The service: a pool of threads that take turns at the listening socket.
+"""The service of one worker: a pool of threads that take turns at the listening socket.
 
 One thread, the leader, waits for a connection. When one comes it gives the lead to another and serves the
 connection itself, so that a call never changes threads, and a slow one (a duplicate address being waited
 for, somebody else's plugin) holds up nobody. If no thread is left to lead, one is added, up to a bound;
 beyond it callers wait in the socket's queue, and after five seconds do their calls themselves.
+
+Two calls at once in one process are slower than one after the other: at each of a hundred system calls they
+wake each other. So while a call is in work the leader waits a moment, longer than most calls take, before it
+takes the next one; another worker may be quicker.
 
 Stopping means to lead no more and to end what is in work. The socket itself may live on: see listen.py.
 """
@@ -22,27 +26,39 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from cni_plugins.node import wire
-from cni_plugins.node.listen import Origin
-from cni_plugins.node.metrics import Metrics
 from cni_plugins.spec.call import Reply, Request
 
 Handler = Callable[[Request], Reply]
+
+
+class Journal(Protocol):
+    """Who is told of calls, from any thread."""
+
+    def begin(self) -> None: ...
+    def end(self, plugin: str, verb: str, seconds: float, code: int) -> None: ...
+    def refuse(self) -> None: ...
+
 
 log = logging.getLogger("mesokit.node")
 
 _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _REQUEST_SECONDS = 5.0
 _SPARE_THREADS = 4
+_MOMENT = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`handle` does a call; `threads` bounds how many are in work at once."""
+    """`handle` does a call, `ask` answers the question that a connection began with; `threads` bounds how
+    many calls are in work at once.
+    """
 
     handle: Handler
-    metrics: Metrics
+    journal: Journal
+    ask: Callable[[socket.socket, bytes], None]
     threads: int = 64
 
 
@@ -51,15 +67,13 @@ class Service:
     """A service on `listening`, which is non-blocking and stays the caller's."""
 
     listening: socket.socket
-    origin: Origin
     settings: Settings
-    handed_over: bool = False
     _lead: threading.Lock = field(default_factory=threading.Lock)
     _count: threading.Condition = field(default_factory=threading.Condition)
     threads: int = 0
     _idle: int = 0
     _stopping: bool = False
-    _wake: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC))
+    wake: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC))
     _root: tuple[int, int] = field(default_factory=lambda: _identity("/"))
 
     def start(self) -> None:
@@ -69,10 +83,7 @@ class Service:
     def stop(self) -> None:
         """Take no more calls; returns at once. May be called from a signal handler."""
         self._stopping = True
-        os.eventfd_write(self._wake, 1)
-
-    def until_stopped(self) -> None:
-        select.select([self._wake], [], [])
+        os.eventfd_write(self.wake, 1)
 
     def until_idle(self, seconds: float | None = None) -> bool:
         """Until every call is done after a stop; False when `seconds` were not enough."""
@@ -93,6 +104,7 @@ class Service:
                     log.exception("a connection was dropped by a mistake of ours")
             with self._count:
                 self._idle += 1
+                self._count.notify_all()
                 if self._idle > _SPARE_THREADS:
                     break
         with self._count:
@@ -105,7 +117,9 @@ class Service:
         after."""
         with self._lead:
             while not self._stopping:
-                select.select([self.listening.fileno(), self._wake], [], [])
+                select.select([self.listening.fileno(), self.wake], [], [])
+                with self._count:
+                    self._count.wait_for(lambda: self._stopping or self.threads == self._idle, _MOMENT)
                 if self._stopping:
                     break
                 try:
@@ -135,7 +149,7 @@ class Service:
                 return
             message = wire.receive(connection)
             if isinstance(message, wire.Query):
-                self._answer_query(connection, message)
+                self.settings.ask(connection, message.text)
                 return
         except (OSError, wire.WireError, ValueError) as error:
             log.warning("dropped a connection: %s", error)
@@ -146,17 +160,17 @@ class Service:
             message.close()
 
     def _call(self, connection: socket.socket, call: wire.Call) -> None:
-        metrics = self.settings.metrics
+        journal = self.settings.journal
         try:
             if call.root != self._root:
-                metrics.refuse()
+                journal.refuse()
                 connection.sendall(wire.REFUSED)
                 return
             connection.sendall(wire.TAKEN)
         except OSError:
             return  # the launcher went away, or does the call itself by now
         began = time.monotonic()
-        metrics.begin()
+        journal.begin()
         code = -1
         try:
             request = Request(call.plugin, call.env, call.stdin, call.host_netns, call.netns)
@@ -170,38 +184,11 @@ class Service:
             else:
                 code = 0
         finally:
-            metrics.end(call.plugin, call.env.get("CNI_COMMAND", ""), time.monotonic() - began, code)
+            journal.end(call.plugin, call.env.get("CNI_COMMAND", ""), time.monotonic() - began, code)
         with contextlib.suppress(OSError):  # the caller did not wait; DEL is its duty
             connection.sendall(wire.reply(reply.status, reply.stdout, reply.stderr))
         for work in reply.later:
             work()
-
-    def _answer_query(self, connection: socket.socket, query: wire.Query) -> None:
-        if query.text.startswith(wire.HANDOVER):
-            if self.origin is Origin.SYSTEMD:
-                return
-            socket.send_fds(connection, [b"yours"], [self.listening.fileno()])
-            self.handed_over = True
-            log.info("the socket goes to a successor")
-            self.stop()
-            return
-        connection.sendall(http_answer(query.text, self.settings.metrics, self.threads))
-
-
-def http_answer(request: bytes, metrics: Metrics, threads: int) -> bytes:
-    """`GET /metrics` (Prometheus text) and `GET /status` (JSON)."""
-    words = request.split(b"\r\n", 1)[0].split()
-    status, kind, body = "200 OK", "application/json", b""
-    if len(words) < 2 or words[0] != b"GET":
-        status, kind, body = "400 Bad Request", "text/plain", b"GET /metrics or GET /status\n"
-    elif words[1] == b"/metrics":
-        kind, body = "text/plain; version=0.0.4", metrics.prometheus(threads).encode()
-    elif words[1] == b"/status":
-        body = json.dumps(metrics.status(threads)).encode() + b"\n"
-    else:
-        status, kind, body = "404 Not Found", "text/plain", b"there are /metrics and /status\n"
-    head = f"HTTP/1.0 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
 
 
 def _identity(path: str) -> tuple[int, int]:

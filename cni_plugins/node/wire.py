@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from array import array
 from dataclasses import dataclass
 
 MAGIC = 0x314B534D  # "MSK1", little endian
@@ -60,9 +61,26 @@ class Query:
     text: bytes
 
 
+def receive_descriptors(
+    connection: socket.socket, size: int, count: int, flags: int = 0
+) -> tuple[bytes, list[int]]:
+    """Data and up to `count` descriptors, which are the caller's to close. OSError.
+
+    socket.recv_fds leaves its flags out (CPython 3.11), so that descriptors would reach every program that
+    is run.
+    """
+    room = socket.CMSG_LEN(count * array("i").itemsize)
+    data, ancillary, _, _ = connection.recvmsg(size, room, flags | socket.MSG_CMSG_CLOEXEC)
+    descriptors = array("i")
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
+    return data, list(descriptors)
+
+
 def receive(connection: socket.socket) -> Call | Query:
     """The first message of a connection. Raises WireError, or OSError (a time-out included)."""
-    data, descriptors, _flags, _address = socket.recv_fds(connection, _FIRST_READ, 2, socket.MSG_CMSG_CLOEXEC)
+    data, descriptors = receive_descriptors(connection, _FIRST_READ, 2)
     try:
         if len(data) < _REQUEST.size or int.from_bytes(data[:4], "little") != MAGIC:
             if descriptors or not data:

@@ -9,6 +9,7 @@ network all the time: a node that runs containers is what is measured, not the b
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -292,11 +293,20 @@ def growth(sides: Sequence[Side], attachments: int, rounds: int) -> dict[str, Ti
 
 
 def pss(pid: int) -> int:
-    """Bytes of proportional size."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    raise Failed(f"no size of process {pid}")
+    """Bytes of proportional size, of a process and those that it forked."""
+    total = 0
+    for member in (pid, *children(pid)):
+        rollup = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()
+        total += sum(int(line.split()[1]) * 1024 for line in rollup if line.startswith("Pss:"))
+    return total
+
+
+def children(pid: int) -> list[int]:
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # one that has ended meanwhile
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    return [child for child, parent in parents.items() if parent == pid]
 
 
 def memory(side: Side, pid: int, calls: int) -> list[int]:

@@ -3,31 +3,103 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
+import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from cni_plugins.node import listen, wire
-from cni_plugins.node.metrics import Metrics
+from cni_plugins.node import ask, listen, wire
+from cni_plugins.node.main import Options, serve
 from cni_plugins.node.service import Handler, Service, Settings
 
 REQUEST = struct.Struct("=IIIIQQ")
 REPLY = struct.Struct("=IiII")
 
 
+@dataclass
+class Told:
+    """What a journal was told."""
+
+    running: int = 0
+    refused: int = 0
+    calls: list[tuple[str, str, int]] = field(default_factory=list)
+    questions: list[bytes] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin(self) -> None:
+        with self._lock:
+            self.running += 1
+
+    def end(self, plugin: str, verb: str, seconds: float, code: int) -> None:
+        assert seconds >= 0
+        with self._lock:
+            self.running -= 1
+            self.calls.append((plugin, verb, code))
+
+    def refuse(self) -> None:
+        self.refused += 1
+
+    def ask(self, connection: socket.socket, question: bytes) -> None:
+        self.questions.append(question)
+        connection.sendall(b"an answer")
+
+
+@dataclass
+class Running:
+    service: Service
+    told: Told
+
+
 @contextmanager
-def running(path: Path, handle: Handler, threads: int = 64) -> Iterator[Service]:
-    listening, origin = listen.obtain(path, {})
-    service = Service(listening, origin, Settings(handle, Metrics("1.2.3"), threads))
+def running(path: Path, handle: Handler, threads: int = 64) -> Iterator[Running]:
+    """A worker's service in this process."""
+    listening, _ = listen.obtain(path, {})
+    told = Told()
+    service = Service(listening, Settings(handle, told, told.ask, threads))
     service.start()
     try:
-        yield service
+        yield Running(service, told)
     finally:
         service.stop()
         assert service.until_idle(60)
         listening.close()
+
+
+@contextmanager
+def kept(root: Path, handle: Handler, *, workers: int = 2, version: str = "1.2.3") -> Iterator[int]:
+    """The whole service, keeper and workers, in processes of their own below `root`; the keeper's id."""
+    path = root / "run/mesokit/node.sock"
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.environ["MESOKIT_ROOT"] = os.fspath(root)
+            os._exit(serve(Options(workers=workers), version, lambda: handle))
+        finally:
+            os._exit(99)
+    end = time.monotonic() + 60
+    while keeper_of(path) != pid:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    try:
+        yield pid
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        with suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+
+
+def keeper_of(path: Path) -> int:
+    """The process that answers for the service there, 0 if none does."""
+    try:
+        return int(ask.status(path)["pid"])
+    except (OSError, ask.NotRunning, ValueError):
+        return 0
 
 
 def request(

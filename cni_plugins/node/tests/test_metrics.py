@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 
 from cni_plugins.node.metrics import Durations, Metrics, memory
@@ -24,16 +25,18 @@ def test_one_call_has_percentiles() -> None:
 
 def test_the_prometheus_text_is_well_formed() -> None:
     metrics = Metrics('1"2\\')
-    metrics.begin()
-    metrics.end("bridge", "ADD", 0.0042, 0)
-    metrics.begin()
-    metrics.end("bridge", "DEL", 99.0, 11)
-    text = metrics.prometheus(3)
+    metrics.add("bridge", "ADD", 0.0042, 0)
+    metrics.add("bridge", "DEL", 99.0, 11)
+    metrics.refuse()
+    text = metrics.prometheus(3, [os.getpid(), os.getpid()])
     line = re.compile(r'# (HELP|TYPE) \w+ .+|\w+(\{\w+="(\\.|[^"\\])*"(,\w+="(\\.|[^"\\])*")*\})? [-+.\de]+')
     assert all(line.fullmatch(each) for each in text.splitlines())
     assert 'le="0.005"} 1' in text
     assert 'verb="DEL",le="30.0"} 0' in text
+    assert "mesokit_node_workers 1" in text
 
 
 def test_memory_is_known() -> None:
-    assert memory()["pss"] > 1 << 20
+    one = memory([os.getpid()])["pss"]
+    assert one > 1 << 20
+    assert memory([os.getpid(), os.getppid(), 1 << 30])["pss"] > one

@@ -59,9 +59,9 @@ def test_bytes_that_are_no_utf8_survive(path: Path) -> None:
 
 
 def test_a_caller_of_another_root_is_refused(path: Path) -> None:
-    with running(path, echo) as service:
+    with running(path, echo) as there:
         assert call(path, request("bridge", {}, b"", root=(1, 2)))[0] == wire.REFUSED
-        assert service.settings.metrics.status(1)["refused_calls"] == 1
+        assert there.told.refused == 1
 
 
 @pytest.mark.parametrize(
@@ -94,14 +94,15 @@ def test_a_slow_call_holds_up_nobody_and_threads_go_away_again(path: Path) -> No
             assert slow.wait(60)
         return Reply(b"", b"", 0)
 
-    with running(path, handle) as service:
+    with running(path, handle) as there:
+        service = there.service
         waiting = [connect(path) for _ in range(20)]
         for connection in waiting:
             send(connection, request("slow", {}, b""))
         for _ in waiting:
             assert arrived.acquire(timeout=60)
         assert call(path, request("quick", {}, b""))[0] == wire.TAKEN
-        assert service.settings.metrics.running == 20
+        assert there.told.running == 20
         slow.set()
         for connection in waiting:
             with connection:
@@ -110,7 +111,7 @@ def test_a_slow_call_holds_up_nobody_and_threads_go_away_again(path: Path) -> No
             call(path, request("quick", {}, b""))
         with service._count:
             assert service._count.wait_for(lambda: service.threads <= 5, 60)
-        assert service.settings.metrics.running == 0
+        assert there.told.running == 0
 
 
 def test_the_number_of_threads_is_bounded_and_the_rest_waits(path: Path) -> None:
@@ -148,11 +149,11 @@ def test_what_was_taken_is_finished_after_stop(path: Path) -> None:
         assert gate.wait(60)
         return Reply(b"done", b"", 0)
 
-    with running(path, handle) as service, connect(path) as connection:
+    with running(path, handle) as there, connect(path) as connection:
         send(connection, request("bridge", {}, b""))
         assert entered.wait(60)
-        service.stop()
-        assert not service.until_idle(0.05)
+        there.service.stop()
+        assert not there.service.until_idle(0.05)
         gate.set()
         assert answer(connection)[2] == b"done"
 
@@ -168,21 +169,14 @@ def test_a_mistake_in_the_handler_costs_one_call_only(path: Path) -> None:
         assert call(path, request("good", {}, b""))[0] == wire.TAKEN
 
 
-def test_status_and_metrics(path: Path) -> None:
-    with running(path, failing):
-        for _ in range(3):
-            call(path, request("bridge", {"CNI_COMMAND": "ADD"}, b""))
-        call(path, request("bridge", {"CNI_COMMAND": "NONSENSE"}, b""))
-        answered = ask.status(path)
-        text = ask.get(path, "/metrics").decode()
-        with pytest.raises(OSError, match="404"):
-            ask.get(path, "/elsewhere")
-    assert answered["version"] == "1.2.3"
-    assert [(row["verb"], row["calls"]) for row in answered["calls"]] == [("ADD", 3), ("other", 1)]
-    assert answered["errors"][0] == {"plugin": "bridge", "verb": "ADD", "code": 7, "count": 3}
-    assert set(answered["calls"][0]["milliseconds"]) == {"p50", "p90", "p99", "max"}
-    assert 'mesokit_node_errors_total{plugin="bridge",verb="ADD",code="7"} 3' in text
-    assert 'mesokit_node_call_seconds_bucket{plugin="bridge",verb="ADD",le="+Inf"} 3' in text
+def test_the_journal_is_told_of_calls_and_questions_are_passed_on(path: Path) -> None:
+    with running(path, failing) as there:
+        call(path, request("bridge", {"CNI_COMMAND": "ADD"}, b""))
+        with connect(path) as connection:
+            connection.sendall(b"GET /status HTTP/1.0\r\n\r\n")
+            assert connection.recv(100) == b"an answer"
+    assert there.told.calls == [("bridge", "ADD", 7)]
+    assert there.told.questions == [b"GET /status HTTP/1.0\r\n\r\n"]
 
 
 def test_nobody_there_is_said_with_the_way_out(path: Path) -> None:
@@ -190,22 +184,14 @@ def test_nobody_there_is_said_with_the_way_out(path: Path) -> None:
         ask.status(path)
 
 
-def test_a_successor_takes_over_without_a_moment_of_refusal(path: Path) -> None:
-    with running(path, lambda _: Reply(b"old", b"", 0)) as old:
-        assert call(path, request("bridge", {}, b""))[2] == b"old"
-        with running(path, lambda _: Reply(b"new", b"", 0)) as new:
-            assert new.origin is Origin.PREDECESSOR
-            assert old.handed_over
-            assert old.until_idle(60)
-            assert call(path, request("bridge", {}, b""))[2] == b"new"
-
-
 def test_a_dead_service_leaves_a_socket_that_the_next_one_replaces(path: Path) -> None:
     path.parent.mkdir()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(os.fspath(path))
-    with running(path, echo) as service:
-        assert service.origin is Origin.OWN
+    listening, origin = obtain(path, {})
+    listening.close()
+    assert origin is Origin.OWN
+    with running(path, echo):
         assert path.stat().st_mode & 0o777 == 0o600
         assert call(path, request("bridge", {}, b""))[0] == wire.TAKEN
 

@@ -1,0 +1,98 @@
+"""A worker process: it does plugin calls until the keeper closes its end of their socket.
+
+What it tells the keeper, one message each (SOCK_SEQPACKET):
+
+    {"running": calls in work, "threads": …, "refused": …, "calls": [[plugin, verb, seconds, code], …]}
+    the first bytes of a question, with the connection it came by
+
+Telling never waits: what the socket has no room for is told with the next message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cni_plugins.node.service import Handler, Service, Settings
+
+_AT_ONCE = 500  # calls in one message, which has to fit into the socket's buffer
+
+
+@dataclass(slots=True)
+class Journal:
+    """Tells the keeper of calls. Safe to use from any thread."""
+
+    control: socket.socket
+    threads: Callable[[], int] = field(default=lambda: 0)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _calls: list[tuple[str, str, float, int]] = field(default_factory=list)
+    _running: int = 0
+    _refused: int = 0
+
+    def begin(self) -> None:
+        with self._lock:
+            self._running += 1
+            self._tell()
+
+    def end(self, plugin: str, verb: str, seconds: float, code: int) -> None:
+        """A call is over; `code` is 0, or the code of its error."""
+        with self._lock:
+            self._running -= 1
+            self._calls.append((plugin, verb, seconds, code))
+            self._tell()
+
+    def refuse(self) -> None:
+        with self._lock:
+            self._refused += 1
+            self._tell()
+
+    def ask(self, connection: socket.socket, question: bytes) -> None:
+        """Pass on whoever has a question."""
+        with contextlib.suppress(OSError):
+            socket.send_fds(self.control, [question], [connection.fileno()])
+
+    def close(self) -> None:
+        """Tell what is left, and end the conversation."""
+        with self._lock:
+            self.control.settimeout(5)
+            while self._calls:
+                before = len(self._calls)
+                self._tell(0)
+                if len(self._calls) == before:
+                    break
+        self.control.close()
+
+    def _tell(self, flags: int = socket.MSG_DONTWAIT) -> None:
+        calls = self._calls[:_AT_ONCE]
+        news = {"running": self._running, "threads": self.threads(), "refused": self._refused, "calls": calls}
+        with contextlib.suppress(OSError):
+            self.control.send(json.dumps(news).encode(), flags)
+            del self._calls[: len(calls)]
+            self._refused = 0
+
+
+def run(listening: socket.socket, handle: Handler, threads: int, control: socket.socket) -> int:
+    """Serve until `control` ends or SIGTERM comes, then finish what is in work. The exit status."""
+    journal = Journal(control)
+    service = Service(listening, Settings(handle, journal, journal.ask, threads))
+    journal.threads = lambda: service.threads
+
+    def ended(_number: int, _frame: object) -> None:
+        service.stop()
+
+    signal.signal(signal.SIGTERM, ended)
+    signal.signal(signal.SIGINT, ended)
+    service.start()
+    ends: list[int | socket.socket] = [control, service.wake]
+    select.select(ends, [], [])
+    service.stop()
+    listening.close()  # a launcher that waits in its queue does the call itself, unless others listen
+    service.until_idle()
+    journal.close()
+    return 0
