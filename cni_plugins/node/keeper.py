@@ -33,7 +33,7 @@ log = logging.getLogger("mesokit.node")
 _MESSAGE = 1 << 18
 _TOGETHER_SECONDS = 0.01  # what workers tell within that is heard in one go
 _PATIENCE_SECONDS = 2.0  # with whoever asks a question and does not listen
-_YOUNG_SECONDS = 1.0
+_PAUSE_SECONDS = 1.0
 
 Work = Callable[[socket.socket], int]
 
@@ -67,8 +67,7 @@ class Keeper:
     _wake: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
 
     def start(self) -> None:
-        while len(self.workers) < self.count:
-            self._fork()
+        self._replace()
 
     def stop(self) -> None:
         """Returns at once. May be called from a signal handler."""
@@ -77,14 +76,16 @@ class Keeper:
 
     def until_stopped(self) -> None:
         while not self._stopping:
-            self._listen(self._scrapers())
-            for worker in [each for each in self.workers if each.pid == 0]:
-                self.workers.remove(worker)
-                if not self._stopping:
-                    log.error("a worker ended unexpectedly; another one takes its place")
-                    if time.monotonic() - worker.born < _YOUNG_SECONDS:
-                        time.sleep(_YOUNG_SECONDS)
-                    self._fork()
+            self._listen(self._scrapers(), None if len(self.workers) == self.count else _PAUSE_SECONDS)
+            ended = [worker for worker in self.workers if not worker.pid]
+            self.workers = [worker for worker in self.workers if worker.pid]
+            if self._stopping:
+                break
+            if ended:
+                log.error("%d workers ended unexpectedly; others take their place", len(ended))
+            if any(time.monotonic() - worker.born < _PAUSE_SECONDS for worker in ended):
+                continue  # not sooner than after a pause
+            self._replace()
 
     def until_idle(self) -> None:
         """Until the workers have ended their calls and themselves."""
@@ -95,9 +96,22 @@ class Keeper:
             self._listen([])
             self.workers = [each for each in self.workers if each.pid]
 
+    def _replace(self) -> None:
+        """Fork the workers that are missing. Where there is no room for one, it is tried again later."""
+        try:
+            while len(self.workers) < self.count:
+                self._fork()
+        except OSError as error:
+            log.error("cannot start a worker: %s", error)
+
     def _fork(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         if pid:
             theirs.close()
             self.workers.append(Worker(pid, ours, time.monotonic()))
@@ -116,11 +130,11 @@ class Keeper:
     def _scrapers(self) -> list[socket.socket]:
         return [self.scrapers] if self.scrapers is not None else []
 
-    def _listen(self, scrapers: list[socket.socket]) -> None:
-        """Wait for something to happen, and deal with all that has."""
+    def _listen(self, scrapers: list[socket.socket], seconds: float | None = None) -> None:
+        """Wait until something happens, for `seconds` at most, and deal with all that has."""
         controls = [worker.control for worker in self.workers]
         watched: list[int | socket.socket] = [self._wake, *controls, *scrapers]
-        ready, _, _ = select.select(watched, [], [])
+        ready, _, _ = select.select(watched, [], [], seconds)
         if self._wake in ready:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wake)

@@ -85,6 +85,7 @@ def serve(options: Options, version: str, prepare: Callable[[], Handler]) -> int
         if options.metrics_port:
             try:
                 keeper.scrapers = socket.create_server(("127.0.0.1", options.metrics_port))
+                keeper.scrapers.setblocking(False)
             except OSError as error:
                 log.error("cannot serve metrics on 127.0.0.1:%d: %s", options.metrics_port, error)
                 return 1

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
 from cni_plugins.node import ask, wire
-from cni_plugins.node.keeper import default_count
+from cni_plugins.node.keeper import Keeper, default_count
+from cni_plugins.node.listen import Origin
 from cni_plugins.node.metrics import Metrics
 from cni_plugins.node.tests.service_at import answer, connect, kept, request, send
 from cni_plugins.node.worker import Journal
@@ -191,6 +193,32 @@ def test_what_the_keeper_has_no_time_for_is_told_later() -> None:
         journal.close()
         hearing.join()
     assert metrics.status(0, [os.getpid()])["calls"][0]["calls"] == 5000
+
+
+def test_a_worker_that_finds_no_room_is_tried_again(mocker: MockerFixture) -> None:
+    def work(control: socket.socket) -> int:
+        return len(control.recv(1))
+
+    fork, tries = os.fork, iter([OSError("no room"), None, OSError("no room"), None])
+
+    def grudging() -> int:
+        error = next(tries)
+        if error is not None:
+            raise error
+        return fork()
+
+    mocker.patch("cni_plugins.node.keeper.os.fork", side_effect=grudging)
+    with socket.socket() as listening:
+        keeper = Keeper(listening, Origin.OWN, Metrics("1"), work, 2)
+        keeper.start()
+        assert not keeper.workers
+        watching = threading.Thread(target=keeper.until_stopped)
+        watching.start()
+        until(lambda: len(keeper.workers) == 2)
+        keeper.stop()
+        watching.join()
+        keeper.until_idle()
+    assert not keeper.workers
 
 
 def test_there_is_a_worker_for_every_machine() -> None:
