@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cni_plugins.node import ask, listen, wire
-from cni_plugins.node.main import Options, serve
 from cni_plugins.node.service import Handler, Service, Settings
 
 REQUEST = struct.Struct("=IIIIQQ")
@@ -71,27 +71,22 @@ def running(path: Path, handle: Handler, threads: int = 64) -> Iterator[Running]
 
 
 @contextmanager
-def kept(root: Path, handle: Handler, *, workers: int = 2, version: str = "1.2.3") -> Iterator[int]:
-    """The whole service, keeper and workers, in processes of their own below `root`; the keeper's id."""
-    path = root / "run/mesokit/node.sock"
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.environ["MESOKIT_ROOT"] = os.fspath(root)
-            os._exit(serve(Options(workers=workers), version, lambda: handle))
-        finally:
-            os._exit(99)
+def kept(root: Path, *, workers: int = 2, version: str = "1.2.3") -> Iterator[subprocess.Popen[bytes]]:
+    """The whole service, keeper and workers, below `root`; kept_service.py tells what its plugins do."""
+    argv = [sys.executable, "-m", "cni_plugins.node.tests.kept_service", str(workers), version]
+    top = Path(__file__).resolve().parents[3]
+    env = {**os.environ, "MESOKIT_ROOT": os.fspath(root), "PYTHONPATH": f"{top}:{top / 'proto'}"}
+    process = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL)
     end = time.monotonic() + 60
-    while keeper_of(path) != pid:
-        assert time.monotonic() < end
-        time.sleep(0.01)
     try:
-        yield pid
+        while keeper_of(root / "run/mesokit/node.sock") != process.pid:
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        yield process
     finally:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-        with suppress(ChildProcessError):
-            os.waitpid(pid, 0)
+        process.terminate()
+        process.wait()
 
 
 def keeper_of(path: Path) -> int:

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,33 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_mock import MockerFixture
 
 from cni_plugins.node import ask, wire
-from cni_plugins.node.keeper import Keeper, default_count
-from cni_plugins.node.listen import Origin
+from cni_plugins.node.keeper import default_count
 from cni_plugins.node.metrics import Metrics
 from cni_plugins.node.tests.service_at import answer, connect, kept, request, send
 from cni_plugins.node.worker import Journal
-from cni_plugins.spec.call import Reply, Request
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "run/mesokit/node.sock"
-
-
-def handle(request: Request) -> Reply:
-    """What `plugin` says: its process, an error, a wait for a file, or an end."""
-    match request.plugin:
-        case "bad":
-            return Reply(b'{"cniVersion":"1.0.0","code":7,"msg":"no"}', b"", 1)
-        case "wait":
-            while not Path(request.env["FILE"]).exists():
-                time.sleep(0.01)
-        case "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-    return Reply(str(os.getpid()).encode(), b"", 0)
 
 
 def call(path: Path, plugin: str, **env: str) -> tuple[bytes, bytes]:
@@ -62,7 +48,7 @@ def status(path: Path) -> dict[str, Any]:
 
 
 def test_calls_are_counted_wherever_they_are_done(tmp_path: Path, path: Path) -> None:
-    with kept(tmp_path, handle) as pid:
+    with kept(tmp_path) as keeper:
         for _ in range(20):
             call(path, "good")
         for _ in range(3):
@@ -73,7 +59,7 @@ def test_calls_are_counted_wherever_they_are_done(tmp_path: Path, path: Path) ->
         with pytest.raises(OSError, match="404"):
             ask.get(path, "/elsewhere")
     assert answered["version"] == "1.2.3"
-    assert answered["pid"] == pid
+    assert answered["pid"] == keeper.pid
     assert len(answered["workers"]) == 2
     kinds = {(row["plugin"], row["verb"]): row["calls"] for row in answered["calls"]}
     assert kinds == {("good", "ADD"): 20, ("bad", "ADD"): 3, ("good", "other"): 1}
@@ -86,7 +72,7 @@ def test_calls_are_counted_wherever_they_are_done(tmp_path: Path, path: Path) ->
 
 def test_slow_calls_hold_up_nobody(tmp_path: Path, path: Path) -> None:
     gate = tmp_path / "gate"
-    with kept(tmp_path, handle):
+    with kept(tmp_path):
         file = {"FILE": str(gate)}
         waiting = [threading.Thread(target=call, args=(path, "wait"), kwargs=file) for _ in range(20)]
         for thread in waiting:
@@ -100,13 +86,13 @@ def test_slow_calls_hold_up_nobody(tmp_path: Path, path: Path) -> None:
 
 
 def test_a_worker_that_dies_costs_its_calls_and_is_replaced(tmp_path: Path, path: Path) -> None:
-    with kept(tmp_path, handle) as pid:
+    with kept(tmp_path) as keeper:
         call(path, "good")
         before = status(path)
         assert call(path, "die") == (b"A", b"")  # the launcher does that call itself
         until(lambda: len(set(status(path)["workers"]) - set(before["workers"])) == 1)
         after = status(path)
-        assert after["pid"] == pid
+        assert after["pid"] == keeper.pid
         assert len(after["workers"]) == 2
         assert after["calls"] == before["calls"], "what was counted stays counted"
         assert {call(path, "good")[0] for _ in range(10)} == {wire.TAKEN}
@@ -118,27 +104,27 @@ def test_a_worker_that_dies_costs_its_calls_and_is_replaced(tmp_path: Path, path
 
 def test_what_was_taken_is_finished_after_sigterm(tmp_path: Path, path: Path) -> None:
     gate = tmp_path / "gate"
-    with kept(tmp_path, handle) as pid, connect(path) as connection:
+    with kept(tmp_path) as keeper, connect(path) as connection:
         send(connection, request("wait", {"FILE": str(gate)}, b""))
         assert connection.recv(1) == wire.TAKEN
-        os.kill(pid, signal.SIGTERM)
+        keeper.terminate()
         until(lambda: not path.exists())
         gate.touch()
         with connection.makefile("rb") as stream:
             assert len(stream.read()) > 16, "a reply, with the worker's number"
-        assert os.waitpid(pid, 0)[1] == 0
+        assert keeper.wait(60) == 0
 
 
 def test_workers_end_with_their_keeper(tmp_path: Path, path: Path) -> None:
-    with kept(tmp_path, handle) as pid:
+    with kept(tmp_path) as keeper:
         workers = status(path)["workers"]
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        keeper.kill()
+        keeper.wait()
         until(lambda: not any(Path(f"/proc/{worker}/exe").exists() for worker in workers))
 
 
 def test_a_successor_takes_over_without_a_moment_of_refusal(tmp_path: Path, path: Path) -> None:
-    with kept(tmp_path, handle, version="old") as old:
+    with kept(tmp_path, version="old") as old:
         stop = threading.Event()
         refused = []
 
@@ -153,25 +139,17 @@ def test_a_successor_takes_over_without_a_moment_of_refusal(tmp_path: Path, path
         callers = [threading.Thread(target=work) for _ in range(4)]
         for caller in callers:
             caller.start()
-        successor = os.fork()
-        if successor == 0:
-            with kept(tmp_path, handle, version="new"):
-                until(lambda: stop_file(tmp_path).exists())
-            os._exit(0)
         try:
-            until(lambda: os.waitpid(old, os.WNOHANG)[0] == old)
-            until(lambda: status(path)["version"] == "new")
+            with kept(tmp_path, version="new"):
+                assert old.wait(60) == 0
+                assert status(path)["version"] == "new"
+                assert call(path, "good")[0] == wire.TAKEN
+                stop.set()
+                for caller in callers:
+                    caller.join()
         finally:
             stop.set()
-            for caller in callers:
-                caller.join()
-            stop_file(tmp_path).touch()
-            os.waitpid(successor, 0)
     assert not refused
-
-
-def stop_file(root: Path) -> Path:
-    return root / "stop"
 
 
 def test_what_the_keeper_has_no_time_for_is_told_later() -> None:
@@ -195,30 +173,40 @@ def test_what_the_keeper_has_no_time_for_is_told_later() -> None:
     assert metrics.status(0, [os.getpid()])["calls"][0]["calls"] == 5000
 
 
-def test_a_worker_that_finds_no_room_is_tried_again(mocker: MockerFixture) -> None:
-    def work(control: socket.socket) -> int:
-        return len(control.recv(1))
+NO_ROOM = """
+import os, socket, threading, time
+from cni_plugins.node.keeper import Keeper
+from cni_plugins.node.listen import Origin
+from cni_plugins.node.metrics import Metrics
 
-    fork, tries = os.fork, iter([OSError("no room"), None, OSError("no room"), None])
+fork, tries = os.fork, iter([OSError("no room"), None, OSError("no room"), None])
 
-    def grudging() -> int:
-        error = next(tries)
-        if error is not None:
-            raise error
-        return fork()
+def grudging():
+    error = next(tries)
+    if error is not None:
+        raise error
+    return fork()
 
-    mocker.patch("cni_plugins.node.keeper.os.fork", side_effect=grudging)
-    with socket.socket() as listening:
-        keeper = Keeper(listening, Origin.OWN, Metrics("1"), work, 2)
-        keeper.start()
-        assert not keeper.workers
-        watching = threading.Thread(target=keeper.until_stopped)
-        watching.start()
-        until(lambda: len(keeper.workers) == 2)
-        keeper.stop()
-        watching.join()
-        keeper.until_idle()
-    assert not keeper.workers
+os.fork = grudging
+keeper = Keeper(socket.socket(), Origin.OWN, Metrics("1"), lambda control: len(control.recv(1)), 2)
+keeper.start()
+assert not keeper.workers
+threading.Timer(4, keeper.stop).start()
+keeper.until_stopped()
+print(len(keeper.workers))
+keeper.until_idle()
+print(len(keeper.workers))
+"""
+
+
+def test_a_worker_that_finds_no_room_is_tried_again() -> None:
+    top = Path(__file__).resolve().parents[3]
+    env = {**os.environ, "PYTHONPATH": f"{top}:{top / 'proto'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", NO_ROOM], env=env, check=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["2", "0"]
+    assert done.stderr.count("cannot start a worker: no room") == 2
 
 
 def test_there_is_a_worker_for_every_machine() -> None:
