@@ -131,7 +131,7 @@ def test_a_stream_that_cannot_be_made_leaves_nothing_open(tmp_path: Path) -> Non
         with pytest.raises(IsADirectoryError):
             TaskOutput(pump, OutputPolicy(tmp_path, 1000, 1), "t")
         turn_until(loop, lambda: not pump._streams, "the end of the other stream")
-        assert descriptors() <= before
+        turn_until(loop, lambda: descriptors() <= before, "every descriptor closed")
 
 
 def test_through_to_a_shared_stream() -> None:
