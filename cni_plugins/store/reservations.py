@@ -81,11 +81,9 @@ class Reservations:
         Path(self._index).mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in Path(self._index).iterdir():
             path.unlink()
-        owners: dict[Owner, list[str]] = {}
-        for item in self.every():
-            owners.setdefault(Owner(item.container_id, item.ifname), []).append(str(item.address))
-        for owner, addresses in owners.items():
-            files.write(self._entry(owner), "\n".join(addresses).encode())
+        for item in self.every():  # one by one: memory for ten thousand would stay with the process
+            entry = self._entry(Owner(item.container_id, item.ifname))
+            files.write(entry, f"{item.address}\n".encode(), flags=os.O_CREAT | os.O_APPEND)
         self._synchronous = self._changed = True
 
     def owned(self, owner: Owner) -> list[Ip]:
@@ -200,13 +198,12 @@ class Reservations:
 
     def every(self) -> Iterator[Reservation]:
         """All reservations of the directory, read from the files themselves; torn ones are passed over."""
-        with os.scandir(self.directory) as entries:
-            listed = list(entries)
-        for entry in listed:
+        for name in os.listdir(self.directory):
+            path = f"{self.directory}/{name}"
             try:
-                address = parse_ip(entry.name)
-                content = files.read(entry.path).decode("utf-8", "replace").strip()
-                modified = entry.stat().st_mtime
+                address = parse_ip(name)
+                content = files.read(path).decode("utf-8", "replace").strip()
+                modified = os.stat(path).st_mtime
             except (OSError, ValueError):
                 continue
             if content:
