@@ -20,6 +20,7 @@ BUNDLE = "mesokit-cni.d"
 
 # With musl: glibc asks the processor for its features and caches before main(), which takes 0.2 ms where a
 # hypervisor answers, half of a launcher's life.
+_COMPILER = "musl-gcc"
 _FLAGS = ("-static", "-Os", "-std=c11", "-Wall", "-Wextra", "-Werror", "-s", "-Wl,--build-id=none")
 # Where each front looks for its bundle, relative to itself.
 _FRONTS = {
@@ -31,7 +32,7 @@ _FRONTS = {
 def compile_all() -> Path:
     """The folder with `launcher`, `mesokit` and `mesokit-executor`; compiled once
     for each content of the source."""
-    digest = hashlib.sha256(repr((_FLAGS, _FRONTS)).encode())
+    digest = hashlib.sha256(repr((_COMPILER, _FLAGS, _FRONTS)).encode())
     for path in sorted(SOURCE.iterdir()):
         digest.update(path.read_bytes())
     build = TOP / "build"
@@ -54,7 +55,7 @@ def compile_all() -> Path:
 
 
 def _compile(source: str, output: Path, more: Iterable[str]) -> None:
-    subprocess.run(["musl-gcc", *_FLAGS, "-D_GNU_SOURCE", *more, "-o", output, SOURCE / source], check=True)
+    subprocess.run([_COMPILER, *_FLAGS, "-D_GNU_SOURCE", *more, "-o", output, SOURCE / source], check=True)
 
 
 def plugin_names() -> list[str]:
