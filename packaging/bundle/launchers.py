@@ -45,6 +45,7 @@ def compile_all() -> Path:
         if made.is_dir():
             return made
         fresh = build / f".launcher-{os.getpid()}"
+        shutil.rmtree(fresh, ignore_errors=True)  # of one that was interrupted
         fresh.mkdir()
         _compile("launcher.c", fresh / "launcher", ())
         for program, places in _FRONTS.items():
