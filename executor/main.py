@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from executor.config.token import TOKEN_VARIABLE, take_token
-from executor.supervisor.warden import spawn
+from executor.process.warden import spawn
 
 MISCONFIGURED = 2
 """The exit status for settings that cannot be used."""
@@ -32,8 +32,8 @@ def _run(arguments: list[str]) -> int:
     warden = spawn()
     # What is imported stays, so there is no garbage to look for until all is.
     gc.disable()
-    from executor.app.start import run  # noqa: PLC0415 (see above)
     from executor.config.settings import ConfigError, load  # noqa: PLC0415
+    from executor.start import run  # noqa: PLC0415 (see above)
 
     environ = {**os.environ, TOKEN_VARIABLE: token or ""}
     try:

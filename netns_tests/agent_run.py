@@ -25,7 +25,7 @@ KEPT = (
     r"node: sysctl",
     r"(file|dir|link-file|socket) /var/lib/mesokit/agent",
 )
-STUB = shlex.join((str(TOP / ".venv/bin/python"), str(TOP / "executor/agent/tests/stub_executor.py")))
+STUB = shlex.join((str(TOP / ".venv/bin/python"), str(TOP / "executor/local_agent/tests/stub_executor.py")))
 """The command line of the stub executor; the encoding follows."""
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from executor.codec import Encoding
+from executor.protocol import Encoding
 from executor.tests.scenarios.events import kill, launch, task
 from executor.tests.scenarios.processes import alive, wait_until
 from executor.tests.scenarios.scene import Scene

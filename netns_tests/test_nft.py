@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugins.kernel.nfnetlink import NFPROTO_INET, Nfnetlink
-from cni_plugins.kernel.nft import elements, library, masquerade, nat, owner, ports, sections, spoof, strays
+from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET, Nfnetlink
+from cni_plugins.kernel.nft import elements, library, masquerade, nat, orphans, owner, ports, sections, spoof
 from cni_plugins.kernel.nft.elements import Element
 from cni_plugins.kernel.nft.placing import Taken
 from cni_plugins.kernel.nft.ports import Forward, Hide, Publication
@@ -123,7 +123,7 @@ def test_two_hundred_containers_have_the_rules_of_one(node: Node) -> None:
                 counts.append(rules(node))
         assert counts[0] == counts[1]
         assert len(held(node)) == 200 * 7
-        strays.remove(host, "net", [who(7)], (*ports.SETS, *masquerade.SETS))
+        orphans.remove(host, "net", [who(7)], (*ports.SETS, *masquerade.SETS))
         assert len(held(node)) == 7
 
 
@@ -166,7 +166,7 @@ def test_strays_are_told_by_network_and_attachment(node: Node) -> None:
             masquerade.add(host, who(number), addresses(number))
         masquerade.add(host, who(3, "network"), addresses(3))
         masquerade.add(host, long, addresses(4))
-        strays.remove(host, "net", [who(1), long], masquerade.SETS)
+        orphans.remove(host, "net", [who(1), long], masquerade.SETS)
         assert masquerade.present(host, who(1), addresses(1))
         assert masquerade.present(host, long, addresses(4))
         assert masquerade.present(host, who(3, "network"), addresses(3))

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from cni_plugins.attach import foreign
+from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
-from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.spec.call import Call, Verb, for_child
 from cni_plugins.spec.config import decode
@@ -84,12 +84,12 @@ def _child(call: Call, config: JsonObject, previous: Result | None, name: str) -
     return for_child(call, name, config, previous)
 
 
-def validate(call: Call, config: JsonObject, scene: Scene) -> None:
+def validate(call: Call, config: JsonObject, context: Context) -> None:
     """Refuse a delegate's configuration before anything is changed. CniError 2 or 7; a foreign plugin must
     exist.
     """
     name = type_of(config)
-    plugin = scene.plugins.get(name)
+    plugin = context.plugins.get(name)
     if plugin is None:
         foreign.find(name, call.path)
         return
@@ -97,7 +97,7 @@ def validate(call: Call, config: JsonObject, scene: Scene) -> None:
     plugin.validate(child, typed(plugin, child))
     inner = delegate_of(child) if plugin.kind is Kind.META else None
     if inner is not None:
-        validate(child, inner, scene)
+        validate(child, inner, context)
 
 
 def ipam_add(call: Call, tx: Transaction) -> Result:
@@ -115,7 +115,7 @@ def add(call: Call, tx: Transaction, config: JsonObject, previous: Result | None
 
 
 def _add(call: Call, tx: Transaction, name: str) -> Result:
-    plugin = tx.scene.plugins.get(name)
+    plugin = tx.context.plugins.get(name)
     if plugin is not None:
         return run_add(plugin, replace(call, plugin=name), tx)
     foreign.find(name, call.path)
@@ -142,7 +142,7 @@ def run_add(plugin: Plugin[Any], call: Call, tx: Transaction) -> Result:
     if plugin.kind is Kind.META:
         delegate = delegate_of(call)
         if delegate is not None:
-            validate(call, delegate, tx.scene)
+            validate(call, delegate, tx.context)
             call = replace(call, previous=add(call, tx, delegate))
         elif call.previous is None:
             raise CniError(
@@ -153,38 +153,38 @@ def run_add(plugin: Plugin[Any], call: Call, tx: Transaction) -> Result:
     return plugin.add(call, config, tx)
 
 
-def forward(verb: Verb, call: Call, scene: Scene, name: str) -> None:
+def forward(verb: Verb, call: Call, context: Context, name: str) -> None:
     """CHECK, DEL without a record, GC or STATUS of a delegate. CniError of the delegate."""
-    plugin = scene.plugins.get(name)
+    plugin = context.plugins.get(name)
     if plugin is None:
         foreign.run(verb, call, name, call.config)
         return
-    run_verb(verb, plugin, replace(call, plugin=name), scene)
+    run_verb(verb, plugin, replace(call, plugin=name), context)
 
 
-def ipam_forward(verb: Verb, call: Call, scene: Scene) -> None:
+def ipam_forward(verb: Verb, call: Call, context: Context) -> None:
     """Forward a verb to the IPAM plugin, if the attachment has one."""
     name = ipam_type(call)
     if name:
-        forward(verb, call, scene, name)
+        forward(verb, call, context, name)
 
 
-def run_verb(verb: Verb, plugin: Plugin[Any], call: Call, scene: Scene) -> None:
+def run_verb(verb: Verb, plugin: Plugin[Any], call: Call, context: Context) -> None:
     """Any verb but ADD of one of our plugins and its delegate; DEL is that without a record."""
     functions = {
         Verb.CHECK: plugin.check,
-        Verb.DEL: plugin.adopt,
+        Verb.DEL: plugin.remove_legacy,
         Verb.GC: plugin.gc,
         Verb.STATUS: plugin.status,
     }
     config = typed(plugin, call, lenient=verb in {Verb.DEL, Verb.GC})
     errors: list[CniError] = []
-    steps: list[Callable[[], None]] = [lambda: functions[verb](call, config, scene)]
+    steps: list[Callable[[], None]] = [lambda: functions[verb](call, config, context)]
     if plugin.kind is Kind.META:
         delegate = delegate_of(call)
         if delegate is not None:
             child = _child(call, delegate, call.previous, type_of(delegate))
-            steps.append(lambda: forward(verb, child, scene, child.plugin))
+            steps.append(lambda: forward(verb, child, context, child.plugin))
     for step in steps:
         try:
             step()

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cni_plugins.attach.scene import Scene
+from cni_plugins.attach.context import Context
 from cni_plugins.kernel import program
 from cni_plugins.spec.call import Call, Verb
 from cni_plugins.spec.errors import CniError, Code
@@ -68,13 +68,13 @@ def _failure(name: str, done: program.Finished) -> CniError:
     return CniError(Code.INTERNAL, f"plugin {name} failed with {how}", text[:2000])
 
 
-def undo_delete(scene: Scene, args: Mapping[str, Any]) -> None:
+def undo_delete(context: Context, args: Mapping[str, Any]) -> None:
     """Undo `delegate.delete`: run the foreign plugin's DEL with the configuration that its ADD got."""
-    call = scene.call
+    call = context.call
     env = dict(call.env) | {"CNI_CONTAINERID": args["containerID"], "CNI_IFNAME": args["ifname"]}
     env |= {"CNI_ARGS": args["args"]} if args.get("args") else {}
     env |= {"CNI_PATH": args["path"]}
-    if scene.sandbox_namespace is None:
+    if context.sandbox_namespace is None:
         env.pop("CNI_NETNS", None)
     else:
         env["CNI_NETNS"] = args["netns"]

@@ -1,12 +1,11 @@
 """The life of an attachment: how each verb runs a plugin, around its record.
 
 ADD    opens and locks the record, replays what a crashed ADD left in it, runs the plugin in a transaction,
-and takes everything
-       back when that fails.
-DEL    replays the record and removes it. Without one the plugin's `adopt` removes what a reference plugin
-left, if anything. GC     replays the records of this plugin on this network that the runtime does not list,
-then lets the plugin do the same for
-       what has no record.
+       and takes everything back when that fails.
+DEL    replays the record and removes it. Without one the plugin's `remove_legacy` removes what a reference
+       plugin left, if anything.
+GC     replays the records of this plugin on this network that the runtime does not list, then lets the plugin
+       do the same for what has no record.
 """
 
 import os
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from cni_plugins.attach import delegation
+from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
-from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.attach.undo import joined, replay
 from cni_plugins.kernel.interface import index_of
@@ -64,16 +63,16 @@ def serve(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result | None:
             raise CniError(Code.INVALID_CONFIG, "CHECK needs the result of ADD: key 'prevResult' is missing")
         if call.verb is Verb.STATUS:
             records.require_writable(call.roots)
-        with Scene(call, plugins, call.sandbox) as scene:
-            delegation.run_verb(call.verb, plugin, call, scene)
+        with Context(call, plugins, call.sandbox) as context:
+            delegation.run_verb(call.verb, plugin, call, context)
     return None
 
 
 def _add_unrecorded(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result:
-    with Scene(call, plugins, call.sandbox) as scene:
+    with Context(call, plugins, call.sandbox) as context:
         if call.env.get(REPEATS):
-            delegation.run_verb(Verb.DEL, plugin, call, scene)
-        tx = Transaction(scene, None)
+            delegation.run_verb(Verb.DEL, plugin, call, context)
+        tx = Transaction(context, None)
         try:
             return delegation.run_add(plugin, call, tx)
         except BaseException:
@@ -84,7 +83,7 @@ def _add_unrecorded(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result
 def _add(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result:
     with (
         records.create(call.roots, call.identity, plugin.name, call.deadline) as record,
-        Scene(call, plugins, call.sandbox) as scene,
+        Context(call, plugins, call.sandbox) as context,
     ):
         done = _done_before(call, record.contents)
         if done is not None:
@@ -92,7 +91,7 @@ def _add(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result:
         if record.contents is not None and not _continues(plugin, call, record.contents):
             _clear(record, record.contents, call, plugins)
         _begin(record, plugin, call)
-        tx = Transaction(scene, record)
+        tx = Transaction(context, record)
         try:
             result = delegation.run_add(plugin, call, tx)
             _check_wishes(call, result)
@@ -181,8 +180,8 @@ def _clear(record: Record, contents: Contents, call: Call, plugins: Plugins) -> 
 def _replay(contents: Contents, call: Call, plugins: Plugins) -> list[CniError]:
     sandbox, opened = _recorded_namespace(contents, call)
     try:
-        with Scene(_recorded_call(contents, call), plugins, sandbox) as scene:
-            return replay(scene, contents.undos)
+        with Context(_recorded_call(contents, call), plugins, sandbox) as context:
+            return replay(context, contents.undos)
     finally:
         if opened and sandbox is not None:
             os.close(sandbox.fd)
@@ -230,8 +229,8 @@ def _delete(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
                 else:
                     _take_down(record, record.contents, call, plugins)
                     return
-    with Scene(call, plugins, call.sandbox) as scene:
-        delegation.run_verb(Verb.DEL, plugin, call, scene)
+    with Context(call, plugins, call.sandbox) as context:
+        delegation.run_verb(Verb.DEL, plugin, call, context)
 
 
 def _take_down(record: Record, contents: Contents, call: Call, plugins: Plugins) -> None:
@@ -269,8 +268,8 @@ def _collect(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
         except CniError as error:
             errors.append(error)
     try:
-        with Scene(call, plugins, None) as scene:
-            delegation.run_verb(Verb.GC, plugin, call, scene)
+        with Context(call, plugins, None) as context:
+            delegation.run_verb(Verb.GC, plugin, call, context)
     except CniError as error:
         errors.append(error)
     if errors:

@@ -26,7 +26,7 @@ def add(tx: Transaction, addresses: Sequence[IpInterface], backend: str | None) 
     from cni_plugins.kernel import iptables
     from cni_plugins.kernel.nft import masquerade
 
-    call = tx.scene.call
+    call = tx.context.call
     chosen = backend or "nftables"
     tx.intend("masquerade.delete", backend=chosen, addresses=[str(item) for item in addresses])
     if chosen == "nftables":
@@ -62,7 +62,7 @@ def check(call: Call, addresses: Sequence[IpInterface], backend: str | None) -> 
     )
 
 
-def adopt(call: Call) -> None:
+def remove_legacy(call: Call) -> None:
     """Remove what a reference plugin set up to masquerade this attachment; cheap when it did not.
     CniError 11 or 999.
     """
@@ -80,10 +80,10 @@ def adopt(call: Call) -> None:
 
 def collect(call: Call) -> None:
     """GC of what no record covers. CniError 999."""
-    from cni_plugins.kernel.nft import masquerade, strays
+    from cni_plugins.kernel.nft import masquerade, orphans
 
     keep = {Identity(call.network, container, ifname) for container, ifname in call.valid or ()}
-    strays.remove(call.host, call.network, keep, masquerade.SETS)
+    orphans.remove(call.host, call.network, keep, masquerade.SETS)
 
 
 def iptables_lock(call: Call) -> AbstractContextManager[None]:

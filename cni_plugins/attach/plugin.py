@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeVar
 
-from cni_plugins.attach.scene import Scene
+from cni_plugins.attach.context import Context
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.result import Result
@@ -28,7 +28,7 @@ class Kind(Enum):
     META = "meta"
 
 
-def nothing(call: Call, config: object, scene: Scene) -> None:
+def nothing(call: Call, config: object, context: Context) -> None:
     """For a verb that a plugin has nothing to do for."""
 
 
@@ -43,10 +43,10 @@ class Plugin(Generic[C]):
     `validate` refuses what the kinds of the keys cannot: keys that contradict one another, requests of the
     runtime; it runs before anything is changed, by this plugin, its delegate or another member of its chain.
     (Not before an IPAM plugin's own `add`, which chooses addresses before it reserves any.)
-    `add` announces each change with `tx.intend` before it makes it. DEL replays the record; `adopt` runs
-    instead when there is no record: never added, or added by the reference plugin of that name, whose traces
-    it removes; its configuration is decoded leniently. `gc` removes what no record of ours covers, given
-    `call.valid`. All raise CniError.
+    `add` announces each change with `tx.intend` before it makes it. DEL replays the record; `remove_legacy`
+    runs instead when there is no record: never added, or added by the reference plugin of that name, whose
+    traces it removes; its configuration is decoded leniently. `gc` removes what no record of ours covers,
+    given `call.valid`. All raise CniError.
     """
 
     name: str
@@ -54,9 +54,9 @@ class Plugin(Generic[C]):
     about: str
     config: type[C]
     add: Callable[[Call, C, Transaction], Result]
-    check: Callable[[Call, C, Scene], None] = nothing
-    adopt: Callable[[Call, C, Scene], None] = nothing
-    gc: Callable[[Call, C, Scene], None] = nothing
-    status: Callable[[Call, C, Scene], None] = nothing
+    check: Callable[[Call, C, Context], None] = nothing
+    remove_legacy: Callable[[Call, C, Context], None] = nothing
+    gc: Callable[[Call, C, Context], None] = nothing
+    status: Callable[[Call, C, Context], None] = nothing
     validate: Callable[[Call, C], None] = accept
     versions: tuple[str, ...] = VERSIONS

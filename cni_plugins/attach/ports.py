@@ -16,8 +16,8 @@ from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import conntrack, iptables, links, routes, sysctl
 from cni_plugins.kernel.conntrack import UdpPort
 from cni_plugins.kernel.iptables import Tool
-from cni_plugins.kernel.nfnetlink import Nfnetlink
-from cni_plugins.kernel.nft import owner, ports, reference, strays
+from cni_plugins.kernel.netlink.netfilter import Nfnetlink
+from cni_plugins.kernel.nft import orphans, owner, ports, reference
 from cni_plugins.kernel.nft.placing import Taken
 from cni_plugins.kernel.nft.ports import Forward, Hide, Publication
 from cni_plugins.spec.call import Call
@@ -46,7 +46,7 @@ def publish(tx: Transaction, wanted: Publication, keys: IptablesKeys | None) -> 
 
     CniError 103 naming the container that has one of the ports, 11 or 999.
     """
-    call = tx.scene.call
+    call = tx.context.call
     _claim(tx, wanted.forwards)
     if wanted.hide is not Hide.NOBODY:
         _open_loopback(tx, [item for item in wanted.targets if item.version == 4])
@@ -95,7 +95,7 @@ def check(call: Call, wanted: Publication, keys: IptablesKeys | None) -> None:
     )
 
 
-def adopt(call: Call) -> None:
+def remove_legacy(call: Call) -> None:
     """Remove what the reference portmap made for this attachment; cheap when it made nothing. CniError 11 or
     999."""
     reference.remove_ports(call.host, call.container_id)
@@ -126,7 +126,7 @@ def collect(call: Call) -> None:
     """GC of what no record covers: elements and claims of this network's attachments that are not to be kept.
     CniError 5, 11 or 999."""
     keep = {Identity(call.network, container, ifname) for container, ifname in call.valid or ()}
-    strays.remove(call.host, call.network, keep, ports.sets(call.host))
+    orphans.remove(call.host, call.network, keep, ports.sets(call.host))
     with claims.guarded(call.roots, call.deadline):
         claims.sweep(call.roots, call.network, keep)
 
@@ -214,7 +214,7 @@ def _overlaps(scope: str) -> Callable[[str], bool]:
 
 
 def _claim(tx: Transaction, forwards: Sequence[Forward]) -> None:
-    call = tx.scene.call
+    call = tx.context.call
     wanted = {
         (f"port-{call.host.inode}-{protocol}-{number}", scope): f"{number}/{protocol}"
         for (protocol, number), scopes in _scopes(forwards).items()
@@ -237,9 +237,9 @@ def _named(identity: Identity) -> str:
 def _open_loopback(tx: Transaction, targets: Sequence[IpInterface]) -> None:
     """Let 127.0.0.1 reach the container: route_localnet on the host's interface towards it, shared by all
     containers behind that interface, and shut for everybody but the host itself."""
-    call = tx.scene.call
+    call = tx.context.call
     for target in targets:
-        link = links.find_index(tx.scene.host, routes.towards(tx.scene.host, target.ip))
+        link = links.find_index(tx.context.host, routes.towards(tx.context.host, target.ip))
         if link is None:
             continue
         subject = f"localnet-{call.host.inode}-{link.name}"

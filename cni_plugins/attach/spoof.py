@@ -10,7 +10,7 @@ def add(tx: Transaction, port: str, mac: str) -> None:
     """Let the container behind the bridge port `port` send from `mac` only. CniError 999."""
     from cni_plugins.kernel.nft import spoof
 
-    call = tx.scene.call
+    call = tx.context.call
     tx.intend("spoof.delete", port=port, mac=mac)
     spoof.add(call.host, call.identity, port, mac)
 
@@ -30,7 +30,7 @@ def check(call: Call, port: str, mac: str) -> None:
     )
 
 
-def adopt(call: Call) -> None:
+def remove_legacy(call: Call) -> None:
     """Remove a reference plugin's spoof check of this attachment; cheap when there is none. CniError 999."""
     from cni_plugins.kernel.nft import reference
 
@@ -39,8 +39,8 @@ def adopt(call: Call) -> None:
 
 def collect(call: Call) -> None:
     """GC of what no record covers. CniError 999."""
-    from cni_plugins.kernel.nfnetlink import NFPROTO_BRIDGE
-    from cni_plugins.kernel.nft import spoof, strays
+    from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE
+    from cni_plugins.kernel.nft import orphans, spoof
 
     keep = {Identity(call.network, container, ifname) for container, ifname in call.valid or ()}
-    strays.remove(call.host, call.network, keep, spoof.SETS, NFPROTO_BRIDGE)
+    orphans.remove(call.host, call.network, keep, spoof.SETS, NFPROTO_BRIDGE)

@@ -8,7 +8,7 @@ ours shares its caller's transaction.
 from dataclasses import replace
 from typing import Any
 
-from cni_plugins.attach.scene import Scene
+from cni_plugins.attach.context import Context
 from cni_plugins.attach.undo import Undo, replay
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
@@ -23,10 +23,10 @@ _SECONDS = 10.0
 class Transaction:
     """`record` is None for an IPAM plugin that is called by itself: its reservations are its record."""
 
-    __slots__ = ("_record", "_undos", "scene")
+    __slots__ = ("_record", "_undos", "context")
 
-    def __init__(self, scene: Scene, record: Record | None) -> None:
-        self.scene = scene
+    def __init__(self, context: Context, record: Record | None) -> None:
+        self.context = context
         self._record = record
         self._undos: list[JsonObject] = []
 
@@ -53,9 +53,9 @@ class Transaction:
         """Take back what was announced, newest first, and return what went wrong. It has time of its own,
         since ADD may have used up what it had.
         """
-        call = replace(self.scene.call, deadline=after(_SECONDS))
-        with Scene(call, self.scene.plugins, self.scene.sandbox_namespace) as scene:
-            return replay(scene, self._undos)
+        call = replace(self.context.call, deadline=after(_SECONDS))
+        with Context(call, self.context.plugins, self.context.sandbox_namespace) as context:
+            return replay(context, self._undos)
 
     def commit(self, result: Result) -> None:
         """Write the result to the record. CniError 5."""

@@ -1,8 +1,8 @@
 """The one registry of undo operations, and their replay.
 
 An operation is idempotent: what it removes may be gone, half there, or never made. It takes everything it
-needs from its arguments (JSON, out of the record) and the scene; it never reads a configuration. To add one,
-write a function `(scene, args) -> None` in a module of attach/operations and name it here.
+needs from its arguments (JSON, out of the record) and the context; it never reads a configuration. To add
+one, write a function `(context, args) -> None` in a module of attach/operations and name it here.
 """
 
 import importlib
@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cni_plugins.attach.scene import Scene
+from cni_plugins.attach.context import Context
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.values import JsonObject
 
-Operation = Callable[[Scene, Mapping[str, Any]], None]
+Operation = Callable[[Context, Mapping[str, Any]], None]
 
 OPERATIONS: Mapping[str, str] = {
     "bridge.release": "cni_plugins.attach.operations.bridges:release",
@@ -54,12 +54,12 @@ def operation(op: str) -> Operation:
     return function
 
 
-def replay(scene: Scene, undos: Iterable[JsonObject]) -> list[CniError]:
+def replay(context: Context, undos: Iterable[JsonObject]) -> list[CniError]:
     """Run recorded undos, newest first; errors are collected and the rest goes on."""
     errors: list[CniError] = []
     for entry in reversed(list(undos)):
         try:
-            operation(entry["undo"])(scene, entry.get("args", {}))
+            operation(entry["undo"])(context, entry.get("args", {}))
         except CniError as error:
             errors.append(error)
         except Exception as error:  # one broken undo must not keep the others from running

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cni_plugins.attach import delegation
+from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
-from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.spec.call import Call, Verb, for_child
 from cni_plugins.spec.config import BOOL, OBJECT, list_of, option
@@ -84,7 +84,7 @@ def add(call: Call, config: ChainConfig, tx: Transaction) -> Result:
     members = _named(_members(call, config))
     for number, (name, member) in enumerate(members):
         try:
-            delegation.validate(call, member, tx.scene)
+            delegation.validate(call, member, tx.context)
         except CniError as error:
             raise _at(number, name, error) from error
     result = call.previous
@@ -97,7 +97,7 @@ def add(call: Call, config: ChainConfig, tx: Transaction) -> Result:
     return result
 
 
-def _forward(verb: Verb, call: Call, config: ChainConfig, scene: Scene) -> None:
+def _forward(verb: Verb, call: Call, config: ChainConfig, context: Context) -> None:
     """CHECK and STATUS stop at the first error; DEL and GC go on, backwards, and raise the first."""
     try:
         members = list(enumerate(_named(_members(call, config))))
@@ -110,7 +110,7 @@ def _forward(verb: Verb, call: Call, config: ChainConfig, scene: Scene) -> None:
     for number, (name, member) in reversed(members) if goes_on else members:
         previous = {"prevResult": encode(call.previous, call.version)} if call.previous else {}
         try:
-            delegation.forward(verb, for_child(call, name, member | previous, call.previous), scene, name)
+            delegation.forward(verb, for_child(call, name, member | previous, call.previous), context, name)
         except CniError as error:
             errors.append(_at(number, name, error))
             if not goes_on:
@@ -119,21 +119,21 @@ def _forward(verb: Verb, call: Call, config: ChainConfig, scene: Scene) -> None:
         raise errors[0]
 
 
-def check(call: Call, config: ChainConfig, scene: Scene) -> None:
+def check(call: Call, config: ChainConfig, context: Context) -> None:
     if not config.disable_check:
-        _forward(Verb.CHECK, call, config, scene)
+        _forward(Verb.CHECK, call, config, context)
 
 
-def adopt(call: Call, config: ChainConfig, scene: Scene) -> None:
-    _forward(Verb.DEL, call, config, scene)
+def remove_legacy(call: Call, config: ChainConfig, context: Context) -> None:
+    _forward(Verb.DEL, call, config, context)
 
 
-def gc(call: Call, config: ChainConfig, scene: Scene) -> None:
-    _forward(Verb.GC, call, config, scene)
+def gc(call: Call, config: ChainConfig, context: Context) -> None:
+    _forward(Verb.GC, call, config, context)
 
 
-def status(call: Call, config: ChainConfig, scene: Scene) -> None:
-    _forward(Verb.STATUS, call, config, scene)
+def status(call: Call, config: ChainConfig, context: Context) -> None:
+    _forward(Verb.STATUS, call, config, context)
 
 
 PLUGIN: Plugin[Any] = Plugin(
@@ -143,7 +143,7 @@ PLUGIN: Plugin[Any] = Plugin(
     config=ChainConfig,
     add=add,
     check=check,
-    adopt=adopt,
+    remove_legacy=remove_legacy,
     gc=gc,
     status=status,
 )

@@ -20,11 +20,10 @@ from pathlib import Path
 import click
 
 from cni_plugins.cli.run_report import json_teller, print_line, text_teller
-from executor.agent.agent import Agent, AgentOptions
-from executor.agent.description import ContainerRequest, read_description
-from executor.agent.environment import Clocks
-from executor.agent.faults import DescriptionError
-from executor.agent.observations import (
+from executor.config.units import parse_duration
+from executor.local_agent.agent import Agent, AgentOptions
+from executor.local_agent.environment import Clocks
+from executor.local_agent.events import (
     ContainerGone,
     ContainerStarted,
     Note,
@@ -32,8 +31,9 @@ from executor.agent.observations import (
     Observer,
     StatusUpdate,
 )
-from executor.agent.sandbox import Follower
-from executor.config.duration import parse_duration
+from executor.local_agent.sandbox import Follower
+from executor.local_agent.task_file import ContainerRequest, read_description
+from executor.local_agent.validation import DescriptionError
 
 FOLLOW_INTERVAL = 0.1
 """Seconds between two looks at the sandbox files that --follow streams."""

@@ -14,7 +14,7 @@ from typing import Any
 from mesos.v1 import mesos_pb2
 
 from cni_plugins.cli.terminal import printable
-from executor.agent.observations import (
+from executor.local_agent.events import (
     ContainerGone,
     ContainerStarted,
     ExecutorExited,
@@ -25,7 +25,7 @@ from executor.agent.observations import (
     PluginCalled,
     StatusUpdate,
 )
-from executor.codec.json_mapping import to_json
+from executor.protocol.mesos_json import to_json
 
 Teller = Callable[[Observation], None]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from cni_plugins.kernel import links
-from cni_plugins.kernel.netlink import Netlink
+from cni_plugins.kernel.netlink.route import Netlink
 from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.namespace import Namespace

@@ -21,7 +21,7 @@ from typing import Any
 from cni_plugins.kernel import addresses, links
 from cni_plugins.kernel.links import IFF_PROMISC, IFF_UP, Link
 from cni_plugins.kernel.namespace import entered
-from cni_plugins.kernel.netlink import Message, Netlink, answered
+from cni_plugins.kernel.netlink.route import Message, Netlink, answered
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.values import IpInterface
 

@@ -9,8 +9,9 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cni_plugins.kernel import nfnetlink, sysctl
-from cni_plugins.kernel.nfnetlink import Message, Nfnetlink, attribute, attributes, nested
+from cni_plugins.kernel import sysctl
+from cni_plugins.kernel.netlink import netfilter as nfnetlink
+from cni_plugins.kernel.netlink.netfilter import Message, Nfnetlink, attribute, attributes, nested
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import Ip
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from cni_plugins.kernel import addresses, links, routes, sysctl
 from cni_plugins.kernel.namespace import entered
-from cni_plugins.kernel.netlink import Message, Netlink
+from cni_plugins.kernel.netlink.route import Message, Netlink
 from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import Namespace

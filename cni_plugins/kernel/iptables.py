@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cni_plugins.kernel.namespace import entered
-from cni_plugins.kernel.nfnetlink import NFPROTO_IPV4, NFPROTO_IPV6, Nfnetlink
+from cni_plugins.kernel.netlink.netfilter import NFPROTO_IPV4, NFPROTO_IPV6, Nfnetlink
 from cni_plugins.kernel.nft.elements import chain_message, exist
 from cni_plugins.kernel.program import run
 from cni_plugins.spec.deadline import Deadline

@@ -8,8 +8,8 @@ from _thread import start_new_thread
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cni_plugins.kernel.messages import LINK, attributes, encode, number, text
-from cni_plugins.kernel.netlink import (
+from cni_plugins.kernel.netlink.codec import LINK, attributes, encode, number, text
+from cni_plugins.kernel.netlink.route import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     RTM_DELLINK,

@@ -5,8 +5,8 @@ import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
-from cni_plugins.kernel.messages import ROUTE, attributes, encode, number
-from cni_plugins.kernel.netlink import (
+from cni_plugins.kernel.netlink.codec import ROUTE, attributes, encode, number
+from cni_plugins.kernel.netlink.route import (
     NLM_F_CREATE,
     RTM_DELROUTE,
     RTM_GETROUTE,

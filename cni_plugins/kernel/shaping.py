@@ -10,8 +10,8 @@ import struct
 from _socket import htons
 from dataclasses import dataclass
 
-from cni_plugins.kernel.messages import attributes, text
-from cni_plugins.kernel.netlink import NLM_F_CREATE, NLM_F_EXCL, Message, Netlink
+from cni_plugins.kernel.netlink.codec import attributes, text
+from cni_plugins.kernel.netlink.route import NLM_F_CREATE, NLM_F_EXCL, Message, Netlink
 
 _RTM_NEWQDISC, _RTM_DELQDISC, _RTM_GETQDISC, _RTM_NEWTFILTER, _RTM_GETTFILTER = 36, 37, 38, 44, 46
 _TC = struct.Struct("=BxxxiIII")  # family, link, handle, parent, info

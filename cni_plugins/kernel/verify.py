@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from cni_plugins.kernel import addresses, links, routes
 from cni_plugins.kernel.links import Link
-from cni_plugins.kernel.netlink import Netlink
+from cni_plugins.kernel.netlink.route import Netlink
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Interface, Result, Route
 from cni_plugins.spec.values import IpInterface

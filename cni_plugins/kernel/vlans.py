@@ -4,8 +4,8 @@ import errno
 import struct
 from collections.abc import Iterable, Iterator
 
-from cni_plugins.kernel.messages import LINK, encode
-from cni_plugins.kernel.netlink import RTM_DELLINK, RTM_GETLINK, RTM_SETLINK, Message, Netlink
+from cni_plugins.kernel.netlink.codec import LINK, encode
+from cni_plugins.kernel.netlink.route import RTM_DELLINK, RTM_GETLINK, RTM_SETLINK, Message, Netlink
 
 _AF_BRIDGE = 7
 # linux/if_bridge.h, linux/rtnetlink.h

@@ -23,9 +23,9 @@ from pathlib import Path
 from types import FrameType
 
 from cni_plugins.node import listen, worker
-from cni_plugins.node.keeper import Keeper, default_count, log
 from cni_plugins.node.metrics import Metrics
 from cni_plugins.node.service import Handler
+from cni_plugins.node.supervisor import Supervisor, default_count, log
 from cni_plugins.spec.roots import roots_from
 
 _M_ARENA_MAX = -8  # mallopt(3)
@@ -73,10 +73,10 @@ def serve(options: Options, version: str, prepare: Callable[[], Handler]) -> int
     count = options.workers or default_count()
     threads = max(1, options.threads // count)
     work = partial(worker.run, listening, handle, threads)
-    keeper = Keeper(listening, origin, Metrics(version), work, count)
+    supervisor = Supervisor(listening, origin, Metrics(version), work, count)
 
     def ended(_number: int, _frame: FrameType | None) -> None:
-        keeper.stop()
+        supervisor.stop()
 
     signal.signal(signal.SIGTERM, ended)
     signal.signal(signal.SIGINT, ended)
@@ -84,22 +84,22 @@ def serve(options: Options, version: str, prepare: Callable[[], Handler]) -> int
         opened.enter_context(listening)
         if options.metrics_port:
             try:
-                keeper.scrapers = socket.create_server(("127.0.0.1", options.metrics_port))
-                keeper.scrapers.setblocking(False)
+                supervisor.scrapers = socket.create_server(("127.0.0.1", options.metrics_port))
+                supervisor.scrapers.setblocking(False)
             except OSError as error:
                 log.error("cannot serve metrics on 127.0.0.1:%d: %s", options.metrics_port, error)
                 return 1
-            opened.enter_context(keeper.scrapers)
-        keeper.start()
+            opened.enter_context(supervisor.scrapers)
+        supervisor.start()
         log.info("listening on %s (%s)", path, origin.value)
         _notify("READY=1")
-        keeper.until_stopped()
+        supervisor.until_stopped()
         _notify("STOPPING=1")
-        if identity is not None and not keeper.handed_over:
+        if identity is not None and not supervisor.handed_over:
             listen.remove(path, identity)
     # The socket is closed here, and by each worker: a launcher that waits in its queue does the call itself.
     # What was taken is finished.
-    keeper.until_idle()
+    supervisor.until_idle()
     return 0
 
 
@@ -121,4 +121,3 @@ def _notify(state: str) -> None:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifying, contextlib.suppress(OSError):
         notifying.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
-

@@ -48,7 +48,7 @@ class Durations:
 
 
 class Metrics:
-    """Of one thread, the keeper's. `running` is set by whoever knows."""
+    """Of one thread, the supervisor's. `running` is set by whoever knows."""
 
     def __init__(self, version: str) -> None:
         self.version = version

@@ -6,7 +6,7 @@ import importlib
 from contextlib import suppress
 
 from cni_plugins.attach import undo
-from cni_plugins.kernel import messages
+from cni_plugins.kernel.netlink import codec as messages
 from cni_plugins.kernel.nft import library
 from cni_plugins.node.service import Handler
 from cni_plugins.plugins.registry import MODULES, Handlers
@@ -17,7 +17,7 @@ from cni_plugins.spec.errors import CniError
 #: What functions import when they run, to spare a process of one call.
 _LATER = (
     "cni_plugins.kernel.iptables",
-    "cni_plugins.kernel.nft.strays",
+    "cni_plugins.kernel.nft.orphans",
     "cni_plugins.kernel.nft.spoof",
     "subprocess",
 )

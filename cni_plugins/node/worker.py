@@ -1,6 +1,6 @@
-"""A worker process: it does plugin calls until the keeper closes its end of their socket.
+"""A worker process: it does plugin calls until the supervisor closes its end of their socket.
 
-What it tells the keeper, one message each (SOCK_SEQPACKET):
+What it tells the supervisor, one message each (SOCK_SEQPACKET):
 
     {"running": calls in work, "threads": …, "refused": …, "calls": [[plugin, verb, seconds, code], …]}
     the first bytes of a question, with the connection it came by
@@ -26,7 +26,7 @@ _AT_ONCE = 500  # calls in one message, which has to fit into the socket's buffe
 
 @dataclass(slots=True)
 class Journal:
-    """Tells the keeper of calls. Safe to use from any thread."""
+    """Tells the supervisor of calls. Safe to use from any thread."""
 
     control: socket.socket
     threads: Callable[[], int] = field(default=lambda: 0)

@@ -10,9 +10,10 @@ from functools import partial
 
 from mesos.v1 import mesos_pb2
 
-from executor.codec import encode_call
 from executor.config.settings import Settings
-from executor.link import (
+from executor.eventloop import SelectorLoop, Timer
+from executor.protocol import Action, Drop, Policy, Send, Session, Subscribe, encode_call
+from executor.transport import (
     CallAnswered,
     EventReceived,
     Link,
@@ -23,8 +24,6 @@ from executor.link import (
     StreamRefused,
     Target,
 )
-from executor.session import Action, Drop, Policy, Send, Session, Subscribe
-from executor.supervisor.loop import SelectorLoop, Timer
 
 
 class Connection:

@@ -9,16 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from executor.app.kept import Kept
+from executor.app.task_run import TaskRun
 from executor.config.settings import Settings
+from executor.eventloop import Loop
+from executor.output.progress import DEFAULT_PATTERN, compile_pattern
+from executor.output.progress_reporter import Progress
+from executor.output.progress_watcher import ProgressWatcher
 from executor.output.pump import Pump
-from executor.output.task import OutputPolicy, TaskOutput
-from executor.progress.reporter import Progress
-from executor.progress.scanner import DEFAULT_PATTERN, compile_pattern
-from executor.progress.watcher import ProgressWatcher
-from executor.supervisor.identity import Identity
-from executor.supervisor.launch import Launch
-from executor.supervisor.loop import Loop
+from executor.output.task_output import OutputPolicy, TaskOutput
+from executor.process.identity import Identity
+from executor.process.launch import Launch
 
 PROGRESS_VARIABLE = "MESOKIT_PROGRESS_FILE"
 """Tells a task where to write its progress. In the option's value `{task}` stands for the task's id."""
@@ -51,7 +51,7 @@ class Equipment:
             interval=settings.progress_interval,
         )
 
-    def equip(self, kept: Kept, launch: Launch, tell: Callable[[Progress], None]) -> Launch:
+    def equip(self, kept: TaskRun, launch: Launch, tell: Callable[[Progress], None]) -> Launch:
         """The launch with all that it needs; `kept.output` and `kept.progress` are set. Raises OSError."""
         if launch.user is not None:
             admit(launch.cwd, launch.user)

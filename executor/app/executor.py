@@ -12,13 +12,13 @@ from mesos.v1.executor import executor_pb2
 
 from executor.app.connection import Connection
 from executor.app.equipment import Equipment
-from executor.app.keeper import Keeper
-from executor.app.preparation import Surroundings
+from executor.app.launch_spec import Surroundings
+from executor.app.task_manager import TaskManager
 from executor.config.settings import Settings
-from executor.progress.reporter import Progress
-from executor.session import Acknowledged, Action, Deliver, Drained, Phase, Shutdown
-from executor.supervisor.loop import SelectorLoop
-from executor.supervisor.supervisor import Supervisor
+from executor.eventloop import SelectorLoop
+from executor.output.progress_reporter import Progress
+from executor.process.supervisor import Supervisor
+from executor.protocol import Acknowledged, Action, Deliver, Drained, Phase, Shutdown
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Executor:
         self._connection = connection
         self._leaving: Shutdown | None = None
         self._status: int | None = None
-        self.keeper = Keeper(
+        self.tasks = TaskManager(
             loop,
             supervisor,
             around,
@@ -104,29 +104,29 @@ class Executor:
             case _Event.LAUNCH_GROUP:
                 self._launch(list(event.launch_group.task_group.tasks), grouped=True)
             case _Event.KILL:
-                self.keeper.kill(event.kill.task_id.value, event.kill.kill_policy)
+                self.tasks.kill(event.kill.task_id.value, event.kill.kill_policy)
             case _Event.MESSAGE:
                 log.info("ignoring a framework message of %d bytes", len(event.message.data))
 
     def _subscribed(self, subscribed: executor_pb2.Event.Subscribed) -> None:
         log.info("subscribed with agent %s", subscribed.agent_info.id.value)
-        self.keeper.executor_info = subscribed.executor_info
+        self.tasks.executor_info = subscribed.executor_info
         kinds = {capability.type for capability in subscribed.framework_info.capabilities}
-        self.keeper.tells_killing = mesos_pb2.FrameworkInfo.Capability.TASK_KILLING_STATE in kinds
+        self.tasks.tells_killing = mesos_pb2.FrameworkInfo.Capability.TASK_KILLING_STATE in kinds
         idle = self._settings.idle_timeout
-        if idle and not self.keeper.received:
+        if idle and not self.tasks.received:
             self._loop.call_at(self._loop.now() + idle, self._leave_when_idle)
 
     def _launch(self, tasks: list[mesos_pb2.TaskInfo], *, grouped: bool) -> None:
         for task in tasks:
-            if not self.keeper.knows(task.task_id.value):
+            if not self.tasks.knows(task.task_id.value):
                 self._connection.session.track(task)
-        self.keeper.address = self._connection.address
+        self.tasks.address = self._connection.address
         if self._leaving is not None:
-            self.keeper.refuse(tasks, "the executor is shutting down")
+            self.tasks.refuse(tasks, "the executor is shutting down")
             return
         self._connection.session.resume()
-        self.keeper.launch(tasks, grouped=grouped)
+        self.tasks.launch(tasks, grouped=grouped)
 
     def _tell_progress(self, task_id: str, progress: Progress) -> None:
         """A framework message with the keys that Cook's scheduler reads."""
@@ -142,20 +142,20 @@ class Executor:
         if self._leaving is None:
             log.info("shutting down: %s", why.reason)
             self._leaving = why
-        self.keeper.kill_all(kill_grace(self._settings.shutdown_grace), f"killed: {why.reason}")
+        self.tasks.kill_all(kill_grace(self._settings.shutdown_grace), f"killed: {why.reason}")
         self._leave_when_done()
 
     def _leave_when_idle(self) -> None:
-        if not self.keeper.received:
+        if not self.tasks.received:
             self.stop(f"no task has come within {self._settings.idle_timeout:g} s")
 
     def _leave_when_done(self) -> None:
         """Nothing runs: wait for the last acknowledgements, unless this executor is to stay."""
-        if not self.keeper.living and (self._leaving is not None or not self._settings.stay):
+        if not self.tasks.living and (self._leaving is not None or not self._settings.stay):
             self._connection.drain()
 
     def _finish(self, lost: int) -> None:
-        if self.keeper.living:
+        if self.tasks.living:
             return
         self._status = self._leaving.status if self._leaving is not None else 0
         if lost:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from executor.app.executor import Executor
 from executor.config.settings import Settings
-from executor.inspect.server import InspectServer
-from executor.session import Session
-from executor.supervisor.loop import Loop
-from executor.supervisor.supervisor import Supervisor
+from executor.eventloop import Loop
+from executor.monitoring.server import InspectServer
+from executor.process.supervisor import Supervisor
+from executor.protocol import Session
 
 if TYPE_CHECKING:
-    from executor.inspect.document import ExecutorView
-    from executor.usage.sampler import Sampler
+    from executor.monitoring.snapshot import ExecutorView
+    from executor.monitoring.usage import Sampler
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Observers:
     @property
     def _sampler(self) -> "Sampler":
         if self._sampler_made is None:
-            from executor.usage.sampler import Sampler  # noqa: PLC0415 (see above)
+            from executor.monitoring.usage import Sampler  # noqa: PLC0415 (see above)
 
             self._sampler_made = Sampler(self._supervisor)
         return self._sampler_made
@@ -67,7 +67,7 @@ class Observers:
 
     def _sample(self) -> None:
         self._schedule()
-        living = self._executor.keeper.living
+        living = self._executor.tasks.living
         self._sampler.sample(kept.started for kept in living if kept.started is not None)
 
     def _look(self) -> "ExecutorView":
@@ -76,7 +76,7 @@ class Observers:
         return view(
             self._settings,
             self._session,
-            self._executor.keeper,
+            self._executor.tasks,
             self._supervisor,
             self._sampler,
             started_at=self._started_at,

@@ -11,14 +11,14 @@ import signal
 from collections.abc import Callable
 from functools import partial
 
-from executor.app.kept import Kept
-from executor.app.sweep import Sweep
-from executor.supervisor.launch import Process
-from executor.supervisor.loop import READ, Loop
-from executor.supervisor.proc import Stat
-from executor.supervisor.supervisor import Supervisor
-from executor.tasks.deadline import KillDeadline
-from executor.tasks.status import Ending
+from executor.app.task_run import TaskRun
+from executor.eventloop import READ, Loop
+from executor.process.launch import Process
+from executor.process.procfs import Stat
+from executor.process.signals import Sweep
+from executor.process.supervisor import Supervisor
+from executor.task.kill_policy import KillDeadline
+from executor.task.status import Ending
 
 RETRY_KILL = 1.0
 """Seconds after which SIGKILL is sent again to a task that has not died of it."""
@@ -27,18 +27,18 @@ RETRY_KILL = 1.0
 class Reaper:
     """`gone` is called once for each task that was watched, `kept.ending` being set and nothing left."""
 
-    def __init__(self, loop: Loop, supervisor: Supervisor, gone: Callable[[Kept], None]) -> None:
+    def __init__(self, loop: Loop, supervisor: Supervisor, gone: Callable[[TaskRun], None]) -> None:
         self._loop = loop
         self._supervisor = supervisor
         self._sweep = Sweep(loop, supervisor)
         self._gone = gone
 
-    def watch(self, kept: Kept, process: Process) -> None:
+    def watch(self, kept: TaskRun, process: Process) -> None:
         """Look after the process of a task from now on."""
         kept.process = kept.started = process
         self._loop.watch(process.pidfd, READ, partial(self._ended, kept))
 
-    def kill(self, kept: Kept, grace: float) -> None:
+    def kill(self, kept: TaskRun, grace: float) -> None:
         """Kill a task within `grace` seconds; said again, it may only become sooner."""
         task = kept.task
         if task.kill is None:
@@ -57,7 +57,7 @@ class Reaper:
         else:
             kept.escalation = self._loop.call_at(task.kill.at, partial(self._escalate, kept))
 
-    def _escalate(self, kept: Kept) -> None:
+    def _escalate(self, kept: TaskRun) -> None:
         """SIGKILL, again and again while the process is there; the kernel may hold it for a while."""
         if kept.draining:
             return
@@ -66,7 +66,7 @@ class Reaper:
             again = self._loop.now() + RETRY_KILL
             kept.escalation = self._loop.call_at(again, partial(self._escalate, kept))
 
-    def _signal(self, kept: Kept, number: signal.Signals) -> None:
+    def _signal(self, kept: TaskRun, number: signal.Signals) -> None:
         """Signal the whole tree; when SIGKILL leaves nothing of a task whose process has ended, it is
         gone.
         """
@@ -74,11 +74,11 @@ class Reaper:
         then = partial(self._killed, kept) if number is signal.SIGKILL else None
         self._sweep.signal(kept.started, number, then)
 
-    def _killed(self, kept: Kept) -> None:
+    def _killed(self, kept: TaskRun) -> None:
         if kept.process is None:
             self._finish(kept)
 
-    def _ended(self, kept: Kept) -> None:
+    def _ended(self, kept: TaskRun) -> None:
         process = kept.process
         assert process is not None
         self._loop.unwatch(process.pidfd)
@@ -95,13 +95,13 @@ class Reaper:
         else:
             self._signal(kept, signal.SIGKILL)
 
-    def _linger(self, kept: Kept) -> None:
+    def _linger(self, kept: TaskRun) -> None:
         """Wait for what the task's process has left behind, until none of it lives or the grace is over."""
         self._forget_lingering(kept)
         assert kept.started is not None
         self._sweep.survivors(kept.started, partial(self._wait_for, kept))
 
-    def _wait_for(self, kept: Kept, survivors: list[Stat]) -> None:
+    def _wait_for(self, kept: TaskRun, survivors: list[Stat]) -> None:
         if kept.draining:
             return
         self._forget_lingering(kept)
@@ -117,13 +117,13 @@ class Reaper:
         if not kept.lingering:
             self._finish(kept)
 
-    def _forget_lingering(self, kept: Kept) -> None:
+    def _forget_lingering(self, kept: TaskRun) -> None:
         for pidfd in kept.lingering:
             self._loop.unwatch(pidfd)
             os.close(pidfd)
         kept.lingering.clear()
 
-    def _finish(self, kept: Kept) -> None:
+    def _finish(self, kept: TaskRun) -> None:
         if not kept.draining:
             self._forget_lingering(kept)
             kept.draining = True

@@ -4,10 +4,10 @@ import os
 import time
 from collections.abc import Mapping
 
-from executor.app.keeper import Keeper
-from executor.app.kept import Kept
+from executor.app.task_manager import TaskManager
+from executor.app.task_run import TaskRun
 from executor.config.settings import Settings
-from executor.inspect.document import (
+from executor.monitoring.snapshot import (
     ConnectionView,
     ExecutorView,
     StateChange,
@@ -15,16 +15,16 @@ from executor.inspect.document import (
     UpdateView,
     check_runs,
 )
-from executor.session import Session
-from executor.supervisor.supervisor import Supervisor
-from executor.tasks.states import State
-from executor.usage.sampler import Sampler, Usage
+from executor.monitoring.usage import Sampler, Usage
+from executor.process.supervisor import Supervisor
+from executor.protocol import Session
+from executor.task.state import State
 
 
 def view(
     settings: Settings,
     session: Session,
-    keeper: Keeper,
+    keeper: TaskManager,
     supervisor: Supervisor,
     sampler: Sampler,
     *,
@@ -68,11 +68,11 @@ def view(
     )
 
 
-def _cookie(kept: Kept) -> str:
+def _cookie(kept: TaskRun) -> str:
     return kept.started.cookie if kept.started is not None else ""
 
 
-def _task(kept: Kept, usage: Mapping[str, Usage], pids: list[int], to_epoch: float) -> TaskView:
+def _task(kept: TaskRun, usage: Mapping[str, Usage], pids: list[int], to_epoch: float) -> TaskView:
     task = kept.task
     return TaskView(
         id=task.id,

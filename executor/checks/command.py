@@ -10,11 +10,11 @@ from dataclasses import replace
 from mesos.v1 import mesos_pb2
 
 from executor.checks.result import Result
-from executor.supervisor.launch import Exit, Launch, LaunchError, Process, Stage
-from executor.supervisor.loop import READ, Loop
-from executor.supervisor.supervisor import Supervisor
-from executor.tasks.command import find_program
-from executor.tasks.environment import of_command
+from executor.eventloop import READ, Loop
+from executor.process.launch import Exit, Launch, LaunchError, Process, Stage
+from executor.process.supervisor import Supervisor
+from executor.task.command import find_program
+from executor.task.environment import of_command
 
 
 class CommandProbe:

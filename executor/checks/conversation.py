@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from executor.checks.result import Result
-from executor.supervisor.loop import READ, WRITE, Loop
+from executor.eventloop import READ, WRITE, Loop
 
 T = TypeVar("T")
 #: Yields the descriptor and the events to wait for, or None to wait for a post; returns a T.

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from executor.checks.plan import HealthPlan
 from executor.checks.result import Result
 from executor.checks.runner import Run, Runner
-from executor.supervisor.loop import Loop
-from executor.supervisor.supervisor import Supervisor
+from executor.eventloop import Loop
+from executor.process.supervisor import Supervisor
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from executor.checks.conversation import Steps, Talk, Wait, connect, patiently, reason, receive, send
 from executor.checks.result import Result
-from executor.supervisor.loop import READ
+from executor.eventloop import READ
 
 _MAX_REDIRECTS = 20
 _MAX_HEAD = 256 * 1024

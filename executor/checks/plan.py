@@ -12,9 +12,9 @@ from executor.checks.conversation import SocketProbe
 from executor.checks.http import http_steps
 from executor.checks.result import Probe
 from executor.checks.tcp import tcp_steps
-from executor.supervisor.launch import Launch
-from executor.supervisor.supervisor import Supervisor
-from executor.tasks.command import InvalidTaskError
+from executor.process.launch import Launch
+from executor.process.supervisor import Supervisor
+from executor.task.command import InvalidTaskError
 
 
 class InvalidCheckError(ValueError):

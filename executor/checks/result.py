@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from executor.supervisor.loop import Loop
+from executor.eventloop import Loop
 
 
 @dataclass(frozen=True, slots=True)

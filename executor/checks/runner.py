@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from executor.checks.plan import Plan
 from executor.checks.result import Probe, Result
-from executor.supervisor.loop import Loop, Timer
-from executor.supervisor.supervisor import Supervisor
+from executor.eventloop import Loop, Timer
+from executor.process.supervisor import Supervisor
 
 _HISTORY = 20
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from executor.codec import DEFAULT_MAX_RECORD, Encoding
-from executor.config.duration import parse_duration, parse_size
 from executor.config.tls import TlsSettings, parse_flag, read_tls
 from executor.config.token import TOKEN_VARIABLE
-from executor.progress.scanner import compile_pattern
+from executor.config.units import parse_duration, parse_size
+from executor.output.progress import compile_pattern
+from executor.protocol import DEFAULT_MAX_RECORD, Encoding
 
 T = TypeVar("T")
 
@@ -157,40 +157,99 @@ def _record_limit(text: str) -> int:
 
 OPTIONS = (
     Option("encoding", "protobuf|json", "protobuf", _encoding, "how messages are written on the wire"),
-    Option("max-record", "SIZE", f"{DEFAULT_MAX_RECORD >> 20}MB", _record_limit,
-           "largest event accepted; a larger one drops the subscription"),
-    Option("registration-timeout", "DURATION", "1mins", seconds,
-           "give up when the first subscription takes longer"),
-    Option("subscribe-timeout", "DURATION", "15secs", seconds,
-           "longest wait for the answer to SUBSCRIBE on an open connection"),
-    Option("ack-timeout", "DURATION", "60secs", seconds,
-           "longest wait for the last acknowledgement before leaving without it"),
-    Option("idle-timeout", "DURATION", "0ns", seconds,
-           "leave when subscribed this long without ever getting a task; 0ns waits for ever"),
-    Option("watchdog", "DURATION", "65mins", seconds,
-           "subscribe anew after this long without an event; agents send one every 30mins; 0ns never does"),
+    Option(
+        "max-record",
+        "SIZE",
+        f"{DEFAULT_MAX_RECORD >> 20}MB",
+        _record_limit,
+        "largest event accepted; a larger one drops the subscription",
+    ),
+    Option(
+        "registration-timeout",
+        "DURATION",
+        "1mins",
+        seconds,
+        "give up when the first subscription takes longer",
+    ),
+    Option(
+        "subscribe-timeout",
+        "DURATION",
+        "15secs",
+        seconds,
+        "longest wait for the answer to SUBSCRIBE on an open connection",
+    ),
+    Option(
+        "ack-timeout",
+        "DURATION",
+        "60secs",
+        seconds,
+        "longest wait for the last acknowledgement before leaving without it",
+    ),
+    Option(
+        "idle-timeout",
+        "DURATION",
+        "0ns",
+        seconds,
+        "leave when subscribed this long without ever getting a task; 0ns waits for ever",
+    ),
+    Option(
+        "watchdog",
+        "DURATION",
+        "65mins",
+        seconds,
+        "subscribe anew after this long without an event; agents send one every 30mins; 0ns never does",
+    ),
     Option("heartbeat-interval", "DURATION", "30mins", seconds, "between HEARTBEAT calls; 0ns sends none"),
-    Option("kill-grace", "DURATION", "3secs", seconds,
-           "between SIGTERM and SIGKILL where no kill policy says otherwise"),
+    Option(
+        "kill-grace",
+        "DURATION",
+        "3secs",
+        seconds,
+        "between SIGTERM and SIGKILL where no kill policy says otherwise",
+    ),
     Option("stay", "", "false", parse_flag, "stay when the last task is done, instead of leaving"),
-    Option("log-file", "PATH", "mesokit-executor.log", _optional_path,
-           "the executor's own log, relative to the sandbox; empty for standard error"),
+    Option(
+        "log-file",
+        "PATH",
+        "mesokit-executor.log",
+        _optional_path,
+        "the executor's own log, relative to the sandbox; empty for standard error",
+    ),
     Option("log-level", "LEVEL", "info", _level, "debug, info, warning or error"),
     Option("log-size", "SIZE", "5MB", parse_size, "size at which the log is rotated"),
     Option("log-backups", "N", "2", _count, "rotated logs kept"),
-    Option("output-size", "SIZE", "0B", parse_size,
-           "rotate stdout and stderr of tasks at this size; 0B hands them the sandbox's own pipes"),
+    Option(
+        "output-size",
+        "SIZE",
+        "0B",
+        parse_size,
+        "rotate stdout and stderr of tasks at this size; 0B hands them the sandbox's own pipes",
+    ),
     Option("output-backups", "N", "2", _count, "rotated outputs kept"),
-    Option("inspect", "true|false", "true", parse_flag,
-           "serve the state on mesokit.sock in the sandbox"),
-    Option("progress-regex", "REGEX", "", _optional_pattern,
-           "find progress in the output: group 1 is per cent, group 2 a message"),
-    Option("progress-file", "PATH", "", _optional_path,
-           "a file in the sandbox where tasks write progress, named to them in MESOKIT_PROGRESS_FILE; "
-           "{task} in it stands for the task's id"),
+    Option("inspect", "true|false", "true", parse_flag, "serve the state on mesokit.sock in the sandbox"),
+    Option(
+        "progress-regex",
+        "REGEX",
+        "",
+        _optional_pattern,
+        "find progress in the output: group 1 is per cent, group 2 a message",
+    ),
+    Option(
+        "progress-file",
+        "PATH",
+        "",
+        _optional_path,
+        "a file in the sandbox where tasks write progress, named to them in MESOKIT_PROGRESS_FILE; "
+        "{task} in it stands for the task's id",
+    ),
     Option("progress-interval", "DURATION", "1secs", seconds, "least time between two progress messages"),
-    Option("usage-interval", "DURATION", "0ns", seconds,
-           "time between two samples of what tasks use; 0ns on demand"),
+    Option(
+        "usage-interval",
+        "DURATION",
+        "0ns",
+        seconds,
+        "time between two samples of what tasks use; 0ns on demand",
+    ),
 )
 
 
@@ -241,8 +300,11 @@ def usage() -> str:
 
 def _options(environ: Mapping[str, str], arguments: Sequence[str], problems: list[str]) -> dict[str, Any]:
     known = {option.name: option for option in OPTIONS}
-    given = {option.name: (option.variable, environ[option.variable])
-             for option in OPTIONS if option.variable in environ}
+    given = {
+        option.name: (option.variable, environ[option.variable])
+        for option in OPTIONS
+        if option.variable in environ
+    }
     rest = list(arguments)
     while rest:
         name, equals, value = rest.pop(0).partition("=")

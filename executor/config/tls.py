@@ -48,9 +48,7 @@ def read_tls(environ: Mapping[str, str], problems: list[str]) -> TlsSettings | N
     if key is not None and certificate is None:
         problems.append("LIBPROCESS_SSL_KEY_FILE has no certificate: set LIBPROCESS_SSL_CERT_FILE")
     verify = reader.flag("VERIFY_SERVER_CERT", reader.flag("VERIFY_CERT", False))
-    versions = frozenset(
-        minor for minor in range(4) if reader.flag(f"ENABLE_TLS_V1_{minor}", minor >= 2)
-    )
+    versions = frozenset(minor for minor in range(4) if reader.flag(f"ENABLE_TLS_V1_{minor}", minor >= 2))
     if not versions:
         problems.append("every TLS version is switched off: set LIBPROCESS_SSL_ENABLE_TLS_V1_2=true")
     return TlsSettings(

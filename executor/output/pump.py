@@ -21,8 +21,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from executor.output.rotation import RotatingFile, SharedStream
-from executor.supervisor.loop import Loop
+from executor.eventloop import Loop
+from executor.output.rotating_file import RotatingFile, SharedStream
 
 Sink = RotatingFile | SharedStream
 Tap = Callable[[bytes], None]

@@ -16,7 +16,7 @@ import time
 
 from mesos.v1.executor import executor_pb2
 
-from executor.codec import Encoding
+from executor.protocol import Encoding
 from executor.tests.scenarios import acknowledgements
 from executor.tests.scenarios.events import acknowledged, launch, task
 from executor.tests.scenarios.executor_process import Executor

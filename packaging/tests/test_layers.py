@@ -15,38 +15,38 @@ Rules = dict[str, frozenset[str] | None]
 TOP = Path(__file__).resolve().parents[2]
 
 EXECUTOR_ORDER = (
-    "codec",
-    "config",
-    "session",
-    "tasks",
-    "supervisor",
+    "eventloop",
+    "protocol",
+    "process",
     "output",
-    "usage",
-    "progress",
+    "task",
     "checks",
-    "inspect",
-    "link",
+    "config",
+    "logs",
+    "transport",
+    "monitoring",
     "app",
+    "bootstrap",
+    "start",
     "main",
 )
 CNI_ORDER = ("spec", "kernel", "store", "attach", "plugins", "chain", "node", "cli")
 
 # What a layer may import beside itself. `None` stands for every layer before it in the order above.
 EXECUTOR_RULES: Rules = {
-    "codec": frozenset(),
+    "eventloop": frozenset(),
+    "logs": frozenset({"config", "output"}),
+    "protocol": frozenset(),
+    "process": frozenset({"eventloop"}),
+    "output": frozenset({"eventloop", "process"}),
+    "task": frozenset({"protocol"}),
+    "checks": frozenset({"eventloop", "process", "task"}),
     # Progress patterns are checked where all settings are, by the layer that understands them.
-    "config": frozenset({"codec", "progress"}),
-    "session": frozenset(),
-    "tasks": frozenset({"codec"}),
-    "supervisor": frozenset(),
-    "output": frozenset({"supervisor"}),
-    "usage": frozenset({"supervisor"}),
-    "progress": frozenset({"supervisor"}),
-    "checks": frozenset({"supervisor", "tasks"}),
-    "inspect": frozenset({"supervisor", "checks", "progress", "usage"}),
-    "link": frozenset({"codec", "config"}),
+    "config": frozenset({"protocol", "output"}),
+    "transport": frozenset({"protocol", "config"}),
+    "monitoring": frozenset({"eventloop", "process", "checks", "output"}),
     # The one-machine agent stands on the other side of the wire: it shares the codec, and durations as text.
-    "agent": frozenset({"codec", "config"}),
+    "local_agent": frozenset({"protocol", "config"}),
 }
 CNI_RULES: Rules = {
     "spec": frozenset(),
@@ -104,7 +104,7 @@ def test_layers_know_only_what_is_below(room: str, order: tuple[str, ...], rules
 @pytest.mark.parametrize(("room", "order"), [("executor", EXECUTOR_ORDER), ("cni_plugins", CNI_ORDER)])
 def test_every_layer_is_named(room: str, order: tuple[str, ...]) -> None:
     folders = {path.parent.name for path in (TOP / room).glob("*/__init__.py")}
-    assert folders - {"tests", "agent"} <= set(order)
+    assert folders - {"tests", "local_agent"} <= set(order)
 
 
 def test_executor_and_plugins_meet_only_in_the_commands() -> None:

@@ -55,8 +55,11 @@ def _add_enum(lines: dict[str, str], prefix: str, enum: descriptor_pb2.EnumDescr
 
 def _field(field: descriptor_pb2.FieldDescriptorProto, message: descriptor_pb2.DescriptorProto) -> str:
     entry = next(
-        (nested for nested in message.nested_type
-         if nested.options.map_entry and field.type_name.endswith(f".{message.name}.{nested.name}")),
+        (
+            nested
+            for nested in message.nested_type
+            if nested.options.map_entry and field.type_name.endswith(f".{message.name}.{nested.name}")
+        ),
         None,
     )
     if entry is not None:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from cni_plugins.attach.context import Context
 from cni_plugins.attach.masquerade import iptables_lock
 from cni_plugins.attach.ports import decode, localnet, udp_ports
-from cni_plugins.attach.scene import Scene
 from cni_plugins.kernel import conntrack, iptables, sysctl
 from cni_plugins.kernel.iptables import Tool
 from cni_plugins.kernel.nft import ports
@@ -13,11 +13,11 @@ from cni_plugins.kernel.nft.ports import Hide, Publication
 from cni_plugins.store import claims
 
 
-def delete(scene: Scene, args: Mapping[str, Any]) -> None:
+def delete(context: Context, args: Mapping[str, Any]) -> None:
     """`ports.delete {backend, forwards, hide, excluded, conditions}`; UDP flows that were led there are
     forgotten.
     """
-    call = scene.call
+    call = context.call
     v4, v6 = args["conditions"]
     made = Publication(decode(args["forwards"]), Hide(args["hide"]), tuple(args["excluded"]), (v4, v6))
     if args["backend"] == "nftables":
@@ -29,20 +29,20 @@ def delete(scene: Scene, args: Mapping[str, Any]) -> None:
     conntrack.forget_translated(call.host, udp_ports(made.forwards))
 
 
-def release(scene: Scene, args: Mapping[str, Any]) -> None:
+def release(context: Context, args: Mapping[str, Any]) -> None:
     """`ports.release {claims: [[subject, member]]}`."""
-    call = scene.call
+    call = context.call
     with claims.guarded(call.roots, call.deadline):
         for subject, member in args["claims"]:
             claims.release(call.roots, subject, member, call.identity)
 
 
-def release_localnet(scene: Scene, args: Mapping[str, Any]) -> None:
+def release_localnet(context: Context, args: Mapping[str, Any]) -> None:
     """`localnet.release {subject, member, interface}`: the last user shuts what the first one opened.
 
     The claim goes last, so that whoever dies on the way leaves a claim that says what is still to be done.
     """
-    call = scene.call
+    call = context.call
     with claims.guarded(call.roots, call.deadline):
         if list(claims.members(call.roots, args["subject"])) == [args["member"]]:
             sysctl.ensure(call.host, {localnet(args["interface"]): "0"}, optional=True)

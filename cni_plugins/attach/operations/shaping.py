@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cni_plugins.attach.scene import Scene
+from cni_plugins.attach.context import Context
 from cni_plugins.kernel import links, shaping
 
 
-def remove(scene: Scene, args: Mapping[str, Any]) -> None:
+def remove(context: Context, args: Mapping[str, Any]) -> None:
     """`shaping.remove {link, direction: egress|ingress}`: of a link of the host, if it is still there."""
-    link = links.find(scene.host, args["link"])
+    link = links.find(context.host, args["link"])
     if link is not None:
         take = shaping.remove_egress if args["direction"] == "egress" else shaping.remove_ingress
-        scene.host.request(take(link.index))
+        context.host.request(take(link.index))

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cni_plugins.attach.scene import Scene
+from cni_plugins.attach.context import Context
 from cni_plugins.kernel import sysctl
 
 
-def restore(scene: Scene, args: Mapping[str, Any]) -> None:
+def restore(context: Context, args: Mapping[str, Any]) -> None:
     """`sysctl.restore {where, name, before, after}`: put `net/<name>` back, if nobody changed it since."""
-    namespace = scene.call.host if args["where"] == "host" else scene.sandbox_namespace
+    namespace = context.call.host if args["where"] == "host" else context.sandbox_namespace
     if namespace is None:
         return
     found = sysctl.read(namespace, args["name"])

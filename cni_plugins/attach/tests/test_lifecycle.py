@@ -12,9 +12,9 @@ import pytest
 from pytest_mock import MockerFixture
 
 from cni_plugins.attach import delegation, undo
+from cni_plugins.attach.context import Context
 from cni_plugins.attach.lifecycle import handler
 from cni_plugins.attach.plugin import Kind, Plugin
-from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.conftest import Answer, World
 from cni_plugins.spec import call as calls
@@ -38,7 +38,7 @@ class Diary:
         self.lines: list[str] = []
         self.broken: set[str] = set()
 
-    def note(self, scene: Scene, args: Any) -> None:
+    def note(self, context: Context, args: Any) -> None:
         if args["word"] in self.broken:
             raise CniError(5, f"cannot undo {args['word']}")
         self.lines.append(f"undo {args['word']}")
@@ -62,11 +62,11 @@ def plugins(diary: Diary) -> dict[str, Plugin[Any]]:
             interfaces=(*(call.previous or Result()).interfaces, Interface(config.word, sandbox="x"))
         )
 
-    def adopt(call: Call, config: Keys, scene: Scene) -> None:
-        diary.lines.append(f"adopt {config.word}")
+    def remove_legacy(call: Call, config: Keys, context: Context) -> None:
+        diary.lines.append(f"remove_legacy {config.word}")
 
-    main = Plugin("main", Kind.MAIN, "a test", Keys, add, adopt=adopt)
-    meta = Plugin("meta", Kind.META, "a test", Keys, add, adopt=adopt)
+    main = Plugin("main", Kind.MAIN, "a test", Keys, add, remove_legacy=remove_legacy)
+    meta = Plugin("meta", Kind.META, "a test", Keys, add, remove_legacy=remove_legacy)
     return {"main": main, "meta": meta}
 
 
@@ -88,7 +88,7 @@ def test_delete_is_the_reverse_of_add(world: World, diary: Diary) -> None:
     assert diary.lines == ["do a1", "do a2", "undo a2", "undo a1"]
     assert not world.records()
     assert call(world, diary, "DEL", {"type": "main"}).status == 0
-    assert diary.lines[-1] == "adopt a"
+    assert diary.lines[-1] == "remove_legacy a"
 
 
 def test_failing_add_is_undone_at_once(world: World, diary: Diary) -> None:
@@ -172,7 +172,15 @@ def test_a_meta_plugin_that_stands_twice_in_a_list(world: World, diary: Diary) -
     call(world, diary, "DEL", {"type": "meta", "word": "y"})
     call(world, diary, "DEL", {"type": "meta", "word": "x"})
     call(world, diary, "DEL", {"type": "main"})
-    assert diary.lines == ["undo y2", "undo y1", "undo x2", "undo x1", "adopt x", "undo a2", "undo a1"]
+    assert diary.lines == [
+        "undo y2",
+        "undo y1",
+        "undo x2",
+        "undo x1",
+        "remove_legacy x",
+        "undo a2",
+        "undo a1",
+    ]
 
 
 def test_failure_of_the_second_leaves_the_first_for_delete(world: World, diary: Diary) -> None:
@@ -272,7 +280,7 @@ def test_an_add_that_ran_out_of_time_is_still_taken_back(
 ) -> None:
     seen: list[float] = []
     monkeypatch.setattr(
-        undo, "operation", lambda op: lambda scene, args: seen.append(scene.deadline.remaining())
+        undo, "operation", lambda op: lambda context, args: seen.append(context.deadline.remaining())
     )
     monkeypatch.setattr(calls, "_SECONDS", dict.fromkeys(calls._SECONDS, 0.0))
     world.box("c1")

@@ -10,7 +10,7 @@ from mesos.v1 import mesos_pb2
 
 from cni_plugins.cli.run import command
 from cni_plugins.cli.run_report import describe, json_teller, text_teller
-from executor.agent.observations import ContainerStarted, Note, Observation, PluginCalled, StatusUpdate
+from executor.local_agent.events import ContainerStarted, Note, Observation, PluginCalled, StatusUpdate
 
 CALL = PluginCalled("c", "ADD", "data-net", "eth0", "bridge", 0.0142, ("10.0.0.2/24",), ("10.0.0.1",))
 STATUS = mesos_pb2.TaskStatus(
@@ -32,7 +32,7 @@ STATUS = mesos_pb2.TaskStatus(
         (
             '{"name": "x", "command": {"cmd": "y"}}',
             ["--executor", "'"],
-            "--executor: \"'\": No closing quotation: expected a command as in a shell",
+            '--executor: "\'": No closing quotation: expected a command as in a shell',
         ),
     ],
 )

@@ -22,6 +22,6 @@ What depends on a subnet (leave its own subnet alone, answer hairpins) is a chai
 through the maps' verdicts. The kernel counts those references: a chain is deleted with its last element,
 because the kernel refuses to delete it earlier.
 
-Each element's comment begins with a hash of its attachment, so that its holder can be told and strays can be
+Each element's comment begins with a hash of its attachment, so that its holder can be told and orphans can be
 found whatever the length of the identifiers.
 """

@@ -9,8 +9,8 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cni_plugins.kernel import nfnetlink
-from cni_plugins.kernel.nfnetlink import Message, Nfnetlink, attribute, attributes, nested, text
+from cni_plugins.kernel.netlink import netfilter as nfnetlink
+from cni_plugins.kernel.netlink.netfilter import Message, Nfnetlink, attribute, attributes, nested, text
 from cni_plugins.spec.values import Ip
 
 TABLE = "mesokit"

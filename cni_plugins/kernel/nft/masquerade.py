@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cni_plugins.kernel.nfnetlink import NFPROTO_INET, Nfnetlink
+from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.nft import elements, nat, owner
 from cni_plugins.kernel.nft.elements import Element
 from cni_plugins.kernel.nft.placing import place

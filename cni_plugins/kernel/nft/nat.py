@@ -17,7 +17,7 @@ that tries `localhost` is refused there at once and goes on to 127.0.0.1.
 
 import hashlib
 
-from cni_plugins.kernel.nfnetlink import NFPROTO_INET
+from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET
 from cni_plugins.kernel.nft.sections import Chain, Section
 from cni_plugins.spec.values import IpInterface
 

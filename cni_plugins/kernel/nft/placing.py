@@ -3,8 +3,8 @@
 import errno
 from collections.abc import Iterable, Sequence
 
-from cni_plugins.kernel import nfnetlink
-from cni_plugins.kernel.nfnetlink import Nfnetlink
+from cni_plugins.kernel.netlink import netfilter as nfnetlink
+from cni_plugins.kernel.netlink.netfilter import Nfnetlink
 from cni_plugins.kernel.nft import elements, sections
 from cni_plugins.kernel.nft.elements import Element
 from cni_plugins.kernel.nft.sections import Chain, Section

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from cni_plugins.kernel.nfnetlink import NFPROTO_INET, Nfnetlink
+from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.nft import elements, nat, owner, sections
 from cni_plugins.kernel.nft.elements import Element
 from cni_plugins.kernel.nft.placing import place

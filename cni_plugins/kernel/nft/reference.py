@@ -9,7 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cni_plugins.kernel.nfnetlink import NFPROTO_BRIDGE, NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, Nfnetlink
+from cni_plugins.kernel.netlink.netfilter import (
+    NFPROTO_BRIDGE,
+    NFPROTO_INET,
+    NFPROTO_IPV4,
+    NFPROTO_IPV6,
+    Nfnetlink,
+)
 from cni_plugins.kernel.nft import library, owner
 from cni_plugins.kernel.nft.elements import chain_message, exist
 from cni_plugins.spec.errors import CniError, Code

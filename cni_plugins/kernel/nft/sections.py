@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cni_plugins.kernel.nfnetlink import NFPROTO_BRIDGE, NFPROTO_INET, Nfnetlink
+from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.nft import elements, library
 from cni_plugins.spec.errors import CniError, Code
 

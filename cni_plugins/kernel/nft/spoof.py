@@ -1,6 +1,6 @@
 """MAC spoof check: a guarded bridge port may send frames from its own MAC address only."""
 
-from cni_plugins.kernel.nfnetlink import NFPROTO_BRIDGE, Nfnetlink
+from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, Nfnetlink
 from cni_plugins.kernel.nft import elements, owner
 from cni_plugins.kernel.nft.elements import Element
 from cni_plugins.kernel.nft.placing import place

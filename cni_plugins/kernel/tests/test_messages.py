@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from cni_plugins.kernel import addresses, lean, links, messages, routes, vlans
-from cni_plugins.kernel.messages import ADDRESS, LINK, ROUTE
-from cni_plugins.kernel.netlink import Message, Netlink
+from cni_plugins.kernel import addresses, links, routes, vlans
+from cni_plugins.kernel.netlink import codec as messages
+from cni_plugins.kernel.netlink import pyroute as lean
+from cni_plugins.kernel.netlink.codec import ADDRESS, LINK, ROUTE
+from cni_plugins.kernel.netlink.route import Message, Netlink
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.result import Route

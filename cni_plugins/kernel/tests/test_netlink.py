@@ -8,7 +8,7 @@ from pytest_mock import MockerFixture
 
 from cni_plugins.conftest import new_namespace
 from cni_plugins.kernel import addresses, bridges, interface, links, sysctl
-from cni_plugins.kernel.netlink import Message, Netlink
+from cni_plugins.kernel.netlink.route import Message, Netlink
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.namespace import Namespace

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import pytest
 from pytest_mock import MockerFixture
 
-from cni_plugins.kernel import iptables, nfnetlink
-from cni_plugins.kernel.nfnetlink import NFPROTO_INET, Nfnetlink
-from cni_plugins.kernel.nft import elements, masquerade, ports, reference, spoof, strays
+from cni_plugins.kernel import iptables
+from cni_plugins.kernel.netlink import netfilter as nfnetlink
+from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET, Nfnetlink
+from cni_plugins.kernel.nft import elements, masquerade, orphans, ports, reference, spoof
 from cni_plugins.kernel.nft.elements import Element, chain_message, exist
 from cni_plugins.kernel.nft.ports import Forward, Publication
 from cni_plugins.spec.errors import CniError
@@ -32,9 +33,7 @@ def test_a_socket_of_the_own_namespace_is_kept_for_the_next(own: Namespace) -> N
             assert second._socket is not kept
     with Nfnetlink(own) as third:
         assert third._socket is kept
-        assert (
-            exist(third, [chain_message(NFPROTO_INET, "no_such_table", "any")] * 100) == [False] * 100
-        )
+        assert exist(third, [chain_message(NFPROTO_INET, "no_such_table", "any")] * 100) == [False] * 100
 
 
 def test_sequence_numbers_come_round(own: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +55,7 @@ def test_a_kernel_without_netfilter_holds_nothing(own: Namespace, mocker: Mocker
         reference.remove_masquerade(own, who)
         reference.remove_spoof_check(own, who)
         reference.remove_ports(own, "cid")
-        strays.remove(own, "net", [], ports.sets(own))
+        orphans.remove(own, "net", [], ports.sets(own))
     assert iptables.versions_with(own, ["CNI-X"]) == []
     assert not masquerade.present(own, who, addresses)
     with Nfnetlink(own) as socket:

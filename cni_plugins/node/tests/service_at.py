@@ -28,7 +28,7 @@ class Told:
     running: int = 0
     refused: int = 0
     calls: list[tuple[str, str, int]] = field(default_factory=list)
-    questions: list[bytes] = field(default_factory=list)
+    queries: list[bytes] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self) -> None:
@@ -45,7 +45,7 @@ class Told:
         self.refused += 1
 
     def ask(self, connection: socket.socket, question: bytes) -> None:
-        self.questions.append(question)
+        self.queries.append(question)
         connection.sendall(b"an answer")
 
 
@@ -72,7 +72,7 @@ def running(path: Path, handle: Handler, threads: int = 64) -> Iterator[Running]
 
 @contextmanager
 def kept(root: Path, *, workers: int = 2, version: str = "1.2.3") -> Iterator[subprocess.Popen[bytes]]:
-    """The whole service, keeper and workers, below `root`; kept_service.py tells what its plugins do."""
+    """The whole service, supervisor and workers, below `root`; kept_service.py tells what its plugins do."""
     argv = [sys.executable, "-m", "cni_plugins.node.tests.kept_service", str(workers), version]
     top = Path(__file__).resolve().parents[3]
     env = {**os.environ, "MESOKIT_ROOT": os.fspath(root), "PYTHONPATH": f"{top}:{top / 'proto'}"}

@@ -176,7 +176,7 @@ def test_the_journal_is_told_of_calls_and_questions_are_passed_on(path: Path) ->
             connection.sendall(b"GET /status HTTP/1.0\r\n\r\n")
             assert connection.recv(100) == b"an answer"
     assert there.told.calls == [("bridge", "ADD", 7)]
-    assert there.told.questions == [b"GET /status HTTP/1.0\r\n\r\n"]
+    assert there.told.queries == [b"GET /status HTTP/1.0\r\n\r\n"]
 
 
 def test_nobody_there_is_said_with_the_way_out(path: Path) -> None:

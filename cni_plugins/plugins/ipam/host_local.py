@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
-from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.plugins.ipam.ranges import (
     RangeConfig,
@@ -291,7 +291,7 @@ def _checked(reservations: Reservations, ranges: RangeSet, address: Ip) -> Ip:
     return address
 
 
-def check(call: Call, config: HostLocalConfig, scene: Scene) -> None:
+def check(call: Call, config: HostLocalConfig, context: Context) -> None:
     directory = directory_of(call.roots, config.data_dir, call.network)
     with opened(directory, call.roots, call.deadline) as reservations:
         if not reservations.owned(Owner(call.container_id, call.ifname)):
@@ -301,7 +301,7 @@ def check(call: Call, config: HostLocalConfig, scene: Scene) -> None:
             )
 
 
-def adopt(call: Call, config: HostLocalConfig, scene: Scene) -> None:
+def remove_legacy(call: Call, config: HostLocalConfig, context: Context) -> None:
     directory = directory_of(call.roots, config.data_dir, call.network)
     if not Path(directory).is_dir():
         return
@@ -311,7 +311,7 @@ def adopt(call: Call, config: HostLocalConfig, scene: Scene) -> None:
             reservations.release(str(address), owner)
 
 
-def gc(call: Call, config: HostLocalConfig, scene: Scene) -> None:
+def gc(call: Call, config: HostLocalConfig, context: Context) -> None:
     """Release what no attachment of the list holds, and torn files. What a record still speaks for stays:
     those that GC could take down have gone before, so its ADD is at work now.
     """
@@ -334,7 +334,7 @@ def gc(call: Call, config: HostLocalConfig, scene: Scene) -> None:
         reservations.reindex()
 
 
-def status(call: Call, config: HostLocalConfig, scene: Scene) -> None:
+def status(call: Call, config: HostLocalConfig, context: Context) -> None:
     """CniError 50 when a range set has no free address left."""
     sets = _sets(call, config)
     directory = directory_of(call.roots, config.data_dir, call.network)
@@ -360,7 +360,7 @@ PLUGIN = Plugin(
     config=HostLocalConfig,
     add=add,
     check=check,
-    adopt=adopt,
+    remove_legacy=remove_legacy,
     gc=gc,
     status=status,
     validate=validate,

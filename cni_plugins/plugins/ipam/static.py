@@ -12,8 +12,8 @@ prefix length takes prefix and gateway from the configured address whose network
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
-from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import CIDR, IP, list_of, nested, option, parsed_by
@@ -123,7 +123,7 @@ def add(call: Call, config: StaticConfig, tx: Transaction) -> Result:
     return Result(ips=addresses, routes=config.routes, dns=config.dns)
 
 
-def check(call: Call, config: StaticConfig, scene: Scene) -> None:
+def check(call: Call, config: StaticConfig, context: Context) -> None:
     """Every address still stands in the result of ADD, with its gateway."""
     if call.previous is None:
         return
@@ -138,7 +138,7 @@ def check(call: Call, config: StaticConfig, scene: Scene) -> None:
             )
 
 
-def status(call: Call, config: StaticConfig, scene: Scene) -> None:
+def status(call: Call, config: StaticConfig, context: Context) -> None:
     _configured(config)
 
 

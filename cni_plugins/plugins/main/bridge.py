@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_interface
 
 from cni_plugins.attach import delegation, masquerade, spoof
+from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
-from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import announce, bridges, interface, links, sysctl, verify
 from cni_plugins.kernel.links import Link
-from cni_plugins.plugins.main import adoption, bridge_vlan, veth
+from cni_plugins.plugins.main import bridge_vlan, legacy, veth
 from cni_plugins.plugins.main.bridge_vlan import Trunk
 from cni_plugins.plugins.main.requests import (
     configured_dns,
@@ -124,7 +124,7 @@ def validate(call: Call, config: BridgeConfig) -> None:
 
 
 def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
-    interface.require_free(tx.scene.inside, call.ifname)
+    interface.require_free(tx.context.inside, call.ifname)
     ipam = delegation.ipam_add(call, tx) if delegation.ipam_type(call) else Result()
     ips = _with_gateways(config, ipam.ips)
     mac = requested_mac(call) or (mac_of_address(ips) if config.mac_from_ip else None)
@@ -135,14 +135,14 @@ def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
     if config.mac_spoof_check:
         spoof.add(tx, port.name, port.peer_mac)
     plan = interface.Plan(call.ifname, ips, routes, dad=config.dad, up=not config.no_interface, notify=False)
-    interface.configure(tx.scene.sandbox, plan, call.deadline)
+    interface.configure(tx.context.sandbox, plan, call.deadline)
     if config.ip_masq and ips:
         masquerade.add(tx, [entry.address for entry in ips], config.ip_masq_backend)
     if not config.no_interface:
-        interface.wait_forwarding(tx.scene.host, port.name, call.deadline)
+        interface.wait_forwarding(tx.context.host, port.name, call.deadline)
     if ips:
-        sysctl.put(tx.scene.inside, interface.notify(plan))
-        call.later.append(announce.prepared(tx.scene.inside, call.ifname, call.deadline))
+        sysctl.put(tx.context.inside, interface.notify(plan))
+        call.later.append(announce.prepared(tx.context.inside, call.ifname, call.deadline))
     return Result(
         interfaces=(
             Interface(config.bridge, port.bridge.mac),
@@ -183,7 +183,7 @@ def _default_routes(config: BridgeConfig, ips: Sequence[Address], routes: Sequen
 
 def _attach(call: Call, config: BridgeConfig, tx: Transaction, mac: str | None) -> Port:
     """Make the bridge if need be, and the veth pair with one end in it."""
-    netlink = tx.scene.host
+    netlink = tx.context.host
     chosen = links.random_mac()
     tx.intend("bridge.release", name=config.bridge, mac=chosen)
     if config.vlan and config.gateway:  # before the port, which has to be gone when this is replayed
@@ -244,13 +244,13 @@ def _gateways(
     target = port.bridge
     extra: tuple[Interface, ...] = ()
     if config.vlan:
-        target = bridge_vlan.gateway_link(tx.scene, port.bridge, config.vlan, config.mtu or port.bridge.mtu)
+        target = bridge_vlan.gateway_link(tx.context, port.bridge, config.vlan, config.mtu or port.bridge.mtu)
         extra = (Interface(target.name, target.mac),)
-    bridges.give_addresses(tx.scene.host, target, gateways, force=config.force_address, dad=config.dad)
+    bridges.give_addresses(tx.context.host, target, gateways, force=config.force_address, dad=config.dad)
     forward = {"ipv4/ip_forward": "1"} if any(item.version == 4 for item in gateways) else {}
     if any(item.version == 6 for item in gateways):
         forward["ipv6/conf/all/forwarding"] = "1"
-    sysctl.ensure(tx.scene.call.host, forward)
+    sysctl.ensure(tx.context.call.host, forward)
     return extra
 
 
@@ -264,10 +264,10 @@ def _gateway_addresses(config: BridgeConfig, ips: Sequence[Address]) -> list[IpI
     ]
 
 
-def check(call: Call, config: BridgeConfig, scene: Scene) -> None:
-    delegation.ipam_forward(Verb.CHECK, call, scene)
+def check(call: Call, config: BridgeConfig, context: Context) -> None:
+    delegation.ipam_forward(Verb.CHECK, call, context)
     result = call.previous or Result()
-    bridge = bridges.find(scene.host, config.bridge)
+    bridge = bridges.find(context.host, config.bridge)
     if bridge is None:
         raise CniError(Code.INTERNAL, f"bridge {config.bridge} is gone")
     entry = next(
@@ -280,80 +280,80 @@ def check(call: Call, config: BridgeConfig, scene: Scene) -> None:
         )
     if config.promisc and not bridge.flags & links.IFF_PROMISC:
         raise CniError(Code.INTERNAL, f"bridge {config.bridge} is not promiscuous")
-    link = verify.link(scene.sandbox, call.ifname, "veth", result)
-    port = links.find_index(scene.host, link.peer)
+    link = verify.link(context.sandbox, call.ifname, "veth", result)
+    port = links.find_index(context.host, link.peer)
     if port is None or port.kind != "veth" or port.master != bridge.index:
         raise CniError(Code.INTERNAL, f"the other end of {call.ifname} is no port of bridge {config.bridge}")
-    _check_port(call, config, scene, port, link)
-    _check_addresses(call, config, scene, bridge, link)
+    _check_port(call, config, context, port, link)
+    _check_addresses(call, config, context, bridge, link)
 
 
-def _check_port(call: Call, config: BridgeConfig, scene: Scene, port: Link, link: Link) -> None:
+def _check_port(call: Call, config: BridgeConfig, context: Context, port: Link, link: Link) -> None:
     if config.hairpin and not port.hairpin:
         raise CniError(Code.INTERNAL, f"bridge port {port.name} is not in hairpin mode")
     if config.isolated and not port.isolated:
         raise CniError(Code.INTERNAL, f"bridge port {port.name} is not isolated")
     if config.vlans:
-        bridge_vlan.check(scene, port, config.vlan, config.trunk)
+        bridge_vlan.check(context, port, config.vlan, config.trunk)
     if config.mac_spoof_check:
         spoof.check(call, port.name, link.mac)
 
 
-def _check_addresses(call: Call, config: BridgeConfig, scene: Scene, bridge: Link, link: Link) -> None:
+def _check_addresses(call: Call, config: BridgeConfig, context: Context, bridge: Link, link: Link) -> None:
     result = call.previous or Result()
-    verify.ips(scene.sandbox, link, result)
-    verify.route_list(scene.sandbox, result.routes)
+    verify.ips(context.sandbox, link, result)
+    verify.route_list(context.sandbox, result.routes)
     gateways = _gateway_addresses(config, result.ips)
     if gateways:
         name = bridge_vlan.gateway_name(config.bridge, config.vlan) if config.vlan else config.bridge
-        target = links.find(scene.host, name) if config.vlan else bridge
+        target = links.find(context.host, name) if config.vlan else bridge
         if target is None:
             raise CniError(Code.INTERNAL, f"the gateway's interface {name} is gone")
-        verify.has_addresses(scene.host, target, gateways)
+        verify.has_addresses(context.host, target, gateways)
     if config.ip_masq and result.ips:
         masquerade.check(call, [entry.address for entry in result.ips], config.ip_masq_backend)
 
 
-def adopt(call: Call, config: BridgeConfig, scene: Scene) -> None:
+def remove_legacy(call: Call, config: BridgeConfig, context: Context) -> None:
     """Remove what the reference plugin made: its veth pair, its reservation, its rules."""
-    adoption.each(
-        lambda: _adopt_link(call, config, scene),
-        lambda: delegation.ipam_forward(Verb.DEL, call, scene),
-        lambda: masquerade.adopt(call),
-        lambda: spoof.adopt(call),
+    legacy.each(
+        lambda: _adopt_link(call, config, context),
+        lambda: delegation.ipam_forward(Verb.DEL, call, context),
+        lambda: masquerade.remove_legacy(call),
+        lambda: spoof.remove_legacy(call),
     )
 
 
-def _adopt_link(call: Call, config: BridgeConfig, scene: Scene) -> None:
+def _adopt_link(call: Call, config: BridgeConfig, context: Context) -> None:
     """Delete CNI_IFNAME if it is a veth whose other end is in this network's bridge, or in none, and nobody's
     here.
     """
-    if scene.sandbox_namespace is None:
+    if context.sandbox_namespace is None:
         return
-    link = links.find(scene.sandbox, call.ifname)
+    link = links.find(context.sandbox, call.ifname)
     if link is None or link.kind != "veth":
         return
-    peer = links.find_index(scene.host, link.peer)
-    if peer is None or peer.kind != "veth" or adoption.is_ours(call):
+    peer = links.find_index(context.host, link.peer)
+    if peer is None or peer.kind != "veth" or legacy.is_ours(call):
         return
     if peer.master:
-        master = links.find_index(scene.host, peer.master)
+        master = links.find_index(context.host, peer.master)
         if master is not None and master.name != config.bridge:
             return
-    links.remove(scene.host, peer.name)
+    links.remove(context.host, peer.name)
 
 
-def gc(call: Call, config: BridgeConfig, scene: Scene) -> None:
-    adoption.each(
+def gc(call: Call, config: BridgeConfig, context: Context) -> None:
+    legacy.each(
         lambda: masquerade.collect(call),
         lambda: spoof.collect(call),
-        lambda: delegation.ipam_forward(Verb.GC, call, scene),
+        lambda: delegation.ipam_forward(Verb.GC, call, context),
     )
 
 
-def status(call: Call, config: BridgeConfig, scene: Scene) -> None:
-    bridges.find(scene.host, config.bridge)
-    delegation.ipam_forward(Verb.STATUS, call, scene)
+def status(call: Call, config: BridgeConfig, context: Context) -> None:
+    bridges.find(context.host, config.bridge)
+    delegation.ipam_forward(Verb.STATUS, call, context)
 
 
 PLUGIN = Plugin(
@@ -363,7 +363,7 @@ PLUGIN = Plugin(
     config=BridgeConfig,
     add=add,
     check=check,
-    adopt=adopt,
+    remove_legacy=remove_legacy,
     gc=gc,
     status=status,
     validate=validate,

@@ -7,10 +7,10 @@ VLAN. It carries the bridges' alias and goes with the last port of the VLAN.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cni_plugins.attach.scene import Scene
+from cni_plugins.attach.context import Context
 from cni_plugins.kernel import bridges, links, vlans
 from cni_plugins.kernel.links import Link
-from cni_plugins.kernel.netlink import Message
+from cni_plugins.kernel.netlink.route import Message
 from cni_plugins.spec.config import integer, option
 from cni_plugins.spec.errors import CniError, Code
 
@@ -81,18 +81,18 @@ def membership(
     return changes + [vlans.trunk(port, index, first, last) for first, last in _ranges(trunks)]
 
 
-def gateway_link(scene: Scene, bridge: Link, vid: int, mtu: int) -> Link:
+def gateway_link(context: Context, bridge: Link, vid: int, mtu: int) -> Link:
     """The gateway interface of a VLAN, made when missing; the bridge's lock is held and the removal
     announced. CniError 7 or 999.
     """
     name = gateway_name(bridge.name, vid)
-    netlink = scene.host
+    netlink = context.host
     found = links.find(netlink, name)
     if found is not None:
         return found
     peer = links.random_name()
     mac = links.random_mac()
-    host = scene.call.host
+    host = context.call.host
     netlink.request(
         links.create_veth(name, peer, host.fd, mtu=mtu, mac=mac, peer_mac=links.random_mac()),
         links.change(name, 0, ifalias=bridges.ALIAS),
@@ -106,9 +106,9 @@ def gateway_link(scene: Scene, bridge: Link, vid: int, mtu: int) -> Link:
     return gateway
 
 
-def check(scene: Scene, port: Link, vid: int, trunks: Sequence[Trunk]) -> None:
+def check(context: Context, port: Link, vid: int, trunks: Sequence[Trunk]) -> None:
     """CniError 999 naming the first VLAN that the port should be in and is not."""
-    there = vlans.of_ports(scene.host, port.master).get(port.index, frozenset())
+    there = vlans.of_ports(context.host, port.master).get(port.index, frozenset())
     wanted = {vid or 1}
     for first, last in _ranges(trunks):
         wanted.update(range(first, last + 1))

@@ -7,11 +7,11 @@ CNI_IFNAME is not looked at. DEL takes `lo` down again if ADD found it down.
 
 from dataclasses import dataclass
 
+from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
-from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import addresses, links
-from cni_plugins.kernel.netlink import Netlink
+from cni_plugins.kernel.netlink.route import Netlink
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Interface, Result
@@ -30,7 +30,7 @@ def _lo(netlink: Netlink) -> links.Link:
 
 
 def add(call: Call, config: LoopbackConfig, tx: Transaction) -> Result:
-    netlink = tx.scene.sandbox
+    netlink = tx.context.sandbox
     link = _lo(netlink)
     if not link.up:
         tx.intend("link.restore", where="sandbox", name="lo", clear=links.IFF_UP)
@@ -45,8 +45,8 @@ def add(call: Call, config: LoopbackConfig, tx: Transaction) -> Result:
     return Result(interfaces=(Interface("lo", link.mac, call.netns_path),), ips=ips)
 
 
-def check(call: Call, config: LoopbackConfig, scene: Scene) -> None:
-    if not _lo(scene.sandbox).up:
+def check(call: Call, config: LoopbackConfig, context: Context) -> None:
+    if not _lo(context.sandbox).up:
         raise CniError(Code.INTERNAL, f"lo is down in {call.netns_path}")
 
 

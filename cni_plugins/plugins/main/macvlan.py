@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cni_plugins.attach import delegation
+from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
-from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import interface, links, routes, verify
 from cni_plugins.kernel.links import Link
-from cni_plugins.kernel.netlink import Netlink
-from cni_plugins.plugins.main import adoption
+from cni_plugins.kernel.netlink.route import Netlink
+from cni_plugins.plugins.main import legacy
 from cni_plugins.plugins.main.requests import configured_dns, mac_of_address, requested_mac
 from cni_plugins.spec.call import Call, Verb
 from cni_plugins.spec.config import BOOL, INTERFACE_NAME, MAC_ADDRESS, integer, one_of, option
@@ -73,8 +73,8 @@ def _default_master(netlink: Netlink) -> str:
     )
 
 
-def _master(config: MacvlanConfig, scene: Scene) -> Link:
-    netlink = scene.sandbox if config.in_container else scene.host
+def _master(config: MacvlanConfig, context: Context) -> Link:
+    netlink = context.sandbox if config.in_container else context.host
     name = config.master or _default_master(netlink)
     link = links.find(netlink, name)
     if link is None:
@@ -90,13 +90,13 @@ def _master(config: MacvlanConfig, scene: Scene) -> Link:
 
 
 def add(call: Call, config: MacvlanConfig, tx: Transaction) -> Result:
-    interface.require_free(tx.scene.inside, call.ifname)
-    master = _master(config, tx.scene)
+    interface.require_free(tx.context.inside, call.ifname)
+    master = _master(config, tx.context)
     ipam = delegation.ipam_add(call, tx) if delegation.ipam_type(call) else Result()
     mac = _create(call, config, tx, master, mac_of_address(ipam.ips) if config.mac_from_ip else None)
     plan = interface.Plan(call.ifname, ipam.ips, ipam.routes, dad=config.dad)
     # It forwards as soon as it is up, so that the kernel's own announcements reach everybody.
-    interface.configure(tx.scene.sandbox, plan, call.deadline)
+    interface.configure(tx.context.sandbox, plan, call.deadline)
     return Result(
         interfaces=(Interface(call.ifname, mac, call.netns_path),),
         ips=tuple(replace(entry, interface=0) for entry in ipam.ips),
@@ -111,61 +111,61 @@ def _create(call: Call, config: MacvlanConfig, tx: Transaction, master: Link, de
     The kernel looks in the host for a link of the new one's name before it makes it elsewhere, so it is made
     under a name that nobody has.
     """
-    scene = tx.scene
+    context = tx.context
     name = links.random_name()
     data: list[tuple[str, Any]] = [("IFLA_MACVLAN_MODE", config.mode)]
     data += [("IFLA_MACVLAN_BC_QUEUE_LEN", config.queue)] * bool(config.queue)
-    values: dict[str, Any] = {"link": master.index, "net_ns_fd": scene.inside.fd}
+    values: dict[str, Any] = {"link": master.index, "net_ns_fd": context.inside.fd}
     values |= {"mtu": config.mtu} if config.mtu else {}
     mac = requested_mac(call, config.mac) or derived
     if config.mode != "passthru" or mac:  # passthru takes the master's address
         values["address"] = mac = mac or links.random_mac()
     tx.intend("link.delete", where="sandbox", name=name)
-    maker = scene.sandbox if config.in_container else scene.host
+    maker = context.sandbox if config.in_container else context.host
     maker.request(links.create(name, "macvlan", data, **values))
-    link = links.find(scene.sandbox, name)
+    link = links.find(context.sandbox, name)
     if link is None:
         raise CniError(Code.INTERNAL, f"macvlan {name} vanished as soon as it was made")
     tx.intend("link.delete", where="sandbox", name=call.ifname)
     try:
-        scene.sandbox.request(links.change(name, link.index, ifname=call.ifname))
+        context.sandbox.request(links.change(name, link.index, ifname=call.ifname))
     except CniError:
         tx.cancel()  # somebody else has that name: theirs is not ours to delete
         raise
     return mac or link.mac
 
 
-def check(call: Call, config: MacvlanConfig, scene: Scene) -> None:
-    delegation.ipam_forward(Verb.CHECK, call, scene)
+def check(call: Call, config: MacvlanConfig, context: Context) -> None:
+    delegation.ipam_forward(Verb.CHECK, call, context)
     result = call.previous or Result()
-    link = verify.link(scene.sandbox, call.ifname, "macvlan", result)
-    master = _master(config, scene)
+    link = verify.link(context.sandbox, call.ifname, "macvlan", result)
+    master = _master(config, context)
     if link.peer != master.index:
         raise CniError(Code.INTERNAL, f"{call.ifname} is not a macvlan of {master.name}")
     mode = int.from_bytes(link.data.get(_IFLA_MACVLAN_MODE, bytes(4)), sys.byteorder)
     if mode != _MODES[config.mode]:
         names = {number: name for name, number in _MODES.items()}
         raise CniError(Code.INTERNAL, f"{call.ifname} is in mode {names.get(mode, mode)}, not {config.mode}")
-    verify.ips(scene.sandbox, link, result)
-    verify.route_list(scene.sandbox, result.routes)
+    verify.ips(context.sandbox, link, result)
+    verify.route_list(context.sandbox, result.routes)
 
 
-def adopt(call: Call, config: MacvlanConfig, scene: Scene) -> None:
+def remove_legacy(call: Call, config: MacvlanConfig, context: Context) -> None:
     """Remove what the reference plugin made: its link and its reservation."""
-    adoption.each(
-        lambda: delegation.ipam_forward(Verb.DEL, call, scene),
-        lambda: adoption.delete_link(call, scene, "macvlan"),
+    legacy.each(
+        lambda: delegation.ipam_forward(Verb.DEL, call, context),
+        lambda: legacy.delete_link(call, context, "macvlan"),
     )
 
 
-def gc(call: Call, config: MacvlanConfig, scene: Scene) -> None:
-    delegation.ipam_forward(Verb.GC, call, scene)
+def gc(call: Call, config: MacvlanConfig, context: Context) -> None:
+    delegation.ipam_forward(Verb.GC, call, context)
 
 
-def status(call: Call, config: MacvlanConfig, scene: Scene) -> None:
+def status(call: Call, config: MacvlanConfig, context: Context) -> None:
     if not config.in_container:
-        _master(config, scene)
-    delegation.ipam_forward(Verb.STATUS, call, scene)
+        _master(config, context)
+    delegation.ipam_forward(Verb.STATUS, call, context)
 
 
 PLUGIN: Plugin[Any] = Plugin(
@@ -176,7 +176,7 @@ PLUGIN: Plugin[Any] = Plugin(
     add=add,
     validate=validate,
     check=check,
-    adopt=adopt,
+    remove_legacy=remove_legacy,
     gc=gc,
     status=status,
 )

@@ -15,13 +15,13 @@ from ipaddress import ip_interface
 from typing import Any
 
 from cni_plugins.attach import delegation, masquerade
+from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
-from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import addresses, interface, links, routes, sysctl, verify
 from cni_plugins.kernel.interface import Plan
-from cni_plugins.kernel.netlink import Message
-from cni_plugins.plugins.main import adoption, veth
+from cni_plugins.kernel.netlink.route import Message
+from cni_plugins.plugins.main import legacy, veth
 from cni_plugins.plugins.main.requests import (
     configured_dns,
     mac_of_address,
@@ -84,7 +84,7 @@ def validate(call: Call, config: PtpConfig) -> None:
 
 
 def add(call: Call, config: PtpConfig, tx: Transaction) -> Result:
-    interface.require_free(tx.scene.inside, call.ifname)
+    interface.require_free(tx.context.inside, call.ifname)
     ipam = delegation.ipam_add(call, tx) if delegation.ipam_type(call) else Result()
     ips = _with_gateways(ipam.ips)
     wished = requested_mac(call) or (mac_of_address(ips) if config.mac_from_ip else None)
@@ -118,15 +118,15 @@ def _set_up_host(call: Call, tx: Transaction, name: str, ips: Sequence[Address])
         scope = routes.SCOPE_HOST if entry.address.version == 4 else None
         batch.append(routes.add(Route(_whole(entry.address.ip), scope=scope), index))
     if batch:
-        tx.scene.host.request(*batch)
+        tx.context.host.request(*batch)
 
 
 def _set_up_container(
     call: Call, config: PtpConfig, tx: Transaction, ips: Sequence[Address], more: Sequence[Route]
 ) -> None:
-    netlink = tx.scene.sandbox
+    netlink = tx.context.sandbox
     plan = Plan(call.ifname, ips, more, dad=config.dad)
-    index = interface.prepare(tx.scene.inside, plan)
+    index = interface.prepare(tx.context.inside, plan)
     first: list[Message] = [
         addresses.add(index, entry.address, dad=config.dad, prefix_route=False) for entry in ips
     ]
@@ -140,17 +140,17 @@ def _set_up_container(
         netlink.request(*late)
 
 
-def check(call: Call, config: PtpConfig, scene: Scene) -> None:
-    delegation.ipam_forward(Verb.CHECK, call, scene)
+def check(call: Call, config: PtpConfig, context: Context) -> None:
+    delegation.ipam_forward(Verb.CHECK, call, context)
     result = call.previous or Result()
-    link = verify.link(scene.sandbox, call.ifname, "veth", result)
-    peer = links.find_index(scene.host, link.peer)
+    link = verify.link(context.sandbox, call.ifname, "veth", result)
+    peer = links.find_index(context.host, link.peer)
     if peer is None or peer.kind != "veth":
         raise CniError(Code.INTERNAL, f"the host's end of {call.ifname} is gone")
     ips = _with_gateways([entry for entry in result.ips if entry.interface in {None, _index(result, call)}])
-    verify.ips(scene.sandbox, link, result)
-    verify.route_list(scene.sandbox, [*(route for route, _ in _inner_routes(ips)), *result.routes])
-    verify.route_list(scene.host, [Route(_whole(entry.address.ip)) for entry in ips])
+    verify.ips(context.sandbox, link, result)
+    verify.route_list(context.sandbox, [*(route for route, _ in _inner_routes(ips)), *result.routes])
+    verify.route_list(context.host, [Route(_whole(entry.address.ip)) for entry in ips])
     if config.ip_masq and ips:
         masquerade.check(call, [entry.address for entry in ips], config.ip_masq_backend)
 
@@ -162,24 +162,24 @@ def _index(result: Result, call: Call) -> int:
     return -1
 
 
-def adopt(call: Call, config: PtpConfig, scene: Scene) -> None:
+def remove_legacy(call: Call, config: PtpConfig, context: Context) -> None:
     """Remove what the reference plugin made: its veth pair, its reservation, its rules."""
-    adoption.each(
-        lambda: delegation.ipam_forward(Verb.DEL, call, scene),
-        lambda: adoption.delete_link(call, scene, "veth"),
-        lambda: masquerade.adopt(call),
+    legacy.each(
+        lambda: delegation.ipam_forward(Verb.DEL, call, context),
+        lambda: legacy.delete_link(call, context, "veth"),
+        lambda: masquerade.remove_legacy(call),
     )
 
 
-def gc(call: Call, config: PtpConfig, scene: Scene) -> None:
-    adoption.each(
-        lambda: delegation.ipam_forward(Verb.GC, call, scene),
+def gc(call: Call, config: PtpConfig, context: Context) -> None:
+    legacy.each(
+        lambda: delegation.ipam_forward(Verb.GC, call, context),
         lambda: masquerade.collect(call),
     )
 
 
-def status(call: Call, config: PtpConfig, scene: Scene) -> None:
-    delegation.ipam_forward(Verb.STATUS, call, scene)
+def status(call: Call, config: PtpConfig, context: Context) -> None:
+    delegation.ipam_forward(Verb.STATUS, call, context)
 
 
 PLUGIN: Plugin[Any] = Plugin(
@@ -190,7 +190,7 @@ PLUGIN: Plugin[Any] = Plugin(
     add=add,
     validate=validate,
     check=check,
-    adopt=adopt,
+    remove_legacy=remove_legacy,
     gc=gc,
     status=status,
 )

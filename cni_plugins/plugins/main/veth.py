@@ -15,27 +15,27 @@ def create(
     `mtu` 0 is the kernel's choice, `master` the index of the bridge that the host end goes into, an empty
     `host_name` a random one. CniError 7 when either end's name is taken, 999 for the kernel's refusals.
     """
-    ifname = tx.scene.call.ifname
+    ifname = tx.context.call.ifname
     for _ in range(1 if host_name else _NAME_TRIES):
         name = host_name or links.random_name()
         if host_name:
             _require_unused(tx, host_name)
         tx.intend("link.delete", where="host", name=name)
         message = links.create_veth(
-            name, ifname, tx.scene.inside.fd, mtu=mtu, mac=mac, peer_mac=peer_mac, master=master
+            name, ifname, tx.context.inside.fd, mtu=mtu, mac=mac, peer_mac=peer_mac, master=master
         )
-        (answer,) = tx.scene.host.request(message)
+        (answer,) = tx.context.host.request(message)
         if not answer.error:
             return name
         tx.cancel()
-        interface.require_free(tx.scene.inside, ifname)
+        interface.require_free(tx.context.inside, ifname)
     if host_name:
         _require_unused(tx, host_name)
     raise CniError(Code.INTERNAL, f"no free name for a veth after {_NAME_TRIES} tries")
 
 
 def _require_unused(tx: Transaction, name: str) -> None:
-    if links.find(tx.scene.host, name) is not None:
+    if links.find(tx.context.host, name) is not None:
         raise CniError(
             Code.INVALID_CONFIG, f"hostInterface is {name!r}, and the host has a link of that name"
         )

@@ -16,8 +16,8 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
-from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import links, shaping
 from cni_plugins.kernel.links import Link
@@ -72,11 +72,11 @@ def validate(call: Call, config: BandwidthConfig) -> None:
     _limits(call, config)
 
 
-def _host_end(call: Call, scene: Scene) -> Link:
-    link = links.find(scene.sandbox, call.ifname)
+def _host_end(call: Call, context: Context) -> Link:
+    link = links.find(context.sandbox, call.ifname)
     if link is None:
         raise CniError(Code.INTERNAL, f"the container has no interface {call.ifname} to limit")
-    peer = links.find_index(scene.host, link.peer) if link.kind == "veth" else None
+    peer = links.find_index(context.host, link.peer) if link.kind == "veth" else None
     if peer is None or peer.kind != "veth":
         raise CniError(
             Code.INVALID_CONFIG,
@@ -100,8 +100,8 @@ def add(call: Call, config: BandwidthConfig, tx: Transaction) -> Result:
     limits = _limits(call, config)
     if not limits.limits:
         return call.previous
-    port = _host_end(call, tx.scene)
-    netlink = tx.scene.host
+    port = _host_end(call, tx.context)
+    netlink = tx.context.host
     if limits.ingress_rate:
         shape = shaping.bucket(limits.ingress_rate, limits.ingress_burst, limits.latency, port.mtu)
         tx.intend("shaping.remove", link=port.name, direction="egress")
@@ -117,7 +117,7 @@ def add(call: Call, config: BandwidthConfig, tx: Transaction) -> Result:
 
 
 def _make_ifb(call: Call, tx: Transaction, port: Link) -> Link:
-    netlink = tx.scene.host
+    netlink = tx.context.host
     name = ifb_name(call)
     if links.find(netlink, name) is not None:
         name = ifb_name(call, again=True)
@@ -130,38 +130,38 @@ def _make_ifb(call: Call, tx: Transaction, port: Link) -> Link:
     return ifb
 
 
-def check(call: Call, config: BandwidthConfig, scene: Scene) -> None:
+def check(call: Call, config: BandwidthConfig, context: Context) -> None:
     limits = _limits(call, config)
     if not limits.limits:
         return
-    port = _host_end(call, scene)
+    port = _host_end(call, context)
     if limits.ingress_rate:
-        _check_bucket(scene, port, limits.ingress_rate, "ingress")
+        _check_bucket(context, port, limits.ingress_rate, "ingress")
     if not limits.egress_rate:
         return
     names = {ifb_name(call), ifb_name(call, again=True)}
     result = call.previous or Result()
     name = next((item.name for item in result.interfaces if item.name in names), ifb_name(call))
-    ifb = links.find(scene.host, name)
+    ifb = links.find(context.host, name)
     if ifb is None or ifb.kind != "ifb":
         raise CniError(Code.INTERNAL, f"the ifb link {name}, which limits what the container sends, is gone")
-    _check_bucket(scene, ifb, limits.egress_rate, "egress")
-    if not shaping.redirected(scene.host, port.index):
+    _check_bucket(context, ifb, limits.egress_rate, "egress")
+    if not shaping.redirected(context.host, port.index):
         raise CniError(Code.INTERNAL, f"what comes in on {port.name} is not redirected to {name}")
 
 
-def _check_bucket(scene: Scene, link: Link, rate: int, way: str) -> None:
-    found = shaping.egress(scene.host, link.index)
+def _check_bucket(context: Context, link: Link, rate: int, way: str) -> None:
+    found = shaping.egress(context.host, link.index)
     if found is None or found.rate != max(1, rate // 8):
         there = f"{found.rate * 8} bit/s" if found is not None else "no token bucket"
         raise CniError(Code.INTERNAL, f"{way}Rate is {rate}, but {link.name} has {there}")
 
 
-def adopt(call: Call, config: BandwidthConfig, scene: Scene) -> None:
+def remove_legacy(call: Call, config: BandwidthConfig, context: Context) -> None:
     """Remove the ifb link of the reference plugin; its qdiscs go with the veth."""
-    link = links.find(scene.host, ifb_name(call))
+    link = links.find(context.host, ifb_name(call))
     if link is not None and link.kind == "ifb":
-        links.remove(scene.host, link.name)
+        links.remove(context.host, link.name)
 
 
 PLUGIN: Plugin[Any] = Plugin(
@@ -172,5 +172,5 @@ PLUGIN: Plugin[Any] = Plugin(
     add=add,
     validate=validate,
     check=check,
-    adopt=adopt,
+    remove_legacy=remove_legacy,
 )

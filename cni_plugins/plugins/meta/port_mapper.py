@@ -16,8 +16,8 @@ container's rules there. Nothing is added to it any more.
 from dataclasses import dataclass
 
 from cni_plugins.attach import ports
+from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
-from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel.nft.ports import Hide, Publication
 from cni_plugins.plugins.meta.portmap import forwards, parse_mappings, targets
@@ -68,22 +68,22 @@ def validate(call: Call, config: PortMapperConfig) -> None:
         )
 
 
-def check(call: Call, config: PortMapperConfig, scene: Scene) -> None:
+def check(call: Call, config: PortMapperConfig, context: Context) -> None:
     wanted = _wanted(call, config)
     if wanted is not None:
         ports.check(call, wanted, None)
 
 
-def adopt(call: Call, config: PortMapperConfig, scene: Scene) -> None:
+def remove_legacy(call: Call, config: PortMapperConfig, context: Context) -> None:
     if config.chain:
         ports.adopt_commented(call, config.chain, f"container_id: {call.container_id}")
 
 
-def gc(call: Call, config: PortMapperConfig, scene: Scene) -> None:
+def gc(call: Call, config: PortMapperConfig, context: Context) -> None:
     ports.collect(call)
 
 
-def status(call: Call, config: PortMapperConfig, scene: Scene) -> None:
+def status(call: Call, config: PortMapperConfig, context: Context) -> None:
     ports.require_nftables(call)
 
 
@@ -94,7 +94,7 @@ PLUGIN = Plugin(
     config=PortMapperConfig,
     add=add,
     check=check,
-    adopt=adopt,
+    remove_legacy=remove_legacy,
     gc=gc,
     status=status,
     validate=validate,

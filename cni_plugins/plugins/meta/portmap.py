@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cni_plugins.attach import ports
+from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.ports import IptablesKeys
-from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import iptables
 from cni_plugins.kernel.nft.ports import PROTOCOLS, Forward, Hide, Publication
@@ -263,21 +263,21 @@ def add(call: Call, config: PortmapConfig, tx: Transaction) -> Result:
     return call.previous
 
 
-def check(call: Call, config: PortmapConfig, scene: Scene) -> None:
+def check(call: Call, config: PortmapConfig, context: Context) -> None:
     wanted = _wanted(call, config)
     if wanted is not None:
         ports.check(call, wanted, _keys(config))
 
 
-def adopt(call: Call, config: PortmapConfig, scene: Scene) -> None:
-    ports.adopt(call)
+def remove_legacy(call: Call, config: PortmapConfig, context: Context) -> None:
+    ports.remove_legacy(call)
 
 
-def gc(call: Call, config: PortmapConfig, scene: Scene) -> None:
+def gc(call: Call, config: PortmapConfig, context: Context) -> None:
     ports.collect(call)
 
 
-def status(call: Call, config: PortmapConfig, scene: Scene) -> None:
+def status(call: Call, config: PortmapConfig, context: Context) -> None:
     if _keys(config) is None:
         ports.require_nftables(call)
     elif iptables.find("iptables-restore") is None:
@@ -291,7 +291,7 @@ PLUGIN = Plugin(
     config=PortmapConfig,
     add=add,
     check=check,
-    adopt=adopt,
+    remove_legacy=remove_legacy,
     gc=gc,
     status=status,
     validate=validate,

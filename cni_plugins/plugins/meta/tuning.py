@@ -19,8 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
-from cni_plugins.attach.scene import Scene
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import links, sysctl
 from cni_plugins.kernel.links import Link
@@ -126,15 +126,15 @@ def _plan(call: Call, config: TuningConfig) -> tuple[TuningConfig, dict[str, str
     return config, {_path_of(name, call.ifname): value for name, value in named.items()}
 
 
-def _interface(call: Call, scene: Scene) -> Link:
-    link = links.find(scene.sandbox, call.ifname)
+def _interface(call: Call, context: Context) -> Link:
+    link = links.find(context.sandbox, call.ifname)
     if link is None:
         raise CniError(Code.INTERNAL, f"there is no interface {call.ifname} in {call.netns_path} to tune")
     return link
 
 
 def _set_sysctls(settings: dict[str, str], tx: Transaction) -> None:
-    inside = tx.scene.inside
+    inside = tx.context.inside
     for path, value in settings.items():
         before = sysctl.read(inside, path)
         if before is None:
@@ -166,7 +166,7 @@ def _set_link(config: TuningConfig, link: Link, tx: Transaction) -> None:
     before = {key: present[key] for key in changes}
     tx.intend("link.restore", where="sandbox", name=link.name, flags=dropped, clear=raised, **before)
     request = links.change(link.name, link.index, set_flags=raised, clear_flags=dropped, **changes)
-    tx.scene.sandbox.request(request)
+    tx.context.sandbox.request(request)
     if "mtu" in changes:
         _set_peer_mtu(config.mtu or 0, link, tx)
 
@@ -175,11 +175,11 @@ def _set_peer_mtu(mtu: int, link: Link, tx: Transaction) -> None:
     """A veth that carries packets one way only at the new size is a fault that nobody finds."""
     if link.kind != "veth":
         return
-    peer = links.find_index(tx.scene.host, link.peer)
+    peer = links.find_index(tx.context.host, link.peer)
     if peer is None or peer.kind != "veth" or peer.peer != link.index or peer.mtu == mtu:
         return
     tx.intend("link.restore", where="host", name=peer.name, mtu=peer.mtu)
-    tx.scene.host.request(links.change(peer.name, peer.index, mtu=mtu))
+    tx.context.host.request(links.change(peer.name, peer.index, mtu=mtu))
 
 
 def _tuned(call: Call, config: TuningConfig, result: Result) -> Result:
@@ -198,18 +198,18 @@ def add(call: Call, config: TuningConfig, tx: Transaction) -> Result:
     if any(
         value is not None for value in (config.mac, config.mtu, config.queue, config.promisc, config.allmulti)
     ):
-        _set_link(config, _interface(call, tx.scene), tx)
+        _set_link(config, _interface(call, tx.context), tx)
     return _tuned(call, config, call.previous)
 
 
-def check(call: Call, config: TuningConfig, scene: Scene) -> None:
+def check(call: Call, config: TuningConfig, context: Context) -> None:
     """Everything that was asked for is still so; what was not asked for may be as it is."""
     config, settings = _plan(call, config)
     for path, value in settings.items():
-        found = sysctl.read(scene.inside, path)
+        found = sysctl.read(context.inside, path)
         if found is None or found.split() != value.split():
             raise CniError(Code.INTERNAL, f"sysctl net/{path} is {found!r}, tuning set {value!r}")
-    link = _interface(call, scene)
+    link = _interface(call, context)
     for what, wanted, found_value in (
         ("mac", config.mac, link.mac),
         ("mtu", config.mtu or None, link.mtu),
@@ -221,7 +221,7 @@ def check(call: Call, config: TuningConfig, scene: Scene) -> None:
             raise CniError(Code.INTERNAL, f"{what} of {call.ifname} is {found_value}, tuning set {wanted}")
 
 
-def adopt(call: Call, config: TuningConfig, scene: Scene) -> None:
+def remove_legacy(call: Call, config: TuningConfig, context: Context) -> None:
     """Put back what the reference plugin's ADD wrote down in its `dataDir`, and remove its file."""
     backup = call.roots.relocate(config.data_dir) / f"{call.container_id}_{call.ifname}.json"
     try:
@@ -230,10 +230,10 @@ def adopt(call: Call, config: TuningConfig, scene: Scene) -> None:
         return  # there is none, or an id too long for the reference plugin ever to have written one
     except ValueError:
         saved = {}
-    link = links.find(scene.sandbox, call.ifname) if scene.sandbox_namespace is not None else None
+    link = links.find(context.sandbox, call.ifname) if context.sandbox_namespace is not None else None
     if link is not None and isinstance(saved, dict):
         with suppress(CniError):  # the interface goes with its main plugin's DEL, and its settings with it
-            scene.sandbox.request(_restoring(link, saved))
+            context.sandbox.request(_restoring(link, saved))
     backup.unlink(missing_ok=True)
 
 
@@ -258,5 +258,5 @@ PLUGIN: Plugin[Any] = Plugin(
     config=TuningConfig,
     add=add,
     check=check,
-    adopt=adopt,
+    remove_legacy=remove_legacy,
 )

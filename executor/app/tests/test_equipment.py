@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from executor.app.equipment import admit
-from executor.supervisor.identity import Identity
+from executor.process.identity import Identity
 
 USER = Identity("someone", 54321, 54322, (54322,), "/")
 

@@ -4,7 +4,7 @@ import logging
 import os
 from pathlib import Path
 
-from executor.app.logs import RotatingLog
+from executor.logs import RotatingLog
 
 
 def logger(handler: logging.Handler) -> logging.Logger:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from mesos.v1 import mesos_pb2
 
-from executor.app.preparation import Surroundings, prepare
+from executor.app.launch_spec import Surroundings, prepare
 from executor.config.settings import load
-from executor.supervisor.identity import UnknownUserError
-from executor.supervisor.launch import Launch, Limit
-from executor.tasks.command import InvalidTaskError
+from executor.process.identity import UnknownUserError
+from executor.process.launch import Launch, Limit
+from executor.task.command import InvalidTaskError
 
 OWN = {
     "MESOS_FRAMEWORK_ID": "F",

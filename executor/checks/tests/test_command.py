@@ -8,9 +8,9 @@ from executor.checks.command import CommandProbe
 from executor.checks.plan import CommandTarget, Plan
 from executor.checks.result import Result
 from executor.checks.runner import Runner
-from executor.supervisor.identity import resolve
-from executor.supervisor.launch import Launch, Limit
-from executor.supervisor.tests.fixtures import (
+from executor.process.identity import resolve
+from executor.process.launch import Launch, Limit
+from executor.process.tests.fixtures import (
     alive,
     launch,
     left,

@@ -14,7 +14,7 @@ from executor.checks.http import _HttpError, _parse, http_steps
 from executor.checks.result import Result
 from executor.checks.tcp import tcp_steps
 from executor.checks.tests.servers import closed_port, serving, silent_port, status
-from executor.supervisor.tests.fixtures import running_loop, turn_for, turn_until
+from executor.process.tests.fixtures import running_loop, turn_for, turn_until
 
 
 def probe(made: SocketProbe) -> Result:

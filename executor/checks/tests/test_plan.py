@@ -17,7 +17,7 @@ from executor.checks.plan import (
     check_plan,
     health_plan,
 )
-from executor.supervisor.launch import Launch
+from executor.process.launch import Launch
 
 TASK = Launch("t", ["sh"], {"A": "task", "B": "task"}, Path("/sandbox"), program="/bin/sh")
 Kind = mesos_pb2.HealthCheck

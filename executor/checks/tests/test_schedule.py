@@ -6,13 +6,13 @@ from collections.abc import Callable
 from mesos.v1 import mesos_pb2
 from pytest_mock import MockerFixture
 
-from executor.checks.checker import Checker
+from executor.checks.check import Checker
 from executor.checks.health import Health, HealthChecker, HealthJudge
 from executor.checks.plan import HealthPlan, Plan, TcpTarget
 from executor.checks.result import Result
 from executor.checks.runner import Runner
-from executor.supervisor.loop import Loop
-from executor.supervisor.tests.fixtures import ManualLoop
+from executor.eventloop import Loop
+from executor.process.tests.fixtures import ManualLoop
 
 GOOD = Result(True, "fine", connected=True)
 BAD = Result(False, "broken", connected=False)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor.config.duration import (
+from executor.config.units import (
     MAX_NANOSECONDS,
     NANOSECONDS,
     format_duration,

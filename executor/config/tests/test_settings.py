@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor.codec import Encoding
 from executor.config.settings import OPTIONS, ConfigError, Settings, load, usage
 from executor.config.tls import HostnameScheme
+from executor.protocol import Encoding
 
 REQUIRED = {
     "MESOS_FRAMEWORK_ID": "F",

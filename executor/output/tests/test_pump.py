@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from executor.eventloop import SelectorLoop
 from executor.output.pump import Pump
-from executor.output.rotation import RotatingFile, SharedStream
-from executor.output.task import OutputPolicy, TaskOutput
-from executor.supervisor.loop import SelectorLoop
-from executor.supervisor.tests.fixtures import (
+from executor.output.rotating_file import RotatingFile, SharedStream
+from executor.output.task_output import OutputPolicy, TaskOutput
+from executor.process.tests.fixtures import (
     descriptors,
     ending,
     pid_in,

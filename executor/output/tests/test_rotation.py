@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor.output.rotation import RotatingFile
+from executor.output.rotating_file import RotatingFile
 
 
 def written(folder: Path) -> dict[str, bytes]:

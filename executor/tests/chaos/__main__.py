@@ -6,7 +6,7 @@ import argparse
 import random
 import sys
 
-from executor.codec import Encoding
+from executor.protocol import Encoding
 from executor.tests.chaos.run import run
 
 

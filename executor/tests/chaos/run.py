@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from mesos.v1 import mesos_pb2
 from mesos.v1.executor import executor_pb2
 
-from executor.codec import Encoding, frame
-from executor.inspect.client import look
+from executor.monitoring.client import look
+from executor.protocol import Encoding, frame
 from executor.tests.chaos.plan import Act, Fate, Kill, Kind, Launch, Murder, Strike, Trouble, plan
 from executor.tests.scenarios import acknowledgements, events, processes
 from executor.tests.scenarios.answers import Answer, Close, Refuse

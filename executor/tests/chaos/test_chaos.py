@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from executor.codec import Encoding
+from executor.protocol import Encoding
 from executor.tests.chaos.plan import plan
 from executor.tests.chaos.run import run
 from executor.tests.scenarios.scene import together

@@ -18,7 +18,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from mesos.v1 import mesos_pb2
 from mesos.v1.executor import executor_pb2
 
-from executor.codec import DecodeError, Encoding, decode_call
+from executor.protocol import DecodeError, Encoding, decode_call
 from executor.tests.scenarios.http_wire import Request
 
 CALL_PATHS = ("/api/v1/executor", "/slave(1)/api/v1/executor", "/slave%281%29/api/v1/executor")

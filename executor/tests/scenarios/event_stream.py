@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from mesos.v1.executor import executor_pb2
 
-from executor.codec import Encoding, encode_event, frame
+from executor.protocol import Encoding, encode_event, frame
 from executor.tests.scenarios.http_wire import chunk
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mesos.v1 import mesos_pb2
 
-from executor.codec import Encoding
+from executor.protocol import Encoding
 from executor.tests.scenarios import events
 from executor.tests.scenarios.addresses import Tcp, Unix
 from executor.tests.scenarios.call_rules import Identity

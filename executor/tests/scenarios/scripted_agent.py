@@ -19,7 +19,7 @@ from collections.abc import Callable
 from mesos.v1 import mesos_pb2
 from mesos.v1.executor import executor_pb2
 
-from executor.codec import Encoding
+from executor.protocol import Encoding
 from executor.tests.scenarios import acknowledgements, events
 from executor.tests.scenarios.addresses import PORT, Tcp, Unix, listen
 from executor.tests.scenarios.answers import Accept, Answer, Close, Refuse, Reset, Silence

@@ -7,7 +7,7 @@ import time
 
 from mesos.v1 import mesos_pb2
 
-from executor.codec import Encoding, decode_event, encode_event
+from executor.protocol import Encoding, decode_event, encode_event
 from executor.tests.scenarios import acknowledgements, processes
 from executor.tests.scenarios.addresses import Unix
 from executor.tests.scenarios.answers import Accept, Refuse

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from mesos.v1 import mesos_pb2
 
-from executor.agent.agent import Agent, AgentOptions
-from executor.agent.description import ContainerRequest
-from executor.agent.environment import Clocks
-from executor.agent.observations import ContainerGone, ExecutorExited, Observation, StatusUpdate
-from executor.codec import Encoding
+from executor.local_agent.agent import Agent, AgentOptions
+from executor.local_agent.environment import Clocks
+from executor.local_agent.events import ContainerGone, ExecutorExited, Observation, StatusUpdate
+from executor.local_agent.task_file import ContainerRequest
+from executor.protocol import Encoding
 from executor.tests.scenarios.events import group_task, task
 from executor.tests.scenarios.executor_process import program
 from executor.tests.scenarios.scene import Scene, scenario

@@ -12,7 +12,7 @@ from pathlib import Path
 from mesos.v1 import mesos_pb2
 from mesos.v1.executor import executor_pb2
 
-from executor.inspect.client import fetch, look
+from executor.monitoring.client import fetch, look
 from executor.tests.scenarios import acknowledgements, processes
 from executor.tests.scenarios.events import group_task, kill, launch, launch_group, shutdown, task
 from executor.tests.scenarios.scene import Scene, scenario

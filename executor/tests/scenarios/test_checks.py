@@ -9,7 +9,7 @@ from functools import partial
 import trustme
 from mesos.v1 import mesos_pb2
 
-from executor.codec import Encoding
+from executor.protocol import Encoding
 from executor.tests.scenarios import processes, targets
 from executor.tests.scenarios.events import group_task, kill, launch_group
 from executor.tests.scenarios.scene import KILLING_STATE, Scene, scenario

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from executor.codec import Encoding
+from executor.protocol import Encoding
 from executor.tests.scenarios import processes
 from executor.tests.scenarios.events import group_task, launch, launch_group, task
 from executor.tests.scenarios.ledger import state_name

@@ -7,7 +7,7 @@ import time
 
 from mesos.v1 import mesos_pb2
 
-from executor.codec import Encoding
+from executor.protocol import Encoding
 from executor.tests.scenarios import acknowledgements, processes
 from executor.tests.scenarios.events import (
     acknowledged,

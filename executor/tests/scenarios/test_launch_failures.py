@@ -7,7 +7,7 @@ import subprocess
 
 from mesos.v1 import mesos_pb2
 
-from executor.codec import Encoding
+from executor.protocol import Encoding
 from executor.tests.scenarios import processes
 from executor.tests.scenarios.events import group_task, kill, launch, launch_group, shutdown, task
 from executor.tests.scenarios.scene import Scene, scenario

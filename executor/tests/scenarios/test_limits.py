@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mesos.v1 import mesos_pb2
 
-from executor.codec import Encoding
+from executor.protocol import Encoding
 from executor.tests.scenarios import processes
 from executor.tests.scenarios.events import group_task, kill, launch, launch_group, seconds, shutdown, task
 from executor.tests.scenarios.executor_process import AGENT_PATH, program

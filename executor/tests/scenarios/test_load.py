@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mesos.v1 import mesos_pb2
 
-from executor.codec import Encoding
+from executor.protocol import Encoding
 from executor.tests.scenarios import processes
 from executor.tests.scenarios.events import launch, task
 from executor.tests.scenarios.executor_process import Executor

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from executor.codec import Encoding
+from executor.protocol import Encoding
 from executor.tests.scenarios import acknowledgements, processes
 from executor.tests.scenarios.addresses import Tcp, Unix
 from executor.tests.scenarios.answers import Accept, Refuse

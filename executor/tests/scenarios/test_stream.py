@@ -8,7 +8,7 @@ import time
 
 from mesos.v1.executor import executor_pb2
 
-from executor.codec import Encoding, frame
+from executor.protocol import Encoding, frame
 from executor.tests.scenarios import processes
 from executor.tests.scenarios.answers import Accept, Reset
 from executor.tests.scenarios.events import error, heartbeat, kill, launch, message, task

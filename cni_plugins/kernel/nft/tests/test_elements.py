@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_plugins.kernel.nfnetlink import NFPROTO_INET, attribute, attributes, nested
+from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET, attribute, attributes, nested
 from cni_plugins.kernel.nft import elements, nat, owner, sections, spoof
 from cni_plugins.kernel.nft.elements import Element
 from cni_plugins.kernel.nft.sections import Chain, Section

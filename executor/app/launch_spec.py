@@ -1,0 +1,120 @@
+"""From a TaskInfo to what is started for it, with everything refused that this executor cannot honour."""
+
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mesos.v1 import mesos_pb2
+
+from executor.config.settings import OPTIONS, Settings
+from executor.config.token import TOKEN_VARIABLE
+from executor.process.identity import Identity, resolve
+from executor.process.launch import Launch, Limit
+from executor.task import environment
+from executor.task.command import InvalidTaskError, find_command, find_program
+
+_LIMITS = {
+    kind: getattr(resource, name.replace("RLMT_", "RLIMIT_"))
+    for name, kind in mesos_pb2.RLimitInfo.RLimit.Type.items()
+    if hasattr(resource, name.replace("RLMT_", "RLIMIT_"))
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all tasks share: where they run, and the environment they inherit."""
+
+    settings: Settings
+    inherited: Mapping[str, str]
+
+    @classmethod
+    def of(cls, settings: Settings, own: Mapping[str, str]) -> "Surroundings":
+        """From the executor's own environment."""
+        private = {TOKEN_VARIABLE, *(option.variable for option in OPTIONS), *_from_interpreter()}
+        return cls(settings, environment.inherited(own, private, bundle=getattr(sys, "_MEIPASS", None)))
+
+
+def _from_interpreter() -> set[str]:
+    """Where no locale is set, Python sets LC_CTYPE for itself (PEP 538), and for all that it starts."""
+    start = Path("/proc/self/environ").read_bytes().split(b"\0")
+    return set() if any(entry.startswith(b"LC_CTYPE=") for entry in start) else {"LC_CTYPE"}
+
+
+def prepare(
+    task: mesos_pb2.TaskInfo,
+    executor: mesos_pb2.ExecutorInfo,
+    around: Surroundings,
+    address: str | None = None,
+) -> Launch:
+    """What to start for a task; `address` is ours as the agent sees it. Raises InvalidTaskError or
+    UnknownUserError.
+    """
+    _refuse_containers(task)
+    command = find_command(task, executor)
+    program = find_program(command)
+    user = resolve(command.user) if command.HasField("user") else None
+    return Launch(
+        key=task.task_id.value,
+        argv=program.argv,
+        program=program.file,
+        env=_environment(task, command, user, around, address),
+        cwd=around.settings.sandbox,
+        user=user,
+        rlimits=_limits(task.container.rlimit_info),
+    )
+
+
+def _environment(
+    task: mesos_pb2.TaskInfo,
+    command: mesos_pb2.CommandInfo,
+    user: Identity | None,
+    around: Surroundings,
+    address: str | None,
+) -> dict[str, str]:
+    settings = around.settings
+    variables = dict(around.inherited)
+    variables["MESOS_SANDBOX"] = str(settings.sandbox)
+    variables["MESOS_TASK_ID"] = task.task_id.value
+    if container_ip := environment.container_ip(around.inherited.get("LIBPROCESS_IP"), address):
+        variables["MESOS_CONTAINER_IP"] = container_ip
+    role = environment.allocation_role(task) or settings.allocation_role
+    if role:
+        variables["MESOS_ALLOCATION_ROLE"] = role
+    if user is not None:
+        variables |= {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
+    variables |= environment.of_command(command)
+    return variables
+
+
+def _refuse_containers(task: mesos_pb2.TaskInfo) -> None:
+    """Tasks run in the executor's own container: what only a container of their own could give is
+    refused."""
+    container = task.container
+    wishes = {
+        "container.mesos.image": container.mesos.HasField("image"),
+        "container.docker": container.HasField("docker"),
+        "container.volumes": bool(container.volumes),
+        "container.tty_info": container.HasField("tty_info"),
+        "container.linux_info": container.HasField("linux_info"),
+    }
+    for field, wished in wishes.items():
+        if wished:
+            raise InvalidTaskError(f"{field} is not for tasks of this executor: set it in ExecutorInfo")
+
+
+def _limits(info: mesos_pb2.RLimitInfo) -> list[Limit]:
+    limits = []
+    for limit in info.rlimits:
+        kind = _LIMITS.get(limit.type)
+        if kind is None:
+            name = mesos_pb2.RLimitInfo.RLimit.Type.Name(limit.type)
+            raise InvalidTaskError(f"container.rlimit_info: {name} is not a limit that this host knows")
+        if limit.HasField("soft") != limit.HasField("hard"):
+            raise InvalidTaskError("container.rlimit_info: give soft and hard, or neither for no limit")
+        soft, hard = (limit.soft, limit.hard) if limit.HasField("soft") else (-1, -1)
+        if soft > hard >= 0:
+            raise InvalidTaskError(f"container.rlimit_info: soft limit {soft} is above the hard limit {hard}")
+        limits.append(Limit(kind, soft, hard))
+    return limits

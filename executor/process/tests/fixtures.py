@@ -1,0 +1,156 @@
+"""A supervisor with a real warden for tests, and ways to wait for real processes."""
+
+import contextlib
+import gc
+import os
+import select
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from executor.eventloop import SelectorLoop, Timer
+from executor.process import procfs
+from executor.process.launch import Exit, Launch, Process
+from executor.process.supervisor import Supervisor
+from executor.process.warden import spawn
+
+PATIENCE = 30.0
+
+
+@contextlib.contextmanager
+def supervised() -> Iterator[Supervisor]:
+    """A supervisor whose warden and tasks are gone afterwards."""
+    supervisor = Supervisor(spawn())
+    try:
+        yield supervisor
+    finally:
+        supervisor.close(PATIENCE)
+
+
+def launch(*argv: str, cwd: Path = Path("/"), **options: Any) -> Launch:
+    """A launch with the environment of the tests and its output thrown away."""
+    settings: dict[str, Any] = {"env": dict(os.environ), "stdout": -1, "stderr": -1, **options}
+    return Launch("test", argv, cwd=cwd, **settings)
+
+
+def shell(script: str, **options: Any) -> Launch:
+    """A launch of /bin/sh -c."""
+    return launch("/bin/sh", "-c", script, **options)
+
+
+def python(script: str, **options: Any) -> Launch:
+    """A launch of a Python script without site packages."""
+    return launch(sys.executable, "-I", "-S", "-c", script, **options)
+
+
+def ending(supervisor: Supervisor, process: Process) -> Exit:
+    """Wait for a process to end and collect it."""
+    poll = select.poll()
+    poll.register(process.pidfd, select.POLLIN)
+    assert poll.poll(PATIENCE * 1000), "the process did not end"
+    exit_ = supervisor.reap(process)
+    assert exit_ is not None
+    return exit_
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Wait until `condition` holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.01)
+
+
+def left(supervisor: Supervisor) -> list[int]:
+    """The living processes below the warden."""
+    return [entry.pid for entry in procfs.descendants(supervisor.warden_pid) if not entry.dead]
+
+
+def descriptors() -> int:
+    """How many descriptors this process has open, those of garbage not counted."""
+    gc.collect()
+    with os.scandir("/proc/self/fd") as entries:
+        return sum(1 for _ in entries)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of that number runs."""
+    entry = procfs.stat(pid)
+    return entry is not None and not entry.dead
+
+
+def pid_in(file: Path) -> int:
+    """The process number that a task writes into a file, once it is there."""
+    eventually(lambda: file.exists() and file.read_text().endswith("\n"), f"a pid in {file}")
+    return int(file.read_text())
+
+
+@contextlib.contextmanager
+def running_loop() -> Iterator[SelectorLoop]:
+    """A loop that is closed afterwards."""
+    loop = SelectorLoop()
+    try:
+        yield loop
+    finally:
+        loop.close()
+
+
+def turn_until(loop: SelectorLoop, condition: Callable[[], bool], what: str) -> None:
+    """Run the loop until `condition` holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        loop.run_once(0.05)
+
+
+def turn_for(loop: SelectorLoop, seconds: float) -> None:
+    """Run the loop for a while, to see that nothing happens."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        loop.run_once(deadline - time.monotonic())
+
+
+class ManualLoop:
+    """A loop without descriptors, whose clock goes only when told: for schedules."""
+
+    def __init__(self) -> None:
+        self._now = 1000.0
+        self._calls: list[tuple[float, int, Callable[[], None], list[bool]]] = []
+
+    def now(self) -> float:
+        return self._now
+
+    def watch(self, descriptor: int, events: int, callback: Callable[[], None]) -> None:
+        raise AssertionError("nothing to watch by hand")
+
+    def unwatch(self, descriptor: int) -> None:
+        raise AssertionError("nothing to watch by hand")
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        cancelled: list[bool] = []
+        self._calls.append((when, len(self._calls), callback, cancelled))
+        return _ManualTimer(cancelled)
+
+    def post(self, callback: Callable[[], None]) -> None:
+        self.call_at(self._now, callback)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass and make the calls that fall due, each at its time."""
+        end = self._now + seconds
+        while due := [call for call in self._calls if call[0] <= end]:
+            first = min(due, key=lambda call: call[:2])
+            self._calls.remove(first)
+            self._now = max(self._now, first[0])
+            if not first[3]:
+                first[2]()
+        self._now = end
+
+
+class _ManualTimer:
+    def __init__(self, cancelled: list[bool]) -> None:
+        self._cancelled = cancelled
+
+    def cancel(self) -> None:
+        self._cancelled.append(True)

@@ -1,0 +1,197 @@
+"""Whole trees, made of processes that refuse to die."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from executor.process import procfs
+from executor.process.tests.fixtures import (
+    alive,
+    ending,
+    eventually,
+    launch,
+    left,
+    pid_in,
+    python,
+    shell,
+    supervised,
+)
+
+DAEMON = """
+import os, sys, time
+if os.fork():
+    {parent}
+os.setsid()
+if os.fork():
+    os._exit(0)
+os.chdir("/")
+with open({file!r}, "w") as note:
+    note.write(f"{{os.getpid()}}\\n")
+time.sleep(1000)
+"""
+
+
+def test_term_reaches_children_and_sessions(tmp_path: Path) -> None:
+    script = f"sleep 1000 & setsid sh -c 'echo $$ >{tmp_path}/pid; exec sleep 1000' & wait"
+    with supervised() as supervisor:
+        process = supervisor.start(shell(script))
+        pid_in(tmp_path / "pid")
+        assert supervisor.signal_tree(process, signal.SIGTERM) == 3
+        assert ending(supervisor, process).signal == signal.SIGTERM
+        eventually(lambda: left(supervisor) == [], "an empty tree")
+
+
+def test_trapped_term_then_kill(tmp_path: Path) -> None:
+    script = f"trap 'echo got >>{tmp_path}/got' TERM; echo $$ >{tmp_path}/pid; while :; do sleep 0.05; done"
+    with supervised() as supervisor:
+        process = supervisor.start(shell(script))
+        pid_in(tmp_path / "pid")
+        supervisor.signal_tree(process, signal.SIGTERM)
+        eventually((tmp_path / "got").exists, "the trap")
+        assert supervisor.reap(process) is None
+        supervisor.signal_tree(process, signal.SIGKILL)
+        assert ending(supervisor, process).signal == signal.SIGKILL
+        eventually(lambda: left(supervisor) == [], "an empty tree")
+
+
+def test_double_forked_daemon_is_found_while_its_task_lives(tmp_path: Path) -> None:
+    with supervised() as supervisor:
+        script = DAEMON.format(parent="time.sleep(1000)", file=str(tmp_path / "pid"))
+        process = supervisor.start(python(script))
+        daemon = pid_in(tmp_path / "pid")
+        assert daemon in [entry.pid for entry in supervisor.survivors(process)]
+        supervisor.signal_tree(process, signal.SIGKILL)
+        ending(supervisor, process)
+        eventually(lambda: not alive(daemon), "the daemon's end")
+
+
+def test_daemon_is_found_after_its_task_ended(tmp_path: Path) -> None:
+    with supervised() as supervisor:
+        script = DAEMON.format(parent="os._exit(0)", file=str(tmp_path / "pid"))
+        process = supervisor.start(python(script))
+        other = supervisor.start(launch("sleep", "1000"))
+        daemon = pid_in(tmp_path / "pid")
+        assert ending(supervisor, process).code == 0
+        assert [entry.pid for entry in supervisor.survivors(process)] == [daemon]
+        supervisor.signal_tree(process, signal.SIGKILL)
+        eventually(lambda: supervisor.survivors(process) == [], "the daemon's end")
+        assert [entry.pid for entry in supervisor.survivors(other)] == [other.pid]
+
+
+def test_daemon_without_cookie_is_remembered(tmp_path: Path) -> None:
+    daemon_file = tmp_path / "pid"
+    script = f"env -i /usr/bin/setsid /bin/sh -c 'echo $$ >{daemon_file}; sleep 1000' & read line"
+    held, other_end = os.pipe()
+    with supervised() as supervisor:
+        process = supervisor.start(shell(script, stdin=held))
+        daemon = pid_in(daemon_file)
+        assert daemon in [entry.pid for entry in supervisor.survivors(process)]
+        os.close(other_end)
+        ending(supervisor, process)
+        assert daemon in [entry.pid for entry in supervisor.survivors(process)]
+        supervisor.signal_tree(process, signal.SIGKILL)
+        eventually(lambda: not alive(daemon), "the daemon's end")
+    os.close(held)
+
+
+def test_daemon_that_sheds_its_environment_unseen_is_found_by_its_mark(tmp_path: Path) -> None:
+    daemon_file = tmp_path / "pid"
+    inner = f"/usr/bin/setsid /bin/sh -c 'echo $$ >{daemon_file}; exec sleep 1000'"
+    with supervised() as supervisor:
+        other = supervisor.start(launch("sleep", "1000"))
+        process = supervisor.start(shell(f"env -i {inner} & until test -s {daemon_file}; do :; done"))
+        ending(supervisor, process)
+        daemon = pid_in(daemon_file)
+        assert procfs.cookie(daemon) is None
+        assert [entry.pid for entry in supervisor.survivors(other)] == [other.pid]
+        assert [entry.pid for entry in supervisor.survivors(process)] == [daemon]
+        supervisor.signal_tree(process, signal.SIGKILL)
+        eventually(lambda: not alive(daemon), "the daemon's end")
+
+
+def test_stopped_task_is_continued_by_term() -> None:
+    with supervised() as supervisor:
+        process = supervisor.start(shell("kill -STOP $$; sleep 1000"))
+        eventually(lambda: _state(process.pid) == "T", "the stop")
+        supervisor.signal_tree(process, signal.SIGTERM)
+        assert ending(supervisor, process).signal == signal.SIGTERM
+
+
+def test_other_tasks_are_left_alone() -> None:
+    with supervised() as supervisor:
+        first = supervisor.start(shell("sleep 1000 & sleep 1000"))
+        second = supervisor.start(shell("sleep 1000 & sleep 1000"))
+        eventually(lambda: len(supervisor.survivors(second)) == 3, "the second tree")
+        supervisor.signal_tree(first, signal.SIGKILL)
+        ending(supervisor, first)
+        assert len(supervisor.survivors(second)) == 3
+        assert not {_state(entry.pid) for entry in supervisor.survivors(second)} & set("TtZX")
+
+
+def test_a_tree_that_moves_is_stopped_whole() -> None:
+    # Thirty processes that each make another and die, again and again: no single look sees the whole tree.
+    script = """
+import os, time
+end = time.monotonic() + 60
+for _ in range(30):
+    if os.fork() == 0:
+        while time.monotonic() < end:
+            if os.fork():
+                os._exit(0)
+            time.sleep(0.002)
+        os._exit(0)
+time.sleep(60)
+"""
+    with supervised() as supervisor:
+        process = supervisor.start(python(script))
+        eventually(lambda: len(supervisor.survivors(process)) > 20, "a moving tree")
+        supervisor.signal_tree(process, signal.SIGKILL)
+        ending(supervisor, process)
+        eventually(lambda: left(supervisor) == [], "an empty tree")
+
+
+def test_orphans_are_never_zombies(tmp_path: Path) -> None:
+    script = "for i in 1 2 3 4 5 6 7 8 9 10; do (sleep 0.05 &) ; done; read line"
+    held, other_end = os.pipe()
+    with supervised() as supervisor:
+        process = supervisor.start(shell(script, stdin=held))
+        eventually(lambda: len(procfs.descendants(supervisor.warden_pid)) == 1, "all orphans collected")
+        os.close(other_end)
+        ending(supervisor, process)
+    os.close(held)
+
+
+def test_many_trees_at_once() -> None:
+    with supervised() as supervisor:
+        processes = [supervisor.start(shell("sleep 1000 & sleep 1000")) for _ in range(20)]
+        eventually(lambda: sum(map(len, supervisor.members(processes).values())) == 60, "sixty processes")
+        assert supervisor.signal_trees(processes, signal.SIGTERM) == 60
+        for process in processes:
+            assert ending(supervisor, process).signal == signal.SIGTERM
+
+
+def test_signal_to_a_reused_number_is_not_sent() -> None:
+    with supervised() as supervisor:
+        process = supervisor.start(shell("sleep 1000"))
+        entry = procfs.stat(process.pid)
+        assert entry is not None
+        entry.started += 1
+        assert procfs.send_signal(entry, signal.SIGKILL) is False
+        assert alive(process.pid)
+
+
+@pytest.mark.parametrize("walk", [True, False])
+def test_descendants_with_and_without_the_kernels_lists(walk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not walk:
+        real = procfs._read
+        monkeypatch.setattr(procfs, "_read", lambda path: None if path.endswith("children") else real(path))
+    with supervised() as supervisor:
+        process = supervisor.start(shell("sleep 1000 & sleep 1000"))
+        eventually(lambda: len(supervisor.survivors(process)) == 3, "three processes")
+
+
+def _state(pid: int) -> str:
+    entry = procfs.stat(pid)
+    return entry.state if entry else ""

@@ -1,0 +1,138 @@
+"""The whole tree of a task: found, stopped until it no longer changes, then signalled.
+
+Every process that a task ever made is below one subreaper (see warden.py), so only those are looked at. One
+of them belongs to a task when it descends from the task's process, or is in a session or group led by one
+that does, or was started with the task's cookie, or was seen to belong before, or has the task's mark: a
+daemon that cleared its environment has no cookie any more.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterable
+
+from executor.process import procfs
+from executor.process.launch import Process
+from executor.process.procfs import Stat
+
+# A tree that grows faster than it can be stopped is signalled as far as it is known; escalation comes round
+# again.
+_MAX_ROUNDS = 64
+# Processes stop within microseconds; one that sits in the kernel does so when it comes out, and cannot fork
+# until then.
+_STOP_PAUSE = 0.0005
+_STOP_PAUSES = 20
+
+
+class Lineage:
+    """What is known of who belongs to whom, kept between looks: (pid, start time) -> cookie."""
+
+    def __init__(self, root: Callable[[], int]) -> None:
+        """`root` tells below which process all tasks are."""
+        self._root = root
+        self._known: dict[tuple[int, int], str] = {}
+        self._no_cookie: set[tuple[int, int]] = set()
+
+    def members(self, processes: Iterable[Process]) -> dict[str, list[Stat]]:
+        """The living processes of each task, by cookie, from one look at all that is below the warden."""
+        wanted = {process.cookie: process for process in processes}
+        entries = [entry for entry in procfs.descendants(self._root()) if not entry.dead]
+        alive = {entry.identity: entry for entry in entries}
+        self._known = {identity: cookie for identity, cookie in self._known.items() if identity in alive}
+        self._no_cookie &= alive.keys()
+        for process in wanted.values():
+            if (process.pid, process.started) in alive:
+                self._known[process.pid, process.started] = process.cookie
+        self._spread(entries, wanted.values())
+        found: dict[str, list[Stat]] = {cookie: [] for cookie in wanted}
+        for entry in entries:
+            cookie = self._known.get(entry.identity)
+            if cookie in found:
+                found[cookie].append(entry)
+        return found
+
+    def _spread(self, entries: list[Stat], processes: Iterable[Process]) -> None:
+        """Give each entry its owner; parents come before children, and what is learnt of one teaches of
+        others.
+        """
+        numbers = {entry.pid: entry for entry in entries}
+        leaders: dict[int, str] = {}
+        for process in processes:
+            # A dead leader's number stays taken while its session or group lives; a new process of that
+            # number ends it.
+            reused = process.pid in numbers and numbers[process.pid].started != process.started
+            if not reused:
+                leaders[process.pid] = process.cookie
+        marks = _marks(processes)
+        for entry in entries:
+            owner = self._known.get(entry.identity)
+            if owner is not None:
+                leaders.setdefault(entry.pid, owner)
+        changed = True
+        while changed:
+            changed = False
+            for entry in entries:
+                if entry.identity in self._known:
+                    continue
+                owner = self._owner(entry, numbers, leaders, marks)
+                if owner is not None:
+                    self._known[entry.identity] = owner
+                    leaders.setdefault(entry.pid, owner)
+                    changed = True
+
+    def _owner(
+        self, entry: Stat, numbers: dict[int, Stat], leaders: dict[int, str], marks: dict[int, str]
+    ) -> str | None:
+        parent = numbers.get(entry.parent)
+        if parent is not None and parent.identity in self._known:
+            return self._known[parent.identity]
+        for leader in (entry.session, entry.group):
+            if leader in leaders:
+                return leaders[leader]
+        if entry.identity not in self._no_cookie:
+            cookie = procfs.cookie(entry.pid)
+            if cookie is not None:
+                return cookie
+            self._no_cookie.add(entry.identity)
+        return marks.get(procfs.mark(entry.pid))
+
+
+def _marks(processes: Iterable[Process]) -> dict[int, str]:
+    """The owners of marks; numbers come round again, and one that two tasks have tells nothing."""
+    marks: dict[int, str] = {}
+    twice: set[int] = set()
+    for process in processes:
+        if process.mark in marks:
+            twice.add(process.mark)
+        marks[process.mark] = process.cookie
+    return {mark: cookie for mark, cookie in marks.items() if mark not in twice}
+
+
+def signal_members(lineage: Lineage, processes: list[Process], number: int) -> int:
+    """Stop every process of these tasks, look again until no new one appears, send `number`, let them go on.
+
+    Returns how many were signalled. A process that is stopped cannot fork between the look and the signal.
+    """
+    stopped: dict[tuple[int, int], Stat] = {}
+    for _ in range(_MAX_ROUNDS):
+        found = [entry for entries in lineage.members(processes).values() for entry in entries]
+        new = [entry for entry in found if entry.identity not in stopped]
+        if not new:
+            break
+        for entry in new:
+            procfs.send_signal(entry, signal.SIGSTOP)
+            stopped[entry.identity] = entry
+        _wait_stopped(new)
+    signalled = sum(procfs.send_signal(entry, number) for entry in stopped.values())
+    if number != signal.SIGKILL:
+        for entry in stopped.values():
+            procfs.send_signal(entry, signal.SIGCONT)
+    return signalled
+
+
+def _wait_stopped(entries: list[Stat]) -> None:
+    for entry in entries:
+        for _ in range(_STOP_PAUSES):
+            now = procfs.stat(entry.pid)
+            if now is None or now.started != entry.started or now.state not in "RSD":
+                break
+            time.sleep(_STOP_PAUSE)

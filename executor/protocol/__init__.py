@@ -1,0 +1,51 @@
+"""What is said between an executor and its agent, without I/O: records, both encodings, and the subscription.
+
+`recordio`, `encoding` and `mesos_json` serve both ends of the wire; `session` is the executor's side of the
+subscription, `actions` what it asks for.
+"""
+
+from executor.protocol.actions import (
+    Acknowledged,
+    Action,
+    Deliver,
+    Drained,
+    Drop,
+    Send,
+    Shutdown,
+    Subscribe,
+)
+from executor.protocol.encoding import (
+    DecodeError,
+    Encoding,
+    decode_call,
+    decode_event,
+    encode_call,
+    encode_event,
+)
+from executor.protocol.policy import Policy
+from executor.protocol.recordio import DEFAULT_MAX_RECORD, FramingError, RecordIODecoder, frame
+from executor.protocol.session import Phase, Session
+
+__all__ = [
+    "DEFAULT_MAX_RECORD",
+    "Acknowledged",
+    "Action",
+    "DecodeError",
+    "Deliver",
+    "Drained",
+    "Drop",
+    "Encoding",
+    "FramingError",
+    "Phase",
+    "Policy",
+    "RecordIODecoder",
+    "Send",
+    "Session",
+    "Shutdown",
+    "Subscribe",
+    "decode_call",
+    "decode_event",
+    "encode_call",
+    "encode_event",
+    "frame",
+]

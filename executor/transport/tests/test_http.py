@@ -1,0 +1,138 @@
+"""Answers in every form, cut anywhere, and what is none."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from executor.transport.http1 import MAX_HEAD, HttpConnection, HttpError
+
+
+@contextmanager
+def answered(data: bytes) -> Iterator[HttpConnection]:
+    """A connection on which just these bytes come."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(30)
+        theirs.sendall(data)
+        theirs.shutdown(socket.SHUT_WR)
+        yield HttpConnection(ours)
+
+
+def body_of(connection: HttpConnection) -> bytes:
+    body = b""
+    while data := connection.read_some():
+        body += data
+    return body
+
+
+def chunked(pieces: list[bytes]) -> bytes:
+    return b"".join(b"%X;note=1\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\nSum: 1\r\n\r\n"
+
+
+@given(st.lists(st.binary(min_size=1, max_size=50), max_size=8))
+def test_chunks_are_put_together(pieces: list[bytes]) -> None:
+    head = b"HTTP/1.1 200 OK\r\ntransfer-ENCODING: Chunked\r\n\r\n"
+    with answered(
+        head + chunked(pieces) + b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"
+    ) as connection:
+        assert connection.read_head() == 200
+        assert body_of(connection) == b"".join(pieces)
+        assert connection.read_some() == b""
+        assert connection.reusable
+        assert connection.read_head() == 202
+        assert connection.reusable
+
+
+@given(st.binary(max_size=100))
+def test_bodies_of_a_known_length(body: bytes) -> None:
+    with answered(b"HTTP/1.1 400 Bad\r\nContent-Length: %d\r\n\r\n%sX" % (len(body), body)) as connection:
+        assert connection.read_head() == 400
+        assert body_of(connection) == body
+        assert connection.reusable
+
+
+def test_bodies_that_end_with_the_connection() -> None:
+    with answered(b"HTTP/1.0 200 OK\r\n\r\nsome text") as connection:
+        connection.read_head()
+        assert body_of(connection) == b"some text"
+        assert not connection.reusable
+
+
+def test_interim_answers_are_passed_over() -> None:
+    with answered(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n") as connection:
+        assert connection.read_head() == 204
+        assert connection.read_some() == b""
+        assert connection.reusable
+
+
+def test_a_connection_that_is_to_be_closed_is_not_reused() -> None:
+    with answered(b"HTTP/1.1 202 OK\r\nConnection: Close\r\nContent-Length: 0\r\n\r\n") as connection:
+        connection.read_head()
+        assert not connection.reusable
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"HTTP/1.1 200",
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+        b"HTTP/1.1 2x0 OK\r\n\r\n",
+        b"HTTP/2 200\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * (MAX_HEAD // 6 + 1),
+    ],
+)
+def test_what_is_no_answer(data: bytes) -> None:
+    with answered(data) as connection, pytest.raises(HttpError):
+        connection.read_head()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"5\r\nab",
+        b"5\r\nabcdeXX",
+        b"x\r\n",
+        b"-1\r\n",
+        b"\r\n",
+        b"11111111111111111\r\n",
+        b"1" * 5000,
+        b"0\r\n",
+    ],
+)
+def test_chunks_that_are_none(body: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with answered(head + body) as connection, pytest.raises(HttpError):
+        connection.read_head()
+        body_of(connection)
+
+
+def test_a_body_cut_short_is_not_taken_for_whole() -> None:
+    with answered(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort") as connection:
+        connection.read_head()
+        with pytest.raises(HttpError, match="inside"):
+            body_of(connection)
+
+
+@given(st.binary(max_size=120), st.booleans())
+def test_any_bytes_are_an_answer_or_an_error(data: bytes, headed: bool) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" if headed else b"HTTP/1."
+    with answered(head + data) as connection:
+        try:
+            connection.read_head()
+            assert len(body_of(connection)) <= len(data)
+        except HttpError as error:
+            assert str(error)
+
+
+def test_text_is_one_line_of_bounded_length() -> None:
+    with answered(b"HTTP/1.1 503 X\r\nContent-Length: 14\r\n\r\na\n\n b\xff c d e f ") as connection:
+        connection.read_head()
+        assert connection.read_text(6) == "a b\ufffd"
