@@ -7,14 +7,31 @@ from typing import Any
 
 import pytest
 from google.protobuf import descriptor_pb2
-from mesos.v1 import mesos_pb2, statistics_pb2
+from mesos.v1 import mesos_pb2, offers_pb2, operator_pb2, statistics_pb2
 from mesos.v1.agent import agent_pb2
+from mesos.v1.allocator import allocator_pb2
 from mesos.v1.executor import executor_pb2
+from mesos.v1.maintenance import maintenance_pb2
+from mesos.v1.master import master_pb2
+from mesos.v1.quota import quota_pb2
+from mesos.v1.scheduler import scheduler_pb2
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 
-FILES: tuple[Any, ...] = (mesos_pb2, statistics_pb2, agent_pb2, executor_pb2)
+FILES: tuple[Any, ...] = (
+    mesos_pb2,
+    offers_pb2,
+    operator_pb2,
+    statistics_pb2,
+    agent_pb2,
+    allocator_pb2,
+    executor_pb2,
+    maintenance_pb2,
+    master_pb2,
+    quota_pb2,
+    scheduler_pb2,
+)
 
 _PACKAGE = "mesos.v1."
 _LABELS = {
@@ -71,7 +88,7 @@ def _field(field: descriptor_pb2.FieldDescriptorProto, message: descriptor_pb2.D
 
 def _type(field: descriptor_pb2.FieldDescriptorProto) -> str:
     if field.type_name:
-        return field.type_name.removeprefix(f".{_PACKAGE}")
+        return field.type_name.removeprefix(f".{_PACKAGE}").removeprefix(".")
     name: str = descriptor_pb2.FieldDescriptorProto.Type.Name(field.type)
     return name.removeprefix("TYPE_").lower()
 
@@ -106,6 +123,9 @@ def test_classes_are_those_of_the_schema(tmp_path: Path) -> None:
 
 
 def test_an_executor_reads_no_container_statistics() -> None:
-    """Their classes cost memory that only agents need to spend."""
-    program = "import sys, mesos.v1.executor.executor_pb2; sys.exit('mesos.v1.statistics_pb2' in sys.modules)"
+    """Their classes cost memory that only agents need to spend; so do those of schedulers."""
+    program = (
+        "import sys, mesos.v1.executor.executor_pb2; names = ('statistics', 'offers', 'operator'); "
+        "sys.exit(any(f'mesos.v1.{name}_pb2' in sys.modules for name in names))"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -46,6 +46,31 @@ class AgentID(_message.Message):
 
 class AgentInfo(_message.Message):
     __slots__ = ("hostname", "port", "resources", "attributes", "id", "domain")
+    class Capability(_message.Message):
+        __slots__ = ("type",)
+        class Type(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+            __slots__ = ()
+            UNKNOWN: _ClassVar[AgentInfo.Capability.Type]
+            MULTI_ROLE: _ClassVar[AgentInfo.Capability.Type]
+            HIERARCHICAL_ROLE: _ClassVar[AgentInfo.Capability.Type]
+            RESERVATION_REFINEMENT: _ClassVar[AgentInfo.Capability.Type]
+            RESOURCE_PROVIDER: _ClassVar[AgentInfo.Capability.Type]
+            RESIZE_VOLUME: _ClassVar[AgentInfo.Capability.Type]
+            AGENT_OPERATION_FEEDBACK: _ClassVar[AgentInfo.Capability.Type]
+            AGENT_DRAINING: _ClassVar[AgentInfo.Capability.Type]
+            TASK_RESOURCE_LIMITS: _ClassVar[AgentInfo.Capability.Type]
+        UNKNOWN: AgentInfo.Capability.Type
+        MULTI_ROLE: AgentInfo.Capability.Type
+        HIERARCHICAL_ROLE: AgentInfo.Capability.Type
+        RESERVATION_REFINEMENT: AgentInfo.Capability.Type
+        RESOURCE_PROVIDER: AgentInfo.Capability.Type
+        RESIZE_VOLUME: AgentInfo.Capability.Type
+        AGENT_OPERATION_FEEDBACK: AgentInfo.Capability.Type
+        AGENT_DRAINING: AgentInfo.Capability.Type
+        TASK_RESOURCE_LIMITS: AgentInfo.Capability.Type
+        TYPE_FIELD_NUMBER: _ClassVar[int]
+        type: AgentInfo.Capability.Type
+        def __init__(self, type: _Optional[_Union[AgentInfo.Capability.Type, str]] = ...) -> None: ...
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
     PORT_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
