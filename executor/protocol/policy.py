@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+MIN_DELAY = 0.1
+"""Seconds between a failed attempt and the next, at least: an agent's own limit may be 0."""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -20,4 +23,4 @@ class Policy:
     @property
     def busy_delay(self) -> float:
         """How long an agent that is not ready yet (503, 404, 500) is left alone."""
-        return min(1.0, self.backoff_max)
+        return max(MIN_DELAY, min(1.0, self.backoff_max))

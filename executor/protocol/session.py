@@ -35,7 +35,7 @@ from executor.protocol.actions import (
     Shutdown,
     Subscribe,
 )
-from executor.protocol.policy import Policy
+from executor.protocol.policy import MIN_DELAY, Policy
 
 log = logging.getLogger(__name__)
 
@@ -266,8 +266,9 @@ class Session:
         return Send(self._attempt, call, status.uuid)
 
     def _backoff(self) -> float:
-        """Never so short that a broken agent is met with a loop, never longer than the agent's own limit."""
-        return self._policy.backoff_max * (0.1 + 0.9 * self._jitter())
+        """Never so short that a broken agent is met with a loop, never longer than the agent's own limit
+        where that is possible."""
+        return max(MIN_DELAY, self._policy.backoff_max * (0.1 + 0.9 * self._jitter()))
 
     def _subscribe(self, now: float) -> list[Action]:
         self._attempt += 1

@@ -116,6 +116,22 @@ def test_refused_connections_are_retried_within_the_agents_limit(jitter: float) 
     assert 0.1 <= at <= 2.0
 
 
+def test_an_agents_limit_of_nothing_is_not_met_with_a_loop() -> None:
+    session = make(replace(POLICY, backoff_max=0.0), jitter=0.0)
+    session.start(0.0)
+    now = 0.0
+    for attempt in range(1, 20):
+        if attempt % 2:
+            session.lost(attempt, "refused", now)
+        else:
+            session.refused(attempt, 503, "", now)
+        at = session.next_deadline()
+        assert at is not None
+        assert at >= now + 0.1
+        now = at
+        assert only(session.timer(now), Subscribe)
+
+
 def test_a_stable_subscription_is_renewed_at_once_a_short_one_is_not() -> None:
     session = make()
     session.start(0.0)
