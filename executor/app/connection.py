@@ -6,7 +6,6 @@ next deadline is a timer of the loop.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from mesos.v1 import mesos_pb2
 
@@ -34,7 +33,7 @@ class Connection:
     def __init__(self, settings: Settings, loop: SelectorLoop, target: Target) -> None:
         self._encoding = settings.encoding
         self._loop = loop
-        self._link = Link(target, lambda report: loop.post(partial(self._hear, report)))
+        self._link = Link(target, loop.post, self._hear)
         self._alarm: tuple[float, Timer] | None = None
         self.session = Session(settings.framework_id, settings.executor_id, policy_of(settings))
         self.handler: Callable[[Action], None] = _unhandled

@@ -1,17 +1,17 @@
 """HTTP with the agent: two connections over TCP, TLS or a Unix socket."""
 
-from executor.transport.client import Link
-from executor.transport.dial import DialError, Dialler
-from executor.transport.reports import (
+from executor.transport.client import (
     CallAnswered,
     EventReceived,
+    Link,
     Noise,
     Report,
     StreamLost,
     StreamOpened,
     StreamRefused,
+    Target,
 )
-from executor.transport.target import Target
+from executor.transport.dial import DialError, Dialler
 
 __all__ = [
     "CallAnswered",

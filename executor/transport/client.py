@@ -1,48 +1,409 @@
-"""The link of an executor with its agent: a stream connection and a call connection, as the API wants
-them."""
+"""The link of an executor with its agent: a stream connection and a call connection, as the API wants them.
 
+Theory of operation. Each connection has a thread, made with the first subscription and kept to the end, for
+a task may later leave no room for one. What they read is handed to the owner thread by `post`, the loop's;
+the owner's `hear` gets it. A connection belongs to an attempt; when a new one begins, the old connections are
+aborted, whatever they wait for.
+
+Nothing of the agent's is waited for without end or kept without bound. A call has one deadline, from before
+it dials to the head of its answer; the stream has one for the head of its own, and then none, since it is
+silent for half an hour at a time (the session's watchdog is for that). Events that the owner has not come to
+are held up to MAX_WAITING bytes, then the stream is not read: TCP tells the agent.
+
+Calls are posted one after the other. One that fails on a connection that was kept from the call before it is
+posted once more on a new one: always where nothing of it was sent; where it may have been taken only if it
+is an update, which an agent recognises by its uuid. When an update cannot be delivered, those behind it are
+not sent either, lest they overtake it: the session subscribes anew and they travel in SUBSCRIBE.
+"""
+
+import contextlib
+import logging
+import queue
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 
-from executor.transport.calls import Calls
-from executor.transport.reports import Report
-from executor.transport.stream import Stream
-from executor.transport.target import Target
+from mesos.v1.executor import executor_pb2
+
+from executor.http1 import HttpError
+from executor.protocol import DecodeError, Encoding, FramingError, RecordIODecoder, decode_event
+from executor.transport.connection import OK, HttpConnection
+from executor.transport.dial import AbortedError, Dialler
+
+log = logging.getLogger(__name__)
+
+MAX_ERROR_TEXT = 500
+"""Bytes of an error answer's body that are kept for the log."""
+
+MAX_WAITING = 4 * 1024 * 1024
+"""Bytes of records, and of a little more for each, that may wait for the owner thread; one record is always
+let through, whatever its size."""
+
+RECORD_COST = 512
+"""Bytes that an event costs beside those of its record, roughly."""
+
+BODY_PATIENCE = 1.0
+"""Seconds for the rest of an answer whose status is known; the connection is given up after them."""
+
+MAX_REST = 64 * 1024
+"""Bytes of such a rest that are read for the sake of the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOpened:
+    """SUBSCRIBE was taken. `address` is our own end's IP address, None on a Unix socket."""
+
+    attempt: int
+    address: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventReceived:
+    """An event came on the stream."""
+
+    attempt: int
+    event: executor_pb2.Event
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """A record came that holds no event."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRefused:
+    """SUBSCRIBE was answered with a status other than 200."""
+
+    attempt: int
+    status: int
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLost:
+    """The stream could not be opened, or has ended."""
+
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallAnswered:
+    """A call was answered with a status; None: it could not be posted. `uuid` names the update in it, if
+    any."""
+
+    attempt: int
+    uuid: bytes | None
+    status: int | None
+    body: str
+
+
+Report = StreamOpened | EventReceived | Noise | StreamRefused | StreamLost | CallAnswered
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The agent's executor API. `timeout` (seconds) bounds a call as a whole, and the wait for the head of
+    the answer to SUBSCRIBE."""
+
+    dialler: Dialler
+    encoding: Encoding
+    token: str | None = field(repr=False)
+    max_record: int
+    timeout: float
+
+    def post(self, connection: HttpConnection, body: bytes, deadline: float, *, subscribing: bool) -> int:
+        """Post a call and read the status of its answer. Raises what HttpConnection does.
+
+        The headers are exactly what an agent wants: it refuses any parameter of the types.
+        """
+        endpoint = self.dialler.endpoint
+        fields = [
+            ("Host", endpoint.authority),
+            ("Content-Type", self.encoding.content_type),
+            ("Content-Length", str(len(body))),
+            ("Connection", "keep-alive"),
+        ]
+        if subscribing:
+            fields.append(("Accept", self.encoding.content_type))
+        if self.token is not None:
+            fields.append(("Authorization", f"Bearer {self.token}"))
+        connection.post(endpoint.executor_path, fields, body, deadline)
+        return connection.read_head(deadline)
 
 
 class Link:
-    """Used by the owner thread. `report` is called from the link's threads and must only hand on."""
+    """Used by the owner thread. `post` runs a function on it soon, and may be called from any thread; `hear`
+    gets the reports there."""
+
+    def __init__(
+        self,
+        target: Target,
+        post: Callable[[Callable[[], None]], None],
+        hear: Callable[[Report], None],
+    ) -> None:
+        self._target = target
+        self._post = post
+        self._hear = hear
+        self._threads: tuple[_Stream, _Calls] | None = None
+
+    def subscribe(self, attempt: int, body: bytes) -> None:
+        """Open the stream of a new attempt; what belongs to an older one is dropped."""
+        if self._threads is None:
+            self._threads = _Stream(self._target, self._post, self._hear), _Calls(self._target, self._tell)
+        stream, calls = self._threads
+        calls.begin(attempt)
+        stream.begin(attempt, body)
+
+    def send(self, attempt: int, uuid: bytes | None, body: bytes) -> None:
+        """Post a call of the current attempt, after those before it."""
+        if self._threads is not None:
+            self._threads[1].send(_Call(attempt, uuid, body))
+
+    def drop(self) -> None:
+        """Close the current attempt's connections; calls that wait are forgotten."""
+        if self._threads is not None:
+            stream, calls = self._threads
+            stream.begin(0, b"")
+            calls.begin(0)
+
+    def close(self) -> None:
+        """Close everything and let the threads end."""
+        if self._threads is not None:
+            stream, calls = self._threads
+            self._threads = None
+            stream.close()
+            calls.close()
+
+    def _tell(self, report: Report) -> None:
+        self._post(partial(self._hear, report))
+
+
+class _Stream:
+    """The event streams, one after the other: SUBSCRIBE, and the endless answer cut into events."""
+
+    def __init__(
+        self,
+        target: Target,
+        post: Callable[[Callable[[], None]], None],
+        hear: Callable[[Report], None],
+    ) -> None:
+        self._target = target
+        self._post = post
+        self._hear = hear
+        self._changed = threading.Condition()
+        self._attempt = 0
+        self._body: bytes | None = None
+        self._connection: HttpConnection | None = None
+        self._waiting = 0
+        self._closed = False
+        threading.Thread(target=self._run, name="stream", daemon=True).start()
+
+    def begin(self, attempt: int, body: bytes) -> None:
+        """Give up the stream there is, and open one for this attempt (0: none)."""
+        with self._changed:
+            self._attempt = attempt
+            self._body = body if attempt else None
+            if self._connection is not None:
+                self._connection.abort()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Give up the stream and end the thread."""
+        with self._changed:
+            self._closed = True
+            self.begin(0, b"")
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while self._body is None and not self._closed:
+                    self._changed.wait()
+                if self._body is None:
+                    return
+                attempt, body, self._body = self._attempt, self._body, None
+                connection = self._connection = HttpConnection.to(self._target.dialler)
+            try:
+                end = self._converse(connection, attempt, body)
+            except (OSError, HttpError, ValueError) as error:
+                end = StreamLost(attempt, str(error) or type(error).__name__)
+            except Exception as error:
+                log.exception("a defect ends the event stream")
+                end = StreamLost(attempt, f"a defect: {type(error).__name__}")
+            with self._changed:
+                self._connection = None
+            connection.close()
+            self._report(end, 0)
+
+    def _converse(self, connection: HttpConnection, attempt: int, body: bytes) -> Report:
+        connection.open()
+        deadline = time.monotonic() + self._target.timeout
+        status = self._target.post(connection, body, deadline, subscribing=True)
+        if status != OK:
+            text = ""
+            with contextlib.suppress(OSError, HttpError):
+                text = connection.read_text(MAX_ERROR_TEXT, time.monotonic() + BODY_PATIENCE)
+            return StreamRefused(attempt, status, text)
+        self._report(StreamOpened(attempt, connection.address), 0)
+        return StreamLost(attempt, self._read_events(connection, attempt))
+
+    def _read_events(self, connection: HttpConnection, attempt: int) -> str:
+        """Report events until the stream ends; the reason for its end."""
+        decoder = RecordIODecoder(self._target.max_record)
+        while data := connection.read_some(None):
+            try:
+                records = decoder.feed(data)
+            except FramingError as error:
+                self._report_records(error.records, attempt)
+                return f"the event stream cannot be read: {error}"
+            self._report_records(records, attempt)
+        return f"the agent closed the event stream{' inside a record' if decoder.inside_record else ''}"
+
+    def _report_records(self, records: list[bytes], attempt: int) -> None:
+        for record in records:
+            report: Report
+            try:
+                report = EventReceived(attempt, decode_event(record, self._target.encoding))
+            except DecodeError as error:
+                log.warning("ignoring a record of %d bytes that holds no event: %s", len(record), error)
+                report = Noise(attempt)
+            except Exception:
+                # The next record may be a KILL: it must not pay for this one.
+                log.exception("a defect: a record of %d bytes is lost", len(record))
+                report = Noise(attempt)
+            self._report(report, len(record) + RECORD_COST)
+
+    def _report(self, report: Report, cost: int) -> None:
+        """Hand on a report, when there is room for it. Raises AbortedError if its attempt ends before."""
+        with self._changed:
+            while cost and self._waiting and self._waiting + cost > MAX_WAITING:
+                if self._closed or report.attempt != self._attempt:
+                    raise AbortedError("the stream was given up")
+                self._changed.wait()
+            self._waiting += cost
+        self._post(partial(self._deliver, report, cost))
+
+    def _deliver(self, report: Report, cost: int) -> None:
+        """On the owner thread."""
+        try:
+            self._hear(report)
+        finally:
+            with self._changed:
+                self._waiting -= cost
+                self._changed.notify_all()
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    attempt: int
+    uuid: bytes | None
+    body: bytes
+
+
+class _Calls:
+    """A thread that posts calls. `report` is called from it."""
 
     def __init__(self, target: Target, report: Callable[[Report], None]) -> None:
         self._target = target
         self._report = report
-        self._stream: Stream | None = None
-        self._calls: Calls | None = None
+        self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._attempt = 0
+        self._connection: HttpConnection | None = None
+        threading.Thread(target=self._run, name="calls", daemon=True).start()
 
-    def subscribe(self, attempt: int, body: bytes) -> None:
-        """Open the stream of a new attempt; what belongs to an older one is dropped."""
-        self.drop()
-        self._stream = Stream(self._target, attempt, body, self._report)
-        if self._calls is not None:
-            self._calls.begin(attempt)
+    def begin(self, attempt: int) -> None:
+        """From now on only calls of this attempt are posted (0: none at all), on a connection of its own."""
+        with self._lock:
+            self._attempt = attempt
+            if self._connection is not None:
+                self._connection.abort()
 
-    def send(self, attempt: int, uuid: bytes | None, body: bytes) -> None:
-        """Post a call of the current attempt, after those before it."""
-        if self._calls is None:
-            self._calls = Calls(self._target, self._report)
-            self._calls.begin(attempt)
-        self._calls.send(attempt, uuid, body)
-
-    def drop(self) -> None:
-        """Close the current attempt's connections; calls that wait are forgotten."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-        if self._calls is not None:
-            self._calls.begin(0)
+    def send(self, call: _Call) -> None:
+        """Post a call after those before it."""
+        self._queue.put(call)
 
     def close(self) -> None:
-        """Close everything and let the threads end."""
-        self.drop()
-        if self._calls is not None:
-            self._calls.close()
-            self._calls = None
+        """End the thread."""
+        self.begin(0)
+        self._queue.put(None)
+
+    def _run(self) -> None:
+        owner = blocked = 0
+        while (call := self._queue.get()) is not None:
+            if call.attempt == self._attempt and call.attempt != blocked:
+                if owner != call.attempt:
+                    self._hang_up()
+                    owner = call.attempt
+                try:
+                    answer = self._post(call)
+                except Exception as error:
+                    log.exception("a defect: a call is lost")
+                    self._hang_up()
+                    answer = CallAnswered(call.attempt, call.uuid, None, f"a defect: {type(error).__name__}")
+                if call.uuid is not None and (answer.status is None or answer.status > 400):
+                    blocked = call.attempt
+                self._report(answer)
+        self._hang_up()
+
+    def _post(self, call: _Call) -> CallAnswered:
+        deadline = time.monotonic() + self._target.timeout
+        kept = self._kept()
+        try:
+            try:
+                return self._converse(kept or self._dial(call, deadline), call, deadline)
+            except (TimeoutError, AbortedError):
+                raise
+            except (OSError, HttpError):
+                taken = call.uuid is None and kept is not None and kept.sent
+                self._hang_up()
+                if kept is None or taken or call.attempt != self._attempt:
+                    raise
+                return self._converse(self._dial(call, deadline), call, deadline)
+        except TimeoutError:
+            failure = f"the agent did not answer within {self._target.timeout:g} s"
+        except (OSError, HttpError, ValueError) as error:
+            failure = str(error) or type(error).__name__
+        self._hang_up()
+        return CallAnswered(call.attempt, call.uuid, None, failure)
+
+    def _kept(self) -> HttpConnection | None:
+        """The connection of the call before, if it is as it was left."""
+        if self._connection is not None and not self._connection.quiet:
+            self._hang_up()
+        return self._connection
+
+    def _dial(self, call: _Call, deadline: float) -> HttpConnection:
+        connection = HttpConnection.to(self._target.dialler)
+        with self._lock:
+            if call.attempt != self._attempt:
+                raise AbortedError("the attempt was given up")
+            self._connection = connection
+        connection.open(deadline)
+        return connection
+
+    def _converse(self, connection: HttpConnection, call: _Call, deadline: float) -> CallAnswered:
+        status = self._target.post(connection, call.body, deadline, subscribing=False)
+        text = ""
+        try:
+            rest = min(deadline, time.monotonic() + BODY_PATIENCE)
+            text = connection.read_text(MAX_ERROR_TEXT, rest)
+            length = len(text)
+            while length < MAX_REST and (data := connection.read_some(rest)):
+                length += len(data)
+        except (OSError, HttpError) as error:
+            # The call is answered; what cannot be read is only the connection's end.
+            log.debug("the rest of an answer: %s", error)
+        if not connection.reusable:
+            self._hang_up()
+        return CallAnswered(call.attempt, call.uuid, status, text)
+
+    def _hang_up(self) -> None:
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()

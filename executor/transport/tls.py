@@ -32,16 +32,22 @@ class Context:
     context: ssl.SSLContext
 
     def wrap(self, sock: socket.socket, host: str) -> ssl.SSLSocket:
-        """Shake hands on a connected socket. Raises ssl.SSLError (an OSError)."""
+        """TLS on a connected socket, the hands yet to be shaken. A name goes into the SNI, an address not
+        (RFC 6066 3).
+        """
         name = None if _is_address(host) else host
-        wrapped = self.context.wrap_socket(sock, server_hostname=name)
-        if self.settings.verify:
-            certificate = wrapped.getpeercert() or {}
-            wanted = self._names(wrapped, host)
-            if not any(names(certificate, name) for name in wanted):
-                wrapped.close()
-                raise ssl.SSLCertVerificationError(1, _mismatch(certificate, wanted))
-        return wrapped
+        return self.context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
+
+    def verify(self, sock: ssl.SSLSocket, host: str) -> None:
+        """Compare the names in the certificate that was shown, where that is asked for. Raises
+        ssl.SSLCertVerificationError (an OSError).
+        """
+        if not self.settings.verify:
+            return
+        certificate = sock.getpeercert() or {}
+        wanted = self._names(sock, host)
+        if not any(names(certificate, name) for name in wanted):
+            raise ssl.SSLCertVerificationError(1, _mismatch(certificate, wanted))
 
     def _names(self, sock: ssl.SSLSocket, host: str) -> list[str]:
         if self.settings.scheme is HostnameScheme.OPENSSL:

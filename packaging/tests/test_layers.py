@@ -16,6 +16,7 @@ TOP = Path(__file__).resolve().parents[2]
 
 EXECUTOR_ORDER = (
     "eventloop",
+    "http1",
     "protocol",
     "process",
     "output",
@@ -35,18 +36,19 @@ CNI_ORDER = ("spec", "kernel", "store", "attach", "plugins", "chain", "node", "c
 # What a layer may import beside itself. `None` stands for every layer before it in the order above.
 EXECUTOR_RULES: Rules = {
     "eventloop": frozenset(),
+    "http1": frozenset(),
     "logs": frozenset({"config", "output"}),
     "protocol": frozenset(),
     "process": frozenset({"eventloop"}),
     "output": frozenset({"eventloop", "process"}),
     "task": frozenset({"protocol"}),
-    "checks": frozenset({"eventloop", "process", "task"}),
+    "checks": frozenset({"eventloop", "http1", "process", "task"}),
     # Progress patterns are checked where all settings are, by the layer that understands them.
     "config": frozenset({"protocol", "output"}),
-    "transport": frozenset({"protocol", "config"}),
-    "monitoring": frozenset({"eventloop", "process", "checks", "output"}),
+    "transport": frozenset({"http1", "protocol", "config"}),
+    "monitoring": frozenset({"eventloop", "http1", "process", "checks", "output"}),
     # The one-machine agent stands on the other side of the wire: it shares the codec, and durations as text.
-    "local_agent": frozenset({"protocol", "config"}),
+    "local_agent": frozenset({"http1", "protocol", "config"}),
 }
 CNI_RULES: Rules = {
     "spec": frozenset(),

@@ -1,6 +1,7 @@
 """Answers in every form, cut anywhere, and what is none."""
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,21 +9,61 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor.transport.http1 import MAX_HEAD, HttpConnection, HttpError
+from executor.config.settings import Endpoint
+from executor.http1 import HttpError
+from executor.transport import Dialler
+from executor.transport.connection import BUDGET, HttpConnection
+
+PATIENCE = 30.0
+
+
+class Asked:
+    """A connection on which a request was made. `answer` is what the other end says to the next."""
+
+    def __init__(self, connection: HttpConnection, theirs: socket.socket, answer: bytes) -> None:
+        self._connection = connection
+        self._theirs = theirs
+        self._deadline = time.monotonic() + PATIENCE
+        self.ask(answer)
+
+    def ask(self, answer: bytes) -> None:
+        self._connection.post("/x", [("Host", "h"), ("Content-Length", "2")], b"hi", self._deadline)
+        self._theirs.sendall(answer)
+
+    def end(self) -> None:
+        self._theirs.shutdown(socket.SHUT_WR)
+
+    def read_head(self) -> int:
+        return self._connection.read_head(self._deadline)
+
+    def read_some(self) -> bytes:
+        return self._connection.read_some(self._deadline)
+
+    def read_text(self, limit: int) -> str:
+        return self._connection.read_text(limit, self._deadline)
+
+    @property
+    def reusable(self) -> bool:
+        return self._connection.reusable
 
 
 @contextmanager
-def answered(data: bytes) -> Iterator[HttpConnection]:
-    """A connection on which just these bytes come."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.settimeout(30)
-        theirs.sendall(data)
-        theirs.shutdown(socket.SHUT_WR)
-        yield HttpConnection(ours)
+def answered(data: bytes, *, open_: bool = False) -> Iterator[Asked]:
+    """A connection on which just these bytes come, and unless it stays open its end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endpoint = Endpoint("127.0.0.1", listener.getsockname()[1], None, "")
+        connection = HttpConnection.to(Dialler.of(endpoint, None, PATIENCE))
+        connection.open()
+        theirs, _ = listener.accept()
+        with theirs:
+            asked = Asked(connection, theirs, data)
+            if not open_:
+                asked.end()
+            yield asked
+        connection.close()
 
 
-def body_of(connection: HttpConnection) -> bytes:
+def body_of(connection: Asked) -> bytes:
     body = b""
     while data := connection.read_some():
         body += data
@@ -36,23 +77,31 @@ def chunked(pieces: list[bytes]) -> bytes:
 @given(st.lists(st.binary(min_size=1, max_size=50), max_size=8))
 def test_chunks_are_put_together(pieces: list[bytes]) -> None:
     head = b"HTTP/1.1 200 OK\r\ntransfer-ENCODING: Chunked\r\n\r\n"
-    with answered(
-        head + chunked(pieces) + b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"
-    ) as connection:
+    second = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"
+    with answered(head + chunked(pieces), open_=True) as connection:
         assert connection.read_head() == 200
         assert body_of(connection) == b"".join(pieces)
         assert connection.read_some() == b""
         assert connection.reusable
+        connection.ask(second)
         assert connection.read_head() == 202
+        assert body_of(connection) == b""
         assert connection.reusable
 
 
 @given(st.binary(max_size=100))
 def test_bodies_of_a_known_length(body: bytes) -> None:
-    with answered(b"HTTP/1.1 400 Bad\r\nContent-Length: %d\r\n\r\n%sX" % (len(body), body)) as connection:
+    with answered(b"HTTP/1.1 400 Bad\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)) as connection:
         assert connection.read_head() == 400
         assert body_of(connection) == body
         assert connection.reusable
+
+
+def test_a_connection_with_more_than_was_asked_for_is_not_reused() -> None:
+    with answered(b"HTTP/1.1 400 Bad\r\nContent-Length: 1\r\n\r\naX") as connection:
+        assert connection.read_head() == 400
+        assert body_of(connection) == b"a"
+        assert not connection.reusable
 
 
 def test_bodies_that_end_with_the_connection() -> None:
@@ -85,7 +134,7 @@ def test_a_connection_that_is_to_be_closed_is_not_reused() -> None:
         b"HTTP/2 200\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * (MAX_HEAD // 6 + 1),
+        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * (BUDGET.head // 6 + 1),
     ],
 )
 def test_what_is_no_answer(data: bytes) -> None:

@@ -27,6 +27,7 @@ from executor.transport import (
     StreamRefused,
     Target,
 )
+from executor.transport.dial import Wire
 from executor.transport.tls import make_context, names
 
 PATIENCE = 30.0
@@ -131,7 +132,7 @@ def stage() -> Iterator[Stage]:
 def staged(listener: socket.socket, endpoint: Endpoint) -> Stage:
     reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
     target = Target(Dialler.of(endpoint, None, 5.0), Encoding.PROTOBUF, "tok", 1000, 5.0)
-    return Stage(listener, Link(target, reports.put), reports)
+    return Stage(listener, Link(target, lambda act: act(), reports.put), reports)
 
 
 def test_the_requests_have_exactly_these_headers(stage: Stage) -> None:
@@ -194,7 +195,7 @@ def test_nobody_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(DialError, match=f"127.0.0.1:{port}"):
-        Dialler.of(Endpoint("127.0.0.1", port, None, ""), None, 1.0).dial()
+        Wire(Dialler.of(Endpoint("127.0.0.1", port, None, ""), None, 1.0)).open()
 
 
 def test_calls_go_in_order_on_one_connection(stage: Stage) -> None:
