@@ -28,8 +28,9 @@ from cni_plugins.spec.values import IpInterface
 ALIAS = "mesokit"
 # linux/if_link.h
 _VLAN_FILTERING, _DEFAULT_PVID = 7, 39
-# linux/if_bridge.h, linux/sockios.h
-_BRCTL_GET_PORT_LIST, _SIOCDEVPRIVATE, _PORTS = 7, 0x89F0, 256
+# linux/if_bridge.h, linux/sockios.h; a port's number has ten bits, as 802.1D's port identifiers
+_BRCTL_GET_PORT_LIST, _SIOCDEVPRIVATE, _PORTS = 7, 0x89F0, 1024
+_NO_QUESTION = frozenset((errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY))
 
 
 def lock_path(run: Path, name: str) -> str:
@@ -106,8 +107,9 @@ def _conflict(old: IpInterface, new: IpInterface) -> bool:
 def has_ports(netlink: Netlink, name: str) -> bool:
     """Whether a bridge has any port. CniError 999.
 
-    A dump of links would visit every link of the node; brctl's question to the bridge itself visits its
-    ports.
+    A dump of links, filtered or not, visits every link of the node (0.25 ms with a thousand). brctl's
+    question goes to the bridge itself and costs a tenth of that; its table must have room for every port
+    number there is. A kernel that does not know the question any more is asked for the dump.
     """
     indices = (ctypes.c_int * _PORTS)()
     question = (ctypes.c_ulong * 4)(_BRCTL_GET_PORT_LIST, ctypes.addressof(indices), _PORTS, 0)
@@ -116,8 +118,11 @@ def has_ports(netlink: Netlink, name: str) -> bool:
         with entered(netlink.namespace), closing(socket(AF_UNIX, SOCK_DGRAM)) as asking:
             fcntl.ioctl(asking.fileno(), _SIOCDEVPRIVATE, request)
     except OSError as error:
-        raise CniError(Code.INTERNAL, f"cannot ask bridge {name} for its ports", str(error)) from error
-    return any(indices)
+        if error.errno not in _NO_QUESTION:
+            raise CniError(Code.INTERNAL, f"cannot ask bridge {name} for its ports", str(error)) from error
+        bridge = links.find(netlink, name)
+        return bridge is not None and bool(links.every(netlink, master=bridge.index))
+    return bytes(indices) != bytes(ctypes.sizeof(indices))
 
 
 def release(netlink: Netlink, name: str, mac: str) -> bool:
@@ -132,5 +137,5 @@ def release(netlink: Netlink, name: str, mac: str) -> bool:
             # Its maker died before it could mark it; whoever has the last port removes it then.
             netlink.request(links.change(name, link.index, ifalias=ALIAS))
         return False
-    links.remove(netlink, name)
+    links.remove_index(netlink, name, link.index)
     return True

@@ -4,10 +4,11 @@ import errno
 import os
 import struct
 import time
-from _thread import start_new_thread
+from _socket import if_indextoname
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cni_plugins.kernel.namespace import entered
 from cni_plugins.kernel.netlink.codec import LINK, attributes, encode, number, text
 from cni_plugins.kernel.netlink.route import (
     NLM_F_CREATE,
@@ -20,7 +21,6 @@ from cni_plugins.kernel.netlink.route import (
     Netlink,
     answered,
 )
-from cni_plugins.spec.errors import CniError
 
 IFF_UP, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x100, 0x200
 _NO_LINK = frozenset((errno.ENODEV,))
@@ -190,39 +190,38 @@ def create_veth(
 
 
 def remove(netlink: Netlink, name: str) -> None:
-    """Delete a link by name; returns when it is gone, or was gone already. CniError 999.
-
-    The kernel takes a link, its peer, addresses and routes away within a millisecond, under its lock for
-    network configuration. Then it gives the lock back, and the caller waits 10 to 30 ms more until no
-    processor can hold a reference any more (netdev_run_todo). Nobody needs to wait for that: a thread does,
-    while we ask, and are answered when the lock is free again.
+    """Delete the link that is called `name` now; returns when it is gone, or was gone already. CniError
+    999.
     """
-    failures: list[CniError] = []
-    ended = False
+    link = find(netlink, name)
+    if link is not None:
+        remove_index(netlink, link.name, link.index)
 
-    def request() -> None:
-        nonlocal ended
+
+def remove_index(netlink: Netlink, name: str, index: int) -> None:
+    """Delete a link by its index, which is never given to another; `name` is for errors. CniError 999.
+
+    The kernel unlists a link and its peer, with their addresses and routes, within a millisecond. Then the
+    sender waits 10 to 50 ms until no processor can hold a reference any more: for a bridge under the lock for
+    network configuration (rcu_barrier), for others after it (netdev_run_todo). Nobody needs to wait for that,
+    so somebody else sends, while we look whether the link is listed, which takes no lock, and whether there
+    is an answer.
+    """
+    message = Message(f"delete {name}", RTM_DELLINK, 0, encode(LINK, {"index": index}, []), _NO_LINK)
+    with netlink.another() as apart:
+        is_answered = apart.request_apart(message)
+        pause = 0.0001
+        while not is_answered() and _listed(netlink, index):
+            time.sleep(pause)
+            pause = min(2 * pause, 0.005)
+
+
+def _listed(netlink: Netlink, index: int) -> bool:
+    with entered(netlink.namespace):
         try:
-            with apart:
-                apart.request(deletion(name))
-        except CniError as error:
-            failures.append(error)
-        finally:
-            ended = True
-
-    apart = netlink.another()
-    try:
-        start_new_thread(request, ())
-    except RuntimeError:  # no room for one more
-        request()
-    pause = 0.0001
-    while not ended:
-        time.sleep(pause)
-        if find(netlink, name) is None:
-            break
-        pause = min(2 * pause, 0.005)
-    if failures:
-        raise failures[0]
+            return bool(if_indextoname(index))
+        except OSError:
+            return False
 
 
 def deletion(name: str) -> Message:

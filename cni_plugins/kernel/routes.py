@@ -2,6 +2,7 @@
 
 import errno
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
@@ -19,17 +20,28 @@ from cni_plugins.spec.values import Ip, IpInterface
 
 _AF_INET, _AF_INET6 = 2, 10
 _HEADER = struct.Struct("=BBBBBBBBI")
+_NEXT_HOP = struct.Struct("=HBBi")
 # linux/rtnetlink.h
 MAIN_TABLE = 254
 SCOPE_LINK, SCOPE_HOST = 253, 254
 _PROTOCOL_BOOT, _UNICAST = 3, 1
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS, _RTA_TABLE = 1, 4, 5, 6, 7, 8, 15
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS = 1, 4, 5, 6, 7, 8
+_RTA_MULTIPATH, _RTA_TABLE = 9, 15
 _RTAX_MTU, _RTAX_ADVMSS = 2, 8
+_LOOKUP_TABLE, _FIB_MATCH = 0x1000, 0x2000
+_NO_ROUTE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL))
+# Addresses that are nobody's: reserved for future use, and for documentation (RFC 1112, 3849, 6666).
+_NOBODY: Mapping[int, tuple[Ip, ...]] = {
+    4: (IPv4Address("240.0.0.1"), IPv4Address("192.0.2.1")),
+    6: (IPv6Address("100::1"), IPv6Address("2001:db8::1")),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class KernelRoute:
-    """A unicast route as the kernel tells it; `source` is its preferred source address."""
+    """A unicast route as the kernel tells it; `index` is the link (of several next hops, the first one's),
+    `source` its preferred source address.
+    """
 
     route: Route
     index: int
@@ -94,6 +106,36 @@ def every(netlink: Netlink, version: int, *, table: int | None = None) -> list[K
     return [item for item in found if table is None or item.route.table == table]
 
 
+def default_link(netlink: Netlink, version: int) -> int:
+    """The index of the link that the default route of the main table leaves by (the first one's, of several;
+    the first next hop's), 0 without one. CniError 999.
+
+    A dump would hold every route of a node, 20,000 of a router. So the kernel is asked which route leads to
+    an address that hardly any other route covers; only if another one does, or another table's, it is a dump.
+    """
+    for probe in _NOBODY[version]:
+        found = _matched(netlink, probe)
+        if found is not None and not found.route.dst.network.prefixlen and found.route.table == MAIN_TABLE:
+            return found.index
+    defaults = [
+        item
+        for item in every(netlink, version, table=MAIN_TABLE)
+        if not item.route.dst.network.prefixlen and item.index
+    ]
+    return min(defaults, key=lambda item: item.route.priority or 0).index if defaults else 0
+
+
+def _matched(netlink: Netlink, destination: Ip) -> KernelRoute | None:
+    """The route as it stands in its table that leads to `destination`, None when there is none."""
+    raw = destination.packed
+    family, flags = (_AF_INET, _FIB_MATCH | _LOOKUP_TABLE) if len(raw) == 4 else (_AF_INET6, _FIB_MATCH)
+    body = _HEADER.pack(family, 8 * len(raw), 0, 0, 0, 0, 0, 0, flags)
+    body += struct.pack("=HH", 4 + len(raw), _RTA_DST) + raw
+    doing = f"find the route to {destination}"
+    (answer,) = netlink.request(Message(doing, RTM_GETROUTE, 0, body, _NO_ROUTE))
+    return _parse(answer.packet) if answer.packet else None
+
+
 def towards(netlink: Netlink, destination: Ip) -> int:
     """The index of the link that packets to `destination` leave by. CniError 999 when there is no route."""
     family = _AF_INET if destination.version == 4 else _AF_INET6
@@ -121,7 +163,11 @@ def _parse(packet: bytes) -> KernelRoute | None:
         table=number(found, _RTA_TABLE) or table,
         scope=scope,
     )
-    return KernelRoute(route, number(found, _RTA_OIF), protocol, _ip(found.get(_RTA_PREFSRC)))
+    index = number(found, _RTA_OIF)
+    hops = found.get(_RTA_MULTIPATH, b"")
+    if not index and len(hops) >= _NEXT_HOP.size:
+        index = _NEXT_HOP.unpack_from(hops)[3]
+    return KernelRoute(route, index, protocol, _ip(found.get(_RTA_PREFSRC)))
 
 
 def _ip(raw: bytes | None) -> Ip | None:

@@ -107,10 +107,11 @@ class Nfnetlink:
     and changes are refused (CniError 999).
     """
 
-    __slots__ = ("_place", "_sequence", "_socket", "namespace")
+    __slots__ = ("_place", "_sequence", "_socket", "_whole", "namespace")
 
     def __init__(self, namespace: Namespace) -> None:
         self.namespace = namespace
+        self._whole = True
         self._sequence = next(_sequences) & _SEQUENCES
         self._place = (namespace.device, namespace.inode, os.getpid())
         self._socket: socket | None
@@ -135,7 +136,8 @@ class Nfnetlink:
     def close(self) -> None:
         if self._socket is None:
             return
-        if self._at_home():
+        # Where an exchange broke off, the kernel may be in the middle of a dump, and would refuse the next.
+        if self._whole and self._at_home():
             spares = _spare.setdefault(self._place, [])
             if len(spares) < _SPARES:
                 spares.append(self._socket)
@@ -239,6 +241,7 @@ class Nfnetlink:
                     continue
                 interrupted = interrupted or bool(flags & _NLM_F_DUMP_INTR)
                 if kind in {_NLMSG_DONE, _NLMSG_ERROR}:
+                    self._whole = True
                     return bodies, _errno(packet), interrupted
                 bodies.append(packet[20:])
 
@@ -247,6 +250,7 @@ class Nfnetlink:
             raise CniError(
                 Code.INTERNAL, "this kernel has no nf_tables", "load it, or do without what needs it"
             )
+        self._whole = False
         try:
             if len(data) > 1 << 16:
                 self._socket.setsockopt(SOL_SOCKET, _SO_SNDBUFFORCE, 4 * len(data))
@@ -266,6 +270,7 @@ class Nfnetlink:
     def _waiting(self) -> Iterable[tuple[int, int, int, bytes]]:
         while data := self._receive(MSG_DONTWAIT):
             yield from _packets(data)
+        self._whole = True
 
 
 def _open(namespace: Namespace) -> socket | None:

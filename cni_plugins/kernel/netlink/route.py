@@ -1,9 +1,9 @@
 """Route netlink: a socket in a namespace, batches of requests, their answers.
 
-Messages are bytes here; kernel/messages.py makes and reads them. They are
-sent by us: one datagram holds a whole batch, the kernel serves it in order and answers each message, so that
-a dozen changes cost two system calls. A batch does not stop at an error: the kernel goes on with the next
-message, which is why a batch holds only changes that each have their undo recorded already.
+Messages are bytes here; codec.py makes and reads them. One datagram holds up to 64 of a batch (the receive
+queue has no room for many more answers: ENOBUFS), the kernel serves it in order and answers each message, so
+that a dozen changes cost two system calls. A batch does not stop at an error: the kernel goes on with the
+next message, which is why a batch holds only changes that each have their undo recorded already.
 
 The kernel serves a request inside send(2): when that returns, the answers wait in the receive queue, and they
 are taken from there without waiting. A change is answered by an acknowledgement; a question that asks for
@@ -17,11 +17,12 @@ import errno
 import os
 import struct
 from _socket import AF_NETLINK, MSG_DONTWAIT, MSG_PEEK, SOCK_CLOEXEC, SOCK_RAW, socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
 from cni_plugins.kernel.namespace import entered
+from cni_plugins.kernel.netlink import apart
 from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import Namespace
@@ -41,6 +42,10 @@ _HEADER = struct.Struct("=IHHII")
 _DUMP_TRIES = 5
 _GET = 2  # of the four kinds that the types of rtnetlink(7) come in
 _RECEIVE = 1 << 16  # the kernel's largest message has 32 KiB
+_TOGETHER = 64  # as many answers as a socket's receive queue holds with certainty
+_MEANING = {
+    errno.EXFULL: "the bridge has 1,023 ports, more it cannot have: attach to another bridge, or use ptp",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,27 +95,25 @@ class Netlink:
         self._socket.close()
 
     def request(self, *messages: Message) -> list[Answer]:
-        """Send a batch and return an answer for each message, in order.
+        """Send a batch of any size and return an answer for each message, in order.
 
         The first error that its message does not allow is raised when all are answered: CniError 999 with
         errno's text.
         """
-        if not messages:
-            return []
+        answers: list[Answer] = []
+        failure: CniError | None = None
+        for start in range(0, len(messages), _TOGETHER):
+            some, failed = self._request(messages[start : start + _TOGETHER])
+            answers += some
+            failure = failure or failed
+        if failure is not None:
+            raise failure
+        return answers
+
+    def _request(self, messages: Sequence[Message]) -> tuple[list[Answer], CniError | None]:
         first = self._sequence + 1
         self._sequence += len(messages)
-        data = b"".join(
-            _HEADER.pack(
-                16 + len(item.body),
-                item.type,
-                item.flags | (NLM_F_REQUEST if item.type % 4 == _GET else NLM_F_REQUEST | NLM_F_ACK),
-                first + number,
-                0,
-            )
-            + item.body
-            for number, item in enumerate(messages)
-        )
-        self._send(data)
+        self._send(b"".join(_encode(item, first + number) for number, item in enumerate(messages)))
         answers: list[Answer | None] = [None] * len(messages)
         failure: CniError | None = None
         left = len(messages)
@@ -127,9 +130,29 @@ class Netlink:
                 if code and code not in messages[number].allow and failure is None:
                     failure = _failure(messages[number].doing, code, packet)
                 answers[number] = Answer(code)
-        if failure is not None:
-            raise failure
-        return [answer for answer in answers if answer is not None]
+        return [answer for answer in answers if answer is not None], failure
+
+    def request_apart(self, message: Message) -> Callable[[], bool]:
+        """Have somebody else send a message that the kernel takes long to serve (see apart.py); what is
+        returned tells, without waiting, whether there is an answer yet, and raises the CniError that
+        `request` would raise.
+
+        The socket is for this alone from then on; it may be closed before the answer comes.
+        """
+        self._deadline.require("the kernel's netlink")
+        self._sequence += 1
+        apart.send(self._socket, _encode(message, self._sequence))
+
+        def answered() -> bool:
+            for kind, _, _, packet in self._waiting():
+                code = -int(struct.unpack_from("=i", packet, 16)[0]) if kind == _NLMSG_ERROR else 0
+                if code and code not in message.allow:
+                    raise _failure(message.doing, code, packet)
+                return True
+            self._deadline.require("the kernel's netlink")
+            return False
+
+        return answered
 
     def dump(self, doing: str, kind: int, body: bytes) -> list[bytes]:
         """Every object of a kind that `body` selects. CniError 999."""
@@ -170,10 +193,18 @@ class Netlink:
             raise CniError(Code.INTERNAL, "cannot talk to the kernel over netlink", str(error)) from error
 
     def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
+        heard = False
+        for packet in self._waiting():
+            heard = True
+            yield packet
+        if not heard:
+            self._wait()
+
+    def _waiting(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """The messages of the next datagram, none when there is none."""
         try:
             data = self._socket.recv(_RECEIVE, MSG_DONTWAIT)
         except BlockingIOError:
-            self._wait()
             return
         except OSError as error:
             raise CniError(Code.INTERNAL, "cannot hear the kernel over netlink", str(error)) from error
@@ -196,8 +227,15 @@ class Netlink:
             self._socket.settimeout(None)
 
 
+def _encode(message: Message, sequence: int) -> bytes:
+    wish = NLM_F_REQUEST if message.type % 4 == _GET else NLM_F_REQUEST | NLM_F_ACK
+    return (
+        _HEADER.pack(16 + len(message.body), message.type, message.flags | wish, sequence, 0) + message.body
+    )
+
+
 def _failure(doing: str, code: int, packet: bytes) -> CniError:
-    text = _extended(packet)
+    text = _extended(packet) or _MEANING.get(code, "")
     name = errno.errorcode.get(code, str(code))
     return CniError(Code.INTERNAL, f"cannot {doing}: {os.strerror(code)} ({name})", text)
 

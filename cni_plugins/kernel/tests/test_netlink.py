@@ -1,5 +1,6 @@
 """Netlink in a namespace that this process is not in: batches, errors, dumps, threads."""
 
+import os
 import threading
 from ipaddress import ip_interface
 
@@ -8,6 +9,7 @@ from pytest_mock import MockerFixture
 
 from cni_plugins.conftest import new_namespace
 from cni_plugins.kernel import addresses, bridges, interface, links, sysctl
+from cni_plugins.kernel.netlink import apart
 from cni_plugins.kernel.netlink.route import Message, Netlink
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
@@ -156,10 +158,43 @@ def test_a_link_that_cannot_be_removed(namespace: Namespace) -> None:
 
 def test_removal_without_room_for_a_thread(namespace: Namespace, mocker: MockerFixture) -> None:
     other = new_namespace()
-    mocker.patch.object(links, "start_new_thread", side_effect=RuntimeError("can't start new thread"))
+    mocker.patch.object(apart, "start_new_thread", side_effect=RuntimeError("can't start new thread"))
+    mocker.patch("os.fork", side_effect=BlockingIOError)
     with Netlink(namespace, after(30)) as netlink:
         veth(netlink, "v0", other)
         links.remove(netlink, "v0")
         assert links.find(netlink, "v0") is None
         with pytest.raises(CniError, match="cannot delete lo: "):
             links.remove(netlink, "lo")
+
+
+def test_a_late_deletion_meets_no_other_link_of_that_name(namespace: Namespace) -> None:
+    """A link that is absent is not asked for; whoever makes one of that name next keeps it."""
+    other = new_namespace()
+    with Netlink(namespace, after(30)) as netlink:
+        for _ in range(100):
+            links.remove(netlink, "v0")
+            veth(netlink, "v0", other)
+            assert links.find(netlink, "v0") is not None
+            netlink.request(links.deletion("v0"))
+
+
+@pytest.mark.parametrize("threads", [False, True])
+def test_nobody_waits_for_a_bridge_to_be_taken_apart(
+    namespace: Namespace, mocker: MockerFixture, *, threads: bool
+) -> None:
+    """By a thread, or by a process that holds nothing of the caller's."""
+    mocker.patch.object(apart, "_count", return_value=int(threads))
+    reading, writing = os.pipe()
+    with Netlink(namespace, after(30)) as netlink:
+        for _ in range(20):
+            bridges.create(netlink, "br0", "02:00:00:00:00:01", mtu=0, promisc=False, vlan_filtering=False)
+            assert bridges.release(netlink, "br0", "02:00:00:00:00:01")
+            assert interface.index_of(namespace, "br0") == 0
+        with pytest.raises(CniError, match="cannot delete lo: "):
+            links.remove(netlink, "lo")
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:  # whoever sends does not have the other end any more
+        assert pipe.read() == b""

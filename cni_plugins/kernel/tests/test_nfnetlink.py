@@ -62,3 +62,19 @@ def test_a_kernel_without_netfilter_holds_nothing(own: Namespace, mocker: Mocker
         assert not socket.supported
         with pytest.raises(CniError, match="no nf_tables"):
             elements.change(socket, create=[Element(NFPROTO_INET, "s", b"1234")])
+
+
+def test_a_socket_whose_dump_broke_off_is_not_kept(own: Namespace, mocker: MockerFixture) -> None:
+    """The kernel may be in the middle of it, and would refuse the next one's dump (EBUSY)."""
+    mocker.patch.dict(nfnetlink._spare, clear=True)
+    with Nfnetlink(own) as first:
+        broken = first._socket
+        mocker.patch.object(Nfnetlink, "_receive", side_effect=CniError(999, "interrupted"))
+        with pytest.raises(CniError, match="interrupted"):
+            elements.sets(first, NFPROTO_INET)
+        mocker.stopall()
+    assert broken is not None
+    assert broken.fileno() == -1
+    with Nfnetlink(own) as second:
+        assert second._socket is not broken
+        assert isinstance(elements.sets(second, NFPROTO_INET), list)

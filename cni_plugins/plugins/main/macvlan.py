@@ -56,16 +56,10 @@ def validate(call: Call, config: MacvlanConfig) -> None:
 def _default_master(netlink: Netlink) -> str:
     """The link of the default route with the lowest metric, IPv4 before IPv6. CniError 7 without one."""
     for version in (4, 6):
-        found = [
-            item
-            for item in routes.every(netlink, version, table=routes.MAIN_TABLE)
-            if not item.route.dst.network.prefixlen and item.index
-        ]
-        if found:
-            first = min(found, key=lambda item: item.route.priority or 0)
-            link = links.find_index(netlink, first.index)
-            if link is not None:
-                return link.name
+        index = routes.default_link(netlink, version)
+        link = links.find_index(netlink, index) if index else None
+        if link is not None:
+            return link.name
     raise CniError(
         Code.INVALID_CONFIG,
         f"master is not given, and {netlink.namespace.path} has no default route to take it from",
