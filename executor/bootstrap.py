@@ -14,6 +14,7 @@ from executor.app.launch_spec import Surroundings
 from executor.app.observers import Observers
 from executor.config.settings import Settings
 from executor.eventloop import READ, SelectorLoop
+from executor.output.directory import Directory
 from executor.process.supervisor import Supervisor
 from executor.process.warden import Warden
 
@@ -25,7 +26,9 @@ DEFECT = 70
 """The exit status after an error that should not be possible."""
 
 
-def serve(settings: Settings, loop: SelectorLoop, connection: Connection, warden: Warden) -> int:
+def serve(
+    settings: Settings, loop: SelectorLoop, connection: Connection, warden: Warden, sandbox: Directory
+) -> int:
     """Do what the agent asks for until it is time to leave; the exit status."""
     _allow_descriptors()
     supervisor = Supervisor(warden)
@@ -35,9 +38,9 @@ def serve(settings: Settings, loop: SelectorLoop, connection: Connection, warden
         supervisor,
         connection,
         around=Surroundings.of(settings, os.environ),
-        equipment=Equipment.of(settings, loop),
+        equipment=Equipment.of(settings, loop, sandbox),
     )
-    observers = Observers(settings, loop, executor, connection.session, supervisor)
+    observers = Observers(settings, loop, executor, connection.session, supervisor, sandbox=sandbox)
     _heed_signals(loop, executor)
     loop.watch(supervisor.warden_pidfd, READ, lambda: _warden_lost(loop, supervisor, executor))
     try:

@@ -11,8 +11,9 @@ import os
 from executor import logs
 from executor.app.connection import Connection
 from executor.bootstrap import serve
-from executor.config.settings import Settings
+from executor.config.settings import ConfigError, Settings
 from executor.eventloop import SelectorLoop
+from executor.output.directory import Directory
 from executor.process.warden import Warden
 from executor.transport import Dialler, Target
 
@@ -22,7 +23,11 @@ log = logging.getLogger(__name__)
 def run(settings: Settings, warden: Warden) -> int:
     """Run an executor to its exit status. Raises ConfigError for TLS files that cannot be used."""
     dialler = Dialler.of(settings.endpoint, settings.tls, max(1.0, settings.backoff_max))
-    logs.set_up(settings)
+    try:
+        sandbox = Directory.of(settings.sandbox)
+    except OSError as error:
+        raise ConfigError([f"the sandbox {settings.sandbox} cannot be opened: {error.strerror}"]) from None
+    logs.set_up(settings, sandbox)
     log.info("executor %s of framework %s, pid %d", settings.executor_id, settings.framework_id, os.getpid())
     target = Target(
         dialler, settings.encoding, settings.token, settings.max_record, settings.subscribe_timeout
@@ -33,4 +38,4 @@ def run(settings: Settings, warden: Warden) -> int:
     gc.freeze()
     gc.enable()
     connection.open()
-    return serve(settings, loop, connection, warden)
+    return serve(settings, loop, connection, warden, sandbox)

@@ -11,6 +11,7 @@ from executor.app.executor import Executor
 from executor.config.settings import Settings
 from executor.eventloop import Loop
 from executor.monitoring.server import InspectServer
+from executor.output.directory import Directory
 from executor.process.supervisor import Supervisor
 from executor.protocol import Session
 
@@ -31,6 +32,8 @@ class Observers:
         executor: Executor,
         session: Session,
         supervisor: Supervisor,
+        *,
+        sandbox: Directory,
     ) -> None:
         self._settings = settings
         self._loop = loop
@@ -42,7 +45,7 @@ class Observers:
         self._server: InspectServer | None = None
         if settings.inspect:
             try:
-                self._server = InspectServer(loop, settings.sandbox, self._look)
+                self._server = InspectServer(loop, sandbox, self._look)
             except OSError as error:
                 log.warning("nothing can be inspected: no socket in %s: %s", settings.sandbox, error)
         if settings.usage_interval:

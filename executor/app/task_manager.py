@@ -265,6 +265,8 @@ class TaskManager:
     ) -> None:
         """The one place where a task ends."""
         kept.silence()
+        if kept.output is not None:
+            kept.output.close()
         if kept.progress is not None:
             kept.progress.finish()
         for timer in (kept.escalation, kept.completion):

@@ -141,7 +141,11 @@ def _count(text: str) -> int:
 
 
 def _optional_path(text: str) -> Path | None:
-    return Path(text) if text else None
+    if not text:
+        return None
+    if ".." in Path(text).parts or not Path(text).name:
+        raise ValueError(f"{text!r} is not the path of a file without '..'")
+    return Path(text)
 
 
 def _optional_pattern(text: str) -> re.Pattern[bytes] | None:
@@ -260,6 +264,12 @@ def load(environ: Mapping[str, str], arguments: Sequence[str], cwd: Path) -> Set
     read = _Variables(environ, problems)
     checkpoint = read.parsed("MESOS_CHECKPOINT", "0", parse_flag, False)
     sandbox = _sandbox(environ, cwd)
+    file = options["progress_file"]
+    if file is not None and file.is_absolute():
+        if not file.is_relative_to(sandbox):
+            problems.append(f"progress-file: {str(file)!r} does not lie in the sandbox, {sandbox}")
+        else:
+            options["progress_file"] = file.relative_to(sandbox)
     settings = Settings(
         framework_id=read.required("MESOS_FRAMEWORK_ID"),
         executor_id=read.required("MESOS_EXECUTOR_ID"),

@@ -7,31 +7,24 @@ descriptor, /proc/self/fd/N/mesokit.sock, which is short whatever the path.
 
 import os
 import socket
-from collections.abc import Callable
 from pathlib import Path
+
+from executor.output.directory import Directory
 
 NAME = "mesokit.sock"
 
 
-def _within(directory: Path, act: Callable[[str], None]) -> None:
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        act(f"/proc/self/fd/{descriptor}/{NAME}")
-    finally:
-        os.close(descriptor)
-
-
-def listen(directory: Path) -> socket.socket:
+def listen(directory: Directory) -> socket.socket:
     """A listening socket in `directory`, for its owner only; one that is left from before is replaced.
 
     Raises OSError.
     """
-    (directory / NAME).unlink(missing_ok=True)
+    directory.remove(NAME)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
         os.fchmod(listener.fileno(), 0o600)
-        _within(directory, listener.bind)
+        listener.bind(directory.reach(NAME))
         listener.listen(16)
     except OSError:
         listener.close()
@@ -44,7 +37,11 @@ def connect(directory: Path, timeout: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(timeout)
     try:
-        _within(directory, connection.connect)
+        descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            connection.connect(f"/proc/self/fd/{descriptor}/{NAME}")
+        finally:
+            os.close(descriptor)
     except OSError:
         connection.close()
         raise

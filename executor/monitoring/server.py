@@ -8,11 +8,11 @@ endpoint that nobody asks costs nothing.
 import logging
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from executor.eventloop import READ, WRITE, Loop, Timer
 from executor.monitoring.address import NAME, listen
+from executor.output.directory import Directory
 
 if TYPE_CHECKING:
     from executor.monitoring.snapshot import ExecutorView
@@ -30,13 +30,14 @@ _PAUSE = 0.5
 class InspectServer:
     """Serves until closed. `look` makes the document."""
 
-    def __init__(self, loop: Loop, directory: Path, look: Callable[[], "ExecutorView"]) -> None:
+    def __init__(self, loop: Loop, directory: Directory, look: Callable[[], "ExecutorView"]) -> None:
         """Begin to listen. Raises OSError when the sandbox takes no socket."""
         self._loop = loop
-        self._path = directory / NAME
+        self._directory = directory
         self._look = look
         self._clients: set[_Client] = set()
         self._listener = listen(directory)
+        self._socket = directory.lies(NAME)
         self._pause: Timer | None = None
         self._listen()
 
@@ -46,7 +47,11 @@ class InspectServer:
             self._pause.cancel()
         self._loop.unwatch(self._listener.fileno())
         self._listener.close()
-        self._path.unlink(missing_ok=True)
+        try:
+            if self._directory.lies(NAME) == self._socket:
+                self._directory.remove(NAME)
+        except OSError as error:
+            log.warning("%s is left in the sandbox: %s", NAME, error)
         for client in list(self._clients):
             client.close()
 

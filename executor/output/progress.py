@@ -3,10 +3,16 @@
 Cook's rules: a line counts only within its first 4 KiB; the first group is per cent, a number from 0 to
 100; the second, if there is one, a message of at most 512 characters. Bytes may be anything: what is not
 ASCII is replaced.
+
+A search runs while every other thread waits, and what is searched is the task's. So one piece of the stream
+has a budget of processor time: the newest lines are searched first, and those that there is no time left
+for count as lines without progress. A long line is tried at growing lengths first, and is cut where its
+whole would cost more than that.
 """
 
 import re
 import sys
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +22,13 @@ DEFAULT_PATTERN = r"progress:\s+([0-9]*\.?[0-9]+)($|\s+.*)"
 _LINE_LIMIT = 4096
 _MESSAGE_LIMIT = 512
 _FEW = 8
+_BUDGET = 0.01
+"""Seconds of processor time for one piece of a stream."""
+_SHORT = 256
+"""Bytes that are searched without a trial."""
+_GROWTH = 8
+"""What a line of twice the length may cost more: a pattern with repeats one after the other goes by powers of
+the length, and `compile_pattern` refuses those that are worse."""
 
 
 class PatternError(ValueError):
@@ -84,8 +97,7 @@ class Scanner:
         if lines:
             lines[0] = self._rest if self._overlong else self._rest + lines[0]
             self._rest, self._overlong = b"", False
-            # Only the latest counts, so the search goes backwards and ends early.
-            latest = next(filter(None, map(self._read, reversed(lines))), None)
+            latest = self._latest(lines)
         if not self._overlong:
             self._rest = (self._rest + rest[: _LINE_LIMIT + 1])[: _LINE_LIMIT + 1]
             self._overlong = len(self._rest) > _LINE_LIMIT
@@ -96,8 +108,32 @@ class Scanner:
         rest, self._rest, self._overlong = self._rest, b"", False
         return self._read(rest)
 
+    def _latest(self, lines: list[bytes]) -> Reading | None:
+        """Only the latest counts, so the search goes backwards and ends early."""
+        deadline = time.thread_time() + _BUDGET
+        for number, line in enumerate(reversed(lines), 1):
+            reading = self._read(line)
+            if reading is not None:
+                return reading
+            # Short lines cost less than the look at the clock.
+            if (number % _FEW == 0 or len(line) > _SHORT) and time.thread_time() > deadline:
+                return None
+        return None
+
+    def _affordable(self, line: bytes) -> int:
+        """How much of a line can be searched: found by searching growing beginnings of it."""
+        length = _SHORT
+        while length < len(line):
+            began = time.thread_time()
+            self._pattern.search(line, 0, length)
+            if (time.thread_time() - began) * _GROWTH > _BUDGET:
+                return length
+            length *= 2
+        return len(line)
+
     def _read(self, line: bytes) -> Reading | None:
-        match = self._pattern.search(line[:_LINE_LIMIT].rstrip(b"\r"))
+        line = line[:_LINE_LIMIT].rstrip(b"\r")
+        match = self._pattern.search(line, 0, self._affordable(line))
         if match is None:
             return None
         try:

@@ -3,12 +3,22 @@
 import re
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 
 from executor.eventloop import Loop
+from executor.output.directory import Directory
 from executor.output.progress import Reading, Scanner
 from executor.output.progress_file import FollowedFile
 from executor.output.progress_reporter import Progress, Reporter
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressFile:
+    """Where a task writes its progress: a name in a directory that is open. `owner` is the task's uid."""
+
+    directory: Directory
+    name: str
+    owner: int | None = None
 
 
 class ProgressWatcher:
@@ -20,18 +30,21 @@ class ProgressWatcher:
         pattern: re.Pattern[bytes],
         interval: float,
         tell: Callable[[Progress], None],
-        file: Path | None = None,
+        file: ProgressFile | None = None,
     ) -> None:
-        """Begin. Raises OSError when `file` cannot be followed."""
+        """Begin; the file's directory is closed at the end. Raises OSError when `file` cannot be followed."""
         self._loop = loop
         self._pattern = pattern
         self._reporter = Reporter(loop, interval, tell)
         self._scanners: list[Scanner] = []
         self._fresh: deque[Reading] = deque(maxlen=1)
+        self._called = False
         self._file: FollowedFile | None = None
         if file is not None:
             scanner = self._new_scanner()
-            self._file = FollowedFile(loop, file, lambda data: self._read(scanner.feed(data)))
+            self._file = FollowedFile(
+                loop, file.directory, file.name, lambda data: self._read(scanner.feed(data)), file.owner
+            )
 
     @property
     def latest(self) -> Progress | None:
@@ -45,10 +58,11 @@ class ProgressWatcher:
         def listen(data: bytes) -> None:
             reading = scanner.feed(data)
             if reading is not None:
-                # However fast progress comes, one call waits on the loop, and it takes the newest.
-                called = len(self._fresh) > 0
+                # However fast progress comes, one call waits on the loop, and it takes the newest. Appended
+                # before the look: `_take` may be running, and then either it sees this or is called again.
                 self._fresh.append(reading)
-                if not called:
+                if not self._called:
+                    self._called = True
                     self._loop.post(self._take)
 
         return listen
@@ -71,6 +85,7 @@ class ProgressWatcher:
         return scanner
 
     def _take(self) -> None:
+        self._called = False
         while self._fresh:
             self._read(self._fresh.popleft())
 

@@ -1,16 +1,9 @@
 """A file that starts afresh at a size: `stdout` becomes `stdout.1`, that `stdout.2`, and the oldest goes."""
 
 import os
-from pathlib import Path
+from collections.abc import Sequence
 
-
-def shift(path: Path, backups: int) -> None:
-    """Make room at `path`: NAME becomes NAME.1, that NAME.2, the oldest goes. Raises OSError."""
-    for number in range(backups, 0, -1):
-        older = path.with_name(f"{path.name}.{number - 1}") if number > 1 else path
-        if older.exists():
-            older.replace(path.with_name(f"{path.name}.{number}"))
-    path.unlink(missing_ok=True)
+from executor.output.directory import Directory
 
 
 class RotatingFile:
@@ -19,9 +12,15 @@ class RotatingFile:
     A full disk loses what does not fit, never the writer: `lost` counts those bytes, `problem` says why.
     """
 
-    def __init__(self, path: Path, size: int, backups: int) -> None:
-        """Open, appending to what is there. Raises OSError."""
-        self._path = path
+    def __init__(
+        self, directory: Directory, name: str, size: int, backups: int, below: Sequence[str] = ()
+    ) -> None:
+        """Open `name` in a directory that is reached from `directory` through `below`, appending to what is
+        there. Raises OSError.
+        """
+        self._directory = directory
+        self._below = tuple(below)
+        self._name = name
         self._size = size
         self._backups = backups
         self._descriptor = -1
@@ -59,16 +58,21 @@ class RotatingFile:
     def lose(self, count: int, error: OSError) -> None:
         """Take note of bytes that could not be written."""
         self.lost += count
-        self.problem = f"{self._path.name}: {error.strerror}"
+        self.problem = f"{self._name}: {error.strerror}"
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
 
-    def _open(self) -> None:
-        # Not O_APPEND: splice(2) refuses it. Not waiting, should another task have put a FIFO here.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(self._path, flags, 0o644)
+    def _open(self, *, afresh: bool = False) -> None:
+        folder = self._directory.enter(self._below)
+        try:
+            if afresh:
+                folder.shift(self._name, self._backups)
+            # Not O_APPEND: splice(2) refuses it.
+            descriptor = folder.open_own(self._name, os.O_WRONLY, 0o644)
+        finally:
+            folder.close()
         try:
             self._written = os.lseek(descriptor, 0, os.SEEK_END)
         except OSError:
@@ -83,13 +87,12 @@ class RotatingFile:
                 os.lseek(self._descriptor, 0, os.SEEK_SET)
                 self._written = 0
                 return
-            shift(self._path, self._backups)
             previous = self._descriptor
-            self._open()
+            self._open(afresh=True)
             os.close(previous)
         except OSError as error:
             # It grows beyond its size rather than that the task waits or loses output.
-            self.problem = f"{self._path.name}: {error.strerror}"
+            self.problem = f"{self._name}: {error.strerror}"
 
 
 class SharedStream:

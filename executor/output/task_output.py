@@ -2,35 +2,49 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from executor.eventloop import Loop
+from executor.output.directory import Directory, file_name
 from executor.output.pump import Pump, Stream, Tap
 from executor.output.rotating_file import RotatingFile, SharedStream
+
+FOLDER = "tasks"
+"""The folder in the sandbox that has a folder for each task's rotated output, named for its id."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputPolicy:
-    """`size` 0 leaves the output with the agent; otherwise files of `size` bytes in `directory`, `backups`
+    """`size` 0 leaves the output with the agent; otherwise files of `size` bytes below `directory`, `backups`
     older.
     """
 
-    directory: Path
+    directory: Directory | None = None
     size: int = 0
     backups: int = 2
 
-    def task_directory(self, task_id: str) -> Path:
-        """Where the rotated output of a task lies: tasks/TASK-ID of the sandbox (ids have no slash)."""
-        return self.directory / "tasks" / task_id
+    def prepare(self) -> None:
+        """Make the folder of all tasks' output before a task can put something else there. Raises OSError."""
+        if self.directory is not None and self.size:
+            self.directory.enter([FOLDER], make=True).close()
 
 
 class TaskOutput:
     """The output of one task. Give `stdout` and `stderr` to its Launch, then call `started`."""
 
     def __init__(
-        self, pump: Pump, policy: OutputPolicy, task_id: str, tap: Callable[[], Tap] | None = None
+        self,
+        pump: Pump,
+        policy: OutputPolicy,
+        task_id: str,
+        tap: Callable[[], Tap] | None = None,
+        *,
+        for_checks: bool = False,
     ) -> None:
-        """Prepare. `tap` makes a listener for each stream, called on the pump's thread. Raises OSError."""
+        """Prepare. `tap` makes a listener for each stream, called on the pump's thread. With `for_checks` the
+        two descriptors stay open until `close`, because commands that check the task write to the same
+        files. Raises OSError.
+        """
+        self._for_checks = for_checks
         self._pump = pump
         self._streams: list[Stream] = []
         self.stdout, self.stderr = 1, 2
@@ -40,12 +54,17 @@ class TaskOutput:
                     sink = _sink(policy, task_id, name) if policy.size else SharedStream(descriptor)
                     self._streams.append(pump.open(sink, tap() if tap else None))
             except OSError:
-                self.started()
+                self.close()
                 raise
             self.stdout, self.stderr = (stream.descriptor for stream in self._streams)
 
     def started(self) -> None:
         """The task has its descriptors, or will never have them: close ours."""
+        if not self._for_checks:
+            self.close()
+
+    def close(self) -> None:
+        """Nobody is started any more who writes here. May be repeated."""
         for stream in self._streams:
             stream.close_writer()
 
@@ -85,6 +104,7 @@ class TaskOutput:
 
 
 def _sink(policy: OutputPolicy, task_id: str, name: str) -> RotatingFile:
-    folder = policy.task_directory(task_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    return RotatingFile(folder / name, policy.size, policy.backups)
+    assert policy.directory is not None
+    below = (FOLDER, file_name(task_id))
+    policy.directory.enter(below, make=True).close()
+    return RotatingFile(policy.directory, name, policy.size, policy.backups, below)

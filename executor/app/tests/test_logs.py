@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from executor.logs import RotatingLog
+from executor.output.directory import Directory
 
 
 def logger(handler: logging.Handler) -> logging.Logger:
@@ -15,8 +16,7 @@ def logger(handler: logging.Handler) -> logging.Logger:
 
 
 def test_it_is_rotated_at_its_size_and_keeps_so_many(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    handler = RotatingLog(path, 100, 2)
+    handler = RotatingLog(Directory.of(tmp_path), "log", 100, 2)
     log = logger(handler)
     for number in range(50):
         log.info("line %03d", number)
@@ -33,7 +33,7 @@ def test_what_a_task_puts_in_its_place_neither_blocks_nor_misleads(tmp_path: Pat
     for place in (os.mkfifo, lambda path: path.symlink_to(other)):
         path = tmp_path / "log"
         place(path)
-        handler = RotatingLog(path, 100, 0)
+        handler = RotatingLog(Directory.of(tmp_path), "log", 100, 0)
         logger(handler).info("line")
         handler.close()
         path.unlink()
@@ -43,7 +43,7 @@ def test_what_a_task_puts_in_its_place_neither_blocks_nor_misleads(tmp_path: Pat
 def test_it_goes_on_where_an_earlier_one_ended(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("before\n")
-    handler = RotatingLog(path, 100, 0)
+    handler = RotatingLog(Directory.of(tmp_path), "log", 100, 0)
     logger(handler).info("after")
     handler.close()
     assert path.read_text() == "before\nafter\n"
@@ -51,7 +51,7 @@ def test_it_goes_on_where_an_earlier_one_ended(tmp_path: Path) -> None:
 
 def test_without_backups_it_begins_anew(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    handler = RotatingLog(path, 20, 0)
+    handler = RotatingLog(Directory.of(tmp_path), "log", 20, 0)
     log = logger(handler)
     for number in range(9):
         log.info("line %03d", number)
@@ -62,21 +62,23 @@ def test_without_backups_it_begins_anew(tmp_path: Path) -> None:
 
 def test_a_line_longer_than_the_size_is_written_whole(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    handler = RotatingLog(path, 10, 1)
+    handler = RotatingLog(Directory.of(tmp_path), "log", 10, 1)
     logger(handler).info("a line longer than that")
     handler.close()
     assert path.read_text() == "a line longer than that\n"
 
 
 def test_what_cannot_be_written_is_given_up(tmp_path: Path) -> None:
-    handler = RotatingLog(tmp_path / "missing" / "log", 100, 1)
+    (tmp_path / "gone").mkdir()
+    handler = RotatingLog(Directory.of(tmp_path / "gone"), "log", 100, 1)
+    (tmp_path / "gone").rmdir()
     logger(handler).info("nowhere to go")
     handler.close()
 
 
 def test_any_text_can_be_logged(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    handler = RotatingLog(path, 100, 1)
+    handler = RotatingLog(Directory.of(tmp_path), "log", 100, 1)
     logger(handler).info("half a pair: %s", "\ud800")
     handler.close()
     assert path.read_bytes() == b"half a pair: \\ud800\n"

@@ -30,6 +30,7 @@ from executor.monitoring.snapshot import (
     UpdateView,
 )
 from executor.monitoring.usage import Usage
+from executor.output.directory import Directory
 from executor.output.progress_reporter import Progress
 from executor.process.tests.fixtures import PATIENCE, descriptors, running_loop
 
@@ -68,11 +69,13 @@ def document(name: str = 'tä"sk\n1') -> ExecutorView:
 @contextlib.contextmanager
 def serving(directory: Path, make: Callable[[], ExecutorView] = document) -> Iterator[SelectorLoop]:
     with running_loop() as loop:
-        server = InspectServer(loop, directory, make)
+        opened = Directory.of(directory)
+        server = InspectServer(loop, opened, make)
         try:
             yield loop
         finally:
             server.close()
+            opened.close()
 
 
 def meanwhile(loop: SelectorLoop, act: Callable[[], T]) -> T:
@@ -126,7 +129,7 @@ def test_a_sandbox_with_a_long_path(tmp_path: Path) -> None:
 
 
 def test_the_socket_is_its_owners_and_replaces_an_old_one(tmp_path: Path) -> None:
-    listen(tmp_path).close()
+    listen(Directory.of(tmp_path)).close()
     with serving(tmp_path) as loop:
         assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
         assert meanwhile(loop, lambda: look(tmp_path))["executor_id"] == "e-1"
@@ -199,7 +202,7 @@ def test_a_document_that_cannot_be_made_is_an_answer_and_no_crash(tmp_path: Path
 def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(InspectError, match="no executor answers"):
         look(tmp_path)
-    listen(tmp_path).close()
+    listen(Directory.of(tmp_path)).close()
     with pytest.raises(InspectError, match="refused"):
         look(tmp_path)
 
@@ -244,7 +247,7 @@ def test_ps_by_process_from_below_the_sandbox(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_ps_meets_somebody_elses_socket(tmp_path: Path, answer: bytes, options: tuple[str, ...]) -> None:
-    with listen(tmp_path) as listener:
+    with listen(Directory.of(tmp_path)) as listener:
         listener.settimeout(PATIENCE)
 
         def serve() -> None:
@@ -270,7 +273,7 @@ def test_ps_shows_no_control_characters(tmp_path: Path) -> None:
 
 
 def test_an_answer_without_end_is_given_up(tmp_path: Path) -> None:
-    with listen(tmp_path) as listener:
+    with listen(Directory.of(tmp_path)) as listener:
         listener.settimeout(PATIENCE)
 
         def drip() -> None:

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from executor.output.directory import Directory
 from executor.output.progress import DEFAULT_PATTERN, PatternError, Reading, Scanner, compile_pattern
 from executor.output.progress_file import FollowedFile
 from executor.output.progress_reporter import Progress, Reporter
-from executor.output.progress_watcher import ProgressWatcher
+from executor.output.progress_watcher import ProgressFile, ProgressWatcher
 from executor.process.tests.fixtures import ManualLoop, descriptors, running_loop, turn_for, turn_until
 
 PATTERN = compile_pattern(DEFAULT_PATTERN)
@@ -108,7 +109,7 @@ def test_a_file_is_followed_from_before_it_exists_through_replacement(tmp_path: 
     file, seen = tmp_path / "progress", bytearray()
     before = descriptors()
     with running_loop() as loop:
-        followed = FollowedFile(loop, file, seen.extend)
+        followed = FollowedFile(loop, Directory.of(tmp_path), "progress", seen.extend)
         (tmp_path / "other").write_text("not this")
         file.write_text("one\n")
         turn_until(loop, lambda: b"one\n" in seen, "the first line")
@@ -135,7 +136,7 @@ def test_only_the_end_of_a_huge_file_is_read(tmp_path: Path) -> None:
         stream.seek(0, os.SEEK_END)
         stream.write(b"\nprogress: 9\n")
     with running_loop() as loop:
-        FollowedFile(loop, file, seen.extend).close()
+        FollowedFile(loop, Directory.of(tmp_path), "progress", seen.extend).close()
     assert len(seen) <= 1 << 20
     assert seen.endswith(b"progress: 9\n")
 
@@ -143,7 +144,7 @@ def test_only_the_end_of_a_huge_file_is_read(tmp_path: Path) -> None:
 def test_a_directory_in_the_files_place_is_no_matter(tmp_path: Path) -> None:
     (tmp_path / "progress").mkdir()
     with running_loop() as loop:
-        FollowedFile(loop, tmp_path / "progress", lambda _: None).close()
+        FollowedFile(loop, Directory.of(tmp_path), "progress", lambda _: None).close()
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
@@ -151,19 +152,20 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "progress").symlink_to("secret")
     seen: list[bytes] = []
     with running_loop() as loop:
-        FollowedFile(loop, tmp_path / "progress", seen.append).close()
+        FollowedFile(loop, Directory.of(tmp_path), "progress", seen.append).close()
     assert not seen
 
 
 def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
     with running_loop() as loop, pytest.raises(OSError, match="gone"):
-        FollowedFile(loop, tmp_path / "gone" / "progress", lambda _: None)
+        FollowedFile(loop, Directory.of(tmp_path / "gone"), "progress", lambda _: None)
 
 
 def test_output_streams_do_not_mix_and_the_file_counts_too(tmp_path: Path) -> None:
     told: list[Progress] = []
     with running_loop() as loop:
-        watcher = ProgressWatcher(loop, PATTERN, 0.1, told.append, tmp_path / "file")
+        place = ProgressFile(Directory.of(tmp_path), "file")
+        watcher = ProgressWatcher(loop, PATTERN, 0.1, told.append, place)
         out, err = watcher.tap(), watcher.tap()
         out(b"progress: 1")
         err(b"noise\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from executor.eventloop import SelectorLoop
+from executor.output.directory import Directory
 from executor.output.pump import Pump
 from executor.output.rotating_file import RotatingFile, SharedStream
 from executor.output.task_output import OutputPolicy, TaskOutput
@@ -49,7 +50,7 @@ def contents(folder: Path, name: str) -> bytes:
 def test_without_rotation_and_listener_nothing_is_in_between() -> None:
     with pumping() as (loop, pump):
         before = descriptors()
-        output = TaskOutput(pump, OutputPolicy(Path("/nonexistent")), "t")
+        output = TaskOutput(pump, OutputPolicy(), "t")
         assert (output.stdout, output.stderr) == (1, 2)
         assert descriptors() <= before
         output.started()
@@ -63,13 +64,13 @@ def test_output_is_complete_and_in_order_before_the_drain_ends(tmp_path: Path, l
     heard: list[bytes] = []
     tap = (lambda: heard.append) if listening else None
     with pumping() as (loop, pump), supervised() as supervisor:
-        output = TaskOutput(pump, OutputPolicy(tmp_path, 1000, 100), "a b/ü".replace("/", "-"), tap)
+        output = TaskOutput(pump, OutputPolicy(Directory.of(tmp_path), 1000, 100), "a b/ü", tap)
         script = "for i in $(seq 2000); do echo $i; done; echo oops >&2; kill -KILL $$"
         process = supervisor.start(shell(script, stdout=output.stdout, stderr=output.stderr))
         output.started()
         assert ending(supervisor, process).signal == signal.SIGKILL
         drained(loop, output)
-        folder = OutputPolicy(tmp_path).task_directory("a b-ü")
+        folder = tmp_path / "tasks" / "a b%2Fü"
         assert contents(folder, "stdout") == b"".join(b"%d\n" % number for number in range(1, 2001))
         assert contents(folder, "stderr") == b"oops\n"
         assert max(path.stat().st_size for path in folder.iterdir()) == 1000
@@ -81,7 +82,7 @@ def test_a_daemon_that_holds_the_pipe_does_not_hold_up_the_drain(tmp_path: Path)
     daemon = f"setsid sh -c 'echo $$ >{tmp_path}/pid; sleep 1000'"
     script = f"{daemon} & until test -s {tmp_path}/pid; do :; done; echo end"
     with pumping() as (loop, pump), supervised() as supervisor:
-        output = TaskOutput(pump, OutputPolicy(tmp_path, 1000, 1), "t")
+        output = TaskOutput(pump, OutputPolicy(Directory.of(tmp_path), 1000, 1), "t")
         process = supervisor.start(shell(script, stdout=output.stdout, stderr=output.stderr))
         output.started()
         ending(supervisor, process)
@@ -93,7 +94,7 @@ def test_a_daemon_that_holds_the_pipe_does_not_hold_up_the_drain(tmp_path: Path)
 def test_a_flood_costs_no_memory_and_files_stay_bounded(tmp_path: Path) -> None:
     script = "import os\nblock = b'x' * 65536\nfor _ in range(1000): os.write(1, block)"
     with pumping() as (loop, pump), supervised() as supervisor:
-        output = TaskOutput(pump, OutputPolicy(tmp_path, 1 << 20, 2), "t")
+        output = TaskOutput(pump, OutputPolicy(Directory.of(tmp_path), 1 << 20, 2), "t")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         process = supervisor.start(python(script, stdout=output.stdout, stderr=output.stderr))
         output.started()
@@ -108,12 +109,13 @@ def test_a_flood_costs_no_memory_and_files_stay_bounded(tmp_path: Path) -> None:
 
 def test_streams_end_with_their_writers_and_leave_nothing_open(tmp_path: Path) -> None:
     with pumping() as (loop, pump), supervised() as supervisor:
-        warm_up = TaskOutput(pump, OutputPolicy(tmp_path, 1000, 1), "warm")
+        policy = OutputPolicy(Directory.of(tmp_path), 1000, 1)
+        warm_up = TaskOutput(pump, policy, "warm")
         warm_up.started()
         turn_until(loop, lambda: not pump._streams, "the end of the first streams")
         before = descriptors()
         for number in range(20):
-            output = TaskOutput(pump, OutputPolicy(tmp_path, 1000, 1), f"t{number}")
+            output = TaskOutput(pump, policy, f"t{number}")
             process = supervisor.start(shell("echo x", stdout=output.stdout, stderr=output.stderr))
             output.started()
             ending(supervisor, process)
@@ -124,12 +126,13 @@ def test_streams_end_with_their_writers_and_leave_nothing_open(tmp_path: Path) -
 
 def test_a_stream_that_cannot_be_made_leaves_nothing_open(tmp_path: Path) -> None:
     with pumping() as (loop, pump):
-        TaskOutput(pump, OutputPolicy(tmp_path, 1000, 1), "warm").started()
+        policy = OutputPolicy(Directory.of(tmp_path), 1000, 1)
+        TaskOutput(pump, policy, "warm").started()
         turn_until(loop, lambda: not pump._streams, "the end of the first streams")
         before = descriptors()
         (tmp_path / "tasks" / "t" / "stderr").mkdir(parents=True)
         with pytest.raises(IsADirectoryError):
-            TaskOutput(pump, OutputPolicy(tmp_path, 1000, 1), "t")
+            TaskOutput(pump, policy, "t")
         turn_until(loop, lambda: not pump._streams, "the end of the other stream")
         turn_until(loop, lambda: descriptors() <= before, "every descriptor closed")
 
@@ -155,7 +158,7 @@ def test_an_agent_that_reads_nothing_holds_up_the_drain_for_a_while_only() -> No
     with running_loop() as loop:
         pump = Pump(loop)
         stream = pump.open(SharedStream(write), lambda _: None)
-        output = TaskOutput(pump, OutputPolicy(Path("/nonexistent")), "t")
+        output = TaskOutput(pump, OutputPolicy(), "t")
         output._streams = [stream]
         os.set_blocking(stream.descriptor, False)
         with contextlib.suppress(BlockingIOError):
@@ -172,11 +175,13 @@ def test_an_agent_that_reads_nothing_holds_up_the_drain_for_a_while_only() -> No
 
 def test_a_disk_that_is_full_is_reported_and_the_task_goes_on(tmp_path: Path) -> None:
     with pumping() as (loop, pump), supervised() as supervisor:
-        sink = RotatingFile(Path("/dev/full"), 1 << 30, 0)
+        sink = RotatingFile(Directory.of(tmp_path), "out", 1 << 30, 0)
+        with Path("/dev/full").open("wb") as full:
+            os.dup2(full.fileno(), sink.fileno())
         stream = pump.open(sink)
         process = supervisor.start(shell("head -c 1000000 /dev/zero", stdout=stream.descriptor))
         stream.close_writer()
         assert ending(supervisor, process).code == 0
         turn_until(loop, lambda: sink.lost == 1_000_000, "all bytes counted as lost")
         assert "No space left" in sink.problem
-    assert not list(tmp_path.iterdir())
+    assert [path.stat().st_size for path in tmp_path.iterdir()] == [0]
