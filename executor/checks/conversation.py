@@ -1,22 +1,41 @@
-"""Probes over sockets, as generators that yield what they wait for; the loop drives them, nothing blocks."""
+"""Probes over sockets, as generators that yield what they wait for; the loop drives them, nothing blocks.
 
+The loop has its turn before every receive, whatever has come already: a server that sends without end slows
+down its own probe and nobody else. How much a probe reads in all is for its protocol to bound, how long it
+lasts for the check's timeout.
+"""
+
+import errno
 import os
 import socket
 import threading
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from executor.checks.result import Result
 from executor.eventloop import READ, WRITE, Loop
+
+if TYPE_CHECKING:
+    import ssl
 
 T = TypeVar("T")
 #: Yields the descriptor and the events to wait for, or None to wait for a post; returns a T.
 Wait = Generator[tuple[int, int] | None, None, T]
 Steps = Wait[Result]
 
-# TLS may want to read in order to write. By name, because importing ssl costs 2 MB.
-_TLS_WAITS = {"SSLWantReadError": READ, "SSLWantWriteError": WRITE}
+READ_SIZE = 64 * 1024
+"""Bytes taken in one turn."""
+
+MAX_LOOKUPS = 8
+"""Names that are looked up at a time, in threads that cannot be stopped: a redirect may name a server that
+never answers, at every run of every check."""
+
+OUR_WANT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
+"""Errors that tell of this machine's want and nothing of the task. Connecting gives no other EAGAIN."""
+
+# Theirs is every executor's of this process: a thread that hangs outlives the check that made it.
+_lookups = threading.BoundedSemaphore(MAX_LOOKUPS)
 
 
 class Talk:
@@ -67,7 +86,7 @@ class SocketProbe:
         except StopIteration as end:
             self._finish(end.value)
         except OSError as error:
-            self._finish(Result(False, reason(error)))
+            self._finish(failure(reason(error), error))
         else:
             if wanted is not None:
                 self._talk.loop.watch(*wanted, self._advance)
@@ -82,6 +101,13 @@ class SocketProbe:
 def reason(error: OSError) -> str:
     """The error in words, without the number that str() adds."""
     return error.strerror or str(error) or type(error).__name__
+
+
+def failure(text: str, error: OSError, *, connected: bool | None = None) -> Result:
+    """The result of a run that met this error: a failed one, or where the want is ours none that counts."""
+    if error.errno in OUR_WANT:
+        return Result(False, text, transient=True)
+    return Result(False, text, connected=connected)
 
 
 def connect(talk: Talk, host: str, port: int) -> Wait[socket.socket]:
@@ -101,28 +127,70 @@ def connect(talk: Talk, host: str, port: int) -> Wait[socket.socket]:
     return connection
 
 
-def patiently(connection: socket.socket, events: int, operation: Callable[[], T]) -> Wait[T]:
-    """Repeat an operation of a non-blocking socket, plain or TLS, until it need not wait."""
-    while True:
+class Channel:
+    """A connected socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+
+    def send(self, data: bytes) -> Wait[None]:
+        """Send all of `data`."""
+        while data:
+            try:
+                data = data[self._socket.send(data) :]
+            except BlockingIOError:
+                yield self._socket.fileno(), WRITE
+
+    def receive(self) -> Wait[bytes]:
+        """What comes next; empty at the end of the stream. The loop has its turn first."""
+        while True:
+            yield self._socket.fileno(), READ
+            try:
+                return self._socket.recv(READ_SIZE)
+            except BlockingIOError:
+                continue
+
+
+class SecureChannel:
+    """TLS over a channel. Bytes go through memory, so that OpenSSL never sees more than a turn's worth."""
+
+    def __init__(self, channel: Channel, context: "ssl.SSLContext", host: str) -> None:
+        import ssl  # noqa: PLC0415 (only tasks with an https check pay for OpenSSL)
+
+        self._channel = channel
+        self._want_read, self._at_end = ssl.SSLWantReadError, ssl.SSLEOFError
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_hostname=host)
+
+    def shake_hands(self) -> Wait[None]:
+        """The handshake. Raises ssl.SSLError (an OSError)."""
+        yield from self._through(self._tls.do_handshake)
+
+    def send(self, data: bytes) -> Wait[None]:
+        """Send all of `data`."""
+        yield from self._through(partial(self._tls.write, data))
+
+    def receive(self) -> Wait[bytes]:
+        """What comes next; empty at the end of the stream, announced or not."""
         try:
-            return operation()
-        except BlockingIOError:
-            yield connection.fileno(), events
-        except OSError as error:
-            if type(error).__name__ not in _TLS_WAITS:
-                raise
-            yield connection.fileno(), _TLS_WAITS[type(error).__name__]
+            return (yield from self._through(partial(self._tls.read, READ_SIZE)))
+        except self._at_end:
+            return b""
 
-
-def send(connection: socket.socket, data: bytes) -> Wait[None]:
-    """Send all of `data`."""
-    while data:
-        data = data[(yield from patiently(connection, WRITE, partial(connection.send, data))) :]
-
-
-def receive(connection: socket.socket) -> Wait[bytes]:
-    """What has come next; empty at the end of the stream."""
-    return (yield from patiently(connection, READ, partial(connection.recv, 65536)))
+    def _through(self, operation: Callable[[], T]) -> Wait[T]:
+        while True:
+            try:
+                result = operation()
+            except self._want_read:
+                yield from self._channel.send(self._out.read())
+                data = yield from self._channel.receive()
+                if data:
+                    self._in.write(data)
+                else:
+                    self._in.write_eof()
+            else:
+                yield from self._channel.send(self._out.read())
+                return result
 
 
 _Address = tuple[str, int] | tuple[str, int, int, int]
@@ -147,10 +215,18 @@ def _resolve(talk: Talk, host: str, port: int) -> Wait[tuple[socket.AddressFamil
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             answers.append((found[0][0], found[0][4]))  # type: ignore[arg-type]
         except (OSError, UnicodeError) as error:
-            answers.append(OSError(0, f"cannot find the address of {host!r}: {error}"))
+            answers.append(OSError(0, f"cannot find the address of {host[:100]!r}: {error}"))
+        finally:
+            _lookups.release()
         talk.loop.post(talk.resume)
 
-    threading.Thread(target=look_up, name="check-resolver", daemon=True).start()
+    if not _lookups.acquire(blocking=False):
+        raise OSError(errno.EAGAIN, f"{MAX_LOOKUPS} names are being looked up already")
+    try:
+        threading.Thread(target=look_up, name="check-resolver", daemon=True).start()
+    except RuntimeError:
+        _lookups.release()
+        raise OSError(errno.EAGAIN, "no thread to look up a name") from None
     while not answers:
         yield None
     answer = answers[0]

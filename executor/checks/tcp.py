@@ -1,6 +1,6 @@
 """TCP checks: a connection that is accepted is a success."""
 
-from executor.checks.conversation import Steps, Talk, connect, reason
+from executor.checks.conversation import Steps, Talk, connect, failure, reason
 from executor.checks.result import Result
 
 
@@ -10,5 +10,5 @@ def tcp_steps(talk: Talk, host: str, port: int) -> Steps:
     try:
         yield from connect(talk, host, port)
     except OSError as error:
-        return Result(False, f"TCP connection to {shown} failed: {reason(error)}", connected=False)
+        return failure(f"TCP connection to {shown} failed: {reason(error)}", error, connected=False)
     return Result(True, f"TCP connection to {shown} was accepted", connected=True)

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import trustme
+
 
 class ScriptedServer:
     """Answers each connection with the next piece of `answers`, the last one again and again; keeps the
@@ -110,3 +112,45 @@ def closed_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def self_signed() -> ssl.SSLContext:
+    """A certificate that nobody knows, for a name that is not the server's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("somewhere.example").configure_cert(context)
+    return context
+
+
+@contextlib.contextmanager
+def endless(
+    first: bytes, again: bytes, *, pause: float = 0.0, tls: ssl.SSLContext | None = None
+) -> Iterator[int]:
+    """The port of a server that says `first` to everybody, and `again` for ever, as fast as it is taken or
+    with a pause (seconds) between. It never hangs up before the peer does.
+    """
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    over = threading.Event()
+    block = again * max(1, 0 if pause else 65536 // len(again))
+
+    def speak(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            stack.enter_context(connection)
+            if tls is not None:
+                connection = stack.enter_context(tls.wrap_socket(connection, server_side=True))
+            connection.sendall(first)
+            while not over.wait(pause):
+                connection.sendall(block)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=speak, args=(connection,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        over.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()

@@ -1,20 +1,26 @@
 """HTTP and TCP probes against servers that behave and servers that do not."""
 
 import contextlib
+import os
+import resource
+import socket
 import ssl
+import threading
 from functools import partial
 
 import pytest
 import trustme
 from hypothesis import given
 from hypothesis import strategies as st
+from pytest_mock import MockerFixture
 
-from executor.checks.conversation import SocketProbe
-from executor.checks.http import _HttpError, _parse, http_steps
+from executor.checks.conversation import MAX_LOOKUPS, SocketProbe
+from executor.checks.http import http_steps
 from executor.checks.result import Result
 from executor.checks.tcp import tcp_steps
-from executor.checks.tests.servers import closed_port, serving, silent_port, status
-from executor.process.tests.fixtures import running_loop, turn_for, turn_until
+from executor.checks.tests.servers import closed_port, endless, self_signed, serving, silent_port, status
+from executor.http1 import Answer, Budget, Client, HttpError
+from executor.process.tests.fixtures import PATIENCE, running_loop, turn_for, turn_until
 
 
 def probe(made: SocketProbe) -> Result:
@@ -89,8 +95,12 @@ def test_redirect_with_blanks_and_umlauts() -> None:
 
 @given(st.binary())
 def test_any_head_is_an_answer_or_an_error(head: bytes) -> None:
-    with contextlib.suppress(_HttpError):
-        assert 0 <= _parse(head).status <= 999
+    client = Client(Budget(), lenient=True)
+    client.request("GET", "/", [("Host", "h")])
+    with contextlib.suppress(HttpError):
+        client.receive(b"HTTP/1.1 2" + head)
+        answer = client.next()
+        assert answer is None or (isinstance(answer, Answer) and 200 <= answer.status <= 999)
 
 
 @pytest.mark.parametrize("location", ["http://[", "http://x:99999/", "http:///x", "//", "http://\xff/"])
@@ -195,3 +205,122 @@ def test_tcp_filtered_says_nothing_until_cancelled() -> None:
         turn_for(loop, 0.2)
         made.cancel()
     assert results == []
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200\r\n\r\n",
+        b"HTTP/1.1  200  Two Blanks\r\n\r\n",
+        b"HTTP/1.0 200 OK\nX: y\n\n",
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX Y: z\r\nName : blank before the colon\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: \x00\x01\x7f\r\n\r\n",
+        b"HTTP/1.1 200 \xff\xfe\r\nX-\xff: \xff\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("dribble", [False, True])
+def test_sloppy_heads_are_read_as_curl_reads_them(head: bytes, dribble: bool) -> None:
+    with serving(head, dribble=dribble) as server:
+        assert get(server.port).http_status == 200
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(
+    ("first", "again", "words"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n", "more than 16 interim answers"),
+        (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", "a head of more than 65536 bytes"),
+        (b"HTTP/1.1 200 OK\r\nX:", b"y" * 4096, "a head of more than 65536 bytes"),
+        (b"", b"\x16\x03\x01\x00\x00" * 99, "a head of more than 65536 bytes"),
+    ],
+)
+def test_an_endless_answer_is_given_up(scheme: str, first: bytes, again: bytes, words: str) -> None:
+    with endless(first, again, tls=self_signed() if scheme == "https" else None) as port:
+        result = get(port, scheme=scheme)
+    assert (result.ok, result.http_status) == (False, None)
+    assert words in result.text
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_loop_has_its_turn_between_two_receives(scheme: str) -> None:
+    """A server that is always faster than its reader: other callbacks of the loop wait for one receive."""
+    turns = 0
+
+    def count() -> None:
+        nonlocal turns
+        turns += 1
+        loop.post(count)
+
+    results: list[Result] = []
+    with (
+        endless(
+            b"HTTP/1.1 200 OK\r\nX:", b"y" * 4096, tls=self_signed() if scheme == "https" else None
+        ) as port,
+        running_loop() as loop,
+    ):
+        made = SocketProbe(lambda talk: http_steps(talk, scheme, "127.0.0.1", port, "/"))
+        made.start(loop, results.append)
+        loop.post(count)
+        turn_until(loop, lambda: bool(results), "a result")
+    assert turns >= 3
+
+
+def test_a_redirect_to_a_long_address_is_told_in_brief() -> None:
+    with serving(status(302, "Location: /" + "x" * 60_000), status(500)) as server:
+        result = get(server.port)
+    assert result.http_status == 500
+    assert len(result.text) < 300
+
+
+def test_a_redirect_of_any_bytes_is_told_in_text() -> None:
+    with serving(b"HTTP/1.1 302 F\r\nLocation: //\xff\xfe\xc3/\xff\r\n\r\n") as server:
+        result = get(server.port)
+    assert not result.ok
+    assert result.text.encode("utf-8")
+
+
+def test_redirects_to_names_that_nobody_answers_for_take_no_thread_each(mocker: MockerFixture) -> None:
+    asked = threading.Event()
+
+    def nobody(*_: object, **__: object) -> object:
+        asked.wait(PATIENCE)
+        raise socket.gaierror("nobody answers")
+
+    mocker.patch("socket.getaddrinfo", nobody)
+    results: list[Result] = []
+    with serving(status(302, "Location: http://nobody.example/")) as server, running_loop() as loop:
+        made = [
+            SocketProbe(lambda talk: http_steps(talk, "http", "127.0.0.1", server.port, "/"))
+            for _ in range(MAX_LOOKUPS + 3)
+        ]
+        try:
+            for one in made:
+                one.start(loop, results.append)
+            turn_until(loop, lambda: len(results) == 3, "refusals")
+            assert all(result.transient for result in results)
+        finally:
+            for one in made:
+                one.cancel()
+            asked.set()
+            for thread in threading.enumerate():
+                if thread.name == "check-resolver":
+                    thread.join(PATIENCE)
+
+
+def test_want_of_descriptors_says_nothing_about_the_task() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    results: list[Result] = []
+    with serving(status(200)) as server, running_loop() as loop:
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            of_http = SocketProbe(lambda talk: http_steps(talk, "http", "127.0.0.1", server.port, "/"))
+            of_tcp = SocketProbe(lambda talk: tcp_steps(talk, "127.0.0.1", server.port))
+            for made in (of_http, of_tcp):
+                made.start(loop, results.append)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [(result.ok, result.transient) for result in results] == [(False, True)] * 2
