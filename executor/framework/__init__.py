@@ -1,0 +1,1 @@
+"""The framework that launches this executor, and the SDK under it."""

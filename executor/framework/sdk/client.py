@@ -1,0 +1,313 @@
+"""A scheduler's connections: the session's actions carried out over asyncio.
+
+    async with Client(info, settings) as client:
+        async for notice in client:
+            match notice:
+                case Connected(framework_id): ...
+                case Deliver(event): ...
+
+One task reads the stream, one sends calls, one watches the clock; whoever iterates is the owner of everything
+else. Events that the owner has not taken yet are bounded by their number: beyond that the stream is not read,
+which the master's socket feels, and the silence watch rests meanwhile.
+"""
+
+import asyncio
+import gzip
+import logging
+import random
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from mesos.v1 import mesos_pb2
+from mesos.v1.scheduler import scheduler_pb2
+
+from executor.framework.sdk import session as sessions
+from executor.framework.sdk.calls import Call
+from executor.framework.sdk.credentials import CredentialError, Credentials
+from executor.framework.sdk.http1 import MAX_TEXT, Connection, dial
+from executor.framework.sdk.session import (
+    CloseAll,
+    Connected,
+    Deliver,
+    Disconnected,
+    Failed,
+    Fate,
+    OpenStream,
+    Outcome,
+    Phase,
+    Policy,
+    RefreshCredential,
+    SendCall,
+    Session,
+    Superseded,
+)
+from executor.protocol.encoding import DecodeError, Encoding, decode, encode
+from executor.protocol.recordio import DEFAULT_MAX_RECORD, FramingError, RecordIODecoder
+
+log = logging.getLogger(__name__)
+
+PATH = "/api/v1/scheduler"
+
+Notice = Connected | Disconnected | Deliver | Superseded | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`masters`: `host:port` each, tried in turn; none where a detector tells. Times in seconds.
+
+    `compress_above`: bytes from which a call's body is sent gzipped, None for never (a master inflates
+    requests since Mesos 1.2; it never compresses its stream).
+    """
+
+    masters: tuple[str, ...] = ()
+    encoding: Encoding = Encoding.PROTOBUF
+    credentials: Credentials = field(default_factory=Credentials)
+    tls: ssl.SSLContext | None = None
+    compress_above: int | None = None
+    connect_timeout: float = 10.0
+    open_timeout: float = 75.0
+    call_timeout: float = 75.0
+    longest_delay: float = 15.0
+    max_record: int = DEFAULT_MAX_RECORD
+    max_waiting: int = 1000
+
+
+class Client:
+    """See the module. `session` may be looked at; `suppressed` and `constraints` of it count from the next
+    SUBSCRIBE.
+    """
+
+    def __init__(self, info: mesos_pb2.FrameworkInfo, settings: Settings) -> None:
+        self._settings = settings
+        self.session = Session(
+            info,
+            Policy(
+                settings.masters,
+                lambda high: random.uniform(0.0, high),
+                longest_delay=settings.longest_delay,
+                open_timeout=settings.open_timeout,
+                call_timeout=settings.call_timeout,
+                content_type=settings.encoding.content_type,
+            ),
+        )
+        self.undecodable = 0
+        self._notices: deque[Notice] = deque()
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._moved = asyncio.Event()
+        self._outcomes: dict[int, asyncio.Future[Outcome]] = {}
+        self._tokens = 0
+        self._to_send: SendCall | None = None
+        self._sendable = asyncio.Event()
+        self._calls: Connection | None = None
+        self._stream: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> "Client":
+        self._tasks = [asyncio.create_task(self._send_calls()), asyncio.create_task(self._watch_clock())]
+        self._feed(sessions.Start())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._feed(sessions.Stop())
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+    def __aiter__(self) -> AsyncIterator[Notice]:
+        return self._iterate()
+
+    async def _iterate(self) -> AsyncIterator[Notice]:
+        while True:
+            while self._notices:
+                notice = self._notices.popleft()
+                if len(self._notices) < self._settings.max_waiting:
+                    self._room.set()
+                yield notice
+            if self.session.phase in (Phase.CLOSED, Phase.FAILED):
+                return
+            self._news.clear()
+            await self._news.wait()
+
+    # ---- what the framework says
+
+    def post(self, call: Call) -> "asyncio.Future[Outcome]":
+        """Queue a call, in order behind those before it. The future tells what became of it; nobody has to
+        wait.
+        """
+        self._tokens += 1
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._outcomes[self._tokens] = future
+        self._feed(sessions.Say(self._tokens, call))
+        return future
+
+    async def call(self, call: Call) -> Outcome:
+        """Make a call and wait for what becomes of it."""
+        return await self.post(call)
+
+    def lead(self, address: str) -> None:
+        """A detector's word on who leads: `host:port`, or "" for nobody."""
+        self._feed(sessions.Leader(address))
+
+    def resume(self) -> None:
+        """Subscribe again after Superseded: leadership was looked at, and is ours."""
+        self._feed(sessions.Start())
+
+    # ---- the session's actions
+
+    def _feed(self, given: sessions.Input) -> None:
+        for action in self.session.handle(given, _now()):
+            self._act(action)
+        self._moved.set()
+
+    def _act(self, action: sessions.Action) -> None:
+        match action:
+            case OpenStream():
+                self._close_stream()
+                self._stream = asyncio.create_task(self._read_stream(action))
+            case SendCall():
+                self._to_send = action
+                self._sendable.set()
+            case CloseAll():
+                self._close_stream()
+                self._to_send = None
+                if self._calls is not None:
+                    self._calls.close()
+                    self._calls = None
+            case Outcome(token):
+                future = self._outcomes.pop(token, None)
+                if future is not None and not future.done():
+                    future.set_result(action)
+            case RefreshCredential():
+                self._settings.credentials.refresh()
+            case _:
+                self._notices.append(action)
+                if len(self._notices) >= self._settings.max_waiting:
+                    self._room.clear()
+                self._news.set()
+
+    def _close_stream(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None and stream is not asyncio.current_task():
+            stream.cancel()
+
+    # ---- tasks
+
+    async def _read_stream(self, action: OpenStream) -> None:
+        generation, settings = action.generation, self._settings
+        try:
+            async with await dial(action.master, settings.tls, settings.connect_timeout) as connection:
+                head = await connection.request(*self._request(action.master, action.call, "", accept=True))
+                if head.status != 200:
+                    text = (await connection.body(MAX_TEXT)).decode("utf-8", "replace")
+                    self._feed(
+                        sessions.Opened(generation, head.status, location=head.get("location"), text=text)
+                    )
+                    return
+                self._feed(
+                    sessions.Opened(
+                        generation, 200, head.get("mesos-stream-id"), "", head.get("content-type")
+                    )
+                )
+                await self._read_records(connection, generation)
+            self._feed(sessions.Lost(generation, f"{action.master} ended the stream"))
+        except FramingError as error:
+            self._feed(sessions.Lost(generation, f"{action.master} sent no records: {error}"))
+        except (OSError, CredentialError) as error:
+            self._feed(sessions.Lost(generation, f"{action.master}: {error or type(error).__name__}"))
+
+    async def _read_records(self, connection: Connection, generation: int) -> None:
+        decoder = RecordIODecoder(self._settings.max_record)
+        async for chunk in connection.chunks():
+            self.session.heard(_now())
+            try:
+                records = decoder.feed(chunk)
+            except FramingError as error:
+                self._feed_records(error.records, generation)
+                raise
+            self._feed_records(records, generation)
+            if not self._room.is_set():
+                await self._room.wait()
+                self.session.heard(_now())
+
+    def _feed_records(self, records: Iterable[bytes], generation: int) -> None:
+        for record in records:
+            event: scheduler_pb2.Event | None
+            try:
+                event = decode(record, scheduler_pb2.Event(), self._settings.encoding)
+            except DecodeError as error:
+                self.undecodable += 1
+                event = None
+                log.warning("an event of %d bytes cannot be read: %s", len(record), error)
+            self._feed(sessions.Received(generation, event))
+
+    async def _send_calls(self) -> None:
+        while True:
+            await self._sendable.wait()
+            self._sendable.clear()
+            action, self._to_send = self._to_send, None
+            if action is not None:
+                self._feed(await self._send(action))
+
+    async def _send(self, action: SendCall) -> sessions.Answered | sessions.CallLost:
+        settings, connection = self._settings, self._calls
+        try:
+            if connection is None or not connection.reusable:
+                if connection is not None:
+                    connection.close()
+                connection = None
+                connection = self._calls = await dial(action.master, settings.tls, settings.connect_timeout)
+            head = await connection.request(*self._request(action.master, action.call, action.stream_id))
+            text = (await connection.body(MAX_TEXT)).decode("utf-8", "replace")
+        except (OSError, CredentialError) as error:
+            if connection is not None:
+                connection.close()
+            if self._calls is connection:
+                self._calls = None
+            sent = connection is not None and connection.sent
+            return sessions.CallLost(action.token, str(error) or type(error).__name__, sent)
+        return sessions.Answered(action.token, head.status, text)
+
+    def _request(
+        self, master: str, call: Call, stream_id: str, *, accept: bool = False
+    ) -> tuple[str, str, list[tuple[str, str]], bytes]:
+        settings = self._settings
+        body = encode(call, settings.encoding, explicit_defaults=False)
+        headers = [("Host", master), ("Content-Type", settings.encoding.content_type)]
+        if accept or call.type == Call.RECONCILE_OPERATIONS:
+            headers.append(("Accept", settings.encoding.content_type))
+        if stream_id:
+            headers.append(("Mesos-Stream-Id", stream_id))
+        headers.extend(settings.credentials.header())
+        if settings.compress_above is not None and len(body) > settings.compress_above:
+            body = gzip.compress(body, 1)
+            headers.append(("Content-Encoding", "gzip"))
+        return "POST", PATH, headers, body
+
+    async def _watch_clock(self) -> None:
+        while True:
+            self._moved.clear()
+            alarm = self.session.alarm
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if alarm is None else max(alarm - _now(), 0.0)):
+                    await self._moved.wait()
+                continue
+            if not self._room.is_set():
+                self.session.heard(_now())  # it is us who do not listen
+            self._feed(sessions.Tick())
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+__all__ = ["PATH", "Client", "Fate", "Notice", "Settings"]

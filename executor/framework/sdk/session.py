@@ -1,0 +1,651 @@
+"""The subscription of a scheduler as a table of phases and inputs. No I/O, no threads, no clock.
+
+Whoever drives it (client.py) feeds inputs with the time they came at and carries out the actions it gets
+back:
+
+    IDLE --Start--> CONNECTING --answer 200--> OPENED --SUBSCRIBED--> SUBSCRIBED
+      ^                 |  refused, lost          |                       | lost, silent, 403, stream replaced
+      |                 v                         v                       v
+      +-----------  WAITING (until a time) <------+-----------------------+
+                        |
+    SUPERSEDED (another instance holds our id)   FAILED (no use to go on)   CLOSED (we left)
+
+Two connections: the stream, and one for all other calls, in order, because the order of ACCEPT, KILL,
+RECONCILE and ACKNOWLEDGE decides what is true. The loss of either is the loss of the subscription. Calls are
+queued while one is under way; a call whose answer is lost is sent again after the next SUBSCRIBED if that is
+harmless (calls.py), else its sender hears that nobody knows.
+
+A master's silence: heartbeats come every 15 s; after five of those without a byte the stream is dropped, and
+likewise a call that is not answered in that time. The sources for all of it are src/master/{http,master}.cpp.
+"""
+
+import enum
+import re
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from mesos.v1 import mesos_pb2
+from mesos.v1.scheduler import scheduler_pb2
+
+from executor.framework.sdk.calls import Call, repeatable, subscribe
+
+Event = scheduler_pb2.Event
+
+DEFAULT_HEARTBEAT = 15.0
+MISSED_HEARTBEATS = 5
+MAX_REDIRECTS = 8
+
+_FATAL = (
+    re.compile(r"Framework has been removed"),
+    re.compile(r"Changing framework's principal"),
+    re.compile(r"Not authorized|Authorization failure"),
+    re.compile(r"Roles \{|'FrameworkInfo\.role|Suppressed roles|Offer constraints|[Ii]nvalid"),
+    re.compile(r"User 'root' is not allowed"),
+)
+_SUPERSEDED = re.compile(r"Framework failed over")
+
+
+class Phase(enum.Enum):
+    """Where the subscription stands."""
+
+    IDLE = "idle"
+    WAITING = "waiting"
+    CONNECTING = "connecting"
+    OPENED = "opened"
+    SUBSCRIBED = "subscribed"
+    SUPERSEDED = "superseded"
+    FAILED = "failed"
+    CLOSED = "closed"
+
+
+# ---- inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Begin, or begin again after SUPERSEDED (leadership was looked at once more)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The answer's head to SUBSCRIBE, its body's beginning where it is a refusal. `generation` as in
+    OpenStream.
+    """
+
+    generation: int
+    status: int
+    stream_id: str = ""
+    location: str = ""
+    content_type: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A record of the stream: an event, or None for one that could not be decoded."""
+
+    generation: int
+    event: Event | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The stream's connection could not be made, or ended."""
+
+    generation: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer to a call."""
+
+    token: int
+    status: int
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CallLost:
+    """No answer to a call. `sent` is False if not one byte of it can have reached the master."""
+
+    token: int
+    why: str
+    sent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Who leads, as a detector says: `host:port`, or "" if nobody does at present."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """A call of the framework's own. `token` names it in `Outcome`."""
+
+    token: int
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed. Give it at `Session.alarm`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Leave; the framework's tasks go on (it may come back with its id)."""
+
+
+Input = Start | Opened | Received | Lost | Answered | CallLost | Leader | Say | Tick | Stop
+
+
+# ---- actions
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStream:
+    """Send SUBSCRIBE to `master` over a new connection in place of any other; `generation` names it."""
+
+    generation: int
+    master: str
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class SendCall:
+    """Send a call on the calls' connection, which is made to `master` if there is none."""
+
+    token: int
+    master: str
+    stream_id: str
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class CloseAll:
+    """Close both connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """An event for the framework; never HEARTBEAT, never one of an older stream."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """Subscribed. Everything known of offers is void; the id must be stored before anything is launched."""
+
+    framework_id: str
+    master: str
+    first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """No longer subscribed."""
+
+    why: str
+
+
+class Fate(enum.Enum):
+    """What became of a call."""
+
+    TAKEN = "taken"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+    NOT_SENT = "not sent"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a call that the framework made. TAKEN promises nothing beyond being parsed."""
+
+    token: int
+    fate: Fate
+    status: int = 0
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshCredential:
+    """The master took the credential for none: fetch it anew before the next attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """Another instance subscribed with our id. Nothing is sent any more until Start is given again."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """There is no point in going on; an operator must decide."""
+
+    why: str
+
+
+Action = (
+    OpenStream
+    | SendCall
+    | CloseAll
+    | Deliver
+    | Connected
+    | Disconnected
+    | Outcome
+    | RefreshCredential
+    | Superseded
+    | Failed
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Seconds. `random(high)` is a float from 0 to `high`: attempts are spread over their whole delay."""
+
+    masters: tuple[str, ...]
+    random: Callable[[float], float]
+    first_delay: float = 0.5
+    longest_delay: float = 15.0
+    open_timeout: float = 75.0
+    call_timeout: float = 75.0
+    content_type: str = "application/x-protobuf"
+    attempts_without_permission: int = 2
+
+
+@dataclass(slots=True)
+class _Pending:
+    token: int
+    call: Call
+    since: float
+    unsent: int = 0
+
+
+@dataclass(slots=True)
+class _State:
+    phase: Phase = Phase.IDLE
+    generation: int = 0
+    stream_id: str = ""
+    master: str = ""
+    heard: float = 0.0
+    heartbeat: float = DEFAULT_HEARTBEAT
+    retry_at: float | None = None
+    failures: int = 0
+    redirects: int = 0
+    refusals: int = 0
+    candidates: deque[str] = field(default_factory=deque)
+    queue: deque[_Pending] = field(default_factory=deque)
+    under_way: _Pending | None = None
+
+
+class Session:
+    """One framework's subscription. `info` is sent with each SUBSCRIBE; its id is set when it is known."""
+
+    def __init__(self, info: mesos_pb2.FrameworkInfo, policy: Policy) -> None:
+        self.info = mesos_pb2.FrameworkInfo()
+        self.info.CopyFrom(info)
+        self.suppressed: frozenset[str] = frozenset()
+        self.constraints: scheduler_pb2.OfferConstraints | None = None
+        self._policy = policy
+        self._state = _State(candidates=deque(policy.masters))
+
+    @property
+    def phase(self) -> Phase:
+        """Where the subscription stands."""
+        return self._state.phase
+
+    @property
+    def waiting_calls(self) -> int:
+        """Calls that are queued or under way."""
+        return len(self._state.queue) + (self._state.under_way is not None)
+
+    @property
+    def alarm(self) -> float | None:
+        """When `Tick` is due, None for never."""
+        state = self._state
+        times = [state.retry_at]
+        if state.phase in (Phase.CONNECTING, Phase.OPENED):
+            times.append(state.heard + self._policy.open_timeout)
+        if state.phase is Phase.SUBSCRIBED:
+            times.append(state.heard + MISSED_HEARTBEATS * state.heartbeat)
+            if state.under_way is not None:
+                times.append(state.under_way.since + self._policy.call_timeout)
+        return min((time for time in times if time is not None), default=None)
+
+    def heard(self, now: float) -> None:
+        """Bytes came on the stream, be they no whole record yet."""
+        self._state.heard = now
+
+    def handle(self, given: Input, now: float) -> list[Action]:
+        """What is to be done about one input."""
+        generation = getattr(given, "generation", self._state.generation)
+        if generation != self._state.generation:
+            return []  # late bytes of a stream that was given up
+        rule = _TABLE.get((self._state.phase, type(given)), _TABLE.get((None, type(given))))
+        return rule(self, given, now) if rule is not None else []
+
+    # ---- connecting
+
+    def _start(self, _given: Input, now: float) -> list[Action]:
+        return self._attempt(now)
+
+    def _attempt(self, now: float) -> list[Action]:
+        state = self._state
+        state.retry_at = None
+        if not state.candidates:
+            state.candidates.extend(self._policy.masters)
+        if not state.candidates:
+            state.phase = Phase.WAITING  # a detector will say who leads
+            return []
+        state.master = state.candidates[0]
+        state.candidates.rotate(-1)
+        return self._open(now)
+
+    def _open(self, now: float) -> list[Action]:
+        state = self._state
+        state.phase = Phase.CONNECTING
+        state.generation += 1
+        state.stream_id = ""
+        state.heard = now
+        state.retry_at = None
+        return [
+            OpenStream(
+                state.generation, state.master, subscribe(self.info, self.suppressed, self.constraints)
+            )
+        ]
+
+    def _opened(self, given: Input, now: float) -> list[Action]:
+        assert isinstance(given, Opened)
+        state = self._state
+        state.heard = now
+        if given.status == 200:
+            return self._accepted(given, now)
+        if given.status == 307:
+            return self._redirected(given, now)
+        if given.status in (401, 403):
+            return self._not_permitted(given, now)
+        if given.status in (400, 405, 406, 415, 501):
+            return self._fail(f"{state.master} answered {given.status} to SUBSCRIBE: {given.text}")
+        return self._again(now, f"{state.master} answered {given.status} to SUBSCRIBE: {given.text}")
+
+    def _accepted(self, given: Opened, now: float) -> list[Action]:
+        state, wanted = self._state, self._policy.content_type
+        if not given.stream_id:
+            return self._again(now, f"{state.master} answered without a Mesos-Stream-Id")
+        if given.content_type != wanted:
+            return self._again(
+                now, f"{state.master} answers in {given.content_type or 'no type'}, not in {wanted}"
+            )
+        state.phase = Phase.OPENED
+        state.stream_id = given.stream_id
+        return []
+
+    def _redirected(self, given: Opened, now: float) -> list[Action]:
+        state = self._state
+        address = leader_of(given.location)
+        state.redirects += 1
+        if not address or address == state.master or state.redirects > MAX_REDIRECTS:
+            return self._again(now, f"{state.master} redirects to {given.location!r}")
+        state.master = address
+        return [CloseAll(), *self._open(now)]
+
+    def _not_permitted(self, given: Opened, now: float) -> list[Action]:
+        state = self._state
+        state.refusals += 1
+        why = f"{state.master} answered {given.status} to SUBSCRIBE: {given.text}"
+        if state.refusals >= self._policy.attempts_without_permission:
+            return self._fail(why)
+        return [RefreshCredential(), *self._again(now, why)]
+
+    def _again(self, now: float, why: str) -> list[Action]:
+        """Wait, with a delay drawn from a growing interval; the next candidate is tried at once the first
+        time round.
+        """
+        state, policy = self._state, self._policy
+        was = state.phase
+        actions: list[Action] = [CloseAll()]
+        if was is Phase.SUBSCRIBED:
+            actions += [Disconnected(why), *self._give_up_calls(why)]
+            state.failures = 0
+        state.phase = Phase.WAITING
+        state.generation += 1
+        state.failures += 1
+        state.redirects = 0
+        state.stream_id = ""
+        others = max(len(policy.masters), 1)
+        if state.failures < others and was is not Phase.SUBSCRIBED:
+            state.retry_at = now
+        else:
+            rounds = state.failures - others
+            high = min(policy.first_delay * 2 ** max(rounds, 0), policy.longest_delay)
+            state.retry_at = now + policy.random(high)
+        return actions
+
+    def _lost(self, given: Input, now: float) -> list[Action]:
+        assert isinstance(given, Lost)
+        return self._again(now, given.why)
+
+    def _leader(self, given: Input, now: float) -> list[Action]:
+        """A detector's word counts for the next attempt; a stream that lives is not dropped for it."""
+        assert isinstance(given, Leader)
+        state = self._state
+        state.candidates = deque([given.address] if given.address else self._policy.masters)
+        if given.address and state.phase is Phase.WAITING:
+            return self._attempt(now)
+        return []
+
+    # ---- events
+
+    def _first_record(self, given: Input, now: float) -> list[Action]:
+        assert isinstance(given, Received)
+        state, event = self._state, given.event
+        state.heard = now
+        if event is None:
+            return []
+        if event.type == Event.SUBSCRIBED:
+            first = not self.info.id.value
+            state.phase = Phase.SUBSCRIBED
+            state.failures = state.redirects = state.refusals = 0
+            announced = event.subscribed.heartbeat_interval_seconds
+            state.heartbeat = min(max(announced, 1.0), 300.0) if announced > 0 else DEFAULT_HEARTBEAT
+            self.info.id.CopyFrom(event.subscribed.framework_id)
+            connected = Connected(self.info.id.value, state.master, first)
+            return [connected, Deliver(event), *self._next_call(now)]
+        if event.type == Event.ERROR:
+            return self._error(event.error.message, now)
+        return []
+
+    def _record(self, given: Input, now: float) -> list[Action]:
+        assert isinstance(given, Received)
+        state, event = self._state, given.event
+        state.heard = now
+        if event is None or event.type in (Event.HEARTBEAT, Event.UNKNOWN):
+            return []
+        if not _has_body(event):
+            return []
+        if event.type == Event.ERROR:
+            return self._error(event.error.message, now)
+        return [Deliver(event)]
+
+    def _error(self, text: str, now: float) -> list[Action]:
+        if _SUPERSEDED.search(text):
+            return self._superseded(text)
+        if any(pattern.search(text) for pattern in _FATAL):
+            return self._fail(text)
+        return self._again(now, f"the master ended the subscription: {text}")
+
+    def _superseded(self, why: str) -> list[Action]:
+        return self._end(Phase.SUPERSEDED, Superseded(why), why)
+
+    def _fail(self, why: str) -> list[Action]:
+        return self._end(Phase.FAILED, Failed(why), why)
+
+    def _end(self, phase: Phase, last: Action | None, why: str) -> list[Action]:
+        state = self._state
+        was = state.phase
+        state.phase = phase
+        state.generation += 1
+        state.retry_at = None
+        actions: list[Action] = [CloseAll()]
+        if was is Phase.SUBSCRIBED:
+            actions.append(Disconnected(why))
+        actions += self._give_up_calls(why, keep=False)
+        return [*actions, last] if last is not None else actions
+
+    def _stop(self, _given: Input, _now: float) -> list[Action]:
+        return self._end(Phase.CLOSED, None, "the framework leaves")
+
+    # ---- calls
+
+    def _say(self, given: Input, now: float) -> list[Action]:
+        assert isinstance(given, Say)
+        self._state.queue.append(_Pending(given.token, given.call, now))
+        return self._next_call(now)
+
+    def _say_unsubscribed(self, given: Input, _now: float) -> list[Action]:
+        assert isinstance(given, Say)
+        return [Outcome(given.token, Fate.NOT_SENT, 0, "not subscribed")]
+
+    def _next_call(self, now: float) -> list[Action]:
+        state = self._state
+        if state.under_way is not None or not state.queue or state.phase is not Phase.SUBSCRIBED:
+            return []
+        pending = state.under_way = state.queue.popleft()
+        pending.since, pending.unsent = now, 0
+        pending.call.framework_id.value = self.info.id.value
+        return [SendCall(pending.token, state.master, state.stream_id, pending.call)]
+
+    def _answered(self, given: Input, now: float) -> list[Action]:
+        assert isinstance(given, Answered)
+        state, pending = self._state, self._state.under_way
+        if pending is None or pending.token != given.token:
+            return []
+        if given.status in (200, 202):
+            state.under_way = None
+            return [Outcome(given.token, Fate.TAKEN, given.status), *self._next_call(now)]
+        if given.status == 400 and _SUPERSEDED_CALL.search(given.text):
+            return self._superseded(f"a call was refused: {given.text}")
+        if given.status in (307, 401, 403, 503) or (given.status == 400 and "cannot be found" in given.text):
+            # Not leader any more, not subscribed, unknown to a new master: a new subscription mends it.
+            if given.status == 401:
+                return [RefreshCredential(), *self._again(now, f"a call was answered {given.status}")]
+            return self._again(now, f"a call was answered {given.status}: {given.text}")
+        state.under_way = None
+        return [Outcome(given.token, Fate.REFUSED, given.status, given.text), *self._next_call(now)]
+
+    def _call_lost(self, given: Input, now: float) -> list[Action]:
+        """A connection that the master closed while it was idle is made anew; else the subscription goes."""
+        assert isinstance(given, CallLost)
+        state, pending = self._state, self._state.under_way
+        if pending is None or pending.token != given.token:
+            return []
+        pending.unsent += 1
+        if not given.sent and pending.unsent == 1:
+            return [SendCall(pending.token, state.master, state.stream_id, pending.call)]
+        if not given.sent:
+            # Nobody has seen it: it waits for the next subscription like those behind it.
+            state.under_way = None
+            state.queue.appendleft(pending)
+        return self._again(now, f"a call was lost: {given.why}")
+
+    def _give_up_calls(self, why: str, *, keep: bool = True) -> list[Action]:
+        """What is queued waits for the next subscription, if it may be said again then."""
+        state = self._state
+        actions: list[Action] = []
+        pending = state.under_way
+        state.under_way = None
+        waiting = list(state.queue)
+        state.queue.clear()
+        if pending is not None:
+            if keep and repeatable(pending.call):
+                state.queue.append(pending)
+            else:
+                actions.append(Outcome(pending.token, Fate.UNKNOWN, 0, why))
+        for item in waiting:
+            if keep and repeatable(item.call):
+                state.queue.append(item)
+            else:
+                actions.append(Outcome(item.token, Fate.NOT_SENT, 0, why))
+        return actions
+
+    # ---- time
+
+    def _tick(self, _given: Input, now: float) -> list[Action]:
+        state = self._state
+        if state.phase is Phase.WAITING and state.retry_at is not None and now >= state.retry_at:
+            return self._attempt(now)
+        silent = self._silent(now)
+        return self._again(now, silent) if silent else []
+
+    def _silent(self, now: float) -> str:
+        """Who has not been heard of for too long, "" for nobody."""
+        state, policy = self._state, self._policy
+        if state.phase in (Phase.CONNECTING, Phase.OPENED) and now >= state.heard + policy.open_timeout:
+            return f"{state.master} does not answer"
+        if state.phase is not Phase.SUBSCRIBED:
+            return ""
+        if now >= state.heard + MISSED_HEARTBEATS * state.heartbeat:
+            return f"nothing was heard of {state.master} for {now - state.heard:.0f} s"
+        if state.under_way is not None and now >= state.under_way.since + policy.call_timeout:
+            return f"{state.master} did not answer a call in {policy.call_timeout:g} s"
+        return ""
+
+
+_SUPERSEDED_CALL = re.compile(r"[Ss]tream.?[Ii][Dd]")
+
+_Rule = Callable[[Session, Input, float], list[Action]]
+
+# Phase None stands for every phase that the table does not name.
+_TABLE: Mapping[tuple[Phase | None, type], _Rule] = {
+    (Phase.IDLE, Start): Session._start,
+    (Phase.SUPERSEDED, Start): Session._start,
+    (Phase.CONNECTING, Opened): Session._opened,
+    (Phase.CONNECTING, Lost): Session._lost,
+    (Phase.OPENED, Received): Session._first_record,
+    (Phase.OPENED, Lost): Session._lost,
+    (Phase.SUBSCRIBED, Received): Session._record,
+    (Phase.SUBSCRIBED, Lost): Session._lost,
+    (Phase.SUBSCRIBED, Say): Session._say,
+    (None, Say): Session._say_unsubscribed,
+    (Phase.SUBSCRIBED, Answered): Session._answered,
+    (Phase.SUBSCRIBED, CallLost): Session._call_lost,
+    (Phase.CLOSED, Stop): lambda _session, _given, _now: [],
+    (None, Stop): Session._stop,
+    (Phase.FAILED, Leader): lambda _session, _given, _now: [],
+    (None, Leader): Session._leader,
+    (None, Tick): Session._tick,
+}
+
+
+def leader_of(location: str) -> str:
+    """`host:port` out of a Location header, "" if there is none. Masters write `//host:port/path`, their
+    documentation `host:port`.
+    """
+    rest = re.sub(r"^[a-zA-Z][a-zA-Z0-9+.-]*:(?=//)", "", location)
+    found = re.match(r"(?://)?(\[[0-9a-fA-F:.]+\]:\d{1,5}|[A-Za-z0-9._-]+:\d{1,5})(?:[/?#]|$)", rest)
+    return found[1] if found is not None else ""
+
+
+_BODIES = {
+    Event.SUBSCRIBED: "subscribed",
+    Event.OFFERS: "offers",
+    Event.INVERSE_OFFERS: "inverse_offers",
+    Event.RESCIND: "rescind",
+    Event.RESCIND_INVERSE_OFFER: "rescind_inverse_offer",
+    Event.UPDATE: "update",
+    Event.UPDATE_OPERATION_STATUS: "update_operation_status",
+    Event.MESSAGE: "message",
+    Event.FAILURE: "failure",
+    Event.ERROR: "error",
+}
+
+
+def _has_body(event: Event) -> bool:
+    name = _BODIES.get(event.type)
+    return name is not None and event.HasField(name)
