@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from cni_plugins.attach import foreign
+from cni_plugins.attach import foreign, suspicions
 from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.spec.call import Call, Verb, for_child
-from cni_plugins.spec.config import decode
+from cni_plugins.spec.config import decode, shown
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Result, encode
 from cni_plugins.spec.values import JsonObject, fold
@@ -52,9 +52,27 @@ def type_of(config: JsonObject) -> str:
 
 
 def typed(plugin: Plugin[Any], call: Call, *, lenient: bool = False) -> Any:
-    """A plugin's typed configuration out of a call. CniError 2 or 7 unless `lenient`."""
-    document = fold(call.config, "ipam") if plugin.kind is Kind.IPAM else call.config
-    return decode(plugin.config, document if isinstance(document, dict) else {}, lenient=lenient)
+    """A plugin's typed configuration out of a call. CniError 2, 4 or 7 unless `lenient`."""
+    ipam = plugin.kind is Kind.IPAM
+    document = fold(call.config, "ipam") if ipam else call.config
+    if lenient:
+        return decode(plugin.config, document if isinstance(document, dict) else {}, lenient=True)
+    if plugin.args:
+        call.require_args()
+    if ipam and not isinstance(document, dict):
+        what = "is missing" if document is None else f"is {shown(document)}, which is not an object"
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"key 'ipam' {what}",
+            f'it holds the keys of {plugin.name}: "ipam": {{"type": "{plugin.name}", …}}',
+        )
+    place = suspicions.IPAM if ipam else suspicions.TOP
+    return decode(
+        plugin.config,
+        document,
+        where="ipam." if ipam else "",
+        unknown=lambda key: suspicions.unknown(call, plugin.config, key, place),
+    )
 
 
 def delegate_of(call: Call) -> JsonObject | None:
@@ -94,7 +112,9 @@ def validate(call: Call, config: JsonObject, context: Context) -> None:
         foreign.find(name, call.path)
         return
     child = _child(call, config, None, name)
-    plugin.validate(child, typed(plugin, child))
+    typed_config = typed(plugin, child)
+    suspicions.refuse(child, plugin.kind, name)
+    plugin.validate(child, typed_config)
     inner = delegate_of(child) if plugin.kind is Kind.META else None
     if inner is not None:
         validate(child, inner, context)
@@ -137,6 +157,7 @@ def run_add(plugin: Plugin[Any], call: Call, tx: Transaction) -> Result:
     runs.
     """
     config = typed(plugin, call)
+    suspicions.refuse(call, plugin.kind, plugin.name)
     if plugin.kind is not Kind.IPAM:
         plugin.validate(call, config)
     if plugin.kind is Kind.META:

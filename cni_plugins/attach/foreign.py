@@ -39,6 +39,8 @@ def find(name: str, path: tuple[str, ...]) -> Path:
 def run(verb: Verb, call: Call, name: str, config: JsonObject) -> Result | None:
     """Run a foreign plugin; its result for ADD. CniError: the child's own, or 11 when the deadline passes."""
     path = find(name, call.path)
+    if verb is Verb.ADD and name != _ipam(config):
+        call.served.add("portMappings")  # whether it does anything with them is its own affair
     env = {key: value for key, value in call.env.items() if key != "MESOKIT_ROOT"} | {
         "CNI_COMMAND": verb.value
     }
@@ -52,6 +54,11 @@ def run(verb: Verb, call: Call, name: str, config: JsonObject) -> Result | None:
     except ValueError as error:
         raise CniError(Code.DECODING, f"plugin {name} did not print a result", str(error)) from error
     return decode(document, call.version, f"the result of {name}")
+
+
+def _ipam(config: JsonObject) -> object:
+    ipam = fold(config, "ipam")
+    return fold(ipam, "type") if isinstance(ipam, dict) else None
 
 
 def _failure(name: str, done: program.Finished) -> CniError:

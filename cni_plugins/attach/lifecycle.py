@@ -43,7 +43,13 @@ REPEATS = "MESOKIT_REPEATS"
 
 def handler(plugin: Plugin[Any], plugins: Plugins) -> Handler:
     """The plugin as the dispatcher serves it."""
-    return Handler(plugin.name, plugin.about, plugin.versions, partial(serve, plugin, plugins))
+    return Handler(
+        plugin.name,
+        plugin.about,
+        plugin.versions,
+        partial(serve, plugin, plugins),
+        sandboxed=plugin.kind is not Kind.IPAM,
+    )
 
 
 def serve(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result | None:
@@ -139,6 +145,7 @@ def _head(plugin: Plugin[Any], call: Call) -> dict[str, Any]:
         "netns": call.netns_path,
         "netnsID": fingerprint(sandbox) if sandbox is not None else None,
         "time": time.time(),
+        "began": call.began,
         "config": call.config,
     }
 
@@ -263,7 +270,7 @@ def _collect(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
             continue
         try:
             with _unused(path) as record:
-                if record is not None:
+                if record is not None and not _younger(record.contents, call):
                     _take_down(record, record.contents or contents, call, plugins)
         except CniError as error:
             errors.append(error)
@@ -274,6 +281,12 @@ def _collect(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
         errors.append(error)
     if errors:
         raise joined(f"GC of network {call.network} left something", errors)
+
+
+def _younger(contents: Contents | None, call: Call) -> bool:
+    """Whether an ADD that is younger than GC's list wrote the record, since it was listed."""
+    began = contents.head.get("began") if contents is not None else None
+    return isinstance(began, float) and began > call.began
 
 
 @contextmanager
@@ -295,10 +308,21 @@ def _unused(path: Path) -> Iterator[Record | None]:
 
 
 def _check_wishes(call: Call, result: Result) -> None:
-    """Fail a task whose NetworkInfo asked for addresses that it did not get. CniError 7."""
+    """Fail a task whose NetworkInfo asked for what it did not get: addresses, or ports that no plugin of the
+    network publishes. CniError 7.
+    """
     info = call.network_info
     if info is None:
         return
+    if info.ports and "portMappings" not in call.served:
+        listed = ", ".join(str(port) for port in info.ports)
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"the task asked for network_info.port_mappings (host port {listed}), and network {call.network} "
+            "has no plugin that publishes ports",
+            "make the network's type 'chain' with 'portmap' after its plugin, or 'portmap' with that plugin "
+            "as its 'delegate'; or leave port_mappings out of the task",
+        )
     got = {entry.address.ip for entry in result.ips}
     for address in info.addresses:
         if address not in got:

@@ -46,7 +46,8 @@ class Plugin(Generic[C]):
     `add` announces each change with `tx.intend` before it makes it. DEL replays the record; `remove_legacy`
     runs instead when there is no record: never added, or added by the reference plugin of that name, whose
     traces it removes; its configuration is decoded leniently. `gc` removes what no record of ours covers,
-    given `call.valid`. All raise CniError.
+    given `call.valid`. All raise CniError. With `args` a CNI_ARGS that cannot be read is refused; the
+    reference plugin of that name reads it too.
     """
 
     name: str
@@ -60,3 +61,4 @@ class Plugin(Generic[C]):
     status: Callable[[Call, C, Context], None] = nothing
     validate: Callable[[Call, C], None] = accept
     versions: tuple[str, ...] = VERSIONS
+    args: bool = False

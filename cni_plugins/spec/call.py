@@ -6,6 +6,7 @@ attachment, because a DEL that refuses leaves a container that can never be clea
 """
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -84,7 +85,14 @@ class Reply:
 @dataclass(frozen=True, slots=True)
 class Call:
     """`config` is the whole configuration as a runtime or a caller composed it (network_info already merged);
-    `sandbox` is None when DEL finds no namespace, and for GC and STATUS."""
+    `sandbox` is None when DEL finds no namespace, and for GC and STATUS.
+
+    `args` is CNI_ARGS, empty when it is malformed: `args_error` is then what to tell the caller of a plugin
+    that reads it. `began` is on the clock that counts from the boot, suspension included (CLOCK_BOOTTIME):
+    what is younger, no list that came with the call can know. `later`, `warnings` and `served` are shared
+    with the calls of delegates and chain members: work for after the answer, what to tell the operator, and
+    the runtimeConfig keys that some plugin took care of.
+    """
 
     verb: Verb
     plugin: str
@@ -105,10 +113,24 @@ class Call:
     network_info: mesos.NetworkInfo | None = None
     valid: frozenset[tuple[str, str]] | None = None
     later: list[Callable[[], None]] = field(default_factory=list)
+    args_error: CniError | None = None
+    began: float = field(default_factory=lambda: time.clock_gettime(time.CLOCK_BOOTTIME))
+    warnings: list[str] = field(default_factory=list)
+    served: set[str] = field(default_factory=set)
 
     @property
     def identity(self) -> Identity:
         return Identity(self.network, self.container_id, self.ifname)
+
+    def require_args(self) -> None:
+        """CniError 4 when CNI_ARGS cannot be read."""
+        if self.args_error is not None:
+            raise self.args_error
+
+    def warn(self, text: str) -> None:
+        """Tell the operator, once a call, of what may be on purpose and most likely is not."""
+        if text not in self.warnings:
+            self.warnings.append(text)
 
     def runtime(self, key: str) -> Any:
         """`runtimeConfig.<key>`, or None."""
@@ -217,12 +239,14 @@ def _network_of(config: JsonObject) -> str:
 
 
 def _valid_attachments(config: JsonObject) -> frozenset[tuple[str, str]] | None:
-    """The pairs (container, interface) that GC must keep; None when the list is absent, which is not an empty
-    list.
+    """The pairs (container, interface) that GC must keep; None when the key is absent, which is not an empty
+    list. `null` is one: Go writes a list of nothing so.
     """
-    listed = config.get("cni.dev/valid-attachments", config.get("cni.dev/attachments"))
-    if listed is None:
+    names = ("cni.dev/valid-attachments", "cni.dev/attachments")
+    key = next((name for name in names if name in config), None)
+    if key is None:
         return None
+    listed = config[key] or []
     if not isinstance(listed, list):
         raise CniError(Code.DECODING, "cni.dev/valid-attachments is not a list")
     pairs = set()
@@ -260,13 +284,18 @@ def parse(verb: Verb, request: Request, host: Namespace, sandbox: Namespace | No
             Code.INCOMPATIBLE_VERSION,
             f"{verb} needs cniVersion {_SINCE[verb]} or later, the configuration says {version}",
         )
+    args: dict[str, str] = {}
+    args_error = None
+    info = None
     try:
         args = parse_args(env.get("CNI_ARGS", ""))
+    except CniError as error:
+        args_error = error
+    try:
         config, info = mesos.merge(config)
     except CniError:
         if verb not in _FORGIVING:
             raise
-        args, info = {}, None
     return Call(
         verb=verb,
         plugin=request.plugin,
@@ -286,6 +315,7 @@ def parse(verb: Verb, request: Request, host: Namespace, sandbox: Namespace | No
         deadline=after(_SECONDS[verb]),
         network_info=info,
         valid=_valid_attachments(config) if verb is Verb.GC else None,
+        args_error=args_error,
     )
 
 

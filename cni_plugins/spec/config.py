@@ -11,9 +11,11 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from cni_plugins.spec.errors import CniError, Code
-from cni_plugins.spec.values import MAC, JsonObject, parse_cidr, parse_ip
+from cni_plugins.spec.values import JsonObject, parse_cidr, parse_ip, parse_mac
 
 T = TypeVar("T")
+
+MINIMUM_MTU = 68
 
 COMMON_KEYS = frozenset(
     [
@@ -41,11 +43,30 @@ COMMON_KEYS = frozenset(
 class Kind:
     """A type of value: what the documentation calls it, and how it is made of JSON (ValueError: what is
     wrong).
+
+    A kind with parts (a list, an object) has `within`, which is also told where the value stands and names
+    the part that is wrong (CniError). With `blank`, an empty string means that there is none: Go writes one
+    for an address or a name that was never set.
     """
 
     name: str
     parse: Callable[[Any], Any]
     schema: type[Any] | None = None
+    within: Callable[[Any, str], Any] | None = None
+    blank: bool = False
+
+    def at(self, value: Any, where: str) -> Any:
+        """The value that stands at `where` in a configuration. CniError 7 naming the place and the value."""
+        if self.within is not None:
+            return self.within(value, where)
+        try:
+            return self.parse(value)
+        except ValueError as error:
+            raise CniError(Code.INVALID_CONFIG, f"{where} is {shown(value)}: {error}") from error
+
+
+def _structure(name: str, within: Callable[[Any, str], Any], schema: type[Any] | None = None) -> Kind:
+    return Kind(name, lambda value: within(value, name), schema, within)
 
 
 def _text(value: Any) -> str:
@@ -63,11 +84,12 @@ def _boolean(value: Any) -> bool:
 
 
 def _mac(value: Any) -> str:
-    if not isinstance(value, str) or not MAC.fullmatch(value):
-        raise ValueError("not a MAC address like 0a:58:0a:01:00:02")
-    if int(value[:2], 16) & 1:
+    mac = parse_mac(_text(value))
+    if int(mac[:2], 16) & 1:
         raise ValueError("a multicast MAC address, which no interface can have")
-    return value.lower()
+    if mac == "00:00:00:00:00:00":
+        raise ValueError("the MAC address of nobody, which no interface can have")
+    return mac
 
 
 def _interface_name(value: Any) -> str:
@@ -81,6 +103,15 @@ def _object(value: Any) -> JsonObject:
     if not isinstance(value, dict):
         raise ValueError("not an object")
     return value
+
+
+def _absolute_path(value: Any) -> str:
+    text = _text(value)
+    if not text.startswith("/"):
+        raise ValueError(
+            "not an absolute path: a service and a program of its own would take it from different places"
+        )
+    return text
 
 
 def _ip(value: Any) -> Any:
@@ -102,11 +133,12 @@ def is_interface_name(text: str) -> bool:
 
 TEXT = Kind("string", _text)
 BOOL = Kind("boolean", _boolean)
-MAC_ADDRESS = Kind("MAC address", _mac)
-INTERFACE_NAME = Kind("interface name", _interface_name)
+MAC_ADDRESS = Kind("MAC address", _mac, blank=True)
+INTERFACE_NAME = Kind("interface name", _interface_name, blank=True)
 OBJECT = Kind("object", _object)
-IP = Kind("IP address", _ip)
-CIDR = Kind("address/length", _cidr)
+IP = Kind("IP address", _ip, blank=True)
+CIDR = Kind("address/length", _cidr, blank=True)
+ABSOLUTE_PATH = Kind("absolute path", _absolute_path, blank=True)
 ANY = Kind("any", lambda value: value)
 
 
@@ -123,51 +155,55 @@ def integer(low: int, high: int) -> Kind:
     return Kind(f"integer {low} to {high}", parse)
 
 
+def mtu(high: int) -> Kind:
+    """A maximum transmission unit of at most `high` bytes; 0 stands for "not given", and below 68 no
+    interface carries IPv4 (RFC 791; ETH_MIN_MTU in linux/if_ether.h)."""
+
+    def parse(value: Any) -> int:
+        number: int = integer(0, high).parse(value)
+        if 0 < number < MINIMUM_MTU:
+            raise ValueError(f"less than {MINIMUM_MTU}, the smallest that the kernel takes")
+        return number
+
+    return Kind(f"0 or {MINIMUM_MTU} to {high}", parse)
+
+
 def one_of(*values: str) -> Kind:
     def parse(value: Any) -> str:
         if value not in values:
             raise ValueError(f"not one of {', '.join(values)}")
         return str(value)
 
-    return Kind(" or ".join(f"`{value}`" for value in values), parse)
+    return Kind(" or ".join(f"`{value}`" for value in values), parse, blank=True)
 
 
 def list_of(item: Kind) -> Kind:
-    def parse(value: Any) -> tuple[Any, ...]:
+    def within(value: Any, where: str) -> tuple[Any, ...]:
         if not isinstance(value, list):
-            raise ValueError("not a list")
-        parsed = []
-        for number, entry in enumerate(value):
-            try:
-                parsed.append(item.parse(entry))
-            except ValueError as error:
-                raise ValueError(f"[{number}]: {error}") from error
-        return tuple(parsed)
+            raise CniError(Code.INVALID_CONFIG, f"{where} is {shown(value)}: not a list")
+        return tuple(item.at(entry, f"{where}[{number}]") for number, entry in enumerate(value))
 
-    return Kind(f"list of {item.name}", parse, item.schema)
+    return _structure(f"list of {item.name}", within, item.schema)
 
 
 def map_of(item: Kind) -> Kind:
-    def parse(value: Any) -> dict[str, Any]:
-        parsed = {}
-        for key, entry in _object(value).items():
-            try:
-                parsed[key] = item.parse(entry)
-            except ValueError as error:
-                raise ValueError(f"{key!r}: {error}") from error
-        return parsed
+    def within(value: Any, where: str) -> dict[str, Any]:
+        entries: JsonObject = OBJECT.at(value, where)
+        return {key: item.at(entry, f"{where}[{key!r}]") for key, entry in entries.items()}
 
-    return Kind(f"object of {item.name}", parse)
+    return _structure(f"object of {item.name}", within)
 
 
 def nested(schema: type[Any]) -> Kind:
     """An object with keys of its own, declared by another dataclass."""
-    return Kind("object", lambda value: decode(schema, _object(value)), schema)
+    return _structure(
+        "object", lambda value, where: decode(schema, OBJECT.at(value, where), where=f"{where}."), schema
+    )
 
 
 def parsed_by(name: str, parse: Callable[[Any, str], Any]) -> Kind:
     """A kind from a decoder of `spec.result` (which raises CniError naming the place)."""
-    return Kind(name, lambda value: parse(value, name))
+    return _structure(name, parse)
 
 
 def option(key: str, kind: Kind, default: Any, about: str) -> Any:
@@ -226,11 +262,18 @@ def _one_slip(a: str, b: str) -> bool:
     )
 
 
-def decode(schema: type[T], doc: Mapping[str, Any], *, lenient: bool = False) -> T:
-    """Make a `schema` of the JSON object `doc`.
+def decode(
+    schema: type[T],
+    doc: Mapping[str, Any],
+    *,
+    lenient: bool = False,
+    where: str = "",
+    unknown: Callable[[str], None] | None = None,
+) -> T:
+    """Make a `schema` of the JSON object `doc`, which stands at `where` (`ipam.`) in the configuration.
 
     CniError 7 or 2 names the key and the value. With `lenient` (DEL, which needs no valid configuration) a
-    bad value is its default and nothing is refused.
+    bad value is its default and nothing is refused. `unknown` is told of each key that the schema has not.
     """
     known = {key.key.casefold(): key for key in keys_of(schema)}
     values: dict[str, Any] = {}
@@ -238,32 +281,33 @@ def decode(schema: type[T], doc: Mapping[str, Any], *, lenient: bool = False) ->
         key = known.get(name.casefold())
         if key is None:
             if not lenient:
-                _refuse_near_miss(name, value, known.values())
+                _refuse_near_miss(name, value, known.values(), where)
+            if unknown is not None:
+                unknown(name)
             continue
-        if value is None:
+        if value is None or (key.kind.blank and value == ""):
             values.pop(key.attribute, None)
             continue
         try:
-            values[key.attribute] = key.kind.parse(value)
-        except ValueError as error:
+            values[key.attribute] = key.kind.at(value, f"{where}{key.key}")
+        except CniError:
             if not lenient:
-                raise CniError(Code.INVALID_CONFIG, f"{key.key} is {_shown(value)}: {error}") from error
-        except CniError as error:
-            if not lenient:
-                raise CniError(error.code, f"{key.key}: {error.msg}", error.details) from error
+                raise
     return schema(**values)
 
 
-def _refuse_near_miss(name: str, value: Any, known: Iterable[Key]) -> None:
+def _refuse_near_miss(name: str, value: Any, known: Iterable[Key], where: str) -> None:
     if name in COMMON_KEYS or name.startswith("cni.dev/"):
         return
     near = _near(name, [key.key for key in known])
     if near is not None:
         raise CniError(
-            Code.UNSUPPORTED_FIELD, f"unknown key {name!r} (value {_shown(value)}): is {near!r} meant?"
+            Code.UNSUPPORTED_FIELD,
+            f"unknown key {where + name!r} (value {shown(value)}): is {near!r} meant?",
         )
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value of a configuration as an error quotes it: not all of what may be megabytes."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

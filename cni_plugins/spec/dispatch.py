@@ -20,14 +20,15 @@ from cni_plugins.spec.versions import NEWEST, VERSIONS
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A plugin as the dispatcher knows it: its versions, and the function that serves every verb but
-    VERSION.
+    """A plugin as the dispatcher knows it: its versions, the function that serves every verb but VERSION, and
+    whether it works in the container's namespace (an IPAM plugin does not; the path need not exist).
     """
 
     name: str
     about: str
     versions: tuple[str, ...]
     serve: Callable[[Call], Result | None]
+    sandboxed: bool = True
 
 
 def handle(request: Request, handlers: Mapping[str, Handler]) -> Reply:
@@ -55,7 +56,7 @@ def handle(request: Request, handlers: Mapping[str, Handler]) -> Reply:
 
 
 def _serve(verb: Verb, request: Request, handler: Handler) -> Reply:
-    with _namespaces(verb, request) as (host, sandbox):
+    with _namespaces(verb, request, required=handler.sandboxed) as (host, sandbox):
         call = parse(verb, request, host, sandbox)
         if verb is not Verb.DEL and call.version not in handler.versions:
             raise CniError(
@@ -66,13 +67,22 @@ def _serve(verb: Verb, request: Request, handler: Handler) -> Reply:
         result = handler.serve(call)
     if verb is Verb.ADD and result is not None:
         reply = _success(encode(result, call.version, mesos=is_mesos(call.config)))
-        return replace(reply, later=tuple(call.later))
-    return Reply(b"", b"", 0)
+        return replace(reply, later=tuple(call.later), stderr=_warnings(call))
+    return Reply(b"", _warnings(call), 0)
+
+
+def _warnings(call: Call) -> bytes:
+    text = "".join(f"{call.plugin}: network {call.network}: {warning}\n" for warning in call.warnings)
+    return text.encode("utf-8", "replace")
 
 
 @contextmanager
-def _namespaces(verb: Verb, request: Request) -> Iterator[tuple[Namespace, Namespace | None]]:
-    """The caller's namespace and the container's; those we open are closed, those we were given are not."""
+def _namespaces(
+    verb: Verb, request: Request, *, required: bool
+) -> Iterator[tuple[Namespace, Namespace | None]]:
+    """The caller's namespace and the container's, which must be there if it is `required`; those we open are
+    closed, those we were given are not.
+    """
     opened: list[Namespace] = []
     try:
         if request.host_netns is not None:
@@ -83,7 +93,7 @@ def _namespaces(verb: Verb, request: Request) -> Iterator[tuple[Namespace, Names
                 raise CniError(Code.IO, f"cannot open {OWN_NETNS}: is /proc mounted?")
             host = found
             opened.append(host)
-        sandbox = _sandbox(verb, request, opened)
+        sandbox = _sandbox(verb, request, opened, required=required and verb is not Verb.DEL)
         if sandbox is not None and sandbox.same(host) and not _override(request.env):
             if verb is not Verb.DEL:
                 raise CniError(
@@ -98,7 +108,7 @@ def _namespaces(verb: Verb, request: Request) -> Iterator[tuple[Namespace, Names
             os.close(namespace.fd)
 
 
-def _sandbox(verb: Verb, request: Request, opened: list[Namespace]) -> Namespace | None:
+def _sandbox(verb: Verb, request: Request, opened: list[Namespace], *, required: bool) -> Namespace | None:
     path = request.env.get("CNI_NETNS", "")
     if verb in {Verb.GC, Verb.STATUS} or not path:
         return None
@@ -107,12 +117,12 @@ def _sandbox(verb: Verb, request: Request, opened: list[Namespace]) -> Namespace
             return from_descriptor(request.netns, path)
         namespace = open_namespace(path)
     except CniError:
-        if verb is Verb.DEL:
+        if not required:
             return None
         raise
     if namespace is not None:
         opened.append(namespace)
-    elif verb is not Verb.DEL:
+    elif required:
         raise CniError(Code.INVALID_NETNS, f"CNI_NETNS={path} does not exist")
     return namespace
 

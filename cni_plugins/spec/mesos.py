@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cni_plugins.spec.config import shown
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.values import Ip, JsonObject, fold, parse_ip, parse_json
 
@@ -18,13 +19,16 @@ _KEY = "org.apache.mesos"
 
 @dataclass(frozen=True, slots=True)
 class NetworkInfo:
-    """`addresses` were asked for by value, `families` (4, 6) only by protocol; `labels` are all of them."""
+    """`addresses` were asked for by value, `families` (4, 6) only by protocol; `ports` are the host's ports
+    that it asked for; `labels` are all of them.
+    """
 
     name: str
     addresses: tuple[Ip, ...]
     families: frozenset[int]
     groups: tuple[str, ...]
     labels: Mapping[str, str]
+    ports: tuple[int, ...] = ()
 
 
 def is_mesos(config: JsonObject) -> bool:
@@ -34,7 +38,7 @@ def is_mesos(config: JsonObject) -> bool:
 
 
 def _refuse(key: str, value: object, expected: str) -> CniError:
-    return CniError(Code.INVALID_CONFIG, f"network_info.{key} is {value!r}, which is not {expected}")
+    return CniError(Code.INVALID_CONFIG, f"network_info.{key} is {shown(value)}, which is not {expected}")
 
 
 def _list(info: JsonObject, key: str) -> list[Any]:
@@ -49,10 +53,11 @@ def _list(info: JsonObject, key: str) -> list[Any]:
 def _addresses(info: JsonObject) -> tuple[tuple[Ip, ...], frozenset[int]]:
     wanted: list[Ip] = []
     families: set[int] = set()
-    for item in _list(info, "ip_addresses"):
-        text, protocol = fold(item, "ip_address"), fold(item, "protocol")
-        if protocol not in {None, "IPv4", "IPv6"}:
-            raise _refuse("ip_addresses.protocol", protocol, "IPv4 or IPv6")
+    for number, item in enumerate(_list(info, "ip_addresses")):
+        where = f"ip_addresses[{number}]"
+        text, protocol = fold(item, "ip_address"), fold(item, "protocol") or None
+        if protocol not in (None, "IPv4", "IPv6"):  # a tuple: what a task wrote may not be hashable
+            raise _refuse(f"{where}.protocol", protocol, "IPv4 or IPv6")
         if not text:
             if protocol is not None:
                 families.add(int(protocol[-1]))
@@ -60,24 +65,25 @@ def _addresses(info: JsonObject) -> tuple[tuple[Ip, ...], frozenset[int]]:
         try:
             address = parse_ip(str(text))
         except ValueError as error:
-            raise _refuse("ip_addresses.ip_address", text, "an IP address") from error
+            raise _refuse(f"{where}.ip_address", text, "an IP address") from error
         if protocol is not None and address.version != int(protocol[-1]):
-            raise _refuse("ip_addresses.ip_address", text, f"an {protocol} address")
+            raise _refuse(f"{where}.ip_address", text, f"an {protocol} address")
         wanted.append(address)
     return tuple(wanted), frozenset(families)
 
 
 def _port_mappings(info: JsonObject) -> list[JsonObject]:
     mappings = []
-    for item in _list(info, "port_mappings"):
+    for number, item in enumerate(_list(info, "port_mappings")):
+        where = f"port_mappings[{number}]"
         protocol = str(fold(item, "protocol") or "tcp").lower()
         if protocol not in {"tcp", "udp", "sctp"}:
-            raise _refuse("port_mappings.protocol", protocol, "tcp, udp or sctp")
+            raise _refuse(f"{where}.protocol", protocol, "tcp, udp or sctp")
         mapping: JsonObject = {"protocol": protocol}
         for key, name in (("host_port", "hostPort"), ("container_port", "containerPort")):
             port = fold(item, key)
             if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
-                raise _refuse(f"port_mappings.{key}", port, "a port from 1 to 65535")
+                raise _refuse(f"{where}.{key}", port, "a port from 1 to 65535")
             mapping[name] = port
         mappings.append(mapping)
     return mappings
@@ -143,8 +149,9 @@ def merge(config: JsonObject) -> tuple[JsonObject, NetworkInfo | None]:
     groups = fold(info, "groups")
     given = fold(config, "runtimeConfig")
     runtime: JsonObject = _allowed_labels(config, labels) | (given if isinstance(given, dict) else {})
+    mappings = _port_mappings(info)
     for key, values in (
-        ("portMappings", _port_mappings(info)),
+        ("portMappings", mappings),
         ("ips", [str(address) for address in addresses]),
     ):
         if values:
@@ -155,4 +162,5 @@ def merge(config: JsonObject) -> tuple[JsonObject, NetworkInfo | None]:
         merged["runtimeConfig"] = runtime
     name = str(fold(info, "name") or "")
     members = tuple(str(group) for group in groups) if isinstance(groups, list) else ()
-    return merged, NetworkInfo(name, addresses, families, members, labels)
+    ports = tuple(item["hostPort"] for item in mappings)
+    return merged, NetworkInfo(name, addresses, families, members, labels, ports)

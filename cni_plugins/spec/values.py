@@ -21,10 +21,11 @@ Ip: TypeAlias = IPv4Address | IPv6Address
 IpInterface: TypeAlias = IPv4Interface | IPv6Interface
 IpNetwork: TypeAlias = IPv4Network | IPv6Network
 
+_SEPARATORS = str.maketrans("", "", ":-.")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
-MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
+_MAC = re.compile(r"[0-9a-f]{2}((:[0-9a-f]{2}){5}|(-[0-9a-f]{2}){5})|[0-9a-f]{4}(\.[0-9a-f]{4}){2}")
 
 
 class DuplicateKeys(dict[str, Any]):
@@ -49,7 +50,14 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_refuse_constant)
+def _finite(text: str) -> float:
+    number = float(text)
+    if number - number != 0:
+        raise ValueError(f"the number {text[:40]} is too large")
+    return number
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_refuse_constant, parse_float=_finite)
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
@@ -82,6 +90,16 @@ def parse_json(text: bytes) -> Any:
 def dump_json(value: Any) -> str:
     """One line of ASCII JSON."""
     return _ENCODER.encode(value)
+
+
+def parse_mac(text: str) -> str:
+    """An Ethernet address in any of the forms that Go's `net.ParseMAC` reads (`0a:58:…`, `0A-58-…`,
+    `0a58.0a01.0002`), as the first of them. ValueError if it is none.
+    """
+    plain = text.lower()
+    if not _MAC.fullmatch(plain):
+        raise ValueError("not a MAC address like 0a:58:0a:01:00:02")
+    return bytes.fromhex(plain.translate(_SEPARATORS)).hex(":")
 
 
 def parse_ip(text: str) -> Ip:

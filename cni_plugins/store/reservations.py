@@ -7,6 +7,10 @@ and know that it is complete as long as the directory carries the modification t
 else who adds or removes a file sets another one. When it differs the index is made anew from the files, which
 are the only truth.
 
+Each file of ours carries the boot and the moment of its making in an extended attribute: the file's times are
+of the wall clock, which may be set, and its content is the reference plugin's. A file system without
+attributes makes a reservation that is never taken for void.
+
 A file of no bytes is the trace of a crash between creation and writing. Whoever holds the lock knows that
 nobody is at that point, so such a file counts as free.
 """
@@ -24,9 +28,11 @@ from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.roots import Roots
 from cni_plugins.spec.values import Ip, parse_ip
+from cni_plugins.store import boot
 from cni_plugins.store.locks import locked
 
 _LAST = "last_reserved_ip."
+_MARK = "user.mesokit.reserved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +53,15 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A reservation on disk; `ifname` is "" in the oldest format; `modified` is in seconds of the wall
-    clock.
+    """A reservation on disk; `ifname` is "" in the oldest format. `boot` is the boot in which it was made,
+    and `at` the seconds since then (the clock of store.boot); "" and 0 for one that somebody else made.
     """
 
     address: Ip
     container_id: str
     ifname: str
-    modified: float
+    boot: str
+    at: float
 
 
 class Reservations:
@@ -78,9 +85,7 @@ class Reservations:
         return f"{self._index}/{hashlib.sha256(owner.content.encode()).hexdigest()[:40]}"
 
     def _rebuild(self) -> None:
-        Path(self._index).mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in Path(self._index).iterdir():
-            path.unlink()
+        _cleared(self._index)
         for item in self.every():  # one by one: memory for ten thousand would stay with the process
             entry = self._entry(Owner(item.container_id, item.ifname))
             files.write(entry, f"{item.address}\n".encode(), flags=os.O_CREAT | os.O_APPEND)
@@ -91,19 +96,26 @@ class Reservations:
         try:
             if not self._synchronous:
                 self._rebuild()
-            names: list[str] = []
-            for key in (owner, Owner(owner.container_id, "")):
-                entry = self._entry(key)
-                indexed = _names(entry)
-                held = [name for name in indexed or () if owner.holds(self.content(name) or "")]
-                if indexed is not None and not held:  # a crash came between the index and the file
-                    os.unlink(entry)
-                names += held
-            return [parse_ip(name) for name in names]
+            try:
+                return self._indexed(owner)
+            except (ValueError, IsADirectoryError):  # somebody wrote into the index: it is but a cache
+                self._rebuild()
+                return self._indexed(owner)
         except OSError as error:
             raise CniError(
                 Code.IO, f"cannot index the reservations in {self.directory}", str(error)
             ) from error
+
+    def _indexed(self, owner: Owner) -> list[Ip]:
+        names: list[str] = []
+        for key in (owner, Owner(owner.container_id, "")):
+            entry = self._entry(key)
+            indexed = _names(entry)
+            held = [name for name in indexed or () if owner.holds(self.content(name) or "")]
+            if indexed is not None and not held:  # a crash came between the index and the file
+                os.unlink(entry)
+            names += held
+        return [parse_ip(name) for name in names]
 
     def reindex(self) -> None:
         """Make the index anew from the files. CniError 5."""
@@ -146,13 +158,22 @@ class Reservations:
         self._changed = True
         try:
             if self._synchronous:
-                entry = self._entry(owner)
-                files.write(entry, "\n".join((*(_names(entry) or ()), str(address))).encode())
+                self._note(address, owner)
             files.write(path, owner.content.encode(), mode=0o600)
+            with suppress(OSError):
+                os.setxattr(path, _MARK, f"{boot.current()} {boot.elapsed()}".encode())
         except OSError as error:
             with suppress(OSError):
                 os.truncate(path, 0)
             raise CniError(Code.IO, f"cannot reserve {address} in {self.directory}", str(error)) from error
+
+    def _note(self, address: Ip, owner: Owner) -> None:
+        entry = self._entry(owner)
+        try:
+            files.write(entry, "\n".join((*(_names(entry) or ()), str(address))).encode())
+        except (ValueError, IsADirectoryError):
+            self._rebuild()
+            files.write(entry, "\n".join((*(_names(entry) or ()), str(address))).encode())
 
     def release(self, address: str, owner: Owner) -> bool:
         """Remove `owner`'s (or a torn) reservation of an address; False if it is not there or another's.
@@ -165,7 +186,10 @@ class Reservations:
                 self._changed = True
                 with suppress(FileNotFoundError):
                     os.unlink(f"{self.directory}/{address}")
-            self._forget(address, owner)  # also where a crash came between the index and the file
+            try:
+                self._forget(address, owner)  # also where a crash came between the index and the file
+            except (ValueError, IsADirectoryError):
+                self._rebuild()
         except OSError as error:
             raise CniError(Code.IO, f"cannot release {address} in {self.directory}", str(error)) from error
         return held
@@ -203,12 +227,11 @@ class Reservations:
             try:
                 address = parse_ip(name)
                 content = files.read(path).decode("utf-8", "replace").strip()
-                modified = os.stat(path).st_mtime
             except (OSError, ValueError):
                 continue
             if content:
                 container, _, ifname = content.partition("\r\n")
-                yield Reservation(address, container, ifname, modified)
+                yield Reservation(address, container, ifname, *_mark(path))
 
     def torn(self) -> list[str]:
         """The names of address files that a crash left empty."""
@@ -241,12 +264,34 @@ class Reservations:
             files.write(f"{self._index}/stamp", str(os.stat(self.directory).st_mtime_ns).encode())
 
 
-def _names(entry: str) -> list[str] | None:
-    """The addresses that an entry of the index holds, None without the entry. OSError."""
+def _mark(path: str) -> tuple[str, float]:
+    """The boot and the moment in which a reservation of ours was made."""
     try:
-        return files.read(entry).decode().split()
+        name, _, moment = os.getxattr(path, _MARK).decode().partition(" ")
+        return name, float(moment)
+    except (OSError, ValueError):
+        return "", 0.0
+
+
+def _names(entry: str) -> list[str] | None:
+    """The addresses that an entry of the index holds, None without the entry. OSError; ValueError for an
+    entry that we cannot have written."""
+    try:
+        return [str(parse_ip(name)) for name in files.read(entry).decode().split()]
     except FileNotFoundError:
         return None
+
+
+def _cleared(index: str) -> None:
+    """Make the index an empty directory, whatever was there. OSError."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for folder, folders, names in os.walk(index, topdown=False):
+            for name in (*names, *folders):
+                path = Path(folder, name)
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    if not Path(index).is_dir():
+        Path(index).unlink(missing_ok=True)
+    Path(index).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def directory_of(roots: Roots, data_dir: str, network: str) -> str:

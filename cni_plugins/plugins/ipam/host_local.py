@@ -3,8 +3,8 @@
 Each range set gives one address, reserved in a file that carries its owner (the reference plugin's own files:
 a node can change in either direction). The walk goes on where the last one stopped, so that an address that
 was released rests before it is given again. With `sticky`, a workload that comes back gets the address it
-had, if that is free. Reservations from before the last boot are void; they are taken when nothing else is
-left.
+had, if that is free. Reservations that it made before the last boot are void; they are taken when nothing
+else is left.
 
     {"name": "app-net", "type": "bridge", "bridge": "app0",
      "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.50.0.0/16", "rangeStart": "10.50.1.0"}],
@@ -12,36 +12,35 @@ left.
               "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}}
 """
 
-import hashlib
-import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cni_plugins.attach import suspicions
 from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
+from cni_plugins.plugins.ipam import sticky
 from cni_plugins.plugins.ipam.ranges import (
     RangeConfig,
     RangeSet,
+    Remarks,
     check_sets,
     make_range,
     make_set,
     range_of,
     walk,
 )
-from cni_plugins.spec.call import Call
-from cni_plugins.spec.config import ANY, BOOL, CIDR, IP, TEXT, list_of, option, parsed_by
+from cni_plugins.spec.call import Call, Verb
+from cni_plugins.spec.config import ABSOLUTE_PATH, ANY, BOOL, CIDR, IP, list_of, option, parsed_by, shown
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Dns, Result, Route, decode_route
 from cni_plugins.spec.values import Ip, IpInterface, parse_cidr, parse_ip
 from cni_plugins.spec.versions import at_least
-from cni_plugins.store import records
+from cni_plugins.store import boot, records
 from cni_plugins.store.reservations import Owner, Reservations, directory_of, opened
 
 _CROWDED = 16
-_BOOT_MARGIN = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +63,10 @@ class HostLocalConfig:
         (),
         "copied to the result: {dst, gw, mtu, advmss, …}",
     )
-    data_dir: str = option("dataDir", TEXT, "", "where reservations are; default `/var/lib/cni/networks`")
-    resolv_conf: str = option("resolvConf", TEXT, "", "a resolv.conf to copy into the result's dns")
+    data_dir: str = option(
+        "dataDir", ABSOLUTE_PATH, "", "where reservations are; default `/var/lib/cni/networks`"
+    )
+    resolv_conf: str = option("resolvConf", ABSOLUTE_PATH, "", "a resolv.conf to copy into the result's dns")
     sticky: bool = option(
         "sticky",
         BOOL,
@@ -76,16 +77,22 @@ class HostLocalConfig:
 
 def _sets(call: Call, config: HostLocalConfig) -> tuple[RangeSet, ...]:
     sets: list[RangeSet] = []
+    remarks = Remarks(
+        call.warn if call.verb is Verb.ADD else lambda text: None,
+        lambda key: suspicions.unknown(call, RangeConfig, key, suspicions.IPAM),
+    )
     runtime = call.runtime("ipRanges")
     if runtime is not None and not isinstance(runtime, list):
-        raise CniError(Code.INVALID_CONFIG, f"runtimeConfig.ipRanges is {runtime!r}, which is not a list")
+        raise CniError(
+            Code.INVALID_CONFIG, f"runtimeConfig.ipRanges is {shown(runtime)}, which is not a list"
+        )
     for number, item in enumerate(runtime or ()):
-        sets.append(make_set(item, f"runtimeConfig.ipRanges[{number}]"))
+        sets.append(make_set(item, f"runtimeConfig.ipRanges[{number}]", remarks))
     if config.subnet is not None:
         short = RangeConfig(config.subnet, config.range_start, config.range_end, config.gateway)
-        sets.append((make_range(short, "ipam"),))
+        sets.append((make_range(short, "ipam", remarks),))
     for number, item in enumerate(config.ranges):
-        sets.append(make_set(item, f"ranges[{number}]"))
+        sets.append(make_set(item, f"ipam.ranges[{number}]", remarks))
     if not sets:
         raise CniError(
             Code.INVALID_CONFIG, "host-local has no addresses to give: ipam needs 'subnet' or 'ranges'"
@@ -104,18 +111,20 @@ def _sets(call: Call, config: HostLocalConfig) -> tuple[RangeSet, ...]:
 def _requested(call: Call) -> list[Ip]:
     """CNI_ARGS IP, args.cni.ips and runtimeConfig.ips, all of them; a prefix length says nothing here."""
     listed: list[tuple[str, Any]] = [
-        ("CNI_ARGS IP", item) for item in call.args.get("IP", "").split(",") if item
+        ("CNI_ARGS IP", item.strip()) for item in call.args.get("IP", "").split(",") if item.strip()
     ]
     for key, value in (("args.cni.ips", call.cni_args("ips")), ("runtimeConfig.ips", call.runtime("ips"))):
         if value is not None and not isinstance(value, list):
-            raise CniError(Code.INVALID_CONFIG, f"{key} is {value!r}, which is not a list")
+            raise CniError(Code.INVALID_CONFIG, f"{key} is {shown(value)}, which is not a list")
         listed += [(key, item) for item in value or ()]
     wanted: list[Ip] = []
     for key, item in listed:
         try:
             address = parse_cidr(item).ip if "/" in item else parse_ip(item)
         except (TypeError, ValueError) as error:
-            raise CniError(Code.INVALID_CONFIG, f"{key} has {item!r}, which is not an IP address") from error
+            raise CniError(
+                Code.INVALID_CONFIG, f"{key} has {shown(item)}, which is not an IP address"
+            ) from error
         if address not in wanted:
             wanted.append(address)
     return wanted
@@ -146,30 +155,11 @@ def resolv_conf(path: str) -> Dns:
     return Dns(tuple(servers), domain, search, tuple(options))
 
 
-def _sticky_file(call: Call, config: HostLocalConfig, number: int) -> Path | None:
+def _memory(call: Call, config: HostLocalConfig, number: int) -> sticky.Memory | None:
     if not config.sticky:
         return None
-    workload = call.runtime("workload") or call.cni_args("workload") or call.container_id
-    key = hashlib.sha256("\0".join((str(workload), call.ifname, str(number))).encode()).hexdigest()[:40]
-    return call.roots.lib / "sticky" / call.network / key
-
-
-def _remembered(path: Path | None) -> Ip | None:
-    if path is None:
-        return None
-    try:
-        return parse_ip(path.read_text().strip())
-    except (OSError, ValueError):
-        return None
-
-
-def _remember(path: Path | None, address: Ip) -> None:
-    if path is not None:
-        with suppress(OSError):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary = path.with_suffix(".new")
-            temporary.write_text(str(address))
-            temporary.replace(path)
+    workload = call.runtime("workload") or call.cni_args("workload")
+    return sticky.memory(call.roots, call.identity, workload, number)
 
 
 def _recorded(call: Call) -> set[str]:
@@ -178,11 +168,11 @@ def _recorded(call: Call) -> set[str]:
 
 
 def _before_boot(call: Call, reservations: Reservations) -> list[str]:
-    """Reservations that a reboot made void: older than the boot, and no record of this boot has their
+    """Reservations that a reboot made void: of ours, from another boot, and no record of this boot has their
     owner.
     """
-    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) - _BOOT_MARGIN
-    old = [item for item in reservations.every() if item.modified < boot]
+    now = boot.current()
+    old = [item for item in reservations.every() if item.boot and item.boot != now]
     if not old:
         return []
     known = _recorded(call)
@@ -210,8 +200,10 @@ def _search(reservations: Reservations, ranges: RangeSet, number: int) -> Ip | N
     return None
 
 
-def _choose(call: Call, sticky: Path | None, reservations: Reservations, ranges: RangeSet, number: int) -> Ip:
-    remembered = _remembered(sticky)
+def _choose(
+    call: Call, memory: sticky.Memory | None, reservations: Reservations, ranges: RangeSet, number: int
+) -> Ip:
+    remembered = memory.address() if memory is not None else None
     if remembered is not None:
         one = range_of(ranges, remembered)
         if one is not None and one.gateway != remembered and reservations.free(remembered):
@@ -257,15 +249,16 @@ def add(call: Call, config: HostLocalConfig, tx: Transaction) -> Result:
     ) as reservations:
         held = reservations.owned(owner)
         for number, (ranges, request) in enumerate(plan):
-            sticky = _sticky_file(call, config, number)
+            memory = _memory(call, config, number)
             if request is None:
                 _refuse_second(owner, held, ranges)
-                address = _choose(call, sticky, reservations, ranges, number)
+                address = _choose(call, memory, reservations, ranges, number)
             else:
                 address = _checked(reservations, ranges, request)
             _take(reservations, address, owner, tx)
             reservations.set_last(number, address)
-            _remember(sticky, address)
+            if memory is not None:
+                memory.remember(address)
             one = range_of(ranges, address)
             assert one is not None
             ips.append(Address(parse_cidr(f"{address}/{one.subnet.prefixlen}"), one.gateway))
@@ -312,26 +305,33 @@ def remove_legacy(call: Call, config: HostLocalConfig, context: Context) -> None
 
 
 def gc(call: Call, config: HostLocalConfig, context: Context) -> None:
-    """Release what no attachment of the list holds, and torn files. What a record still speaks for stays:
-    those that GC could take down have gone before, so its ADD is at work now.
+    """Release what no attachment of the list holds, and torn files.
+
+    What a record still speaks for stays: those that GC could take down have gone before, so its ADD is at
+    work now. So does what was reserved since the call began (by an IPAM call without a record). Both are
+    looked at under the lock: an ADD writes its record before it asks for an address.
     """
     directory = directory_of(call.roots, config.data_dir, call.network)
-    if call.valid is None or not Path(directory).is_dir():
+    if call.valid is None:
         return
     containers = {container for container, _ in call.valid}
+    if Path(directory).is_dir():
+        with opened(directory, call.roots, call.deadline) as reservations:
+            recorded = _recorded(call)
+            for item in reservations.every():
+                known = (
+                    (item.container_id, item.ifname) in call.valid
+                    if item.ifname
+                    else item.container_id in containers
+                )
+                young = item.boot == boot.current() and item.at > call.began
+                if not known and not young and item.container_id not in recorded:
+                    reservations.discard(str(item.address))
+            for name in reservations.torn():
+                reservations.discard(name)
+            reservations.reindex()
     recorded = _recorded(call)
-    with opened(directory, call.roots, call.deadline) as reservations:
-        for item in reservations.every():
-            known = (
-                (item.container_id, item.ifname) in call.valid
-                if item.ifname
-                else item.container_id in containers
-            )
-            if not known and item.container_id not in recorded:
-                reservations.discard(str(item.address))
-        for name in reservations.torn():
-            reservations.discard(name)
-        reservations.reindex()
+    sticky.collect(call.roots, call.network, lambda item: item in containers or item in recorded)
 
 
 def status(call: Call, config: HostLocalConfig, context: Context) -> None:
@@ -364,4 +364,5 @@ PLUGIN = Plugin(
     gc=gc,
     status=status,
     validate=validate,
+    args=True,
 )

@@ -1,6 +1,6 @@
 """Address ranges: their configuration made into pools of numbers, and walked. No I/O."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -44,14 +44,22 @@ RangeSet = tuple[Range, ...]
 
 
 def _refuse(key: str, value: object, why: str) -> CniError:
-    return CniError(Code.INVALID_CONFIG, f"{key} is {value}: {why}")
+    return CniError(Code.INVALID_CONFIG, f"{key} is {str(value)[:80]}: {why}")
 
 
 def _address(number: int, version: int) -> Ip:
     return IPv4Address(number) if version == 4 else IPv6Address(number)
 
 
-def make_range(config: RangeConfig, where: str) -> Range:
+@dataclass(frozen=True, slots=True)
+class Remarks:
+    """Who is told of what may be on purpose, and of keys that no range has."""
+
+    warn: Callable[[str], None]
+    unknown: Callable[[str], None]
+
+
+def make_range(config: RangeConfig, where: str, remarks: Remarks) -> Range:
     """A range of its configuration, with the reference plugin's defaults. CniError 7 naming the key."""
     if config.subnet is None:
         raise CniError(Code.INVALID_CONFIG, f"{where} has no subnet")
@@ -69,14 +77,43 @@ def make_range(config: RangeConfig, where: str) -> Range:
     for key, value in (("rangeStart", start), ("rangeEnd", end)):
         if value not in subnet:
             raise _refuse(f"{where}.{key}", value, f"it is not in subnet {subnet}")
-    if config.gateway is not None and config.gateway.version != version:
-        raise _refuse(f"{where}.gateway", config.gateway, f"subnet {subnet} is of the other family")
+    if config.gateway is not None:
+        check_gateway(config.gateway, subnet, f"{where}.gateway", remarks.warn)
+    if gateway is None:
+        remarks.warn(
+            f"{where}.subnet is {subnet}: one address and no gateway, so the container reaches nobody; "
+            "give a larger subnet, or a 'gateway'"
+        )
     if int(start) > int(end):
         raise _refuse(f"{where}.rangeStart", start, f"it is after rangeEnd {end}")
     return Range(subnet, start, end, gateway)
 
 
-def make_set(documents: Any, where: str) -> RangeSet:
+def check_gateway(gateway: Ip, subnet: IpNetwork, where: str, warn: Callable[[str], None]) -> None:
+    """CniError 7 for an address that no router can have; one outside the subnet may be meant for a route of
+    its own, and is remarked on.
+    """
+    if gateway.version != subnet.version:
+        raise _refuse(where, gateway, f"subnet {subnet} is of the other family")
+    problem = unusable(gateway, subnet)
+    if problem:
+        raise _refuse(where, gateway, f"it is {problem} of {subnet}, which no router can have")
+    if gateway not in subnet:
+        warn(f"{where} is {gateway}, which is outside of {subnet}: the container has no way to it")
+
+
+def unusable(address: Ip, subnet: IpNetwork) -> str:
+    """What an address is in its subnet that no host can be, "" if it is usable (RFC 1122, 3.2.1.3; in a /31
+    both addresses are hosts', RFC 3021; IPv6 has no broadcast, and its first address is the routers').
+    """
+    if subnet.version == 6 or subnet.prefixlen >= 31:
+        return ""
+    if address == subnet.network_address:
+        return "the network's own address"
+    return "the broadcast address" if address == subnet.broadcast_address else ""
+
+
+def make_set(documents: Any, where: str, remarks: Remarks) -> RangeSet:
     """A range set of JSON: a list of ranges of one family that do not overlap. CniError 2 or 7."""
     if not isinstance(documents, list | tuple) or not documents:
         raise _refuse(where, documents, "a range set is a list of at least one range")
@@ -85,7 +122,8 @@ def make_set(documents: Any, where: str) -> RangeSet:
         place = f"{where}[{number}]"
         if not isinstance(document, dict):
             raise _refuse(place, document, "a range is an object")
-        one = make_range(decode(RangeConfig, document), place)
+        config = decode(RangeConfig, document, where=f"{place}.", unknown=remarks.unknown)
+        one = make_range(config, place, remarks)
         for other in ranges:
             if one.start.version != other.start.version:
                 raise _refuse(
@@ -105,7 +143,9 @@ def check_sets(sets: Sequence[RangeSet]) -> None:
                 for b in other:
                     if a.overlaps(b):
                         raise _refuse(
-                            "ranges", f"{a.start}-{a.end}", f"it overlaps {b.start}-{b.end} of another set"
+                            "ipam.ranges",
+                            f"{a.start}-{a.end}",
+                            f"it overlaps {b.start}-{b.end} of another set",
                         )
 
 

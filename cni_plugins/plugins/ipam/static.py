@@ -81,9 +81,13 @@ def _replaced(
     return current
 
 
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def _with_gateways(addresses: tuple[Address, ...], text: str) -> tuple[Address, ...]:
     """CNI_ARGS `GATEWAY`: each gateway goes to the addresses whose network it lies in."""
-    for word in filter(None, text.split(",")):
+    for word in _words(text):
         try:
             gateway = parse_ip(word)
         except ValueError as error:
@@ -98,7 +102,7 @@ def _with_gateways(addresses: tuple[Address, ...], text: str) -> tuple[Address, 
 def chosen(call: Call, config: StaticConfig) -> tuple[Address, ...]:
     """The addresses of an attachment. CniError 4 or 7 naming the source of a bad one."""
     configured = _configured(config)
-    words = filter(None, call.args.get("IP", "").split(","))
+    words = _words(call.args.get("IP", ""))
     addresses = configured + tuple(_requested(word, "CNI_ARGS IP", configured) for word in words)
     addresses = _replaced(call, configured, _with_gateways(addresses, call.args.get("GATEWAY", "")))
     if not at_least(call.version, "0.3.0"):
@@ -150,4 +154,5 @@ PLUGIN: Plugin[Any] = Plugin(
     add=add,
     check=check,
     status=status,
+    args=True,
 )

@@ -32,7 +32,7 @@ from cni_plugins.plugins.main.requests import (
     requested_mac,
 )
 from cni_plugins.spec.call import Call, Verb
-from cni_plugins.spec.config import BOOL, INTERFACE_NAME, integer, list_of, nested, option
+from cni_plugins.spec.config import BOOL, INTERFACE_NAME, integer, list_of, mtu, nested, option
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Dns, Interface, Result, Route
 from cni_plugins.spec.values import IpInterface, first_host, parse_cidr
@@ -51,9 +51,7 @@ class BridgeConfig:
     ip_masq_backend: str | None = option(
         "ipMasqBackend", masquerade.BACKEND, None, "what ipMasq is done with; default nftables"
     )
-    mtu: int = option(
-        "mtu", integer(0, 65535), 0, "MTU of the veth pair and a new bridge; 0 takes the bridge's"
-    )
+    mtu: int = option("mtu", mtu(65535), 0, "MTU of the veth pair and a new bridge; 0 takes the bridge's")
     hairpin: bool = option("hairpinMode", BOOL, False, "the container may reach itself through the bridge")
     promisc: bool = option("promiscMode", BOOL, False, "the bridge is promiscuous; not with hairpinMode")
     vlan: int = option("vlan", integer(0, 4094), 0, "VLAN of the container's untagged frames")
@@ -367,4 +365,5 @@ PLUGIN = Plugin(
     gc=gc,
     status=status,
     validate=validate,
+    args=True,
 )

@@ -23,7 +23,7 @@ from cni_plugins.kernel.netlink.route import Netlink
 from cni_plugins.plugins.main import legacy
 from cni_plugins.plugins.main.requests import configured_dns, mac_of_address, requested_mac
 from cni_plugins.spec.call import Call, Verb
-from cni_plugins.spec.config import BOOL, INTERFACE_NAME, MAC_ADDRESS, integer, one_of, option
+from cni_plugins.spec.config import BOOL, INTERFACE_NAME, MAC_ADDRESS, integer, mtu, one_of, option
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Dns, Interface, Result
 
@@ -38,7 +38,7 @@ class MacvlanConfig:
         "master", INTERFACE_NAME, None, "the host's link; default that of the first default route"
     )
     mode: str = option("mode", one_of(*_MODES), "bridge", "who of one master reaches whom")
-    mtu: int = option("mtu", integer(0, 65535), 0, "MTU, not above the master's; 0 takes the master's")
+    mtu: int = option("mtu", mtu(65535), 0, "MTU, not above the master's; 0 takes the master's")
     mac: str | None = option("mac", MAC_ADDRESS, None, "MAC address; default a random one")
     mac_from_ip: bool = option("macFromIP", BOOL, False, "make the MAC address of the first IP address")
     in_container: bool = option("linkInContainer", BOOL, False, "the master is a link of the container")
@@ -173,4 +173,5 @@ PLUGIN: Plugin[Any] = Plugin(
     remove_legacy=remove_legacy,
     gc=gc,
     status=status,
+    args=True,
 )

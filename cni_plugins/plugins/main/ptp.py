@@ -29,7 +29,7 @@ from cni_plugins.plugins.main.requests import (
     requested_mac,
 )
 from cni_plugins.spec.call import Call, Verb
-from cni_plugins.spec.config import BOOL, INTERFACE_NAME, integer, option
+from cni_plugins.spec.config import BOOL, INTERFACE_NAME, mtu, option
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Dns, Interface, Result, Route
 from cni_plugins.spec.values import Ip, IpInterface, first_host
@@ -41,7 +41,7 @@ class PtpConfig:
     ip_masq_backend: str | None = option(
         "ipMasqBackend", masquerade.BACKEND, None, "what ipMasq is done with; default nftables"
     )
-    mtu: int = option("mtu", integer(0, 65535), 0, "MTU of the pair; 0 takes the kernel's, 1500")
+    mtu: int = option("mtu", mtu(65535), 0, "MTU of the pair; 0 takes the kernel's, 1500")
     dad: bool = option("enabledad", BOOL, False, "detect duplicate IPv6 addresses, which takes 2 s")
     host_interface: str = option(
         "hostInterface",

@@ -5,7 +5,6 @@ from typing import Any
 
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import INTERFACE_NAME, MAC_ADDRESS
-from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Dns, decode_dns
 from cni_plugins.spec.values import fold
 
@@ -23,10 +22,7 @@ def requested_mac(call: Call, configured: str | None = None) -> str | None:
     for place, value in places:
         if value is None or value == "":
             continue
-        try:
-            chosen = MAC_ADDRESS.parse(value)
-        except ValueError as error:
-            raise CniError(Code.INVALID_CONFIG, f"{place} is {value!r}: {error}") from error
+        chosen = MAC_ADDRESS.at(value, place)
     return chosen
 
 
@@ -46,10 +42,7 @@ def requested_host_interface(call: Call, configured: str) -> str:
     ):
         if value is None or value == "":
             continue
-        try:
-            chosen = INTERFACE_NAME.parse(value)
-        except ValueError as error:
-            raise CniError(Code.INVALID_CONFIG, f"{place} is {value!r}: {error}") from error
+        chosen = INTERFACE_NAME.at(value, place)
     return chosen
 
 

@@ -48,6 +48,7 @@ def _wanted(call: Call, config: PortMapperConfig) -> Publication | None:
 
 def add(call: Call, config: PortMapperConfig, tx: Transaction) -> Result:
     assert call.previous is not None
+    call.served.add("portMappings")
     wanted = _wanted(call, config)
     if wanted is not None:
         ports.publish(tx, wanted, None)

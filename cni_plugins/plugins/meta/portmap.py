@@ -256,6 +256,7 @@ def validate(call: Call, config: PortmapConfig) -> None:
 
 def add(call: Call, config: PortmapConfig, tx: Transaction) -> Result:
     assert call.previous is not None
+    call.served.add("portMappings")
     keys = _keys(config)
     wanted = _wanted(call, config)
     if wanted is not None:

@@ -25,8 +25,18 @@ from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import links, sysctl
 from cni_plugins.kernel.links import Link
 from cni_plugins.spec.call import Call
-from cni_plugins.spec.config import BOOL, MAC_ADDRESS, TEXT, integer, keys_of, map_of, option
-from cni_plugins.spec.config import Kind as ValueKind
+from cni_plugins.spec.config import (
+    ABSOLUTE_PATH,
+    BOOL,
+    MAC_ADDRESS,
+    TEXT,
+    integer,
+    keys_of,
+    map_of,
+    mtu,
+    option,
+    parsed_by,
+)
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Interface, Result
 from cni_plugins.spec.values import DuplicateKeys, parse_json
@@ -35,26 +45,27 @@ ALLOWLIST = "/etc/cni/tuning/allowlist.conf"
 _BASE = "/proc/sys/net/"
 
 
-def _sysctls(value: Any) -> dict[str, str]:
+def _sysctls(value: Any, where: str) -> dict[str, str]:
     if isinstance(value, DuplicateKeys):
-        raise ValueError(f"{', '.join(value.duplicates)} stands in it more than once")
-    named: dict[str, str] = map_of(TEXT).parse(value)
+        twice = ", ".join(value.duplicates)
+        raise CniError(Code.INVALID_CONFIG, f"{where} has {twice} more than once")
+    named: dict[str, str] = map_of(TEXT).at(value, where)
     return named
 
 
 @dataclass(frozen=True, slots=True)
 class TuningConfig:
     sysctl: dict[str, str] | None = option(
-        "sysctl", ValueKind("object of strings", _sysctls), None, "`net.*` sysctls to set in the container"
+        "sysctl", parsed_by("object of strings", _sysctls), None, "`net.*` sysctls to set in the container"
     )
     mac: str | None = option("mac", MAC_ADDRESS, None, "MAC address of the interface")
-    mtu: int | None = option("mtu", integer(0, 65536), None, "MTU of the interface; 0 leaves it alone")
+    mtu: int | None = option("mtu", mtu(65536), None, "MTU of the interface; 0 leaves it alone")
     queue: int | None = option("txQLen", integer(0, 2**31 - 1), None, "length of its transmit queue")
     promisc: bool | None = option("promisc", BOOL, None, "whether it is promiscuous")
     allmulti: bool | None = option("allmulti", BOOL, None, "whether it takes all multicast packets")
     data_dir: str = option(
         "dataDir",
-        TEXT,
+        ABSOLUTE_PATH,
         "/run/cni/tuning",
         "where the reference plugin kept what DEL restores of its own ADDs",
     )
@@ -64,7 +75,14 @@ def _path_of(name: str, ifname: str) -> str:
     """`net/<path>` below /proc/sys of a sysctl's name. CniError 7 when it is no network sysctl."""
     first = next((char for char in name if char in "./"), "/")
     path = name.translate(str.maketrans("./", "/.")) if first == "." else name
-    clean = posixpath.normpath("/proc/sys/" + path.replace("IFNAME", ifname, 1).lstrip("/"))
+    path = path.lstrip("/")
+    if any(part in {"", ".", ".."} for part in path.split("/")):
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"sysctl {name!r} is not written plainly",
+            "each of its parts is a name: the operator's allowlist is compared with what is written",
+        )
+    clean = posixpath.normpath("/proc/sys/" + path.replace("IFNAME", ifname, 1))
     if not clean.startswith(_BASE) or "\0" in clean:
         raise CniError(
             Code.INVALID_CONFIG,
@@ -76,21 +94,14 @@ def _path_of(name: str, ifname: str) -> str:
 
 def _effective(call: Call, config: TuningConfig) -> TuningConfig:
     """The configuration with what CNI_ARGS, runtimeConfig and args.cni ask for laid over it. CniError 7."""
-    mac = MAC_ADDRESS.parse
     for where, value in (("CNI_ARGS MAC", call.args.get("MAC")), ("runtimeConfig.mac", call.runtime("mac"))):
         if value:
-            try:
-                config = replace(config, mac=mac(value))
-            except ValueError as error:
-                raise CniError(Code.INVALID_CONFIG, f"{where} is {value!r}: {error}") from error
+            config = replace(config, mac=MAC_ADDRESS.at(value, where))
     for key in keys_of(TuningConfig):
         value = call.cni_args(key.key) if key.key != "dataDir" else None
-        if value is None:
+        if value is None or (key.kind.blank and value == ""):
             continue
-        try:
-            parsed = key.kind.parse(value)
-        except ValueError as error:
-            raise CniError(Code.INVALID_CONFIG, f"args.cni.{key.key} is {value!r}: {error}") from error
+        parsed = key.kind.at(value, f"args.cni.{key.key}")
         if key.attribute == "sysctl":
             parsed = (config.sysctl or {}) | parsed
         config = replace(config, **{key.attribute: parsed})
@@ -122,8 +133,9 @@ def _plan(call: Call, config: TuningConfig) -> tuple[TuningConfig, dict[str, str
     """The effective settings, and its sysctls by their path below net/. CniError 5 or 7."""
     config = _effective(call, config)
     named = config.sysctl or {}
+    paths = {_path_of(name, call.ifname): value for name, value in named.items()}
     _allowed(call, iter(named))
-    return config, {_path_of(name, call.ifname): value for name, value in named.items()}
+    return config, paths
 
 
 def _interface(call: Call, context: Context) -> Link:
@@ -259,4 +271,5 @@ PLUGIN: Plugin[Any] = Plugin(
     add=add,
     check=check,
     remove_legacy=remove_legacy,
+    args=True,
 )

@@ -34,6 +34,14 @@ MESOS: Conf = {
     "networkInfoLabels": {"prefix": "net/", "allow": ["mac"]},
 }
 
+
+def without_ports(conf: Conf) -> Conf:
+    """The same for a network that publishes none."""
+    changed = copy.deepcopy(conf)
+    del changed["args"]["org.apache.mesos"]["network_info"]["port_mappings"]
+    return changed
+
+
 EXAMPLES: dict[str, Conf] = {
     "bridge": network(
         **BRIDGE,
@@ -51,7 +59,7 @@ EXAMPLES: dict[str, Conf] = {
         args={"cni": {"mac": "02:00:00:00:00:06", "ips": ["10.9.0.10"]}},
     ),
     "bridge of layer 2": network("0.2.0", type="bridge", bridge="br0"),
-    "bridge on Mesos": network("1.0.0", **BRIDGE, **MESOS),
+    "bridge on Mesos": network("1.0.0", **BRIDGE, **without_ports(MESOS)),
     "ptp": network(
         type="ptp", ipMasq=True, mtu=1400, ipam=local("10.9.0.0/24", sticky=True, dataDir="/data")
     ),

@@ -2,14 +2,18 @@
 
 import fcntl
 import os
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cni_plugins.conftest import World
+from cni_plugins.plugins.ipam import host_local, sticky
 from cni_plugins.spec import call
+from cni_plugins.store import records
+from cni_plugins.store.reservations import opened
 
 CONF: dict[str, Any] = {
     "cniVersion": "1.0.0",
@@ -200,8 +204,7 @@ def test_a_full_pool_takes_back_what_a_reboot_made_void(world: World) -> None:
     conf = ipam(subnet="10.9.0.0/30")
     world.add(conf)
     assert world.refused(conf, "c2")["code"] == 11
-    long_ago = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) - 3600
-    os.utime(folder(world) / "10.9.0.2", (long_ago, long_ago))
+    os.setxattr(folder(world) / "10.9.0.2", "user.mesokit.reserved", b"another-boot 1.5")
     assert given(world.add(conf, "c2")) == ["10.9.0.2/30"]
     world.delete(conf, "c1")
     assert world.reserved("n") == ["10.9.0.2"]
@@ -214,3 +217,113 @@ def test_a_lock_that_nobody_lets_go_ends_the_call(world: World, monkeypatch: pyt
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert world.call("DEL", CONF).code == 11
     world.delete(CONF)
+
+
+def test_no_clock_makes_a_reservation_void(world: World) -> None:
+    """What was reserved in this boot is kept, whatever the wall clock said then or says now."""
+    conf = ipam(subnet="10.9.0.0/30")
+    world.add(conf)
+    for moment in (0, 2**31):
+        os.utime(folder(world) / "10.9.0.2", (moment, moment))
+        assert world.refused(conf, "c2")["code"] == 11
+    os.removexattr(folder(world) / "10.9.0.2", "user.mesokit.reserved")  # the reference plugin's
+    os.utime(folder(world) / "10.9.0.2", (0, 0))
+    assert world.refused(conf, "c2")["code"] == 11
+
+
+@pytest.mark.parametrize("garbage", [b"\xff\xfe\n", b"10.9.0.2 not-an-address\n", b"\0" * 5000, None])
+def test_garbage_in_the_index_is_no_obstacle(world: World, garbage: bytes | None) -> None:
+    """The index is a cache: whatever stands in it, the files are what counts."""
+    conf = CONF | {"cniVersion": "1.1.0"}
+    for box in ("c1", "c2"):
+        world.add(conf, box)
+    entries = [path for path in (world.root / "run/mesokit/host-local").rglob("*") if path.is_file()]
+    assert len(entries) == 3
+    for entry in entries:
+        entry.unlink()
+        if garbage is None:
+            (entry / "inside").mkdir(parents=True)
+        elif entry.name != "stamp":
+            entry.write_bytes(garbage)
+    stamp = (folder(world)).stat().st_mtime_ns
+    if garbage is not None:
+        (entries[0].parent / "stamp").write_text(str(stamp))
+    assert given(world.add(conf, "c3")) == ["10.9.0.4/29"]
+    world.delete(conf, "c1")
+    assert world.call("CHECK", conf, "c2").status == 0
+    keep = {"cni.dev/valid-attachments": [{"containerID": "c3", "ifname": "eth0"}]}
+    assert world.call("GC", conf | keep).status == 0
+    assert world.reserved("n") == ["10.9.0.4"]
+
+
+def test_a_file_in_the_place_of_the_index(world: World) -> None:
+    world.add(CONF)
+    (index,) = (world.root / "run/mesokit/host-local").iterdir()
+    for path in index.iterdir():
+        path.unlink()
+    index.rmdir()
+    index.write_text("x")
+    world.delete(CONF)
+    assert not world.reserved("n")
+
+
+def test_gc_spares_what_is_younger_than_its_list(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ADD between the making of GC's list and GC's lock keeps its address, with a record and without."""
+    bridge = CONF | {"type": "bridge", "bridge": "br0", "cniVersion": "1.1.0"}
+    direct = CONF | {"cniVersion": "1.1.0"}
+    world.add(bridge, "old")
+    world.add(direct, "older")
+
+    @contextmanager
+    def late(*args: Any) -> Iterator[Any]:
+        monkeypatch.setattr(host_local, "opened", opened)
+        world.add(bridge, "young")
+        world.add(direct, "younger")
+        with opened(*args) as reservations:
+            yield reservations
+
+    monkeypatch.setattr(host_local, "opened", late)
+    assert world.call("GC", bridge | {"cni.dev/valid-attachments": []}).status == 0
+    assert world.reserved("n") == ["10.9.0.4", "10.9.0.5"]
+    assert world.call("GC", bridge | {"cni.dev/valid-attachments": []}).status == 0
+    assert world.reserved("n") == []
+
+
+def test_gc_spares_a_record_that_was_written_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The container was detached and attached again after GC had looked at its record."""
+    bridge = CONF | {"type": "bridge", "bridge": "br0", "cniVersion": "1.1.0"}
+    world.add(bridge, "c1")
+    every = records.every
+
+    def late(*args: Any) -> list[Any]:
+        monkeypatch.setattr(records, "every", every)
+        found = list(every(*args))
+        world.delete(bridge, "c1")
+        world.add(bridge, "c1")
+        return found
+
+    monkeypatch.setattr(records, "every", late)
+    assert world.call("GC", bridge | {"cni.dev/valid-attachments": []}).status == 0
+    assert (len(world.records()), world.reserved("n")) == (1, ["10.9.0.3"])
+    assert "eth0" in world.links("c1")
+
+
+def test_what_sticky_remembers_has_an_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sticky, "MOST", 8)
+    monkeypatch.setattr(sticky, "_FEWER", 6)
+    conf = ipam(subnet="10.9.0.0/24", sticky=True) | {"cniVersion": "1.1.0"}
+    place = world.root / "var/lib/mesokit/sticky/n"
+    assert given(world.add(conf, "c1")) == ["10.9.0.2/24"]
+    world.delete(conf, "c1")
+    world.add(conf, "c2")
+    assert given(world.add(conf, "c1")) == ["10.9.0.2/24"]
+    world.delete(conf, "c1")
+    named = conf | {"args": {"cni": {"workload": "web"}}}
+    world.add(named, "c3")
+    keep = {"cni.dev/valid-attachments": [{"containerID": box, "ifname": "eth0"} for box in ("c2", "c3")]}
+    assert world.call("GC", conf | keep).status == 0
+    assert len(list(place.iterdir())) == 2
+    for number in range(30):
+        world.box("same")
+        assert world.call("ADD", conf, "same", CNI_CONTAINERID=f"x{number}").status == 0
+    assert len(list(place.iterdir())) <= 9

@@ -57,6 +57,27 @@ def test_a_name_that_stands_twice_is_refused(world: World) -> None:
     assert answer.code == 7 and "net.core.somaxconn" in answer.document["msg"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "net/ipv4/../core/somaxconn",
+        "net.ipv4.//.core.somaxconn",
+        "net/ipv4/./../core/somaxconn",
+        "/net/ipv4/../core/somaxconn",
+        "net/core/somaxconn",
+        "net.core.somaxconn",
+    ],
+)
+def test_the_allowlist_is_about_what_is_set(world: World, name: str) -> None:
+    """A name that a path's `..` leads elsewhere is not what the operator's expression was about."""
+    place = world.root / "etc/cni/tuning/allowlist.conf"
+    place.parent.mkdir(parents=True)
+    place.write_text("^/?net/ipv4/.*$\n^net\\.ipv4\\..*$\n")
+    error = world.refused(CONF | {"sysctl": {name: "1"}})
+    assert error["code"] == 7 and name in error["msg"]
+    world.add(CONF | {"sysctl": {"net/ipv4/conf/IFNAME/arp_filter": "1"}}, CNI_IFNAME="lo")
+
+
 def test_both_separators_and_an_interface_with_a_dot(world: World) -> None:
     world.box("c1")
     world.run("ip", "link", "add", "eth0.5", "type", "veth", "peer", "name", "p", box="c1")
