@@ -8,6 +8,7 @@ endpoint that nobody asks costs nothing.
 import logging
 import os
 import socket
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -45,15 +46,18 @@ class InspectServer:
         self._look = look
         self._clients: set[_Client] = set()
         self._listener = listen(directory)
+        self._questions: deque[Callable[[], None]] = deque()
         self._free_at = 0.0
+        self._next: Timer | None = None
         self._socket = directory.lies(NAME)
         self._pause: Timer | None = None
         self._listen()
 
     def close(self) -> None:
         """Stop, and remove the socket."""
-        if self._pause is not None:
-            self._pause.cancel()
+        for timer in (self._pause, self._next):
+            if timer is not None:
+                timer.cancel()
         self._loop.unwatch(self._listener.fileno())
         self._listener.close()
         try:
@@ -80,22 +84,28 @@ class InspectServer:
         if len(self._clients) >= _MOST_CLIENTS:
             connection.close()
             return
-        client = _Client(self._loop, connection, self._answer, self._clients.discard, self._when)
+        client = _Client(self._loop, connection, self._answer, self._clients.discard, self._asked)
         self._clients.add(client)
 
-    def _when(self, respond: Callable[[], None]) -> Timer | None:
-        """Respond, now or when the owner thread has done other work for long enough since the last time."""
-        now = self._loop.now()
-        if now < self._free_at:
-            return self._loop.call_at(self._free_at, lambda: self._run(respond))
-        self._run(respond)
-        return None
+    def _asked(self, respond: Callable[[], None]) -> None:
+        self._questions.append(respond)
+        self._respond()
 
-    def _run(self, respond: Callable[[], None]) -> None:
+    def _respond(self) -> None:
+        """Answer one question, when the owner thread has done other work for long enough since the last."""
+        if self._next is not None or not self._questions:
+            return
         began = self._loop.now()
-        respond()
-        ended = self._loop.now()
-        self._free_at = ended + (ended - began) * _REST
+        if began >= self._free_at:
+            self._questions.popleft()()
+            ended = self._loop.now()
+            self._free_at = ended + (ended - began) * _REST
+        if self._questions:
+            self._next = self._loop.call_at(self._free_at, self._go_on)
+
+    def _go_on(self) -> None:
+        self._next = None
+        self._respond()
 
     def _answer(self, method: str, target: str) -> tuple[str, str, bytes]:
         """Status, content type and body."""
@@ -141,25 +151,24 @@ class _Client:
         connection: socket.socket,
         answer: Callable[[str, str], tuple[str, str, bytes]],
         closed: Callable[["_Client"], None],
-        when: Callable[[Callable[[], None]], Timer | None],
+        asked: Callable[[Callable[[], None]], None],
     ) -> None:
         self._loop = loop
         self._connection = connection
         self._answer = answer
         self._closed = closed
-        self._when = when
+        self._asked = asked
         self._http = Server(_BUDGET)
         self._heard = 0
         self._reply = memoryview(b"")
         self._timer: Timer = loop.call_at(loop.now() + _PATIENCE, self.close)
-        self._turn: Timer | None = None
+        self._open = True
         connection.setblocking(False)
         loop.watch(connection.fileno(), READ, self._readable)
 
     def close(self) -> None:
-        for timer in (self._timer, self._turn):
-            if timer is not None:
-                timer.cancel()
+        self._open = False
+        self._timer.cancel()
         self._loop.unwatch(self._connection.fileno())
         self._connection.close()
         self._closed(self)
@@ -184,9 +193,11 @@ class _Client:
             return
         if isinstance(request, Request):
             self._loop.unwatch(self._connection.fileno())
-            self._turn = self._when(partial(self._respond, request))
+            self._asked(partial(self._respond, request))
 
     def _respond(self, request: Request) -> None:
+        if not self._open:
+            return
         try:
             status, kind, body = self._answer(request.method, request.target)
         except Exception:
