@@ -64,8 +64,8 @@ class Transport(Protocol):
 
 
 class Connection:
-    """`make_link` gets the loop's `post` and what reports go to on the owner thread. `address` is our own end's,
-    None where there is none.
+    """`make_link` gets the loop's `post`, and what reports go to on the owner thread. `address` is our own
+    end's, None where there is none.
     """
 
     def __init__(

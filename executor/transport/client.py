@@ -152,8 +152,8 @@ class Link:
         self._threads: tuple[_Stream, _Calls] | None = None
 
     def subscribe(self, attempt: int, body: bytes) -> None:
-        """Open the stream of a new attempt; what belongs to an older one is dropped. Raises RuntimeError where
-        there is no room for the threads; it may be tried again.
+        """Open the stream of a new attempt; what belongs to an older one is dropped. Raises RuntimeError
+        where there is no room for the threads; it may be tried again.
         """
         if self._threads is None:
             calls = _Calls(self._target, self._tell)
