@@ -55,7 +55,7 @@ def test_a_thread_that_could_not_be_made_is_made_later(
         raise RuntimeError("can't start new thread")
 
     with pumping() as (loop, pump):
-        policy = OutputPolicy(tmp_path, 1 << 20)
+        policy = OutputPolicy(Directory.of(tmp_path), 1 << 20)
         before = descriptors()
         with monkeypatch.context() as patched:
             patched.setattr(threading.Thread, "start", no_room)
