@@ -123,7 +123,7 @@ def test_two_hundred_containers_have_the_rules_of_one(node: Node) -> None:
                 counts.append(rules(node))
         assert counts[0] == counts[1]
         assert len(held(node)) == 200 * 7
-        orphans.remove(host, "net", [who(7)], (*ports.SETS, *masquerade.SETS))
+        orphans.remove(host, "net", lambda: [who(7)], (*ports.SETS, *masquerade.SETS))
         assert len(held(node)) == 7
 
 
@@ -166,7 +166,7 @@ def test_strays_are_told_by_network_and_attachment(node: Node) -> None:
             masquerade.add(host, who(number), addresses(number))
         masquerade.add(host, who(3, "network"), addresses(3))
         masquerade.add(host, long, addresses(4))
-        orphans.remove(host, "net", [who(1), long], masquerade.SETS)
+        orphans.remove(host, "net", lambda: [who(1), long], masquerade.SETS)
         assert masquerade.present(host, who(1), addresses(1))
         assert masquerade.present(host, long, addresses(4))
         assert masquerade.present(host, who(3, "network"), addresses(3))

@@ -4,12 +4,12 @@ One of ours runs in the process and in the caller's transaction; any other is ex
 undo before its ADD starts. The configuration of a delegate is completed with what it needs of its caller's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from cni_plugins.attach import foreign, suspicions
-from cni_plugins.attach.context import Context
+from cni_plugins.attach import suspicions
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.spec.call import Call, Verb, for_child
@@ -17,6 +17,11 @@ from cni_plugins.spec.config import decode, shown
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Result, encode
 from cni_plugins.spec.values import JsonObject, fold
+from cni_plugins.steps import delegate as foreign
+from cni_plugins.steps import registry
+from cni_plugins.steps.context import Context, collection_lock
+from cni_plugins.steps.delegate import Delegate
+from cni_plugins.steps.step import Step
 
 _INHERITED = (
     "name",
@@ -120,11 +125,16 @@ def validate(call: Call, config: JsonObject, context: Context) -> None:
         validate(child, inner, context)
 
 
-def ipam_add(call: Call, tx: Transaction) -> Result:
-    """Addresses of the attachment. CniError of the IPAM plugin, or 7 when it answers none."""
-    result = _add(call, tx, ipam_type(call))
+def addresses(call: Call, tx: Transaction) -> Result:
+    """What a MAIN plugin's `ipam` gives, nothing without one. CniError of the IPAM plugin, or 7 when it
+    answers no address.
+    """
+    name = ipam_type(call)
+    if not name:
+        return Result()
+    result = _add(call, tx, name)
     if not result.ips:
-        raise CniError(Code.INVALID_CONFIG, f"ipam plugin {ipam_type(call)} returned no addresses")
+        raise CniError(Code.INVALID_CONFIG, f"ipam plugin {name} returned no addresses")
     return result
 
 
@@ -140,14 +150,15 @@ def _add(call: Call, tx: Transaction, name: str) -> Result:
         return run_add(plugin, replace(call, plugin=name), tx)
     foreign.find(name, call.path)
     tx.intend(
-        "delegate.delete",
-        plugin=name,
-        config=call.config,
-        containerID=call.container_id,
-        ifname=call.ifname,
-        netns=call.netns_path,
-        args=call.env.get("CNI_ARGS", ""),
-        path=":".join(call.path),
+        Delegate(
+            plugin=name,
+            config=call.config,
+            container_id=call.container_id,
+            ifname=call.ifname,
+            netns=call.netns_path,
+            args=call.env.get("CNI_ARGS", ""),
+            path=":".join(call.path),
+        )
     )
     return foreign.run(Verb.ADD, call, name, call.config) or Result()
 
@@ -183,35 +194,71 @@ def forward(verb: Verb, call: Call, context: Context, name: str) -> None:
     run_verb(verb, plugin, replace(call, plugin=name), context)
 
 
-def ipam_forward(verb: Verb, call: Call, context: Context) -> None:
-    """Forward a verb to the IPAM plugin, if the attachment has one."""
-    name = ipam_type(call)
-    if name:
-        forward(verb, call, context, name)
-
-
 def run_verb(verb: Verb, plugin: Plugin[Any], call: Call, context: Context) -> None:
-    """Any verb but ADD of one of our plugins and its delegate; DEL is that without a record."""
-    functions = {
-        Verb.CHECK: plugin.check,
-        Verb.DEL: plugin.remove_legacy,
-        Verb.GC: plugin.gc,
-        Verb.STATUS: plugin.status,
-    }
+    """Any verb but ADD of one of our plugins and of what stands below it; DEL is that without a record.
+    CniError: CHECK and STATUS stop at the first, DEL and GC do all they can and raise it then.
+    """
     config = typed(plugin, call, lenient=verb in {Verb.DEL, Verb.GC})
+    parts = [*_parts(verb, plugin, call, config, context), *_children(verb, plugin, call, context)]
     errors: list[CniError] = []
-    steps: list[Callable[[], None]] = [lambda: functions[verb](call, config, context)]
-    if plugin.kind is Kind.META:
-        delegate = delegate_of(call)
-        if delegate is not None:
-            child = _child(call, delegate, call.previous, type_of(delegate))
-            steps.append(lambda: forward(verb, child, context, child.plugin))
-    for step in steps:
+    for part in parts:
         try:
-            step()
+            part()
         except CniError as error:
             if verb in {Verb.CHECK, Verb.STATUS}:
                 raise
             errors.append(error)
     if errors:
         raise errors[0]
+
+
+def _parts(
+    verb: Verb, plugin: Plugin[Any], call: Call, config: Any, context: Context
+) -> list[Callable[[], None]]:
+    """What a verb means for a plugin itself."""
+    if verb is Verb.CHECK:
+        return [
+            lambda: _check_steps(plugin, call, config, context),
+            lambda: plugin.check(call, config, context),
+        ]
+    if verb is Verb.STATUS:
+        return [lambda: plugin.status(call, config, context)]
+    kinds = [registry.load(kind) for kind in plugin.kinds]
+    if verb is Verb.GC:
+        collects = [partial(_locked, call, partial(kind.collect, context)) for kind in kinds]
+        return [*collects, lambda: plugin.gc(call, config, context)]
+    legacy = [partial(kind.remove_legacy, context) for kind in kinds]
+    return [lambda: plugin.remove_legacy(call, config, context), *legacy]
+
+
+def _locked(call: Call, collect: Callable[[], None]) -> None:
+    """Nobody's ADD on this network begins while it is decided what nobody holds."""
+    with collection_lock(call):
+        collect()
+
+
+def _check_steps(plugin: Plugin[Any], call: Call, config: Any, context: Context) -> None:
+    if plugin.steps is None:
+        return
+    steps: Iterable[Step] | None = context.take_recorded()
+    if steps is None:
+        steps = plugin.steps(call, config, context, call.previous or Result())
+    for step in steps:
+        step.check(context)
+
+
+def _children(verb: Verb, plugin: Plugin[Any], call: Call, context: Context) -> list[Callable[[], None]]:
+    """The same verb for what is below: a MAIN plugin's `ipam`, a META plugin's `delegate`."""
+    try:
+        if plugin.kind is Kind.MAIN and plugin.takes_ipam:
+            name = ipam_type(call)
+            return [lambda: forward(verb, call, context, name)] if name else []
+        delegate = delegate_of(call) if plugin.kind is Kind.META else None
+        if delegate is None:
+            return []
+        child = _child(call, delegate, call.previous, type_of(delegate))
+        return [lambda: forward(verb, child, context, child.plugin)]
+    except CniError:
+        if verb in {Verb.DEL, Verb.GC}:
+            return []  # a configuration that no ADD can have accepted left nothing behind
+        raise

@@ -1,11 +1,12 @@
 """The life of an attachment: how each verb runs a plugin, around its record.
 
-ADD    opens and locks the record, replays what a crashed ADD left in it, runs the plugin in a transaction,
+ADD    opens and locks the record, takes down what a crashed ADD left in it, runs the plugin in a transaction,
        and takes everything back when that fails.
-DEL    replays the record and removes it. Without one the plugin's `remove_legacy` removes what a reference
-       plugin left, if anything.
-GC     replays the records of this plugin on this network that the runtime does not list, then lets the plugin
-       do the same for what has no record.
+DEL    undoes the record's steps and removes it. Without one the kinds of steps that the plugin knows remove
+       what a reference plugin left, if anything.
+CHECK  checks the record's steps; without one, those that the configuration and prevResult speak of.
+GC     takes down the records of this plugin on this network that the runtime does not list, unless they are
+       younger than the call, then lets the kinds of steps do the same for what has no record.
 """
 
 import os
@@ -18,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from cni_plugins.attach import delegation
-from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
+from cni_plugins.attach.replay import joined, steps_of, undo_all
 from cni_plugins.attach.transaction import Transaction
-from cni_plugins.attach.undo import joined, replay
 from cni_plugins.kernel.interface import index_of
 from cni_plugins.kernel.namespace import fingerprint
 from cni_plugins.spec.call import Call, Verb
@@ -31,7 +31,9 @@ from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import Namespace, open_namespace
 from cni_plugins.spec.result import Result, decode
 from cni_plugins.spec.versions import NEWEST
-from cni_plugins.store import records
+from cni_plugins.steps.context import Context, collection_lock
+from cni_plugins.steps.step import Step
+from cni_plugins.store import boot, records
 from cni_plugins.store.records import Contents, Record
 
 Plugins = Mapping[str, Plugin[Any]]
@@ -69,9 +71,28 @@ def serve(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result | None:
             raise CniError(Code.INVALID_CONFIG, "CHECK needs the result of ADD: key 'prevResult' is missing")
         if call.verb is Verb.STATUS:
             records.require_writable(call.roots)
-        with Context(call, plugins, call.sandbox) as context:
+        recorded = _recorded_steps(plugin, call) if call.verb is Verb.CHECK else None
+        with Context(call, plugins, call.sandbox, recorded) as context:
             delegation.run_verb(call.verb, plugin, call, context)
     return None
+
+
+def _recorded_steps(plugin: Plugin[Any], call: Call) -> list[Step] | None:
+    """What the attachment's record says that is there; None without a record that says it: of version 1, of
+    another namespace, of an ADD that did not come through.
+    """
+    if plugin.kind is Kind.IPAM or call.sandbox is None:
+        return None
+    record = records.find(call.roots, call.identity, plugin.name, call.deadline)
+    if record is None:
+        return None
+    with record:
+        contents = record.contents
+        if contents is None or contents.version < records.VERSION or contents.result is None:
+            return None
+        if contents.head.get("netnsID") != fingerprint(call.sandbox):
+            return None
+        return steps_of(contents)
 
 
 def _add_unrecorded(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result:
@@ -97,6 +118,8 @@ def _add(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result:
         if record.contents is not None and not _continues(plugin, call, record.contents):
             _clear(record, record.contents, call, plugins)
         _begin(record, plugin, call)
+        with collection_lock(call, shared=True):
+            pass
         tx = Transaction(context, record)
         try:
             result = delegation.run_add(plugin, call, tx)
@@ -137,6 +160,7 @@ def _take_back(tx: Transaction, record: Record, error: BaseException) -> None:
 def _head(plugin: Plugin[Any], call: Call) -> dict[str, Any]:
     sandbox = call.sandbox
     return {
+        "version": records.VERSION,
         "network": call.network,
         "containerID": call.container_id,
         "ifname": call.ifname,
@@ -144,6 +168,8 @@ def _head(plugin: Plugin[Any], call: Call) -> dict[str, Any]:
         "call": call.env.get(CALL_ID, ""),
         "netns": call.netns_path,
         "netnsID": fingerprint(sandbox) if sandbox is not None else None,
+        "hostID": [call.host.device, call.host.inode],
+        "boot": boot.current(),
         "time": time.time(),
         "began": call.began,
         "config": call.config,
@@ -185,10 +211,23 @@ def _clear(record: Record, contents: Contents, call: Call, plugins: Plugins) -> 
 
 
 def _replay(contents: Contents, call: Call, plugins: Plugins) -> list[CniError]:
+    """Undo the steps of a record and return what went wrong; nothing is touched when one is not known."""
+    try:
+        steps = steps_of(contents)
+    except CniError as error:
+        return [error]
+    with recorded_context(contents, call, plugins) as context:
+        return undo_all(context, steps)
+
+
+@contextmanager
+def recorded_context(contents: Contents, call: Call, plugins: Plugins) -> Iterator[Context]:
+    """Where the steps of a record work: its attachment's identity and namespace, and the time of `call`."""
     sandbox, opened = _recorded_namespace(contents, call)
     try:
-        with Context(_recorded_call(contents, call), plugins, sandbox) as context:
-            return replay(context, contents.undos)
+        complete = contents.result is not None
+        with Context(_recorded_call(contents, call), plugins, sandbox, complete=complete) as context:
+            yield context
     finally:
         if opened and sandbox is not None:
             os.close(sandbox.fd)
@@ -262,16 +301,14 @@ def _collect(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
             if record is not None and record.contents is None:
                 record.remove()
     for path, contents in records.every(call.roots, call.network):
-        identity = contents.identity
-        if (
-            contents.head.get("plugin") != plugin.name
-            or (identity.container_id, identity.ifname) in call.valid
-        ):
+        if contents.head.get("plugin") != plugin.name or _is_kept(contents, call):
             continue
         try:
             with _unused(path) as record:
-                if record is not None and not _younger(record.contents, call):
-                    _take_down(record, record.contents or contents, call, plugins)
+                if record is not None:
+                    found = record.contents or contents
+                    if not _is_kept(found, call):  # else it was made anew while we looked
+                        _take_down(record, found, call, plugins)
         except CniError as error:
             errors.append(error)
     try:
@@ -283,10 +320,13 @@ def _collect(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
         raise joined(f"GC of network {call.network} left something", errors)
 
 
-def _younger(contents: Contents | None, call: Call) -> bool:
-    """Whether an ADD that is younger than GC's list wrote the record, since it was listed."""
-    began = contents.head.get("began") if contents is not None else None
-    return isinstance(began, float) and began > call.began
+def _is_kept(contents: Contents, call: Call) -> bool:
+    """Whether GC's list has the attachment, or cannot have it, because its ADD came after the list."""
+    identity = contents.identity
+    if (identity.container_id, identity.ifname) in (call.valid or ()):
+        return True
+    began = contents.head.get("began")
+    return isinstance(began, float) and began > call.began and contents.head.get("boot") == boot.current()
 
 
 @contextmanager

@@ -1,21 +1,23 @@
-"""A transaction: everything an ADD changes is announced in the record first, and taken back if the ADD fails.
+"""A transaction: everything an ADD changes is a step, in the record before it is made, and taken back if the
+ADD fails.
 
-`intend(undo)` writes the undo to the record and returns; only then is the change made. Rolling back is the
-same replay that DEL runs later, so that there is one way to take things down. A delegate or a chain member of
-ours shares its caller's transaction.
+`apply(step)` writes the step to the record, then makes it. Rolling back is the same replay that DEL runs
+later, so that there is one way to take things down. A delegate or a chain member of ours shares its caller's
+transaction.
 """
 
 from dataclasses import replace
-from typing import Any
 
-from cni_plugins.attach.context import Context
-from cni_plugins.attach.undo import Undo, replay
+from cni_plugins.attach.replay import undo_all
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.result import Result, encode
-from cni_plugins.spec.values import JsonObject
 from cni_plugins.spec.versions import NEWEST
-from cni_plugins.store.records import Record, undo_line
+from cni_plugins.steps import registry
+from cni_plugins.steps.context import Context
+from cni_plugins.steps.step import Step
+from cni_plugins.store import records
+from cni_plugins.store.records import Record
 
 _SECONDS = 10.0
 
@@ -23,41 +25,58 @@ _SECONDS = 10.0
 class Transaction:
     """`record` is None for an IPAM plugin that is called by itself: its reservations are its record."""
 
-    __slots__ = ("_record", "_undos", "context")
+    __slots__ = ("_number", "_record", "_steps", "context")
 
     def __init__(self, context: Context, record: Record | None) -> None:
         self.context = context
         self._record = record
-        self._undos: list[JsonObject] = []
+        contents = record.contents if record is not None else None
+        self._number = contents.last_id if contents is not None else 0
+        self._steps: list[tuple[int, Step]] = []
 
-    def intend(self, op: str, **args: Any) -> None:
-        """Record how to take back the change that comes next. CniError 5."""
-        undo = Undo(op, args)
-        line = undo_line(undo.op, undo.args)
+    def apply(self, step: Step) -> None:
+        """Record a step, then make it. CniError of the step, 5 when the record cannot be written."""
+        self.intend(step)
+        step.apply(self.context)
+
+    def intend(self, step: Step) -> None:
+        """Record a step that the caller makes next. CniError 5."""
+        self._number += 1
         if self._record is not None:
+            line = records.step_line(registry.kind_of(step), self._number, registry.encode(step))
             self._record.append(line)
-        self._undos.append(line)
+        self._steps.append((self._number, step))
 
     def cancel(self) -> None:
-        """The change of the last `intend` was not made, and what it would undo is not ours. CniError 5."""
+        """The last step was not made, and will not be. CniError 5."""
+        number, _ = self._steps[-1]
         if self._record is not None:
-            self._record.append({"cancel": True})
-        self._undos.pop()
+            self._record.append(records.undone_line(number))
+        self._steps.pop()
+
+    def retire(self, number: int, step: Step) -> None:
+        """Take back one step of the record, which others stand without: for an update. CniError."""
+        step.undo(self.context)
+        if self._record is not None:
+            self._record.append(records.undone_line(number))
 
     @property
     def changed(self) -> bool:
         """Whether there is anything to take back."""
-        return bool(self._undos)
+        return bool(self._steps)
 
     def rollback(self) -> list[CniError]:
-        """Take back what was announced, newest first, and return what went wrong. It has time of its own,
+        """Take back what was recorded, newest first, and return what went wrong. It has time of its own,
         since ADD may have used up what it had.
         """
         call = replace(self.context.call, deadline=after(_SECONDS))
         with Context(call, self.context.plugins, self.context.sandbox_namespace) as context:
-            return replay(context, self._undos)
+            return undo_all(context, [step for _, step in self._steps])
 
     def commit(self, result: Result) -> None:
         """Write the result to the record. CniError 5."""
-        if self._record is not None:
-            self._record.append({"result": encode(result, NEWEST)})
+        if self._record is None:
+            return
+        contents = self._record.contents
+        revision = 1 + (contents.revision if contents is not None else 0)
+        self._record.append(records.result_line(encode(result, NEWEST), revision))

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from cni_plugins.attach import delegation
-from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.spec.call import Call, Verb, for_child
@@ -24,6 +23,7 @@ from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.mesos import is_mesos
 from cni_plugins.spec.result import Result, encode
 from cni_plugins.spec.values import JsonObject, fold
+from cni_plugins.steps.context import Context
 
 _NOT_FOR_MEMBERS = frozenset({"capabilities", "runtimeconfig"})
 
@@ -146,4 +146,5 @@ PLUGIN: Plugin[Any] = Plugin(
     remove_legacy=remove_legacy,
     gc=gc,
     status=status,
+    takes_ipam=False,
 )

@@ -39,9 +39,12 @@ _ADDRESS, _IFNAME, _MTU, _LINK, _MASTER, _TXQLEN, _OPERSTATE, _LINKINFO, _ALIAS 
     18,
     20,
 )
+_LINK_NETNSID = 37
 _READ = frozenset(
-    (_ADDRESS, _IFNAME, _MTU, _LINK, _MASTER, _TXQLEN, _OPERSTATE, _LINKINFO, _ALIAS)
+    (_ADDRESS, _IFNAME, _MTU, _LINK, _MASTER, _TXQLEN, _OPERSTATE, _LINKINFO, _ALIAS, _LINK_NETNSID)
 )  # a link has sixty
+# linux/net_namespace.h
+_RTM_GETNSID, _NETNSA_NSID, _NETNSA_FD = 90, 1, 3
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_DATA = 1, 2, 5
 _BRPORT_STATE, _BRPORT_MODE, _BRPORT_ISOLATED = 1, 4, 33
 _OPERSTATE_UP, _FORWARDING = 6, 3
@@ -52,8 +55,9 @@ _SKIP_STATS = ("IFLA_EXT_MASK", 8)
 class Link:
     """A link as the kernel tells it.
 
-    `peer` is IFLA_LINK (a veth's other end, a macvlan's master), 0 for none. `data` and `port` are the
-    attributes of its kind and of its master's kind, by number.
+    `peer` is IFLA_LINK (a veth's other end, a macvlan's master), 0 for none: an index in the namespace that
+    `peer_namespace` numbers (see `namespace_id`), or in the link's own where that is None. `data` and `port`
+    are the attributes of its kind and of its master's kind, by number.
     """
 
     index: int
@@ -69,6 +73,7 @@ class Link:
     running: bool
     data: dict[int, bytes]
     port: dict[int, bytes]
+    peer_namespace: int | None = None
 
     @property
     def up(self) -> bool:
@@ -107,7 +112,41 @@ def parse(packet: bytes) -> Link:
         running=found.get(_OPERSTATE, b"\0")[0] == _OPERSTATE_UP,
         data=attributes(info.get(_INFO_DATA, b""), 0),
         port=attributes(info.get(_INFO_SLAVE_DATA, b""), 0),
+        peer_namespace=number(found, _LINK_NETNSID) if _LINK_NETNSID in found else None,
     )
+
+
+def namespace_id(netlink: Netlink, descriptor: int) -> int | None:
+    """The number by which the socket's namespace knows another one, None if it has given it none. CniError
+    999.
+    """
+    body = bytes(4) + struct.pack("=HHI", 8, _NETNSA_FD, descriptor)
+    (answer,) = netlink.request(Message("number a network namespace", _RTM_GETNSID, 0, body))
+    found = attributes(answer.packet, 20)
+    return None if found.get(_NETNSA_NSID, b"\xff" * 4) == b"\xff" * 4 else number(found, _NETNSA_NSID)
+
+
+def other_end(here: Netlink, there: Netlink, link: Link) -> Link | None:
+    """The end in the namespace of `here` of a veth whose other end is `link`, in the namespace of `there`;
+    None when there is none. CniError 999.
+
+    What `link` says of its peer is not believed: whoever may make links in a container can give a veth of
+    its own any index for a peer. It counts only if the link here says the same of that end, namespace
+    included.
+    """
+    if link.kind != "veth" or not link.peer:
+        return None
+    apart = not here.namespace.same(there.namespace)
+    if (link.peer_namespace is not None) != apart:
+        return None
+    peer = find_index(here, link.peer)
+    if peer is None or peer.kind != "veth" or peer.peer != link.index:
+        return None
+    if (peer.peer_namespace is not None) != apart:
+        return None
+    if apart and peer.peer_namespace != namespace_id(here, there.namespace.fd):
+        return None
+    return peer
 
 
 def _find(netlink: Netlink, what: str, body: bytes) -> Link | None:
@@ -189,9 +228,17 @@ def create_veth(
     return replace(message, allow=frozenset((errno.EEXIST,)))
 
 
-def remove(netlink: Netlink, name: str, index: int = 0) -> None:
-    """Delete the link with that index, which is never given to another, or the one that is called `name` now;
-    returns when it is gone, or was gone already. CniError 999.
+def remove(netlink: Netlink, name: str) -> None:
+    """Delete the link that is called `name` now; returns when it is gone, or was gone already. CniError
+    999.
+    """
+    link = find(netlink, name)
+    if link is not None:
+        remove_index(netlink, link.name, link.index)
+
+
+def remove_index(netlink: Netlink, name: str, index: int) -> None:
+    """Delete a link by its index, which is never given to another; `name` is for errors. CniError 999.
 
     The kernel unlists a link and its peer, with their addresses and routes, within a millisecond. Then the
     sender waits 10 to 50 ms until no processor can hold a reference any more: for a bridge under the lock for
@@ -199,13 +246,9 @@ def remove(netlink: Netlink, name: str, index: int = 0) -> None:
     so somebody else sends, while we look whether the link is listed, which takes no lock, and whether there
     is an answer.
     """
-    if not index:
-        link = find(netlink, name)
-        if link is None:
-            return
-        index = link.index
+    message = Message(f"delete {name}", RTM_DELLINK, 0, encode(LINK, {"index": index}, []), _NO_LINK)
     with netlink.another() as apart:
-        is_answered = apart.request_apart(deletion(name, index))
+        is_answered = apart.request_apart(message)
         pause = 0.0001
         while not is_answered() and _listed(netlink, index):
             time.sleep(pause)
@@ -220,10 +263,8 @@ def _listed(netlink: Netlink, index: int) -> bool:
             return False
 
 
-def deletion(name: str, index: int = 0) -> Message:
-    """Delete a link, by its index if that is given; that it is gone already is an answer."""
-    named = [] if index else [("IFLA_IFNAME", name)]
-    return Message(f"delete {name}", RTM_DELLINK, 0, encode(LINK, {"index": index}, named), _NO_LINK)
+def deletion(name: str) -> Message:
+    return Message(f"delete {name}", RTM_DELLINK, 0, encode(LINK, {}, [("IFLA_IFNAME", name)]), _NO_LINK)
 
 
 def random_mac() -> str:

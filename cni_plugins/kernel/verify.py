@@ -35,8 +35,10 @@ def link(netlink: Netlink, name: str, kind: str, result: Result) -> Link:
 
 
 def ips(netlink: Netlink, link: Link, result: Result) -> None:
-    """Every address of the result is on the interface. CniError 999."""
-    there = {item.address for item in addresses.of_link(netlink, link.index)}
+    """Every address of the result is on the interface, and no duplicate of another host's. CniError 999."""
+    found = addresses.of_link(netlink, link.index)
+    there = {item.address for item in found}
+    failed = {item.address for item in found if item.flags & addresses.DADFAILED}
     for entry in result.ips:
         if entry.interface is not None and entry.interface < len(result.interfaces):
             owner = result.interfaces[entry.interface]
@@ -44,6 +46,8 @@ def ips(netlink: Netlink, link: Link, result: Result) -> None:
                 continue
         if entry.address not in there:
             raise _fail(f"{link.name} does not have address {entry.address}")
+        if entry.address in failed:
+            raise _fail(f"address {entry.address} of {link.name} is in use by another host (DADFAILED)")
 
 
 def route_list(netlink: Netlink, wanted: Iterable[Route]) -> None:

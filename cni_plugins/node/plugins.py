@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from contextlib import suppress
 
-from cni_plugins.attach import undo
 from cni_plugins.kernel.netlink import codec as messages
 from cni_plugins.kernel.nft import library
 from cni_plugins.node.service import Handler
@@ -13,12 +12,14 @@ from cni_plugins.plugins.registry import MODULES, Handlers
 from cni_plugins.spec import dispatch
 from cni_plugins.spec.call import Reply, Request
 from cni_plugins.spec.errors import CniError
+from cni_plugins.steps import registry
 
 #: What functions import when they run, to spare a process of one call.
 _LATER = (
     "cni_plugins.kernel.iptables",
     "cni_plugins.kernel.nft.orphans",
     "cni_plugins.kernel.nft.spoof",
+    "cni_plugins.steps.version1",
     "subprocess",
 )
 
@@ -30,8 +31,8 @@ def prepare() -> Handler:
     """
     for module in MODULES.values():
         importlib.import_module(module)
-    for name in undo.OPERATIONS:
-        undo.operation(name)
+    for kind in registry.Kind:
+        registry.load(kind)
     for module in _LATER:
         importlib.import_module(module)
     messages.load()

@@ -17,10 +17,7 @@ def http_answer(request: bytes, metrics: Metrics, threads: int, processes: Seque
     if len(words) < 2 or words[0] != b"GET":
         status, kind, body = "400 Bad Request", "text/plain", b"GET /metrics or GET /status\n"
     elif words[1] == b"/metrics":
-        kind, body = (
-            "text/plain; version=0.0.4",
-            metrics.prometheus(threads, processes).encode(errors="backslashreplace"),
-        )
+        kind, body = "text/plain; version=0.0.4", metrics.prometheus(threads, processes).encode()
     elif words[1] == b"/status":
         body = json.dumps(metrics.status(threads, processes)).encode() + b"\n"
     else:

@@ -70,6 +70,26 @@ class Result:
     routes: tuple[Route, ...] = ()
     dns: Dns = Dns()
 
+    def container_interface(self, name: str) -> Interface:
+        """The entry of the container's interface `name`; one without a MAC address when there is none."""
+        return next((item for item in self.interfaces if item.name == name and item.sandbox), Interface(name))
+
+    def host_interface(self, *apart: str) -> Interface:
+        """The first interface of the host but those named; one without a name when there is none."""
+        listed = (item for item in self.interfaces if not item.sandbox and item.name not in apart)
+        return next(listed, Interface(""))
+
+    def ips_of(self, name: str) -> tuple[Address, ...]:
+        """The addresses of the container's interface `name`, and those that do not say whose they are."""
+
+        def belongs(entry: Address) -> bool:
+            if entry.interface is None or entry.interface >= len(self.interfaces):
+                return True
+            owner = self.interfaces[entry.interface]
+            return owner.name == name and bool(owner.sandbox)
+
+        return tuple(entry for entry in self.ips if belongs(entry))
+
 
 def _refuse(where: str, value: object, expected: str) -> CniError:
     return CniError(Code.DECODING, f"{where} is {value!r}, which is not {expected}")

@@ -31,12 +31,14 @@ _guard = allocate_lock()
 _queues: dict[tuple[int, int], _Queue] = {}  # by device and inode, for as long as they have users
 
 
-def acquire(fd: int, deadline: Deadline, what: str) -> None:
-    """Take an exclusive lock on an open file. CniError 11 naming `what` when the deadline passes."""
+def acquire(fd: int, deadline: Deadline, what: str, *, shared: bool = False) -> None:
+    """Take a lock on an open file, exclusive unless `shared`. CniError 11 naming `what` when the deadline
+    passes.
+    """
     pause = 0.0005
     while True:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(min(pause, deadline.require(f"the lock on {what}")))
             pause = min(pause * 2, 0.02)
@@ -61,13 +63,13 @@ def open_file(path: Place, flags: int, mode: int, directory_mode: int = 0o755) -
 
 
 @contextmanager
-def locked(path: Place, deadline: Deadline, *, mode: int = 0o600) -> Iterator[None]:
+def locked(path: Place, deadline: Deadline, *, mode: int = 0o600, shared: bool = False) -> Iterator[None]:
     """Hold the lock file `path` during the block; the file stays. CniError 5 or 11."""
     fd = open_file(path, os.O_RDWR | os.O_CREAT, mode)
     try:
         status = os.fstat(fd)
         with _turn((status.st_dev, status.st_ino), deadline, str(path)):
-            acquire(fd, deadline, str(path))
+            acquire(fd, deadline, str(path), shared=shared)
             try:
                 yield
             finally:

@@ -1,10 +1,17 @@
-"""Attachment records: what an ADD was about to change, written before it changed it.
+"""Attachment records: what an attachment is made of, each step written before it is taken.
 
-A record is an append-only file of JSON lines: who (`identity`), then one line per undo in the order of the
-changes, then the result. DEL and GC read it and replay the undos backwards; nothing is looked for in the
-kernel. A process may die at any byte: a torn last line is the announcement of a change that was never made,
-so it is ignored. The file describes kernel state and lives as long as that does (/run), hence no fsync. It is
-locked while a call works on its attachment.
+A record is an append-only file of JSON lines (version 2):
+
+    {"version": 2, "network": …, "containerID": …, "ifname": …, "plugin": …, …}   whose it is
+    {"step": KIND, "id": N, "args": {…}}      a change, written before it is made; see steps/
+    {"undone": N}                             that change is taken back, or was never made
+    {"result": {…}, "revision": N}            ADD, or the N-th update after it, is complete
+
+ADD's roll-back, DEL, GC, CHECK and reload all work from the list of steps; nothing is looked for in the
+kernel. A process may die at any byte: a torn last line is a change that was never made, so it is ignored. The
+file describes kernel state and lives as long as that does (/run), hence no fsync. It is locked while a call
+works on its attachment. Version 1 had `{"undo": OPERATION, "args": {…}}` for steps and `{"cancel": true}` for
+"not made"; its records are read for ever.
 """
 
 import errno
@@ -14,7 +21,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
@@ -23,16 +29,25 @@ from cni_plugins.spec.roots import Roots
 from cni_plugins.spec.values import JsonObject, dump_json, parse_json
 from cni_plugins.store.locks import acquire, open_file
 
+VERSION = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """A record as read: `undos` are those still to be replayed, oldest first; `result` is in the newest
-    version's shape.
+    """A record as read: `steps` are the lines of those that stand, oldest first; `result` is in the newest
+    version's shape; `revision` counts the results.
     """
 
     head: JsonObject
-    undos: tuple[JsonObject, ...]
+    steps: tuple[JsonObject, ...]
     result: JsonObject | None
+    revision: int = 0
+    last_id: int = 0
+
+    @property
+    def version(self) -> int:
+        version = self.head.get("version", 1)
+        return version if isinstance(version, int) else 1
 
     @property
     def identity(self) -> Identity:
@@ -62,8 +77,9 @@ def _is_head(entry: JsonObject) -> bool:
 
 def _parse(data: bytes) -> Contents | None:
     head: JsonObject | None = None
-    undos: list[JsonObject] = []
+    steps: list[JsonObject] = []
     result: JsonObject | None = None
+    revision = last_id = 0
     for line in data.split(b"\n"):
         try:
             entry = parse_json(line)
@@ -74,13 +90,23 @@ def _parse(data: bytes) -> Contents | None:
         if "network" in entry:
             if head is None and _is_head(entry):
                 head = entry
-        elif "undo" in entry:
-            undos.append(entry)
-        elif "cancel" in entry and undos:
-            undos.pop()
+        elif "step" in entry or "undo" in entry:
+            steps.append(entry)
+            last_id = max(last_id, _id_of(entry))
+        elif "undone" in entry:
+            steps = [item for item in steps if _id_of(item) != entry["undone"]]
+        elif "cancel" in entry and steps:
+            steps.pop()
         elif isinstance(entry.get("result"), dict):
             result = entry["result"]
-    return Contents(head, tuple(undos), result) if head is not None else None
+            revision += 1
+    return Contents(head, tuple(steps), result, revision, last_id) if head is not None else None
+
+
+def _id_of(entry: JsonObject) -> int:
+    """The number of a step's line, 0 for one of version 1."""
+    number = entry.get("id", 0)
+    return number if isinstance(number, int) else 0
 
 
 class Record:
@@ -217,5 +243,13 @@ def _entries(place: Path) -> list[Path]:
         return []
 
 
-def undo_line(op: str, args: dict[str, Any]) -> JsonObject:
-    return {"undo": op, "args": args}
+def step_line(kind: str, number: int, args: JsonObject) -> JsonObject:
+    return {"step": kind, "id": number, "args": args}
+
+
+def undone_line(number: int) -> JsonObject:
+    return {"undone": number}
+
+
+def result_line(result: JsonObject, revision: int) -> JsonObject:
+    return {"result": result, "revision": revision}

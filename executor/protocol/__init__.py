@@ -8,6 +8,7 @@ from executor.protocol.actions import (
     Acknowledged,
     Action,
     Deliver,
+    Drained,
     Drop,
     Send,
     Shutdown,
@@ -21,8 +22,9 @@ from executor.protocol.encoding import (
     encode_call,
     encode_event,
 )
+from executor.protocol.policy import Policy
 from executor.protocol.recordio import DEFAULT_MAX_RECORD, FramingError, RecordIODecoder, frame
-from executor.protocol.session import Phase, Policy, Session
+from executor.protocol.session import Phase, Session
 
 __all__ = [
     "DEFAULT_MAX_RECORD",
@@ -30,6 +32,7 @@ __all__ = [
     "Action",
     "DecodeError",
     "Deliver",
+    "Drained",
     "Drop",
     "Encoding",
     "FramingError",

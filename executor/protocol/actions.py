@@ -52,4 +52,11 @@ class Shutdown:
     status: int
 
 
-Action = Subscribe | Drop | Send | Deliver | Acknowledged | Shutdown
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """After `drain`: nothing is left to wait for. `lost` updates were never acknowledged."""
+
+    lost: int
+
+
+Action = Subscribe | Drop | Send | Deliver | Acknowledged | Shutdown | Drained

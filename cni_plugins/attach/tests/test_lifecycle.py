@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from pytest_mock import MockerFixture
 
-from cni_plugins.attach import delegation, undo
-from cni_plugins.attach.context import Context
+from cni_plugins.attach import delegation
 from cni_plugins.attach.lifecycle import handler
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
@@ -23,6 +22,9 @@ from cni_plugins.spec.call import Call, Request
 from cni_plugins.spec.config import BOOL, TEXT, option
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.result import Interface, Result
+from cni_plugins.steps import registry
+from cni_plugins.steps.context import Context
+from cni_plugins.steps.step import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +40,44 @@ class Diary:
         self.lines: list[str] = []
         self.broken: set[str] = set()
 
-    def note(self, context: Context, args: Any) -> None:
-        if args["word"] in self.broken:
-            raise CniError(5, f"cannot undo {args['word']}")
-        self.lines.append(f"undo {args['word']}")
+    def do(self, word: str) -> None:
+        self.lines.append(f"do {word}")
+
+    def undo(self, context: Context, word: str) -> None:
+        if word in self.broken:
+            raise CniError(5, f"cannot undo {word}")
+        self.lines.append(f"undo {word}")
+
+
+@dataclass(frozen=True, slots=True)
+class Note(Step):
+    """A step that writes into the diary of the test."""
+
+    word: str
+
+    def apply(self, context: Context) -> None:
+        DIARIES[-1].do(self.word)
+
+    def undo(self, context: Context) -> None:
+        DIARIES[-1].undo(context, self.word)
+
+
+DIARIES: list[Diary] = []
 
 
 @pytest.fixture
 def diary(monkeypatch: pytest.MonkeyPatch) -> Diary:
     made = Diary()
-    monkeypatch.setattr(undo, "operation", lambda op: made.note)
+    monkeypatch.setattr(registry, "load", lambda kind: Note)
+    monkeypatch.setattr(registry, "kind_of", lambda step: registry.Kind.SYSCTL)
+    DIARIES[:] = [made]
     return made
 
 
 def plugins(diary: Diary) -> dict[str, Plugin[Any]]:
     def add(call: Call, config: Keys, tx: Transaction) -> Result:
         for number in (1, 2):
-            tx.intend("note", word=f"{config.word}{number}")
-            diary.lines.append(f"do {config.word}{number}")
+            tx.apply(Note(f"{config.word}{number}"))
         if config.fail:
             raise CniError(100, "as it was told")
         return Result(
@@ -228,13 +250,6 @@ def test_several_deletes_at_once(world: World, diary: Diary) -> None:
     assert [line for line in diary.lines if line.startswith("undo")] == ["undo a2", "undo a1"]
 
 
-def test_every_operation_of_the_registry_exists() -> None:
-    for op in undo.OPERATIONS:
-        assert callable(undo.operation(op))
-    with pytest.raises(CniError):
-        undo.operation("no.such")
-
-
 def test_inherited_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
@@ -279,9 +294,7 @@ def test_an_add_that_ran_out_of_time_is_still_taken_back(
     world: World, diary: Diary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[float] = []
-    monkeypatch.setattr(
-        undo, "operation", lambda op: lambda context, args: seen.append(context.deadline.remaining())
-    )
+    monkeypatch.setattr(Diary, "undo", lambda self, context, word: seen.append(context.deadline.remaining()))
     monkeypatch.setattr(calls, "_SECONDS", dict.fromkeys(calls._SECONDS, 0.0))
     world.box("c1")
     assert call(world, diary, "ADD", {"type": "main", "fail": True}).code in {11, 100}

@@ -55,7 +55,7 @@ def test_a_kernel_without_netfilter_holds_nothing(own: Namespace, mocker: Mocker
         reference.remove_masquerade(own, who)
         reference.remove_spoof_check(own, who)
         reference.remove_ports(own, "cid")
-        orphans.remove(own, "net", [], ports.sets(own))
+        orphans.remove(own, "net", list, ports.sets(own))
     assert iptables.versions_with(own, ["CNI-X"]) == []
     assert not masquerade.present(own, who, addresses)
     with Nfnetlink(own) as socket:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from cni_plugins.attach import suspicions
-from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.plugins.ipam import sticky
@@ -37,6 +36,8 @@ from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Dns, Result, Route, decode_route
 from cni_plugins.spec.values import Ip, IpInterface, parse_cidr, parse_ip
 from cni_plugins.spec.versions import at_least
+from cni_plugins.steps.context import Context
+from cni_plugins.steps.reservation import Reservation
 from cni_plugins.store import boot, records
 from cni_plugins.store.reservations import Owner, Reservations, directory_of, opened
 
@@ -180,13 +181,7 @@ def _before_boot(call: Call, reservations: Reservations) -> list[str]:
 
 
 def _take(reservations: Reservations, address: Ip, owner: Owner, tx: Transaction) -> None:
-    tx.intend(
-        "host-local.release",
-        directory=reservations.directory,
-        address=str(address),
-        containerID=owner.container_id,
-        ifname=owner.ifname,
-    )
+    tx.intend(Reservation(reservations.directory, str(address), owner.container_id, owner.ifname))
     reservations.reserve(address, owner)
 
 

@@ -12,7 +12,6 @@ prefix length takes prefix and gateway from the configured address whose network
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.spec.call import Call
@@ -21,6 +20,7 @@ from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Dns, Result, Route, decode_dns, decode_route
 from cni_plugins.spec.values import Ip, IpInterface, parse_cidr, parse_ip
 from cni_plugins.spec.versions import at_least
+from cni_plugins.steps.context import Context
 
 
 @dataclass(frozen=True, slots=True)

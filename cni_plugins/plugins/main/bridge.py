@@ -15,27 +15,32 @@ object replaces what `ipam` found.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import ip_interface
+from typing import Any
 
-from cni_plugins.attach import delegation, masquerade, spoof
-from cni_plugins.attach.context import Context
+from cni_plugins.attach import delegation, veth, wishes
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
-from cni_plugins.kernel import announce, bridges, interface, links, sysctl, verify
+from cni_plugins.kernel import announce, bridges, interface, links, sysctl
 from cni_plugins.kernel.links import Link
-from cni_plugins.plugins.main import bridge_vlan, legacy, veth
+from cni_plugins.plugins.main import bridge_vlan
 from cni_plugins.plugins.main.bridge_vlan import Trunk
-from cni_plugins.plugins.main.requests import (
-    configured_dns,
-    mac_of_address,
-    requested_host_interface,
-    requested_mac,
-)
-from cni_plugins.spec.call import Call, Verb
+from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import BOOL, INTERFACE_NAME, integer, list_of, mtu, nested, option
 from cni_plugins.spec.errors import CniError, Code
-from cni_plugins.spec.result import Address, Dns, Interface, Result, Route
+from cni_plugins.spec.result import Address, Interface, Result, Route
 from cni_plugins.spec.values import IpInterface, first_host, parse_cidr
+from cni_plugins.steps import registry
+from cni_plugins.steps.addresses import Addresses
+from cni_plugins.steps.bridge import Bridge, BridgePort, Gateway
+from cni_plugins.steps.context import Context
+from cni_plugins.steps.masquerade import BACKEND, NFTABLES, Masquerade
+from cni_plugins.steps.spoof import SpoofCheck
+from cni_plugins.steps.step import Step
+from cni_plugins.steps.sysctl import Forwarding
+from cni_plugins.steps.veth import Veth
+from cni_plugins.steps.vlan import VlanGateway, gateway_name
 from cni_plugins.store.locks import locked
 
 
@@ -49,7 +54,7 @@ class BridgeConfig:
     force_address: bool = option("forceAddress", BOOL, False, "replace conflicting addresses of the bridge")
     ip_masq: bool = option("ipMasq", BOOL, False, "hide the container's addresses behind the host's")
     ip_masq_backend: str | None = option(
-        "ipMasqBackend", masquerade.BACKEND, None, "what ipMasq is done with; default nftables"
+        "ipMasqBackend", BACKEND, None, "what ipMasq is done with; default nftables"
     )
     mtu: int = option("mtu", mtu(65535), 0, "MTU of the veth pair and a new bridge; 0 takes the bridge's")
     hairpin: bool = option("hairpinMode", BOOL, False, "the container may reach itself through the bridge")
@@ -92,16 +97,6 @@ class BridgeConfig:
         return bool(self.vlan or self.trunk)
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
-    """What was made at the bridge."""
-
-    bridge: Link
-    name: str
-    mac: str
-    peer_mac: str
-
-
 def validate(call: Call, config: BridgeConfig) -> None:
     if config.hairpin and config.promisc:
         raise CniError(
@@ -114,43 +109,41 @@ def validate(call: Call, config: BridgeConfig) -> None:
             "an interface that is down has no use for addresses",
         )
     bridge_vlan.validate(config.trunk)
-    requested_mac(call)
-    requested_host_interface(call, config.host_interface)
-    configured_dns(call, Dns())
+    wishes.validate(call, host_name=config.host_interface)
     if config.vlan and config.gateway:
-        bridge_vlan.gateway_name(config.bridge, config.vlan)
+        gateway_name(config.bridge, config.vlan)
 
 
 def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
     interface.require_free(tx.context.inside, call.ifname)
-    ipam = delegation.ipam_add(call, tx) if delegation.ipam_type(call) else Result()
+    ipam = delegation.addresses(call, tx)
     ips = _with_gateways(config, ipam.ips)
-    mac = requested_mac(call) or (mac_of_address(ips) if config.mac_from_ip else None)
+    mac = wishes.mac(call) or (wishes.mac_of_address(ips) if config.mac_from_ip else None)
     routes = (*ipam.routes, *_default_routes(config, ips, ipam.routes))
     with locked(bridges.lock_path(call.roots.run, config.bridge), call.deadline):
-        port = _attach(call, config, tx, mac)
-        extra = _gateways(config, tx, port, ips)
+        bridge, pair = _attach(call, config, tx, mac)
+        extra = _give_gateways(config, tx, bridge, ips)
     if config.mac_spoof_check:
-        spoof.add(tx, port.name, port.peer_mac)
-    plan = interface.Plan(call.ifname, ips, routes, dad=config.dad, up=not config.no_interface, notify=False)
-    interface.configure(tx.context.sandbox, plan, call.deadline)
+        tx.apply(SpoofCheck(pair.name, pair.peer_mac))
+    addresses = Addresses(call.ifname, ips, routes, config.dad, up=not config.no_interface, notify=False)
+    tx.apply(addresses)
     if config.ip_masq and ips:
-        masquerade.add(tx, [entry.address for entry in ips], config.ip_masq_backend)
+        tx.apply(_masquerade(config, ips))
     if not config.no_interface:
-        interface.wait_forwarding(tx.context.host, port.name, call.deadline)
+        interface.wait_forwarding(tx.context.host, pair.name, call.deadline)
     if ips:
-        sysctl.put(tx.context.inside, interface.notify(plan))
+        sysctl.put(tx.context.inside, interface.notify(addresses.plan()))
         call.later.append(announce.prepared(tx.context.inside, call.ifname, call.deadline))
     return Result(
         interfaces=(
-            Interface(config.bridge, port.bridge.mac),
-            Interface(port.name, port.mac),
-            Interface(call.ifname, port.peer_mac, call.netns_path),
+            Interface(config.bridge, bridge.mac),
+            Interface(pair.name, pair.mac),
+            Interface(call.ifname, pair.peer_mac, call.netns_path),
             *extra,
         ),
         ips=tuple(replace(entry, interface=2) for entry in ips),
         routes=routes,
-        dns=configured_dns(call, ipam.dns),
+        dns=wishes.dns(call, ipam.dns),
     )
 
 
@@ -179,59 +172,60 @@ def _default_routes(config: BridgeConfig, ips: Sequence[Address], routes: Sequen
     return list(made.values())
 
 
-def _attach(call: Call, config: BridgeConfig, tx: Transaction, mac: str | None) -> Port:
+def _attach(call: Call, config: BridgeConfig, tx: Transaction, mac: str | None) -> tuple[Link, Veth]:
     """Make the bridge if need be, and the veth pair with one end in it."""
-    netlink = tx.context.host
-    chosen = links.random_mac()
-    tx.intend("bridge.release", name=config.bridge, mac=chosen)
-    if config.vlan and config.gateway:  # before the port, which has to be gone when this is replayed
-        tx.intend("vlan.release", bridge=config.bridge, vid=config.vlan)
-    bridge = bridges.find(netlink, config.bridge)
-    if bridge is None:
-        bridges.create(
-            netlink,
-            config.bridge,
-            chosen,
-            mtu=config.mtu,
-            promisc=config.promisc,
-            vlan_filtering=config.vlans,
-        )
-        bridge = bridges.find(netlink, config.bridge)
-    if bridge is None:
-        raise CniError(Code.INTERNAL, f"bridge {config.bridge} vanished as soon as it was made")
-    wanted = links.IFF_UP | (links.IFF_PROMISC if config.promisc else 0)
-    ours = bridge.alias == bridges.ALIAS
-    if wanted & ~bridge.flags:
-        netlink.request(links.change(bridge.name, bridge.index, set_flags=wanted))
-    if config.gateway and not ours:  # a MAC address that is set does not follow the ports' any more
-        netlink.request(links.change(bridge.name, bridge.index, address=bridge.mac))
+    made = _bridge(config, links.random_mac())
+    tx.intend(made)
+    if config.vlan and config.gateway:  # before the port, which has to be gone when this is undone
+        tx.intend(VlanGateway(config.bridge, config.vlan))
+    bridge = made.make(tx.context)
     if config.vlans:
         bridge_vlan.require_filtering(bridge)
-    peer_mac = mac or links.random_mac()
-    host_mac = links.random_mac()
-    mtu = config.mtu or bridge.mtu
-    wished = requested_host_interface(call, config.host_interface)
-    name = veth.create(tx, mtu=mtu, mac=host_mac, peer_mac=peer_mac, master=bridge.index, host_name=wished)
-    # What passes a port belongs to the bridge. An IPv6 stack of its own would give every port three routes of
-    # the host, and the kernel walks all of them whenever any port goes.
-    sysctl.put(call.host, {f"ipv6/conf/{name}/disable_ipv6": "1"})
-    sysctl.ensure(call.host, {f"ipv6/conf/{bridge.name}/accept_ra": "0"}, optional=True)
-    if config.hairpin or config.isolated or config.vlans:
-        index = interface.index_of(call.host, name)
-        if config.hairpin or config.isolated:
-            netlink.request(links.change_port(name, index, hairpin=config.hairpin, isolated=config.isolated))
-        if config.vlans:
-            keep = config.preserve_default_vlan
-            netlink.request(
-                *bridge_vlan.membership(bridge, name, index, config.vlan, config.trunk, keep=keep)
-            )
-    if not ours:
-        bridge = bridges.find(netlink, config.bridge) or bridge
-    return Port(bridge, name, host_mac, peer_mac)
+    pair = veth.create(
+        tx,
+        partial(
+            Veth,
+            mac=links.random_mac(),
+            ifname=call.ifname,
+            peer_mac=mac or links.random_mac(),
+            mtu=config.mtu or bridge.mtu,
+            bridge=config.bridge,
+        ),
+        bridge.index,
+        wishes.host_interface(call, config.host_interface),
+    )
+    port = _port(config, pair.name, pair.mac)
+    tx.intend(port)
+    port.make(tx.context, bridge)
+    if bridge.alias != bridges.ALIAS:  # an address that is not set follows the ports'
+        bridge = bridges.find(tx.context.host, config.bridge) or bridge
+    return bridge, pair
 
 
-def _gateways(
-    config: BridgeConfig, tx: Transaction, port: Port, ips: Sequence[Address]
+def _bridge(config: BridgeConfig, mac: str) -> Bridge:
+    return Bridge(config.bridge, mac, config.mtu, config.promisc, config.vlans, pinned=config.gateway)
+
+
+def _port(config: BridgeConfig, name: str, mac: str) -> BridgePort:
+    return BridgePort(
+        name,
+        mac,
+        config.bridge,
+        hairpin=config.hairpin,
+        isolated=config.isolated,
+        filtered=config.vlans,
+        vid=config.vlan,
+        trunks=bridge_vlan.ranges(config.trunk),
+        keep=config.preserve_default_vlan,
+    )
+
+
+def _masquerade(config: BridgeConfig, ips: Sequence[Address]) -> Masquerade:
+    return Masquerade(config.ip_masq_backend or NFTABLES, tuple(entry.address for entry in ips))
+
+
+def _give_gateways(
+    config: BridgeConfig, tx: Transaction, bridge: Link, ips: Sequence[Address]
 ) -> tuple[Interface, ...]:
     """Give the bridge (or the interface of its VLAN) the gateways' addresses; further interfaces for the
     result.
@@ -239,17 +233,24 @@ def _gateways(
     gateways = _gateway_addresses(config, ips)
     if not gateways:
         return ()
-    target = port.bridge
+    target = bridge
     extra: tuple[Interface, ...] = ()
     if config.vlan:
-        target = bridge_vlan.gateway_link(tx.context, port.bridge, config.vlan, config.mtu or port.bridge.mtu)
+        target = VlanGateway(config.bridge, config.vlan).make(tx.context, bridge, config.mtu or bridge.mtu)
         extra = (Interface(target.name, target.mac),)
-    bridges.give_addresses(tx.context.host, target, gateways, force=config.force_address, dad=config.dad)
-    forward = {"ipv4/ip_forward": "1"} if any(item.version == 4 for item in gateways) else {}
-    if any(item.version == 6 for item in gateways):
-        forward["ipv6/conf/all/forwarding"] = "1"
-    sysctl.ensure(tx.context.call.host, forward)
+    gateway, forwarding = _gateway(config, gateways)
+    tx.intend(gateway)
+    gateway.make(tx.context, target)
+    tx.apply(forwarding)
     return extra
+
+
+def _gateway(config: BridgeConfig, gateways: Sequence[IpInterface]) -> tuple[Gateway, Forwarding]:
+    name = gateway_name(config.bridge, config.vlan) if config.vlan else config.bridge
+    return (
+        Gateway(name, tuple(gateways), config.force_address, config.dad),
+        Forwarding(tuple(sorted({item.version for item in gateways}))),
+    )
 
 
 def _gateway_addresses(config: BridgeConfig, ips: Sequence[Address]) -> list[IpInterface]:
@@ -262,67 +263,25 @@ def _gateway_addresses(config: BridgeConfig, ips: Sequence[Address]) -> list[IpI
     ]
 
 
-def check(call: Call, config: BridgeConfig, context: Context) -> None:
-    delegation.ipam_forward(Verb.CHECK, call, context)
-    result = call.previous or Result()
-    bridge = bridges.find(context.host, config.bridge)
-    if bridge is None:
-        raise CniError(Code.INTERNAL, f"bridge {config.bridge} is gone")
-    entry = next(
-        (item for item in result.interfaces if item.name == config.bridge and not item.sandbox), None
-    )
-    if entry is not None and bridge.alias == bridges.ALIAS and entry.mac.lower() not in {"", bridge.mac}:
-        raise CniError(
-            Code.INTERNAL,
-            f"{config.bridge} has MAC address {bridge.mac}, prevResult says {entry.mac}: it was made anew",
-        )
-    if config.promisc and not bridge.flags & links.IFF_PROMISC:
-        raise CniError(Code.INTERNAL, f"bridge {config.bridge} is not promiscuous")
-    link = verify.link(context.sandbox, call.ifname, "veth", result)
-    port = links.find_index(context.host, link.peer)
-    if port is None or port.kind != "veth" or port.master != bridge.index:
-        raise CniError(Code.INTERNAL, f"the other end of {call.ifname} is no port of bridge {config.bridge}")
-    _check_port(call, config, context, port, link)
-    _check_addresses(call, config, context, bridge, link)
-
-
-def _check_port(call: Call, config: BridgeConfig, context: Context, port: Link, link: Link) -> None:
-    if config.hairpin and not port.hairpin:
-        raise CniError(Code.INTERNAL, f"bridge port {port.name} is not in hairpin mode")
-    if config.isolated and not port.isolated:
-        raise CniError(Code.INTERNAL, f"bridge port {port.name} is not isolated")
-    if config.vlans:
-        bridge_vlan.check(context, port, config.vlan, config.trunk)
+def steps(call: Call, config: BridgeConfig, context: Context, result: Result) -> list[Step]:
+    """The steps behind a result; the host's end is the first interface of it that is not the bridge."""
+    port, inside = result.host_interface(config.bridge), result.container_interface(call.ifname)
+    mac = port.mac.lower()
+    ips = result.ips_of(call.ifname)
+    pair = Veth(port.name, mac, call.ifname, inside.mac, config.mtu, config.bridge)
+    listed: list[Step] = [_bridge(config, ""), pair, _port(config, port.name, mac)]
     if config.mac_spoof_check:
-        spoof.check(call, port.name, link.mac)
-
-
-def _check_addresses(call: Call, config: BridgeConfig, context: Context, bridge: Link, link: Link) -> None:
-    result = call.previous or Result()
-    verify.ips(context.sandbox, link, result)
-    verify.route_list(context.sandbox, result.routes)
-    gateways = _gateway_addresses(config, result.ips)
+        listed.append(SpoofCheck(port.name, inside.mac.lower()))
+    listed.append(Addresses(call.ifname, ips, result.routes, config.dad, up=not config.no_interface))
+    gateways = _gateway_addresses(config, ips)
     if gateways:
-        name = bridge_vlan.gateway_name(config.bridge, config.vlan) if config.vlan else config.bridge
-        target = links.find(context.host, name) if config.vlan else bridge
-        if target is None:
-            raise CniError(Code.INTERNAL, f"the gateway's interface {name} is gone")
-        verify.has_addresses(context.host, target, gateways)
-    if config.ip_masq and result.ips:
-        masquerade.check(call, [entry.address for entry in result.ips], config.ip_masq_backend)
+        listed += _gateway(config, gateways)
+    if config.ip_masq and ips:
+        listed.append(_masquerade(config, ips))
+    return listed
 
 
 def remove_legacy(call: Call, config: BridgeConfig, context: Context) -> None:
-    """Remove what the reference plugin made: its veth pair, its reservation, its rules."""
-    legacy.each(
-        lambda: _adopt_link(call, config, context),
-        lambda: delegation.ipam_forward(Verb.DEL, call, context),
-        lambda: masquerade.remove_legacy(call),
-        lambda: spoof.remove_legacy(call),
-    )
-
-
-def _adopt_link(call: Call, config: BridgeConfig, context: Context) -> None:
     """Delete CNI_IFNAME if it is a veth whose other end is in this network's bridge, or in none, and nobody's
     here.
     """
@@ -331,38 +290,29 @@ def _adopt_link(call: Call, config: BridgeConfig, context: Context) -> None:
     link = links.find(context.sandbox, call.ifname)
     if link is None or link.kind != "veth":
         return
-    peer = links.find_index(context.host, link.peer)
-    if peer is None or peer.kind != "veth" or legacy.is_ours(call):
+    peer = links.other_end(context.host, context.sandbox, link)
+    if peer is None or context.interface_is_recorded():
         return
     if peer.master:
         master = links.find_index(context.host, peer.master)
         if master is not None and master.name != config.bridge:
             return
-    links.remove(context.host, peer.name)
-
-
-def gc(call: Call, config: BridgeConfig, context: Context) -> None:
-    legacy.each(
-        lambda: masquerade.collect(call),
-        lambda: spoof.collect(call),
-        lambda: delegation.ipam_forward(Verb.GC, call, context),
-    )
+    links.remove_index(context.host, peer.name, peer.index)
 
 
 def status(call: Call, config: BridgeConfig, context: Context) -> None:
     bridges.find(context.host, config.bridge)
-    delegation.ipam_forward(Verb.STATUS, call, context)
 
 
-PLUGIN = Plugin(
+PLUGIN: Plugin[Any] = Plugin(
     name="bridge",
     kind=Kind.MAIN,
     about="a veth pair between a container and a bridge of the host",
     config=BridgeConfig,
     add=add,
-    check=check,
+    kinds=(registry.Kind.MASQUERADE, registry.Kind.SPOOF_CHECK),
+    steps=steps,
     remove_legacy=remove_legacy,
-    gc=gc,
     status=status,
     validate=validate,
     args=True,

@@ -7,7 +7,6 @@ CNI_IFNAME is not looked at. DEL takes `lo` down again if ADD found it down.
 
 from dataclasses import dataclass
 
-from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import addresses, links
@@ -15,6 +14,8 @@ from cni_plugins.kernel.netlink.route import Netlink
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Interface, Result
+from cni_plugins.steps.context import Context
+from cni_plugins.steps.link_settings import LinkSettings, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,7 @@ def add(call: Call, config: LoopbackConfig, tx: Transaction) -> Result:
     netlink = tx.context.sandbox
     link = _lo(netlink)
     if not link.up:
-        tx.intend("link.restore", where="sandbox", name="lo", clear=links.IFF_UP)
-        netlink.request(links.change("lo", link.index, set_flags=links.IFF_UP))
+        tx.apply(LinkSettings("lo", Settings(flags=links.IFF_UP), Settings(clear=links.IFF_UP)))
     if call.previous is not None:
         return call.previous
     found = addresses.of_link(netlink, link.index)
@@ -57,4 +57,5 @@ PLUGIN = Plugin(
     config=LoopbackConfig,
     add=add,
     check=check,
+    takes_ipam=False,
 )

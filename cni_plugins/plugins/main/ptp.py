@@ -11,35 +11,33 @@ GATEWAY`. Without `ipam` both ends are up and have no address.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from ipaddress import ip_interface
 from typing import Any
 
-from cni_plugins.attach import delegation, masquerade
-from cni_plugins.attach.context import Context
+from cni_plugins.attach import delegation, veth, wishes
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
-from cni_plugins.kernel import addresses, interface, links, routes, sysctl, verify
-from cni_plugins.kernel.interface import Plan
-from cni_plugins.kernel.netlink.route import Message
-from cni_plugins.plugins.main import legacy, veth
-from cni_plugins.plugins.main.requests import (
-    configured_dns,
-    mac_of_address,
-    requested_host_interface,
-    requested_mac,
-)
-from cni_plugins.spec.call import Call, Verb
+from cni_plugins.kernel import interface, links, sysctl
+from cni_plugins.plugins.main import legacy
+from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import BOOL, INTERFACE_NAME, mtu, option
-from cni_plugins.spec.errors import CniError, Code
-from cni_plugins.spec.result import Address, Dns, Interface, Result, Route
-from cni_plugins.spec.values import Ip, IpInterface, first_host
+from cni_plugins.spec.result import Address, Interface, Result
+from cni_plugins.spec.values import first_host
+from cni_plugins.steps import registry
+from cni_plugins.steps.addresses import Addresses, HostRoutes
+from cni_plugins.steps.context import Context
+from cni_plugins.steps.masquerade import BACKEND, NFTABLES, Masquerade
+from cni_plugins.steps.step import Step
+from cni_plugins.steps.sysctl import Forwarding
+from cni_plugins.steps.veth import Veth
+
+_MTU = 1500  # the kernel's for a veth
 
 
 @dataclass(frozen=True, slots=True)
 class PtpConfig:
     ip_masq: bool = option("ipMasq", BOOL, False, "hide the container's addresses behind the host's")
     ip_masq_backend: str | None = option(
-        "ipMasqBackend", masquerade.BACKEND, None, "what ipMasq is done with; default nftables"
+        "ipMasqBackend", BACKEND, None, "what ipMasq is done with; default nftables"
     )
     mtu: int = option("mtu", mtu(65535), 0, "MTU of the pair; 0 takes the kernel's, 1500")
     dad: bool = option("enabledad", BOOL, False, "detect duplicate IPv6 addresses, which takes 2 s")
@@ -52,8 +50,31 @@ class PtpConfig:
     mac_from_ip: bool = option("macFromIP", BOOL, False, "make the MAC address of the first IP address")
 
 
-def _whole(ip: Ip) -> IpInterface:
-    return ip_interface(f"{ip}/{ip.max_prefixlen}")
+def validate(call: Call, config: PtpConfig) -> None:
+    wishes.validate(call, host_name=config.host_interface)
+
+
+def add(call: Call, config: PtpConfig, tx: Transaction) -> Result:
+    interface.require_free(tx.context.inside, call.ifname)
+    ipam = delegation.addresses(call, tx)
+    ips = _with_gateways(ipam.ips)
+    mac = wishes.mac(call) or (wishes.mac_of_address(ips) if config.mac_from_ip else None)
+    mac, host_mac = mac or links.random_mac(), links.random_mac()
+    pair = veth.create(
+        tx,
+        lambda name: Veth(name, host_mac, call.ifname, mac, config.mtu or _MTU),
+        host_name=wishes.host_interface(call, config.host_interface),
+    )
+    sysctl.ensure(call.host, {f"ipv6/conf/{pair.name}/accept_ra": "0"}, optional=True)
+    result = Result(
+        interfaces=(Interface(pair.name, host_mac), Interface(call.ifname, mac, call.netns_path)),
+        ips=tuple(replace(entry, interface=1) for entry in ips),
+        routes=ipam.routes,
+        dns=wishes.dns(call, ipam.dns),
+    )
+    for step in _after_the_pair(config, call, result):
+        tx.apply(step)
+    return result
 
 
 def _with_gateways(ips: Sequence[Address]) -> tuple[Address, ...]:
@@ -64,122 +85,24 @@ def _with_gateways(ips: Sequence[Address]) -> tuple[Address, ...]:
     )
 
 
-def _inner_routes(ips: Sequence[Address]) -> list[tuple[Route, Ip]]:
-    """The routes that stand for each subnet in the container, with their source address."""
-    listed: list[tuple[Route, Ip]] = []
-    for entry in ips:
-        assert entry.gateway is not None
-        source, network = entry.address.ip, entry.address.network
-        scope = routes.SCOPE_LINK if source.version == 4 else None
-        listed.append((Route(_whole(entry.gateway), scope=scope), source))
-        if network.num_addresses > 1:
-            listed.append((Route(ip_interface(str(network)), entry.gateway), source))
+def steps(call: Call, config: PtpConfig, context: Context, result: Result) -> list[Step]:
+    """The steps behind a result; the host's end is the first interface of it."""
+    host, inside = result.host_interface(), result.container_interface(call.ifname)
+    pair = Veth(host.name, host.mac.lower(), call.ifname, inside.mac, config.mtu)
+    return [pair, *_after_the_pair(config, call, result)]
+
+
+def _after_the_pair(config: PtpConfig, call: Call, result: Result) -> list[Step]:
+    ips = _with_gateways(result.ips_of(call.ifname))
+    listed: list[Step] = []
+    if ips:
+        listed.append(Forwarding(tuple(sorted({entry.address.version for entry in ips}))))
+        listed.append(HostRoutes(result.host_interface().name, ips))
+    listed.append(Addresses(call.ifname, ips, result.routes, dad=config.dad, by_gateway=True))
+    if config.ip_masq and ips:
+        backend = config.ip_masq_backend or NFTABLES
+        listed.append(Masquerade(backend, tuple(entry.address for entry in ips)))
     return listed
-
-
-def validate(call: Call, config: PtpConfig) -> None:
-    requested_mac(call)
-    requested_host_interface(call, config.host_interface)
-    configured_dns(call, Dns())
-
-
-def add(call: Call, config: PtpConfig, tx: Transaction) -> Result:
-    interface.require_free(tx.context.inside, call.ifname)
-    ipam = delegation.ipam_add(call, tx) if delegation.ipam_type(call) else Result()
-    ips = _with_gateways(ipam.ips)
-    wished = requested_mac(call) or (mac_of_address(ips) if config.mac_from_ip else None)
-    mac, host_mac = wished or links.random_mac(), links.random_mac()
-    host_name = requested_host_interface(call, config.host_interface)
-    name = veth.create(tx, mtu=config.mtu, mac=host_mac, peer_mac=mac, host_name=host_name)
-    _set_up_host(call, tx, name, ips)
-    _set_up_container(call, config, tx, ips, ipam.routes)
-    if config.ip_masq and ips:
-        masquerade.add(tx, [entry.address for entry in ips], config.ip_masq_backend)
-    return Result(
-        interfaces=(Interface(name, host_mac), Interface(call.ifname, mac, call.netns_path)),
-        ips=tuple(replace(entry, interface=1) for entry in ips),
-        routes=ipam.routes,
-        dns=configured_dns(call, ipam.dns),
-    )
-
-
-def _set_up_host(call: Call, tx: Transaction, name: str, ips: Sequence[Address]) -> None:
-    wanted = {f"ipv6/conf/{name}/accept_ra": "0"}
-    sysctl.ensure(call.host, wanted, optional=True)
-    forward = {"ipv4/ip_forward": "1"} if any(entry.address.version == 4 for entry in ips) else {}
-    if any(entry.address.version == 6 for entry in ips):
-        forward["ipv6/conf/all/forwarding"] = "1"
-    sysctl.ensure(call.host, forward)
-    index = interface.index_of(call.host, name)
-    batch: list[Message] = []
-    for entry in ips:
-        assert entry.gateway is not None
-        batch.append(addresses.add(index, _whole(entry.gateway), dad=False))
-        scope = routes.SCOPE_HOST if entry.address.version == 4 else None
-        batch.append(routes.add(Route(_whole(entry.address.ip), scope=scope), index))
-    if batch:
-        tx.context.host.request(*batch)
-
-
-def _set_up_container(
-    call: Call, config: PtpConfig, tx: Transaction, ips: Sequence[Address], more: Sequence[Route]
-) -> None:
-    netlink = tx.context.sandbox
-    plan = Plan(call.ifname, ips, more, dad=config.dad)
-    index = interface.prepare(tx.context.inside, plan)
-    first: list[Message] = [
-        addresses.add(index, entry.address, dad=config.dad, prefix_route=False) for entry in ips
-    ]
-    first.append(links.change(call.ifname, index, set_flags=links.IFF_UP))
-    late = [routes.add(route, index, source) for route, source in _inner_routes(ips)]
-    late += [routes.add(route, index) for route in interface.resolved(plan)]
-    waits = config.dad and plan.has(6)
-    netlink.request(*first, *(() if waits else late))
-    if waits:
-        interface.wait_for_dad(netlink, call.ifname, index, call.deadline)
-        netlink.request(*late)
-
-
-def check(call: Call, config: PtpConfig, context: Context) -> None:
-    delegation.ipam_forward(Verb.CHECK, call, context)
-    result = call.previous or Result()
-    link = verify.link(context.sandbox, call.ifname, "veth", result)
-    peer = links.find_index(context.host, link.peer)
-    if peer is None or peer.kind != "veth":
-        raise CniError(Code.INTERNAL, f"the host's end of {call.ifname} is gone")
-    ips = _with_gateways([entry for entry in result.ips if entry.interface in {None, _index(result, call)}])
-    verify.ips(context.sandbox, link, result)
-    verify.route_list(context.sandbox, [*(route for route, _ in _inner_routes(ips)), *result.routes])
-    verify.route_list(context.host, [Route(_whole(entry.address.ip)) for entry in ips])
-    if config.ip_masq and ips:
-        masquerade.check(call, [entry.address for entry in ips], config.ip_masq_backend)
-
-
-def _index(result: Result, call: Call) -> int:
-    for number, item in enumerate(result.interfaces):
-        if item.name == call.ifname and item.sandbox:
-            return number
-    return -1
-
-
-def remove_legacy(call: Call, config: PtpConfig, context: Context) -> None:
-    """Remove what the reference plugin made: its veth pair, its reservation, its rules."""
-    legacy.each(
-        lambda: delegation.ipam_forward(Verb.DEL, call, context),
-        lambda: legacy.delete_link(call, context, "veth"),
-        lambda: masquerade.remove_legacy(call),
-    )
-
-
-def gc(call: Call, config: PtpConfig, context: Context) -> None:
-    legacy.each(
-        lambda: delegation.ipam_forward(Verb.GC, call, context),
-        lambda: masquerade.collect(call),
-    )
-
-
-def status(call: Call, config: PtpConfig, context: Context) -> None:
-    delegation.ipam_forward(Verb.STATUS, call, context)
 
 
 PLUGIN: Plugin[Any] = Plugin(
@@ -188,9 +111,8 @@ PLUGIN: Plugin[Any] = Plugin(
     about="a routed veth pair between a container and the host",
     config=PtpConfig,
     add=add,
+    kinds=(registry.Kind.MASQUERADE,),
+    steps=steps,
     validate=validate,
-    check=check,
-    remove_legacy=remove_legacy,
-    gc=gc,
-    status=status,
+    remove_legacy=legacy.link_of("veth"),
 )

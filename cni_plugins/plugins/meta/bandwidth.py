@@ -12,19 +12,21 @@ burst, and a burst always lets one frame pass. Limits of the configuration count
      "delegate": {"type": "ptp", "ipam": {"type": "host-local", "subnet": "10.60.0.0/24"}}}
 """
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cni_plugins.attach.context import Context
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
-from cni_plugins.kernel import links, shaping
+from cni_plugins.kernel import links
 from cni_plugins.kernel.links import Link
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import decode, integer, option
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Interface, Result
+from cni_plugins.steps import registry
+from cni_plugins.steps.context import Context
+from cni_plugins.steps.shaping import LimitReceiving, LimitSending, ifb_name
+from cni_plugins.steps.step import Step
 
 _BURST = integer(0, (2**32 - 1) * 8)
 _RATE = integer(0, 2**63 - 1)
@@ -76,8 +78,8 @@ def _host_end(call: Call, context: Context) -> Link:
     link = links.find(context.sandbox, call.ifname)
     if link is None:
         raise CniError(Code.INTERNAL, f"the container has no interface {call.ifname} to limit")
-    peer = links.find_index(context.host, link.peer) if link.kind == "veth" else None
-    if peer is None or peer.kind != "veth":
+    peer = links.other_end(context.host, context.sandbox, link)
+    if peer is None:
         raise CniError(
             Code.INVALID_CONFIG,
             f"bandwidth limits a veth pair with one end on the host, and {call.ifname} is "
@@ -87,81 +89,47 @@ def _host_end(call: Call, context: Context) -> Link:
     return peer
 
 
-def ifb_name(call: Call, *, again: bool = False) -> str:
-    """The ifb link of an attachment: the reference plugin's name, which two interfaces of one container on
-    one network would share; `again` is the second one's.
-    """
-    key = call.network + call.container_id + (f"\0{call.ifname}" if again else "")
-    return "bwp" + hashlib.sha512(key.encode()).hexdigest()[:12]
-
-
 def add(call: Call, config: BandwidthConfig, tx: Transaction) -> Result:
     assert call.previous is not None
     limits = _limits(call, config)
     if not limits.limits:
         return call.previous
     port = _host_end(call, tx.context)
-    netlink = tx.context.host
+    made: list[Interface] = []
     if limits.ingress_rate:
-        shape = shaping.bucket(limits.ingress_rate, limits.ingress_burst, limits.latency, port.mtu)
-        tx.intend("shaping.remove", link=port.name, direction="egress")
-        netlink.request(shaping.limit_egress(port.index, shape))
-    if not limits.egress_rate:
-        return call.previous
-    ifb = _make_ifb(call, tx, port)
-    shape = shaping.bucket(limits.egress_rate, limits.egress_burst, limits.latency, port.mtu)
-    tx.intend("shaping.remove", link=port.name, direction="ingress")
-    netlink.request(shaping.limit_egress(ifb.index, shape), *shaping.redirect_ingress(port.index, ifb.index))
-    made = Interface(ifb.name, ifb.mac)
-    return replace(call.previous, interfaces=(*call.previous.interfaces, made))
+        tx.apply(_receiving(limits, port))
+    if limits.egress_rate:
+        again = links.find(tx.context.host, ifb_name(call.identity)) is not None
+        ifb = Interface(ifb_name(call.identity, again=again), links.random_mac())
+        tx.apply(_sending(limits, port, ifb))
+        made.append(ifb)
+    return replace(call.previous, interfaces=(*call.previous.interfaces, *made))
 
 
-def _make_ifb(call: Call, tx: Transaction, port: Link) -> Link:
-    netlink = tx.context.host
-    name = ifb_name(call)
-    if links.find(netlink, name) is not None:
-        name = ifb_name(call, again=True)
-    mac = links.random_mac()
-    tx.intend("link.delete", where="host", name=name)
-    netlink.request(links.create(name, "ifb", [], address=mac, mtu=port.mtu, flags=links.IFF_UP))
-    ifb = links.find(netlink, name)
-    if ifb is None:
-        raise CniError(Code.INTERNAL, f"ifb {name} vanished as soon as it was made")
-    return ifb
+def _receiving(limits: BandwidthConfig, port: Link) -> LimitReceiving:
+    return LimitReceiving(port.name, port.mac, limits.ingress_rate, limits.ingress_burst, limits.latency)
 
 
-def check(call: Call, config: BandwidthConfig, context: Context) -> None:
+def _sending(limits: BandwidthConfig, port: Link, ifb: Interface) -> LimitSending:
+    return LimitSending(
+        port.name, port.mac, ifb.name, ifb.mac, limits.egress_rate, limits.egress_burst, limits.latency
+    )
+
+
+def steps(call: Call, config: BandwidthConfig, context: Context, result: Result) -> list[Step]:
     limits = _limits(call, config)
+    listed: list[Step] = []
     if not limits.limits:
-        return
+        return listed
     port = _host_end(call, context)
     if limits.ingress_rate:
-        _check_bucket(context, port, limits.ingress_rate, "ingress")
-    if not limits.egress_rate:
-        return
-    names = {ifb_name(call), ifb_name(call, again=True)}
-    result = call.previous or Result()
-    name = next((item.name for item in result.interfaces if item.name in names), ifb_name(call))
-    ifb = links.find(context.host, name)
-    if ifb is None or ifb.kind != "ifb":
-        raise CniError(Code.INTERNAL, f"the ifb link {name}, which limits what the container sends, is gone")
-    _check_bucket(context, ifb, limits.egress_rate, "egress")
-    if not shaping.redirected(context.host, port.index):
-        raise CniError(Code.INTERNAL, f"what comes in on {port.name} is not redirected to {name}")
-
-
-def _check_bucket(context: Context, link: Link, rate: int, way: str) -> None:
-    found = shaping.egress(context.host, link.index)
-    if found is None or found.rate != max(1, rate // 8):
-        there = f"{found.rate * 8} bit/s" if found is not None else "no token bucket"
-        raise CniError(Code.INTERNAL, f"{way}Rate is {rate}, but {link.name} has {there}")
-
-
-def remove_legacy(call: Call, config: BandwidthConfig, context: Context) -> None:
-    """Remove the ifb link of the reference plugin; its qdiscs go with the veth."""
-    link = links.find(context.host, ifb_name(call))
-    if link is not None and link.kind == "ifb":
-        links.remove(context.host, link.name)
+        listed.append(_receiving(limits, port))
+    if limits.egress_rate:
+        names = {ifb_name(call.identity), ifb_name(call.identity, again=True)}
+        first = Interface(ifb_name(call.identity))
+        found = next((item for item in result.interfaces if item.name in names), first)
+        listed.append(_sending(limits, port, replace(found, mac=found.mac.lower())))
+    return listed
 
 
 PLUGIN: Plugin[Any] = Plugin(
@@ -171,6 +139,6 @@ PLUGIN: Plugin[Any] = Plugin(
     config=BandwidthConfig,
     add=add,
     validate=validate,
-    check=check,
-    remove_legacy=remove_legacy,
+    kinds=(registry.Kind.LIMIT_SENDING,),
+    steps=steps,
 )

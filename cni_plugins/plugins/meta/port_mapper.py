@@ -15,8 +15,7 @@ container's rules there. Nothing is added to it any more.
 
 from dataclasses import dataclass
 
-from cni_plugins.attach import ports
-from cni_plugins.attach.context import Context
+from cni_plugins.attach import publishing
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel.nft.ports import Hide, Publication
@@ -26,6 +25,9 @@ from cni_plugins.spec.config import INTERFACE_NAME, TEXT, list_of, option
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Result
 from cni_plugins.spec.values import fold
+from cni_plugins.steps import ports, registry
+from cni_plugins.steps.context import Context
+from cni_plugins.steps.ports import Ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ def add(call: Call, config: PortMapperConfig, tx: Transaction) -> Result:
     call.served.add("portMappings")
     wanted = _wanted(call, config)
     if wanted is not None:
-        ports.publish(tx, wanted, None)
+        publishing.publish(tx, Ports(wanted))
     return call.previous
 
 
@@ -69,19 +71,14 @@ def validate(call: Call, config: PortMapperConfig) -> None:
         )
 
 
-def check(call: Call, config: PortMapperConfig, context: Context) -> None:
+def steps(call: Call, config: PortMapperConfig, context: Context, result: Result) -> list[Ports]:
     wanted = _wanted(call, config)
-    if wanted is not None:
-        ports.check(call, wanted, None)
+    return [] if wanted is None else [Ports(wanted)]
 
 
 def remove_legacy(call: Call, config: PortMapperConfig, context: Context) -> None:
     if config.chain:
-        ports.adopt_commented(call, config.chain, f"container_id: {call.container_id}")
-
-
-def gc(call: Call, config: PortMapperConfig, context: Context) -> None:
-    ports.collect(call)
+        ports.remove_commented(context, config.chain, f"container_id: {call.container_id}")
 
 
 def status(call: Call, config: PortMapperConfig, context: Context) -> None:
@@ -94,9 +91,9 @@ PLUGIN = Plugin(
     about="publishes ports of the container on the host, with the configuration of Mesos' own plugin",
     config=PortMapperConfig,
     add=add,
-    check=check,
+    kinds=(registry.Kind.PORTS, registry.Kind.PORT_CLAIMS),
+    steps=steps,
     remove_legacy=remove_legacy,
-    gc=gc,
     status=status,
     validate=validate,
 )

@@ -25,10 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cni_plugins.attach import ports
-from cni_plugins.attach.context import Context
+from cni_plugins.attach import publishing
 from cni_plugins.attach.plugin import Kind, Plugin
-from cni_plugins.attach.ports import IptablesKeys
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import iptables
 from cni_plugins.kernel.nft.ports import PROTOCOLS, Forward, Hide, Publication
@@ -37,6 +35,9 @@ from cni_plugins.spec.config import BOOL, TEXT, integer, list_of, one_of, option
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Result
 from cni_plugins.spec.values import Ip, IpInterface, fold, parse_ip
+from cni_plugins.steps import ports, registry
+from cni_plugins.steps.context import Context
+from cni_plugins.steps.ports import IptablesKeys, Ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,22 +261,13 @@ def add(call: Call, config: PortmapConfig, tx: Transaction) -> Result:
     keys = _keys(config)
     wanted = _wanted(call, config)
     if wanted is not None:
-        ports.publish(tx, wanted, keys)
+        publishing.publish(tx, Ports(wanted, keys))
     return call.previous
 
 
-def check(call: Call, config: PortmapConfig, context: Context) -> None:
+def steps(call: Call, config: PortmapConfig, context: Context, result: Result) -> list[Ports]:
     wanted = _wanted(call, config)
-    if wanted is not None:
-        ports.check(call, wanted, _keys(config))
-
-
-def remove_legacy(call: Call, config: PortmapConfig, context: Context) -> None:
-    ports.remove_legacy(call)
-
-
-def gc(call: Call, config: PortmapConfig, context: Context) -> None:
-    ports.collect(call)
+    return [] if wanted is None else [Ports(wanted, _keys(config))]
 
 
 def status(call: Call, config: PortmapConfig, context: Context) -> None:
@@ -291,9 +283,8 @@ PLUGIN = Plugin(
     about="publishes ports of the container on the host",
     config=PortmapConfig,
     add=add,
-    check=check,
-    remove_legacy=remove_legacy,
-    gc=gc,
+    kinds=(registry.Kind.PORTS, registry.Kind.PORT_CLAIMS),
+    steps=steps,
     status=status,
     validate=validate,
 )

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cni_plugins.attach.context import Context
+from cni_plugins.attach import wishes
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import links, sysctl
@@ -40,6 +40,10 @@ from cni_plugins.spec.config import (
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Interface, Result
 from cni_plugins.spec.values import DuplicateKeys, parse_json
+from cni_plugins.steps.context import Context
+from cni_plugins.steps.link_settings import LinkSettings, Settings
+from cni_plugins.steps.step import Step
+from cni_plugins.steps.sysctl import Sysctl
 
 ALLOWLIST = "/etc/cni/tuning/allowlist.conf"
 _BASE = "/proc/sys/net/"
@@ -94,9 +98,8 @@ def _path_of(name: str, ifname: str) -> str:
 
 def _effective(call: Call, config: TuningConfig) -> TuningConfig:
     """The configuration with what CNI_ARGS, runtimeConfig and args.cni ask for laid over it. CniError 7."""
-    for where, value in (("CNI_ARGS MAC", call.args.get("MAC")), ("runtimeConfig.mac", call.runtime("mac"))):
-        if value:
-            config = replace(config, mac=MAC_ADDRESS.at(value, where))
+    order = (wishes.Source.CNI_ARGS, wishes.Source.RUNTIME)  # args.cni comes last here, with all its keys
+    config = replace(config, mac=wishes.mac(call, config.mac, order=order))
     for key in keys_of(TuningConfig):
         value = call.cni_args(key.key) if key.key != "dataDir" else None
         if value is None or (key.kind.blank and value == ""):
@@ -145,53 +148,58 @@ def _interface(call: Call, context: Context) -> Link:
     return link
 
 
-def _set_sysctls(settings: dict[str, str], tx: Transaction) -> None:
-    inside = tx.context.inside
+def _sysctl_steps(settings: dict[str, str], context: Context) -> list[Sysctl]:
+    listed = []
     for path, value in settings.items():
-        before = sysctl.read(inside, path)
+        before = sysctl.read(context.inside, path)
         if before is None:
             raise CniError(Code.INVALID_CONFIG, f"this kernel has no sysctl net/{path} in the container")
-        if before.split() == value.split():
-            continue
-        tx.intend("sysctl.restore", where="sandbox", name=path, before=before, after=value)
-        sysctl.write(inside, {path: value})
+        if before.split() != value.split():
+            listed.append(Sysctl(path, before, value))
+    return listed
 
 
-def _flag(wanted: bool | None, bit: int, link: Link) -> tuple[int, int]:
-    """(flags to set, flags to clear) for a wish about one flag."""
-    if wanted is None or wanted == bool(link.flags & bit):
-        return 0, 0
-    return (bit, 0) if wanted else (0, bit)
-
-
-def _set_link(config: TuningConfig, link: Link, tx: Transaction) -> None:
-    promisc, allmulti = (
-        _flag(config.promisc, links.IFF_PROMISC, link),
-        _flag(config.allmulti, links.IFF_ALLMULTI, link),
+def _flags(config: TuningConfig) -> tuple[int, int]:
+    """The flags that are asked to be set, and to be cleared."""
+    wishes_of = ((config.promisc, links.IFF_PROMISC), (config.allmulti, links.IFF_ALLMULTI))
+    return (
+        sum(bit for wanted, bit in wishes_of if wanted),
+        sum(bit for wanted, bit in wishes_of if wanted is False),
     )
-    raised, dropped = promisc[0] | allmulti[0], promisc[1] | allmulti[1]
-    wanted = {"address": config.mac, "mtu": config.mtu or None, "txqlen": config.queue}
-    present: dict[str, Any] = {"address": link.mac, "mtu": link.mtu, "txqlen": link.queue}
-    changes = {key: value for key, value in wanted.items() if value is not None and value != present[key]}
-    if not changes and not raised and not dropped:
-        return
-    before = {key: present[key] for key in changes}
-    tx.intend("link.restore", where="sandbox", name=link.name, flags=dropped, clear=raised, **before)
-    request = links.change(link.name, link.index, set_flags=raised, clear_flags=dropped, **changes)
-    tx.context.sandbox.request(request)
-    if "mtu" in changes:
-        _set_peer_mtu(config.mtu or 0, link, tx)
 
 
-def _set_peer_mtu(mtu: int, link: Link, tx: Transaction) -> None:
-    """A veth that carries packets one way only at the new size is a fault that nobody finds."""
-    if link.kind != "veth":
-        return
-    peer = links.find_index(tx.context.host, link.peer)
-    if peer is None or peer.kind != "veth" or peer.peer != link.index or peer.mtu == mtu:
-        return
-    tx.intend("link.restore", where="host", name=peer.name, mtu=peer.mtu)
-    tx.context.host.request(links.change(peer.name, peer.index, mtu=mtu))
+def _link_step(config: TuningConfig, link: Link) -> LinkSettings | None:
+    """What of the wishes the interface does not have yet; None when it has all."""
+    raised, dropped = _flags(config)
+    raised, dropped = raised & ~link.flags, dropped & link.flags
+    mtu, queue, mac = config.mtu or None, config.queue, config.mac
+    wanted = Settings(
+        mac=None if mac == link.mac else mac,
+        mtu=None if mtu == link.mtu else mtu,
+        queue=None if queue == link.queue else queue,
+        flags=raised,
+        clear=dropped,
+    )
+    if wanted == Settings():
+        return None
+    before = Settings(
+        mac=None if wanted.mac is None else link.mac,
+        mtu=None if wanted.mtu is None else link.mtu,
+        queue=None if wanted.queue is None else link.queue,
+        flags=dropped,
+        clear=raised,
+    )
+    return LinkSettings(link.name, wanted, before)
+
+
+def _peer_step(mtu: int, link: Link, context: Context) -> LinkSettings | None:
+    """The MTU of a veth's other end: one that carries packets one way only at the new size is a fault that
+    nobody finds.
+    """
+    peer = links.other_end(context.host, context.sandbox, link)
+    if peer is None or peer.mtu == mtu:
+        return None
+    return LinkSettings(peer.name, Settings(mtu=mtu), Settings(mtu=peer.mtu), host_mac=peer.mac)
 
 
 def _tuned(call: Call, config: TuningConfig, result: Result) -> Result:
@@ -206,31 +214,27 @@ def _tuned(call: Call, config: TuningConfig, result: Result) -> Result:
 def add(call: Call, config: TuningConfig, tx: Transaction) -> Result:
     assert call.previous is not None
     config, settings = _plan(call, config)
-    _set_sysctls(settings, tx)
+    for step in _sysctl_steps(settings, tx.context):
+        tx.apply(step)
     if any(
         value is not None for value in (config.mac, config.mtu, config.queue, config.promisc, config.allmulti)
     ):
-        _set_link(config, _interface(call, tx.context), tx)
+        link = _interface(call, tx.context)
+        own = _link_step(config, link)
+        other = _peer_step(own.wanted.mtu, link, tx.context) if own is not None and own.wanted.mtu else None
+        for change in (own, other):
+            if change is not None:
+                tx.apply(change)
     return _tuned(call, config, call.previous)
 
 
-def check(call: Call, config: TuningConfig, context: Context) -> None:
-    """Everything that was asked for is still so; what was not asked for may be as it is."""
+def steps(call: Call, config: TuningConfig, context: Context, result: Result) -> list[Step]:
+    """Everything that was asked for, as it should be; what was not asked for may be as it is."""
     config, settings = _plan(call, config)
-    for path, value in settings.items():
-        found = sysctl.read(context.inside, path)
-        if found is None or found.split() != value.split():
-            raise CniError(Code.INTERNAL, f"sysctl net/{path} is {found!r}, tuning set {value!r}")
-    link = _interface(call, context)
-    for what, wanted, found_value in (
-        ("mac", config.mac, link.mac),
-        ("mtu", config.mtu or None, link.mtu),
-        ("txQLen", config.queue, link.queue),
-        ("promisc", config.promisc, bool(link.flags & links.IFF_PROMISC)),
-        ("allmulti", config.allmulti, bool(link.flags & links.IFF_ALLMULTI)),
-    ):
-        if wanted is not None and wanted != found_value:
-            raise CniError(Code.INTERNAL, f"{what} of {call.ifname} is {found_value}, tuning set {wanted}")
+    raised, dropped = _flags(config)
+    wanted = Settings(config.mac, config.mtu or None, config.queue, raised, dropped)
+    listed: list[Step] = [Sysctl(path, "", value) for path, value in settings.items()]
+    return [*listed, LinkSettings(call.ifname, wanted, Settings())]
 
 
 def remove_legacy(call: Call, config: TuningConfig, context: Context) -> None:
@@ -269,7 +273,7 @@ PLUGIN: Plugin[Any] = Plugin(
     about="set sysctls of a container, and MAC address, MTU, queue length and flags of its interface",
     config=TuningConfig,
     add=add,
-    check=check,
+    steps=steps,
     remove_legacy=remove_legacy,
     args=True,
 )

@@ -38,25 +38,25 @@ def write(roots: Roots, *lines: dict[str, object]) -> Path:
 
 
 def test_what_is_written_is_read(roots: Roots) -> None:
-    one, two = records.undo_line("a", {"x": 1}), records.undo_line("b", {})
-    write(roots, HEAD, one, two, {"cancel": True}, {"result": {"cniVersion": "1.1.0"}})
+    one, two = records.step_line("a", 1, {"x": 1}), records.step_line("b", 2, {})
+    write(roots, HEAD, one, two, records.undone_line(2), records.result_line({"cniVersion": "1.1.0"}, 1))
     contents = read(roots)
     assert contents.identity == IDENTITY
-    assert contents.undos == (one,)
+    assert contents.steps == (one,)
     assert contents.result == {"cniVersion": "1.1.0"}
 
 
 def test_a_torn_line_at_any_byte_is_ignored(roots: Roots) -> None:
-    path = write(roots, HEAD, records.undo_line("a", {}), records.undo_line("b", {"text": "é"}))
+    path = write(roots, HEAD, records.step_line("a", 1, {}), records.step_line("b", 2, {"text": "é"}))
     whole = path.read_bytes()
     first = whole.index(b"\n") + 1
     for length in range(first, len(whole)):
         path.write_bytes(whole[:length])
         assert (
-            len(read(roots).undos) == whole[:length].count(b"\n") - 1 or whole[length : length + 1] == b"\n"
+            len(read(roots).steps) == whole[:length].count(b"\n") - 1 or whole[length : length + 1] == b"\n"
         )
-        write(roots, records.undo_line("c", {}))
-        assert read(roots).undos[-1] == records.undo_line("c", {})
+        write(roots, records.step_line("c", 3, {}))
+        assert read(roots).steps[-1] == records.step_line("c", 3, {})
 
 
 def test_a_record_is_found_by_network_and_path(roots: Roots) -> None:
@@ -106,8 +106,8 @@ def test_a_full_disk_is_said(roots: Roots) -> None:
 
 
 def test_a_torn_record_is_read_and_removed_without_writing(roots: Roots, mocker: MockerFixture) -> None:
-    path = write(roots, HEAD, records.undo_line("a", {}))
-    path.write_bytes(path.read_bytes() + b'{"undo"')
+    path = write(roots, HEAD, records.step_line("a", 1, {}))
+    path.write_bytes(path.read_bytes() + b'{"step"')
     full = mocker.patch("cni_plugins.store.records.os.write", side_effect=OSError(28, "no space"))
     record = records.find(roots, IDENTITY, "bridge", after(30))
     assert record is not None and record.contents is not None

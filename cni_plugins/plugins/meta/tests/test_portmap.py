@@ -1,18 +1,20 @@
 """portmap's keys and mappings: what is accepted, and the sentence for what is not."""
 
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_plugins.attach.ports import IptablesKeys, decode, encode
-from cni_plugins.kernel.nft.ports import Forward
+from cni_plugins.kernel.nft.ports import Forward, Hide, Publication
 from cni_plugins.plugins.meta import portmap
 from cni_plugins.plugins.meta.portmap import PortmapConfig, parse_mappings
 from cni_plugins.spec import config
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.values import parse_cidr, parse_ip
+from cni_plugins.steps import registry
+from cni_plugins.steps.ports import IptablesKeys, Ports
 
 V4, V6 = parse_cidr("10.1.0.5/24"), parse_cidr("fd00::5/64")
 
@@ -88,7 +90,9 @@ def test_each_family_is_served_by_the_containers_address_of_it() -> None:
 
 def test_a_record_gives_back_what_it_was_given() -> None:
     made = (Forward("udp", parse_ip("10.0.0.1"), 53, V4, 5353), Forward("sctp", None, 1, V6, 2))
-    assert decode(encode(made)) == made
+    step = Ports(Publication(made, Hide.ALL, ("eth1",), ("ip saddr 10.0.0.1", "")), IptablesKeys(7, "X"))
+    line = {"step": registry.kind_of(step).value, "args": registry.encode(step)}
+    assert registry.decode(json.loads(json.dumps(line))) == step
 
 
 def test_iptables_is_chosen_by_name_or_by_a_key_that_only_it_has() -> None:

@@ -6,17 +6,17 @@ namespace, and must be done before the call's deadline. Its stdout is captured; 
 
 import os
 import stat
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cni_plugins.attach.context import Context
 from cni_plugins.kernel import program
 from cni_plugins.spec.call import Call, Verb
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Result, decode
 from cni_plugins.spec.values import JsonObject, dump_json, fold, parse_json
+from cni_plugins.steps.context import Context
+from cni_plugins.steps.step import Step
 
 
 def find(name: str, path: tuple[str, ...]) -> Path:
@@ -75,16 +75,28 @@ def _failure(name: str, done: program.Finished) -> CniError:
     return CniError(Code.INTERNAL, f"plugin {name} failed with {how}", text[:2000])
 
 
-def undo_delete(context: Context, args: Mapping[str, Any]) -> None:
-    """Undo `delegate.delete`: run the foreign plugin's DEL with the configuration that its ADD got."""
-    call = context.call
-    env = dict(call.env) | {"CNI_CONTAINERID": args["containerID"], "CNI_IFNAME": args["ifname"]}
-    env |= {"CNI_ARGS": args["args"]} if args.get("args") else {}
-    env |= {"CNI_PATH": args["path"]}
-    if context.sandbox_namespace is None:
-        env.pop("CNI_NETNS", None)
-    else:
-        env["CNI_NETNS"] = args["netns"]
+@dataclass(frozen=True, slots=True)
+class Delegate(Step):
+    """A foreign plugin's ADD, which the caller runs; undo runs its DEL with the configuration and environment
+    that its ADD got.
+    """
 
-    path = tuple(item for item in str(args["path"]).split(os.pathsep) if item)
-    run(Verb.DEL, replace(call, env=env, path=path), args["plugin"], args["config"])
+    plugin: str
+    config: dict[str, Any]
+    container_id: str
+    ifname: str
+    netns: str
+    args: str
+    path: str
+
+    def undo(self, context: Context) -> None:
+        call = context.call
+        env = dict(call.env) | {"CNI_CONTAINERID": self.container_id, "CNI_IFNAME": self.ifname}
+        env |= {"CNI_ARGS": self.args} if self.args else {}
+        env |= {"CNI_PATH": self.path}
+        if context.sandbox_namespace is None:
+            env.pop("CNI_NETNS", None)
+        else:
+            env["CNI_NETNS"] = self.netns
+        path = tuple(item for item in self.path.split(os.pathsep) if item)
+        run(Verb.DEL, replace(call, env=env, path=path), self.plugin, self.config)

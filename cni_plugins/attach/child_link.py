@@ -1,0 +1,125 @@
+"""Plugins whose interface is a link of the container's on a link of the host: macvlan, ipvlan, VLANs, or on
+none: dummy.
+
+The plugin says what its kind of link needs (`Child`); its master, MTU, MAC address, addresses and result are
+the same for all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cni_plugins.attach import delegation, wishes
+from cni_plugins.attach.transaction import Transaction
+from cni_plugins.kernel import interface, links, routes
+from cni_plugins.kernel.links import Link
+from cni_plugins.kernel.netlink.route import Netlink
+from cni_plugins.spec.call import Call
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.result import Interface, Result
+from cni_plugins.steps.addresses import Addresses
+from cni_plugins.steps.child_link import Attribute, ChildLink
+from cni_plugins.steps.context import Context
+from cni_plugins.steps.step import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """What is asked for. `master` None is the link of the default route, "" none at all; `mtu` 0 is the
+    master's; `own_mac`: whether the link has a MAC address of its own, else it has its master's.
+    """
+
+    kind: str
+    attributes: tuple[Attribute, ...] = ()
+    master: str | None = None
+    in_container: bool = False
+    mtu: int = 0
+    mac: str | None = None
+    mac_from_ip: bool = False
+    own_mac: bool = True
+    dad: bool = False
+
+
+def add(call: Call, child: Child, tx: Transaction) -> Result:
+    """ADD of such a plugin: the link, its addresses, and the result. CniError."""
+    interface.require_free(tx.context.inside, call.ifname)
+    master = find_master(child, tx.context)
+    ipam = delegation.addresses(call, tx)
+    mac = wishes.mac(call, child.mac) or (wishes.mac_of_address(ipam.ips) if child.mac_from_ip else None)
+    if child.own_mac:
+        mac = mac or links.random_mac()
+    step = _link(call, child, master, mac or "")
+    tx.apply(step)
+    made = mac or (links.find(tx.context.sandbox, call.ifname) or master or _gone(call)).mac
+    tx.apply(Addresses(call.ifname, ipam.ips, ipam.routes, dad=child.dad))
+    return Result(
+        interfaces=(Interface(call.ifname, made, call.netns_path),),
+        ips=tuple(replace(entry, interface=0) for entry in ipam.ips),
+        routes=ipam.routes,
+        dns=wishes.dns(call, ipam.dns),
+    )
+
+
+def _gone(call: Call) -> Link:
+    raise CniError(Code.INTERNAL, f"{call.ifname} vanished as soon as it was made")
+
+
+def _link(call: Call, child: Child, master: Link | None, mac: str) -> ChildLink:
+    return ChildLink(
+        kind=child.kind,
+        ifname=call.ifname,
+        temporary=links.random_name(),
+        mac=mac,
+        master=master.name if master is not None else "",
+        master_index=master.index if master is not None else 0,
+        in_container=child.in_container,
+        mtu=child.mtu or (master.mtu if master is not None else 0),
+        attributes=child.attributes,
+    )
+
+
+def steps(call: Call, child: Child, context: Context, result: Result) -> Sequence[Step]:
+    """The steps behind a result, for a CHECK without a record. A master that is not named is the one that the
+    link has: the default route may have moved since.
+    """
+    inside = result.container_interface(call.ifname)
+    if child.master is None:
+        link = links.find(context.sandbox, call.ifname)
+        netlink = context.sandbox if child.in_container else context.host
+        master = links.find_index(netlink, link.peer) if link is not None and link.peer else None
+    else:
+        master = find_master(child, context)
+    made = replace(_link(call, child, master, inside.mac), mtu=child.mtu)
+    return [made, Addresses(call.ifname, result.ips_of(call.ifname), result.routes, dad=child.dad)]
+
+
+def find_master(child: Child, context: Context) -> Link | None:
+    """The link that `child` stands on. CniError 7 when there is none, or its MTU is too small."""
+    if child.master == "":
+        return None
+    netlink = context.sandbox if child.in_container else context.host
+    name = child.master or _default_master(netlink)
+    link = links.find(netlink, name)
+    if link is None:
+        where = "the container" if child.in_container else "the host"
+        raise CniError(Code.INVALID_CONFIG, f"master is {name!r}, and {where} has no such link")
+    if child.mtu > link.mtu:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"mtu is {child.mtu}, but master {name} has {link.mtu}",
+            f"give at most {link.mtu}, or raise the master's",
+        )
+    return link
+
+
+def _default_master(netlink: Netlink) -> str:
+    """The link of the default route with the lowest metric, IPv4 before IPv6. CniError 7 without one."""
+    for version in (4, 6):
+        index = routes.default_link(netlink, version)
+        link = links.find_index(netlink, index) if index else None
+        if link is not None:
+            return link.name
+    raise CniError(
+        Code.INVALID_CONFIG,
+        f"master is not given, and {netlink.namespace.path} has no default route to take it from",
+        'name the link: "master": "eth0"',
+    )

@@ -1,0 +1,43 @@
+"""A record's steps, read and taken down."""
+
+from collections.abc import Sequence
+
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.steps import registry
+from cni_plugins.steps.context import Context
+from cni_plugins.steps.step import Step
+from cni_plugins.store.records import Contents
+
+
+def steps_of(contents: Contents) -> list[Step]:
+    """The steps that stand, oldest first. CniError 999 when one is of a kind that this release does not know:
+    then none may be touched, because what it does not know may need the others.
+    """
+    found = []
+    for line in contents.steps:
+        if "undo" in line:
+            from cni_plugins.steps import version1  # noqa: PLC0415 - every kind of step; such records get rare
+
+            found.append(version1.decode(line, contents))
+        else:
+            found.append(registry.decode(line))
+    return found
+
+
+def undo_all(context: Context, steps: Sequence[Step]) -> list[CniError]:
+    """Undo steps, newest first; errors are collected and the rest goes on."""
+    errors: list[CniError] = []
+    for step in reversed(steps):
+        try:
+            step.undo(context)
+        except CniError as error:
+            errors.append(error)
+        except Exception as error:  # one broken undo must not keep the others from running
+            name = type(step).__name__
+            errors.append(CniError(Code.INTERNAL, f"undo {name}: {type(error).__name__}", str(error)))
+    return errors
+
+
+def joined(what: str, errors: list[CniError]) -> CniError:
+    """One error out of several: the first one's code, everybody's words."""
+    return CniError(errors[0].code, what, "; ".join(str(error) for error in errors))

@@ -1,0 +1,297 @@
+"""Published ports: claimed, made, checked, and what the reference portmap left.
+
+A port of the host belongs to one attachment: claims (store.claims) are compared across addresses and
+families, because 10.0.0.1:80 is part of what a mapping of port 80 without hostIP asks for. A process that
+listens on the port does not matter: packets are translated before they could reach it, as with the
+reference plugin, and it may be the runtime's own, which some runtimes keep to hold the port.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from cni_plugins.kernel import conntrack, iptables, links, routes, sysctl
+from cni_plugins.kernel.conntrack import UdpPort
+from cni_plugins.kernel.iptables import Tool
+from cni_plugins.kernel.netlink.netfilter import Nfnetlink
+from cni_plugins.kernel.nft import orphans, owner, ports, reference
+from cni_plugins.kernel.nft.placing import Taken
+from cni_plugins.kernel.nft.ports import Forward, Hide, Publication
+from cni_plugins.spec.call import Call
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.identity import Identity
+from cni_plugins.spec.values import IpInterface
+from cni_plugins.steps.context import Context
+from cni_plugins.steps.step import Step
+from cni_plugins.store import claims
+
+PORT_TAKEN = 103  # what mesos-cni-port-mapper answers when a port cannot be mapped
+
+_ANY = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class IptablesKeys:
+    """What only the iptables backend knows: see the reference portmap's keys."""
+
+    mark_bit: int = 13
+    external_chain: str = ""
+    conditions_v4: tuple[str, ...] = ()
+    conditions_v6: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ports(Step):
+    """The rules that publish: by nf_tables, or by iptables when there are `keys`. Elements carry the
+    attachment's tag, iptables' chain its names. UDP flows that the change concerns are forgotten.
+    """
+
+    wanted: Publication
+    keys: IptablesKeys | None = None
+
+    def apply(self, context: Context) -> None:
+        """CniError 103 naming the container that has one of the ports, 11 or 999."""
+        call = context.call
+        if self.keys is None:
+            try:
+                ports.add(call.host, call.identity, self.wanted)
+            except Taken as taken:
+                number = int.from_bytes(taken.element.key[-4:-2], "big")
+                raise _taken(f"{number}", owner.holder(taken.comment)) from None
+        else:
+            with context.iptables_lock():
+                for target in self.wanted.targets:
+                    tool = Tool(call.host, target.version, call.deadline)
+                    iptables.add_ports(tool, call.identity, _for_iptables(self.wanted, target, self.keys))
+        conntrack.forget_untranslated(call.host, _udp_ports(self.wanted.forwards))
+
+    def restore(self, context: Context) -> None:
+        call = context.call
+        if self.keys is not None or ports.missing(call.host, call.identity, self.wanted):
+            self.apply(context)
+
+    def undo(self, context: Context) -> None:
+        call = context.call
+        if self.keys is None:
+            ports.remove(call.host, call.identity, self.wanted)
+        else:
+            with context.iptables_lock():
+                for target in self.wanted.targets:
+                    iptables.remove_ports(Tool(call.host, target.version, call.deadline), call.identity)
+        conntrack.forget_translated(call.host, _udp_ports(self.wanted.forwards))
+
+    def check(self, context: Context) -> None:
+        """CniError 999 naming the ports that are not published, neither by us nor by a reference plugin."""
+        call, wanted = context.call, self.wanted
+        missing = (
+            ports.missing(call.host, call.identity, wanted) if self.keys is None else list(wanted.forwards)
+        )
+        if not missing or reference.has_ports(call.host, call.container_id):
+            return
+        there = iptables.versions_with(call.host, [iptables.chain_name("DN-", call.identity)])
+        named = IptablesKeys() if self.keys is None else self.keys
+        tools = {target: Tool(call.host, target.version, call.deadline) for target in wanted.targets}
+        if there and all(
+            target.version in there
+            and iptables.has_ports(tool, call.identity, _for_iptables(wanted, target, named))
+            for target, tool in tools.items()
+        ):
+            return
+        listed = ", ".join(sorted({f"{item.host_port}/{item.protocol}" for item in missing}))
+        raise CniError(
+            Code.INTERNAL,
+            f"ports of container {call.container_id} are not published: {listed}",
+            "mesokit reload makes the rules again",
+        )
+
+    @classmethod
+    def collect(cls, context: Context) -> None:
+        call = context.call
+        orphans.remove(call.host, call.network, context.keep, ports.sets(call.host))
+
+    @classmethod
+    def remove_legacy(cls, context: Context) -> None:
+        """Cheap when the reference portmap made nothing. What it makes is named after the container, and so
+        is the chain of our iptables backend: while a record knows the container that is not touched.
+        """
+        call = context.call
+        reference.remove_ports(call.host, call.container_id)
+        versions = iptables.versions_with(call.host, [iptables.chain_name("DN-", call.identity)])
+        if versions and not context.container_is_recorded():
+            with context.iptables_lock():
+                for version in versions:
+                    iptables.remove_ports(Tool(call.host, version, call.deadline), call.identity)
+
+
+@dataclass(frozen=True, slots=True)
+class PortClaims(Step):
+    """Claims of the attachment: (subject, member) each."""
+
+    claims: tuple[tuple[str, str], ...]
+
+    def apply(self, context: Context) -> None:
+        """Write them; the claims' lock is held."""
+        call = context.call
+        for subject, member in self.claims:
+            claims.claim(call.roots, subject, member, claims.owner(call.identity))
+
+    def undo(self, context: Context) -> None:
+        call = context.call
+        with claims.guarded(call.roots, call.deadline):
+            for subject, member in self.claims:
+                claims.release(call.roots, subject, member, call.identity)
+
+    @classmethod
+    def collect(cls, context: Context) -> None:
+        call = context.call
+        keep = {Identity(call.network, container, ifname) for container, ifname in call.valid or ()}
+        with claims.guarded(call.roots, call.deadline):
+            claims.sweep(call.roots, call.network, keep)
+
+
+@dataclass(frozen=True, slots=True)
+class Localnet(Step):
+    """127.0.0.1 reaches the container: route_localnet on the host's `interface` towards it, shared by all
+    containers behind that interface, and shut for everybody but the host itself. The last of those who claim
+    it (`subject`, `member`) shuts what the first one opened.
+    """
+
+    subject: str
+    member: str
+    interface: str
+
+    @property
+    def _sysctl(self) -> str:
+        return _localnet(self.interface)
+
+    def apply(self, context: Context) -> None:
+        """Claim and open it; the claims' lock is held."""
+        call = context.call
+        claims.claim(call.roots, self.subject, self.member, claims.owner(call.identity))
+        self._open(context)
+
+    def _open(self, context: Context) -> None:
+        ports.guard_loopback(context.call.host, self.interface)
+        sysctl.ensure(context.call.host, {self._sysctl: "1"})
+
+    def restore(self, context: Context) -> None:
+        if links.find(context.host, self.interface) is not None:
+            self._open(context)
+
+    def undo(self, context: Context) -> None:
+        """The claim goes last, so that whoever dies on the way leaves a claim that says what is still to be
+        done.
+        """
+        call = context.call
+        with claims.guarded(call.roots, call.deadline):
+            if list(claims.members(call.roots, self.subject)) == [self.member]:
+                sysctl.ensure(call.host, {self._sysctl: "0"}, optional=True)
+                ports.unguard_loopback(call.host, self.interface)
+            claims.release(call.roots, self.subject, self.member, call.identity)
+
+
+def _localnet(interface: str) -> str:
+    return f"ipv4/conf/{interface}/route_localnet"
+
+
+def remove_commented(context: Context, chain: str, comment: str) -> None:
+    """Remove the rules of an iptables chain that carry `comment`. CniError 11 or 999."""
+    call = context.call
+    versions = iptables.versions_with(call.host, [chain])
+    if versions:
+        with context.iptables_lock():
+            for version in versions:
+                iptables.remove_commented(Tool(call.host, version, call.deadline), chain, comment)
+
+
+def require_nftables(call: Call) -> None:
+    """CniError 50 on a kernel without nf_tables."""
+    with Nfnetlink(call.host) as socket:
+        if not socket.supported:
+            raise CniError(Code.NOT_AVAILABLE, "ports cannot be published: this kernel has no nf_tables")
+
+
+def _for_iptables(wanted: Publication, target: IpInterface, keys: IptablesKeys) -> iptables.Publication:
+    return iptables.Publication(
+        target=target,
+        forwards=tuple(
+            (
+                item.protocol,
+                "" if item.host_ip is None else str(item.host_ip),
+                item.host_port,
+                item.container_port,
+            )
+            for item in wanted.forwards
+            if item.target == target
+        ),
+        snat=wanted.hide is not Hide.NOBODY,
+        masquerade_all=wanted.hide is Hide.ALL,
+        mark_bit=keys.mark_bit,
+        external_chain=keys.external_chain,
+        conditions=keys.conditions_v4 if target.version == 4 else keys.conditions_v6,
+    )
+
+
+def _udp_ports(forwards: Iterable[Forward]) -> list[UdpPort]:
+    return [
+        UdpPort(item.host_ip, item.host_port, item.target.ip, item.container_port)
+        for item in forwards
+        if item.protocol == "udp"
+    ]
+
+
+def _taken(port: str, holder: str) -> CniError:
+    return CniError(
+        PORT_TAKEN,
+        f"host port {port} is taken by {holder}",
+        "choose another hostPort, or a hostIP that the other mapping leaves free, or detach that one",
+    )
+
+
+def _scopes(forwards: Iterable[Forward]) -> dict[tuple[str, int], set[str]]:
+    """What is claimed of each port: an address, or "any" of the host's.
+
+    A mapping without hostIP claims the port of both families even where the container has one of them, as a
+    socket bound to the unspecified IPv6 address does: what a port means must not hang on the pool's families.
+    """
+    found: dict[tuple[str, int], set[str]] = {}
+    for item in forwards:
+        scope = _ANY if item.host_ip is None else str(item.host_ip)
+        found.setdefault((item.protocol, item.host_port), set()).add(scope)
+    return found
+
+
+def _overlaps(scope: str) -> Callable[[str], bool]:
+    return lambda other: other == scope or _ANY in {other, scope}
+
+
+def claims_of(context: Context, forwards: Iterable[Forward]) -> PortClaims:
+    """The claims that publishing makes; the claims' lock is held. CniError 103 naming the container that has
+    one of the ports.
+    """
+    call = context.call
+    wanted = {
+        (f"port-{call.host.inode}-{protocol}-{number}", scope): f"{number}/{protocol}"
+        for (protocol, number), scopes in _scopes(forwards).items()
+        for scope in scopes
+    }
+    for (subject, scope), port in wanted.items():
+        held = claims.living(call.roots, subject, call.identity, _overlaps(scope))
+        if held is not None:
+            raise _taken(port if held[0] == _ANY else f"{port} of {held[0]}", _named(held[1]))
+    return PortClaims(tuple(wanted))
+
+
+def _named(identity: Identity) -> str:
+    return f"container {identity.container_id} (network {identity.network}, interface {identity.ifname})"
+
+
+def localnet_of(context: Context, target: IpInterface) -> Localnet | None:
+    """What lets 127.0.0.1 reach a target; None where nothing has to be done. The claims' lock is held."""
+    call = context.call
+    link = links.find_index(context.host, routes.towards(context.host, target.ip))
+    if link is None:
+        return None
+    subject = f"localnet-{call.host.inode}-{link.name}"
+    if not claims.members(call.roots, subject) and sysctl.read(call.host, _localnet(link.name)) == "1":
+        return None
+    return Localnet(subject, owner.tag(call.identity), link.name)

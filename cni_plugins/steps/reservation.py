@@ -1,0 +1,48 @@
+"""An address that is reserved in host-local's files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.values import parse_ip
+from cni_plugins.steps.context import Context
+from cni_plugins.steps.step import Step
+from cni_plugins.store.reservations import Owner, opened
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation(Step):
+    """The file of `address` in `directory`, which holds its owner. The plugin that chooses the address writes
+    the file under the same lock.
+    """
+
+    directory: str
+    address: str
+    container_id: str
+    ifname: str
+
+    @property
+    def owner(self) -> Owner:
+        return Owner(self.container_id, self.ifname)
+
+    def apply(self, context: Context) -> None:
+        with opened(self.directory, context.call.roots, context.deadline) as reservations:
+            reservations.reserve(parse_ip(self.address), self.owner)
+
+    def undo(self, context: Context) -> None:
+        """Free the address if it is still its owner's."""
+        if Path(self.directory).is_dir():
+            with opened(self.directory, context.call.roots, context.deadline) as reservations:
+                reservations.release(self.address, self.owner)
+
+    def check(self, context: Context) -> None:
+        try:
+            content = Path(self.directory, self.address).read_bytes().decode("utf-8", "replace")
+        except OSError:
+            content = ""
+        if not self.owner.holds(content):
+            raise CniError(
+                Code.INTERNAL,
+                f"address {self.address} is not reserved for {self.ifname} of {self.container_id} in "
+                f"{self.directory}",
+            )
