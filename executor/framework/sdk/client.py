@@ -27,8 +27,8 @@ from mesos.v1.scheduler import scheduler_pb2
 
 from executor.framework.sdk import session as sessions
 from executor.framework.sdk.calls import Call
+from executor.framework.sdk.connection import MAX_TEXT, Connection, dial
 from executor.framework.sdk.credentials import CredentialError, Credentials
-from executor.framework.sdk.http1 import MAX_TEXT, Connection, dial
 from executor.framework.sdk.session import (
     CloseAll,
     Connected,
@@ -210,12 +210,18 @@ class Client:
                 if head.status != 200:
                     text = (await connection.body(MAX_TEXT)).decode("utf-8", "replace")
                     self._feed(
-                        sessions.Opened(generation, head.status, location=head.get("location"), text=text)
+                        sessions.Opened(
+                            generation, head.status, location=head.fields.get("location", ""), text=text
+                        )
                     )
                     return
                 self._feed(
                     sessions.Opened(
-                        generation, 200, head.get("mesos-stream-id"), "", head.get("content-type")
+                        generation,
+                        200,
+                        head.fields.get("mesos-stream-id", ""),
+                        "",
+                        head.fields.get("content-type", ""),
                     )
                 )
                 await self._read_records(connection, generation)

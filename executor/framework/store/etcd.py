@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from executor.framework.sdk.http1 import Connection, dial
+from executor.framework.sdk.connection import Connection, dial
 from executor.framework.store.interface import (
     ConflictError,
     Delete,

@@ -1,0 +1,1 @@
+"""A master for one machine: what a real one says to a scheduler, with faults to order; see README.md."""

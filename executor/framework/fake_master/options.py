@@ -1,0 +1,23 @@
+"""A master's clocks and limits. Seconds, as in Mesos' flags; tests make them short."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`principal` and `secret` (where set) are asked of every request, in Basic authentication. `retry` is
+    the first wait of an agent before it sends an update again, doubled to `longest_retry`.
+    """
+
+    heartbeat: float = 15.0
+    allocation: float = 1.0
+    offer_timeout: float | None = None
+    retry: float = 10.0
+    longest_retry: float = 600.0
+    ping_timeout: float = 75.0
+    reregister: float = 600.0
+    default_refusal: float = 5.0
+    completed_frameworks: int = 50
+    principal: str = ""
+    secret: str = ""
+    roles: frozenset[str] = frozenset()

@@ -1,0 +1,111 @@
+"""One HTTP connection to a master or a store, over asyncio streams.
+
+Redirects are not followed and nothing is retried here: the session decides. Heads and bodies have budgets
+(executor/http1.py); deadlines are the caller's.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+
+from executor.http1 import Answer, Budget, Client, HttpError
+
+MAX_TEXT = 4096
+"""Bytes of a refusal's body that are kept."""
+
+MAX_BODY = 64 * 1024 * 1024
+"""Bytes of an ordinary answer."""
+
+_CHUNK = 64 * 1024
+
+
+class Connection:
+    """A connection of one request after another. `sent` tells whether bytes of the current one went out."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._http = Client(Budget())
+        self._used = False
+        self.sent = False
+
+    async def __aenter__(self) -> "Connection":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close at once; what was not sent is not sent any more."""
+        self._writer.transport.abort()
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the next request may go over it."""
+        if self._reader.at_eof() or self._writer.is_closing():
+            return False
+        return not self._used or self._http.reusable
+
+    async def request(
+        self, method: str, target: str, fields: Sequence[tuple[str, str]], body: bytes = b""
+    ) -> Answer:
+        """Send a request and read the head of its answer. Raises OSError."""
+        self.sent = False
+        self._used = True
+        length = [("Content-Length", str(len(body)))] if body or method != "GET" else []
+        try:
+            self._writer.write(self._http.request(method, target, [*fields, *length], body))
+            self.sent = True
+            await self._writer.drain()
+            head = await self._next()
+        except HttpError as error:
+            raise OSError(str(error)) from error
+        assert isinstance(head, Answer)
+        return head
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body, as it comes. Raises OSError where it ends in the middle."""
+        try:
+            while True:
+                piece = await self._next()
+                assert isinstance(piece, bytes)
+                if not piece and self._http.ended:
+                    return
+                yield piece
+        except HttpError as error:
+            raise OSError(str(error)) from error
+
+    async def body(self, limit: int = MAX_BODY) -> bytes:
+        """The whole body; what goes beyond `limit` bytes ends the connection, and what came is returned."""
+        found = bytearray()
+        async for chunk in self.chunks():
+            found += chunk
+            if len(found) > limit:
+                self.close()
+                break
+        return bytes(found[:limit])
+
+    async def _next(self) -> Answer | bytes:
+        while True:
+            part = self._http.next()
+            if part is not None:
+                return part
+            self._http.receive(await self._reader.read(_CHUNK))
+
+
+async def dial(address: str, tls: ssl.SSLContext | None, seconds: float) -> Connection:
+    """Connect to `host:port`. Raises OSError, also when it takes longer than `seconds`."""
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(seconds):
+            reader, writer = await asyncio.open_connection(
+                host.strip("[]"), int(port), ssl=tls, limit=2 * _CHUNK
+            )
+    except TimeoutError:
+        raise OSError(f"{address} does not take a connection within {seconds:g} s") from None
+    except ValueError:
+        raise OSError(f"{address!r} is not host:port") from None
+    return Connection(reader, writer)
