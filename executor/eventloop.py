@@ -16,6 +16,9 @@ from typing import Protocol
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
 
+_CANCELLED = 64
+"""Cancelled timers that are put up with before the heap is made anew."""
+
 _LONGEST_WAIT = 86400.0
 """Seconds; epoll_wait(2) takes no more than 24 days at once."""
 
@@ -48,14 +51,24 @@ class Loop(Protocol):
         """Call on the owner thread soon. From any thread."""
 
 
-class _Call:
-    __slots__ = ("callback",)
+class TurningLoop(Loop, Protocol):
+    """The loop as its owner sees it."""
 
-    def __init__(self, callback: Callable[[], None]) -> None:
+    def run_once(self, limit: float | None = None) -> None:
+        """Wait for the next thing to happen, at most `limit` seconds, and make the calls that are due."""
+
+
+class _Call:
+    __slots__ = ("callback", "loop")
+
+    def __init__(self, loop: "SelectorLoop", callback: Callable[[], None]) -> None:
+        self.loop = loop
         self.callback: Callable[[], None] | None = callback
 
     def cancel(self) -> None:
-        self.callback = None
+        if self.callback is not None:
+            self.callback = None
+            self.loop.forget_one()
 
 
 class SelectorLoop:
@@ -66,6 +79,7 @@ class SelectorLoop:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._timers: list[tuple[float, int, _Call]] = []
+        self._cancelled = 0
         self._order = itertools.count()
         self._posted: deque[Callable[[], None]] = deque()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -90,7 +104,7 @@ class SelectorLoop:
             self._selector.unregister(descriptor)
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
-        call = _Call(callback)
+        call = _Call(self, callback)
         heapq.heappush(self._timers, (when, next(self._order), call))
         return call
 
@@ -102,6 +116,7 @@ class SelectorLoop:
         """Wait for the next thing to happen, at most `limit` seconds, and make the calls that are due."""
         while self._timers and self._timers[0][2].callback is None:
             heapq.heappop(self._timers)
+            self._cancelled -= 1
         wait = limit
         if self._timers:
             until = min(max(0.0, self._timers[0][0] - time.monotonic()), _LONGEST_WAIT)
@@ -113,11 +128,25 @@ class SelectorLoop:
                 key.data()
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
-            callback = heapq.heappop(self._timers)[2].callback
-            if callback is not None:
+            call = heapq.heappop(self._timers)[2]
+            callback, call.callback = call.callback, None
+            if callback is None:
+                self._cancelled -= 1
+            else:
                 callback()
         for _ in range(len(self._posted)):
             self._posted.popleft()()
+
+    def forget_one(self) -> None:
+        """A timer was cancelled. It leaves the heap when due, or with the others before they are the greater
+        part of it: what is set and cancelled again for each of many tasks must not stay for its hours.
+        """
+        self._cancelled += 1
+        if self._cancelled > max(_CANCELLED, len(self._timers) // 2):
+            # The list stays the same object: this may be called from within the loop over it.
+            self._timers[:] = [timer for timer in self._timers if timer[2].callback is not None]
+            heapq.heapify(self._timers)
+            self._cancelled = 0
 
     def close(self) -> None:
         self._selector.close()

@@ -124,6 +124,7 @@ class Client:
                 if self._interim > self._budget.interim:
                     raise HttpError(f"more than {self._budget.interim} interim answers and no real one")
             elif isinstance(event, h11.Response):
+                _version_one(event)
                 fields = _texts(event.headers)
                 self._front.begin_body(chunked=_chunked(event.status_code, fields))
                 return Answer(event.status_code, fields)
@@ -164,8 +165,13 @@ class Server:
         event = _spoken(self._h11.next_event)
         if isinstance(event, h11.Request):
             self._length = 0
+            _version_one(event)
             if len(event.headers) > self._budget.fields:
                 raise HttpError(f"more than {self._budget.fields} header fields")
+            # h11 counts what it waits for, so a head that comes at once is not counted there.
+            size = len(event.target) + sum(len(name) + len(value) + 4 for name, value in event.headers)
+            if size > self._budget.head:
+                raise HttpError(f"a head of more than {self._budget.head} bytes")
             method, target = event.method.decode("latin-1"), event.target.decode("latin-1")
             return Request(method, target, _texts(event.headers))
         if isinstance(event, h11.Data):
@@ -342,6 +348,11 @@ def _plain(head: bytes) -> bytes:
 
 def _chunked(status: int, fields: dict[str, str]) -> bool:
     return status not in (204, 304) and "transfer-encoding" in fields
+
+
+def _version_one(head: h11.Request | h11.Response) -> None:
+    if not head.http_version.startswith(b"1."):
+        raise HttpError(f"HTTP/{head.http_version.decode('latin-1')} is not spoken here")
 
 
 def _texts(headers: h11._headers.Headers) -> dict[str, str]:

@@ -7,6 +7,7 @@ first of them: 25 ms less to SUBSCRIBE cost 30 ms more from LAUNCH to RUNNING.
 import gc
 import logging
 import os
+from functools import partial
 
 from executor import logs
 from executor.app.connection import Connection
@@ -15,7 +16,7 @@ from executor.config.settings import ConfigError, Settings
 from executor.eventloop import SelectorLoop
 from executor.output.directory import Directory
 from executor.process.warden import Warden
-from executor.transport import Dialler, Target
+from executor.transport import Dialler, Link, Target
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def run(settings: Settings, warden: Warden) -> int:
         dialler, settings.encoding, settings.token, settings.max_record, settings.subscribe_timeout
     )
     loop = SelectorLoop()
-    connection = Connection(settings, loop, target)
+    connection = Connection(settings, loop, partial(Link, target))
     # What is imported stays: looking through it for garbage again and again would find none.
     gc.freeze()
     gc.enable()

@@ -12,8 +12,7 @@ from typing import Any
 import click
 
 from cni_plugins.cli.terminal import printable
-from executor.monitoring.address import NAME
-from executor.monitoring.client import InspectError, look
+from executor.monitoring.client import NAME, InspectError, look
 
 _COLUMNS = ("TASK", "STATE", "PID", "PROCS", "CPU", "MEMORY", "HEALTH", "PROGRESS", "SINCE")
 

@@ -137,5 +137,5 @@ def release(netlink: Netlink, name: str, mac: str) -> bool:
             # Its maker died before it could mark it; whoever has the last port removes it then.
             netlink.request(links.change(name, link.index, ifalias=ALIAS))
         return False
-    links.remove_index(netlink, name, link.index)
+    links.remove(netlink, name, link.index)
     return True

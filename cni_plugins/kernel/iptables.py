@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from cni_plugins.kernel.namespace import entered
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_IPV4, NFPROTO_IPV6, Nfnetlink
+from cni_plugins.kernel.nft import xtables
 from cni_plugins.kernel.nft.elements import chain_message, exist
 from cni_plugins.kernel.program import run
 from cni_plugins.spec.deadline import Deadline
@@ -130,19 +131,51 @@ def add_masquerade(tool: Tool, identity: Identity, addresses: Sequence[IpInterfa
     tool.restore([f":{chain} - [0:0]", *dict.fromkeys(rules)])
 
 
-def remove_masquerade(tool: Tool, identity: Identity, addresses: Sequence[IpInterface] | None = None) -> None:
+def remove_masquerade(tool: Tool, identity: Identity, addresses: Sequence[IpInterface] | None = None) -> str:
     """Remove the rules of `addresses`, or of all (None: a reference plugin's, whose addresses are not known);
-    the chain goes with its last rule. Idempotent. CniError 11 or 999."""
+    the chain goes with its last rule. Idempotent. What could not be removed, as a sentence, "" for nothing.
+    CniError 11 or 999.
+    """
     chain = chain_name("", identity)
     sources = {f"{item.ip}/{item.max_prefixlen}" for item in addresses or ()}
+    packed = None if addresses is None else [item.ip.packed for item in addresses]
 
     def keep(line: str) -> bool:
         words = line.split()
         return addresses is not None and "-s" in words and words[words.index("-s") + 1] not in sources
 
-    lines = _gone(tool.save(), chain, keep)
-    if lines:
-        tool.restore(lines)
+    return _remove(
+        tool,
+        chain,
+        lambda saved: _gone(saved, chain, keep),
+        lambda family: xtables.remove_chain(tool.host, family, chain, packed),
+    )
+
+
+def _remove(
+    tool: Tool, chain: str, lines: Callable[[Sequence[str]], list[str]], by_netlink: Callable[[int], None]
+) -> str:
+    """Change by iptables what `lines` makes of what is there. Where iptables is not installed any more, or
+    fails, its rules are removed from nf_tables, so that DEL has an end. Rules in the tables of the old
+    x_tables are beyond reach then: an error if iptables could be mended, else a sentence that says so.
+    """
+    try:
+        wanted = lines(tool.save())
+        if wanted:
+            tool.restore(wanted)
+    except CniError as error:
+        if error.code == Code.TRY_AGAIN:
+            raise
+        by_netlink(_NFPROTO[tool.version])
+        if not _legacy_in_use(tool.host, tool.version):
+            return ""
+        if find(f"{FAMILIES[tool.version]}-save") is not None:
+            raise
+        return (
+            f"{FAMILIES[tool.version]} is not installed any more: rules of chain {chain} may remain in the"
+            " old table nat (x_tables) until it is installed and removes them, or the machine restarts"
+        )
+    return ""
 
 
 def has_masquerade(tool: Tool, identity: Identity, addresses: Sequence[IpInterface]) -> bool:
@@ -230,12 +263,17 @@ def _container_rules(version: int, wanted: Publication, chain: str, mark: str) -
     return lines
 
 
-def remove_ports(tool: Tool, identity: Identity) -> None:
-    """Remove a container's chain and the jumps to it; the shared chains stay. Idempotent. CniError 11 or
-    999."""
-    lines = _gone(tool.save(), chain_name("DN-", identity))
-    if lines:
-        tool.restore(lines)
+def remove_ports(tool: Tool, identity: Identity) -> str:
+    """Remove a container's chain and the jumps to it; the shared chains stay. Idempotent. What could not be
+    removed, as a sentence, "" for nothing. CniError 11 or 999.
+    """
+    chain = chain_name("DN-", identity)
+    return _remove(
+        tool,
+        chain,
+        lambda saved: _gone(saved, chain),
+        lambda family: xtables.remove_chain(tool.host, family, chain),
+    )
 
 
 def has_ports(tool: Tool, identity: Identity, wanted: Publication) -> bool:
@@ -245,22 +283,27 @@ def has_ports(tool: Tool, identity: Identity, wanted: Publication) -> bool:
     return bool(_jumps(saved, chain)) and len(targets) == len(wanted.forwards)
 
 
-def remove_commented(tool: Tool, chain: str, comment: str) -> None:
-    """Remove the rules of `chain` that carry exactly `comment` (what mesos-cni-port-mapper leaves).
-    CniError 11 or 999.
+def remove_commented(tool: Tool, chain: str, comment: str) -> str:
+    """Remove the rules of `chain` that carry exactly `comment` (what mesos-cni-port-mapper leaves). What
+    could not be removed, as a sentence, "" for nothing. CniError 11 or 999.
     """
-    lines = [
-        "-D" + line[2:]
-        for line in tool.save()
-        if line.startswith(f"-A {chain} ") and f"--comment {_quoted(comment)} " in f"{line} "
-    ]
-    if lines:
-        tool.restore(lines)
+
+    def lines(saved: Sequence[str]) -> list[str]:
+        return [
+            "-D" + line[2:]
+            for line in saved
+            if line.startswith(f"-A {chain} ") and f"--comment {_quoted(comment)} " in f"{line} "
+        ]
+
+    return _remove(
+        tool, chain, lines, lambda family: xtables.remove_commented(tool.host, family, chain, comment)
+    )
 
 
 def versions_with(host: Namespace, chains: Sequence[str]) -> list[int]:
     """The families (4, 6) whose nat table may hold one of `chains`, found without running a program: by name
-    where iptables works over nf_tables, by the table being in use at all where it is the old one."""
+    where iptables works over nf_tables; where it is the old one, by the table being in use at all and by
+    there being a program that could tell."""
     found = []
     with Nfnetlink(host) as socket:
         present = {
@@ -268,7 +311,7 @@ def versions_with(host: Namespace, chains: Sequence[str]) -> list[int]:
             for version, family in _NFPROTO.items()
         }
     for version, there in present.items():
-        if (there or _legacy_in_use(host, version)) and find(f"{FAMILIES[version]}-save") is not None:
+        if there or (_legacy_in_use(host, version) and find(f"{FAMILIES[version]}-save") is not None):
             found.append(version)
     return found
 

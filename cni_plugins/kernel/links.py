@@ -228,17 +228,9 @@ def create_veth(
     return replace(message, allow=frozenset((errno.EEXIST,)))
 
 
-def remove(netlink: Netlink, name: str) -> None:
-    """Delete the link that is called `name` now; returns when it is gone, or was gone already. CniError
-    999.
-    """
-    link = find(netlink, name)
-    if link is not None:
-        remove_index(netlink, link.name, link.index)
-
-
-def remove_index(netlink: Netlink, name: str, index: int) -> None:
-    """Delete a link by its index, which is never given to another; `name` is for errors. CniError 999.
+def remove(netlink: Netlink, name: str, index: int = 0) -> None:
+    """Delete the link with that index, which is never given to another, or the one that is called `name` now;
+    returns when it is gone, or was gone already. CniError 999.
 
     The kernel unlists a link and its peer, with their addresses and routes, within a millisecond. Then the
     sender waits 10 to 50 ms until no processor can hold a reference any more: for a bridge under the lock for
@@ -246,9 +238,13 @@ def remove_index(netlink: Netlink, name: str, index: int) -> None:
     so somebody else sends, while we look whether the link is listed, which takes no lock, and whether there
     is an answer.
     """
-    message = Message(f"delete {name}", RTM_DELLINK, 0, encode(LINK, {"index": index}, []), _NO_LINK)
+    if not index:
+        link = find(netlink, name)
+        if link is None:
+            return
+        index = link.index
     with netlink.another() as apart:
-        is_answered = apart.request_apart(message)
+        is_answered = apart.request_apart(deletion(name, index))
         pause = 0.0001
         while not is_answered() and _listed(netlink, index):
             time.sleep(pause)
@@ -263,8 +259,10 @@ def _listed(netlink: Netlink, index: int) -> bool:
             return False
 
 
-def deletion(name: str) -> Message:
-    return Message(f"delete {name}", RTM_DELLINK, 0, encode(LINK, {}, [("IFLA_IFNAME", name)]), _NO_LINK)
+def deletion(name: str, index: int = 0) -> Message:
+    """Delete a link, by its index if that is given; that it is gone already is an answer."""
+    named = [] if index else [("IFLA_IFNAME", name)]
+    return Message(f"delete {name}", RTM_DELLINK, 0, encode(LINK, {"index": index}, named), _NO_LINK)
 
 
 def random_mac() -> str:

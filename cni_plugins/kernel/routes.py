@@ -29,6 +29,7 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS = 1,
 _RTA_MULTIPATH, _RTA_TABLE = 9, 15
 _RTAX_MTU, _RTAX_ADVMSS = 2, 8
 _LOOKUP_TABLE, _FIB_MATCH = 0x1000, 0x2000
+_NO_TABLE = frozenset((errno.ENOENT,))
 _NO_ROUTE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL))
 # Addresses that are nobody's: reserved for future use, and for documentation (RFC 1112, 3849, 6666).
 _NOBODY: Mapping[int, tuple[Ip, ...]] = {
@@ -98,12 +99,21 @@ def delete(route: Route, index: int) -> Message:
     return Message(f"delete route to {route.dst}", RTM_DELROUTE, 0, _body(route, index, None), gone)
 
 
-def every(netlink: Netlink, version: int, *, table: int | None = None) -> list[KernelRoute]:
-    """The unicast routes of a family, of all tables or one. CniError 999."""
-    family = _AF_INET if version == 4 else _AF_INET6
-    packets = netlink.dump("list routes", RTM_GETROUTE, encode(ROUTE, {"family": family}, []))
-    found = [item for packet in packets if (item := _parse(packet)) is not None]
-    return [item for item in found if table is None or item.route.table == table]
+def every(
+    netlink: Netlink, version: int, *, table: int | None = None, protocol: int = 0
+) -> list[KernelRoute]:
+    """The unicast routes of a family: of all tables or one, of every origin or one (RTPROT_*); the kernel
+    picks. CniError 999.
+    """
+    fields = {"family": _AF_INET if version == 4 else _AF_INET6, "proto": protocol}
+    listed = [] if table is None else [("RTA_TABLE", table)]
+    body = encode(ROUTE, fields, listed)
+    found = [_parse(packet) for packet in netlink.dump("list routes", RTM_GETROUTE, body, _NO_TABLE)]
+    return [
+        item
+        for item in found
+        if item is not None and table in {None, item.route.table} and protocol in {0, item.protocol}
+    ]
 
 
 def default_link(netlink: Netlink, version: int) -> int:

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from cni_plugins.node import listen, worker
 from cni_plugins.node.metrics import Metrics
 from cni_plugins.node.service import Handler
 from cni_plugins.node.supervisor import Supervisor, default_count, log
+from cni_plugins.plugins.registry import MODULES
 from cni_plugins.spec.roots import roots_from
 
 _M_ARENA_MAX = -8  # mallopt(3)
@@ -36,13 +37,15 @@ _NEVER_OFTEN = (20_000, 20, 50)
 @dataclass(frozen=True, slots=True)
 class Options:
     """`threads` bounds the calls in work at once, of all `workers` together; `metrics_port` is a TCP port of
-    the loopback address, 0 for none.
+    the loopback address, 0 for none. A worker that has not ended `end_seconds` after the service was told to
+    is killed: the longest call has 60 s, and systemd waits 90 s.
     """
 
     threads: int = 64
     workers: int = 0
     metrics_port: int = 0
     verbose: bool = False
+    end_seconds: float = 75.0
 
 
 def socket_path() -> Path:
@@ -50,7 +53,9 @@ def socket_path() -> Path:
     return roots_from(os.environ).run / "node.sock"
 
 
-def serve(options: Options, version: str, prepare: Callable[[], Handler]) -> int:
+def serve(
+    options: Options, version: str, prepare: Callable[[], Handler], plugins: Collection[str] = MODULES
+) -> int:
     """Runs the service until SIGTERM, SIGINT or a successor ends it; returns the exit status."""
     logging.basicConfig(
         stream=sys.stderr,
@@ -72,8 +77,8 @@ def serve(options: Options, version: str, prepare: Callable[[], Handler]) -> int
     identity = None if origin is listen.Origin.SYSTEMD else listen.identity(path)
     count = options.workers or default_count()
     threads = max(1, options.threads // count)
-    work = partial(worker.run, listening, handle, threads)
-    supervisor = Supervisor(listening, origin, Metrics(version), work, count)
+    work = partial(worker.run, listening, handle, threads, plugins)
+    supervisor = Supervisor(listening, origin, Metrics(version), work, count, end_seconds=options.end_seconds)
 
     def ended(_number: int, _frame: FrameType | None) -> None:
         supervisor.stop()

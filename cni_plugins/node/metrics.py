@@ -18,6 +18,7 @@ from typing import Any
 #: Upper bounds, in seconds.
 BUCKETS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LAST = 512
+_CODES = 512
 _PERCENTILES = (50, 90, 99)
 _VERBS = frozenset(("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"))
 
@@ -48,7 +49,9 @@ class Durations:
 
 
 class Metrics:
-    """Of one thread, the supervisor's. `running` is set by whoever knows."""
+    """Of one thread, the supervisor's. `running` is set by whoever knows. Plugins' names are the caller's to
+    bound; codes beyond the first `_CODES`, which somebody else's plugin may have made up, are -1.
+    """
 
     def __init__(self, version: str) -> None:
         self.version = version
@@ -67,6 +70,8 @@ class Metrics:
             kind = self._durations[plugin, verb] = Durations()
         kind.add(seconds)
         if code:
+            if (plugin, verb, code) not in self._errors and len(self._errors) >= _CODES:
+                code = -1
             self._errors[plugin, verb, code] += 1
 
     def refuse(self, count: int = 1) -> None:

@@ -17,7 +17,10 @@ def http_answer(request: bytes, metrics: Metrics, threads: int, processes: Seque
     if len(words) < 2 or words[0] != b"GET":
         status, kind, body = "400 Bad Request", "text/plain", b"GET /metrics or GET /status\n"
     elif words[1] == b"/metrics":
-        kind, body = "text/plain; version=0.0.4", metrics.prometheus(threads, processes).encode()
+        kind, body = (
+            "text/plain; version=0.0.4",
+            metrics.prometheus(threads, processes).encode(errors="backslashreplace"),
+        )
     elif words[1] == b"/status":
         body = json.dumps(metrics.status(threads, processes)).encode() + b"\n"
     else:

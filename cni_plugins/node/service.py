@@ -9,6 +9,9 @@ Two calls at once in one process are slower than one after the other: at each of
 wake each other. So while a call is in work the leader waits a moment, longer than most calls take, before it
 takes the next one; another worker may be quicker.
 
+A thread is given a connection only when its message has come whole. Until then the leader holds it, beside a
+bounded number of others and for a bounded time, so that callers who are slow to speak cost nobody a thread.
+
 Stopping means to lead no more and to end what is in work. The socket itself may live on: see listen.py.
 """
 
@@ -18,6 +21,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import select
 import socket
 import struct
@@ -25,17 +29,17 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from cni_plugins.node import wire
+from cni_plugins.node.door import Door, Seldom
 from cni_plugins.spec.call import Reply, Request
 
 Handler = Callable[[Request], Reply]
 
 
 class Journal(Protocol):
-    """Who is told of calls, from any thread."""
+    """Who is told of calls, from any thread. Never raises, never waits."""
 
     def begin(self) -> None: ...
     def end(self, plugin: str, verb: str, seconds: float, code: int) -> None: ...
@@ -46,14 +50,17 @@ log = logging.getLogger("mesokit.node")
 
 _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _REQUEST_SECONDS = 5.0
+_REPLY_SECONDS = 5.0
 _SPARE_THREADS = 4
 _MOMENT = 0.01
+_WAITING = 128  # connections whose message has not come whole
+_SPARE_DESCRIPTORS = 48  # what a few calls may need at once
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`handle` does a call, `ask` answers the question that a connection began with; `threads` bounds how
-    many calls are in work at once.
+    """`handle` does a call, `ask` answers the query that a connection began with; `threads` bounds how many
+    calls are in work at once.
     """
 
     handle: Handler
@@ -71,12 +78,23 @@ class Service:
     _lead: threading.Lock = field(default_factory=threading.Lock)
     _count: threading.Condition = field(default_factory=threading.Condition)
     threads: int = 0
-    _idle: int = 0
+    _busy: int = 0
     _stopping: bool = False
+    _accepting: bool = True
     wake: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC))
-    _root: tuple[int, int] = field(default_factory=lambda: _identity("/"))
+    _events: select.epoll = field(default_factory=select.epoll)
+    _waiting: dict[int, tuple[wire.Incoming, float]] = field(default_factory=dict)  # with their deadlines
+    _warnings: Seldom = field(default_factory=Seldom)
+    _view: wire.View = field(default_factory=wire.own_view)
+    _door: Door = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._door = Door(self._warnings)
+        self._events.register(self.listening.fileno(), select.EPOLLIN)
+        self._events.register(self.wake, select.EPOLLIN)
 
     def start(self) -> None:
+        """RuntimeError when no thread can be made."""
         with self._count:
             self._add_thread()
 
@@ -85,85 +103,159 @@ class Service:
         self._stopping = True
         os.eventfd_write(self.wake, 1)
 
+    def until_deaf(self) -> None:
+        """Until, after a stop, no thread uses `listening` any more. Connections that were accepted before
+        have their time to say what they want.
+        """
+        deadline = time.monotonic() + _REQUEST_SECONDS
+        while True:
+            with self._lead:
+                if not self._waiting or not self.threads or time.monotonic() > deadline:
+                    for fd in list(self._waiting):
+                        self._drop(fd)
+                    self._events.close()
+                    self._door.close()
+                    return
+            time.sleep(_MOMENT)
+
     def until_idle(self, seconds: float | None = None) -> bool:
         """Until every call is done after a stop; False when `seconds` were not enough."""
         with self._count:
             return self._count.wait_for(lambda: self.threads == 0, seconds)
 
     def _add_thread(self) -> None:
-        self.threads += 1
-        self._idle += 1
-        threading.Thread(target=self._work, name="call", daemon=True).start()
+        thread = threading.Thread(target=self._work, name="call", daemon=True)
+        self.threads += 1  # before it may end
+        try:
+            thread.start()
+        except RuntimeError:
+            self.threads -= 1
+            raise
 
     def _work(self) -> None:
-        while (connection := self._next_connection()) is not None:
-            with connection:
+        """A thread's life. Whatever happens in it, it is counted out at the end."""
+        try:
+            while (arrived := self._next_message()) is not None:
+                connection, message = arrived
                 try:
-                    self._serve(connection)
+                    with connection:
+                        self._call(connection, message)
                 except BaseException:  # a thread that ends here would be one less for ever
-                    log.exception("a connection was dropped by a mistake of ours")
+                    log.exception("a call was dropped by a mistake of ours")
+                finally:
+                    message.close()
+                    with self._count:
+                        self._busy -= 1
+                        self._count.notify_all()
+                del arrived, connection, message  # a namespace must not live on in a thread that waits
+                if self.threads - self._busy > _SPARE_THREADS:
+                    break
+        finally:
             with self._count:
-                self._idle += 1
+                self.threads -= 1
                 self._count.notify_all()
-                if self._idle > _SPARE_THREADS:
-                    break
-        with self._count:
-            self.threads -= 1
-            self._idle -= 1
-            self._count.notify_all()
 
-    def _next_connection(self) -> socket.socket | None:
-        """Lead until a connection comes; None when the service stops. The thread is idle meanwhile, busy
-        after."""
+    def _next_message(self) -> tuple[socket.socket, wire.Call] | None:
+        """Lead until a call has come whole; None when the service stops. The thread is busy after."""
         with self._lead:
-            while not self._stopping:
-                select.select([self.listening.fileno(), self.wake], [], [])
-                with self._count:
-                    self._count.wait_for(lambda: self._stopping or self.threads == self._idle, _MOMENT)
-                if self._stopping:
-                    break
+            while not self._stopping or self._waiting:
                 try:
-                    connection, _ = self.listening.accept()
-                except (BlockingIOError, ConnectionAbortedError, InterruptedError):
-                    continue
-                except OSError as error:
-                    if self._stopping:
-                        break
-                    log.error("accept: %s", error)
+                    arrived = self._lead_once()
+                except Exception:
+                    log.exception("a mistake of ours while connections were waited for")
                     time.sleep(0.1)
                     continue
+                if arrived is None:
+                    continue
                 with self._count:
-                    self._idle -= 1
-                    if self._idle == 0 and self.threads < self.settings.threads:
-                        self._add_thread()
-                return connection
+                    self._busy += 1
+                    if self._busy == self.threads < self.settings.threads:
+                        try:
+                            self._add_thread()
+                        except RuntimeError as error:
+                            self._warnings.warn("thread", "one call at a time until there is room: %s", error)
+                return arrived
         return None
 
-    def _serve(self, connection: socket.socket) -> None:
-        connection.settimeout(_REQUEST_SECONDS)
+    def _lead_once(self) -> tuple[socket.socket, wire.Call] | None:
+        """Wait for whatever comes first, and deal with it."""
+        if self._stopping and self._accepting:
+            self._accepting = False
+            self._events.unregister(self.listening.fileno())
+            self._events.unregister(self.wake)
+        now = time.monotonic()
+        soonest = min((deadline for _, deadline in self._waiting.values()), default=None)
+        found = self._events.poll(None if soonest is None else max(0.0, soonest - now))
+        with self._count:
+            self._count.wait_for(lambda: self._stopping or not self._busy, _MOMENT)
+        for fd, _ in found:
+            if fd in self._waiting:
+                incoming, _ = self._waiting[fd]
+                if (arrived := self._hear(incoming)) is not None:
+                    return arrived
+        for fd in [fd for fd, (_, deadline) in self._waiting.items() if deadline <= time.monotonic()]:
+            self._warnings.warn("slow", "dropped a connection that did not say in time what it wants")
+            self._drop(fd)
+        if not self._stopping and any(fd == self.listening.fileno() for fd, _ in found):
+            connection = self._door.accept(self.listening)
+            if connection is not None and self._may_call(connection):
+                return self._hear(wire.Incoming(connection))
+        return None
+
+    def _may_call(self, connection: socket.socket) -> bool:
         try:
             peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-            pid, uid, _gid = _PEER.unpack(peer)
-            if uid != 0:
-                log.warning("refused process %d of user %d: only root may call", pid, uid)
-                return
-            message = wire.receive(connection)
-            if isinstance(message, wire.Query):
-                self.settings.ask(connection, message.text)
-                return
-        except (OSError, wire.WireError, ValueError) as error:
-            log.warning("dropped a connection: %s", error)
-            return
+        except OSError:
+            connection.close()
+            return False
+        pid, uid, _gid = _PEER.unpack(peer)
+        allowed: bool = uid == 0
+        if not allowed:
+            connection.close()
+            self._warnings.warn("user", "refused process %d of user %d: only root may call", pid, uid)
+        return allowed
+
+    def _hear(self, incoming: wire.Incoming) -> tuple[socket.socket, wire.Call] | None:
+        """Take what a connection has said; its call, if that is whole. Else it waits with the others."""
+        fd = incoming.connection.fileno()
         try:
-            self._call(connection, message)
-        finally:
-            message.close()
+            message = incoming.receive()
+        except (OSError, wire.WireError, ValueError) as error:
+            self._warnings.warn("wire", "dropped a connection: %s", error)
+            self._drop(fd, incoming)
+            return None
+        if message is None:
+            if fd not in self._waiting:
+                if len(self._waiting) >= _WAITING:
+                    self._warnings.warn("many", "too many connections wait: dropped the oldest")
+                    self._drop(next(iter(self._waiting)))
+                self._waiting[fd] = incoming, time.monotonic() + _REQUEST_SECONDS
+                self._events.register(fd, select.EPOLLIN)
+            return None
+        if self._waiting.pop(fd, None) is not None:
+            self._events.unregister(fd)
+        if isinstance(message, wire.Query):
+            with contextlib.closing(incoming):
+                self.settings.ask(incoming.connection, message.text)
+            return None
+        return incoming.connection, message
+
+    def _drop(self, fd: int, incoming: wire.Incoming | None = None) -> None:
+        waiting = self._waiting.pop(fd, None)
+        if waiting is not None:
+            self._events.unregister(fd)
+            incoming = waiting[0]
+        if incoming is not None:
+            incoming.close()
 
     def _call(self, connection: socket.socket, call: wire.Call) -> None:
         journal = self.settings.journal
+        connection.settimeout(_REPLY_SECONDS)
         try:
-            if call.root != self._root:
+            if (reason := self._refusal(connection, call)) is not None:
+                self._warnings.warn(*reason)
                 journal.refuse()
+                call.close()
                 connection.sendall(wire.REFUSED)
                 return
             connection.sendall(wire.TAKEN)
@@ -185,15 +277,21 @@ class Service:
                 code = 0
         finally:
             journal.end(call.plugin, call.env.get("CNI_COMMAND", ""), time.monotonic() - began, code)
+        call.close()  # the runtime may unmount the namespace as soon as it has the answer
         with contextlib.suppress(OSError):  # the caller did not wait; DEL is its duty
             connection.sendall(wire.reply(reply.status, reply.stdout, reply.stderr))
+        connection.close()
         for work in reply.later:
             work()
 
-
-def _identity(path: str) -> tuple[int, int]:
-    status = Path(path).stat()
-    return status.st_dev, status.st_ino
+    def _refusal(self, connection: socket.socket, call: wire.Call) -> tuple[str, str] | None:
+        """Why the launcher has to do this call itself: the kind of warning and its text."""
+        if call.view != self._view:
+            return "view", "a caller sees other files than this service (mount namespace): it does its calls"
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if 0 <= limit <= connection.fileno() + _SPARE_DESCRIPTORS:  # the lowest free number is given out
+            return "descriptors", f"descriptors run out (RLIMIT_NOFILE {limit}): callers do their calls"
+        return None
 
 
 def _code(reply: Reply) -> int:

@@ -3,12 +3,15 @@
 Plugin calls are done by a few worker processes that share the listening socket (worker.py), because Python
 runs one thread of a process at a time. The supervisor takes no calls and has one thread, so that it can fork
 a worker anew whenever one dies. Each worker has a socket to it, on which it tells of its calls and passes on
-whoever has a question; the end of that socket, on either side, is the end of the other.
+whoever has a query; the end of that socket, on either side, is the end of the other.
 
     launcher -> listening socket -> a worker -> reply
                                        | calls, queries
                                        v
                                      supervisor -> status, metrics, the socket for a successor
+
+It waits for nobody: queries are conversations with a deadline (conversations.py), a worker that does not end
+is killed, and whatever goes wrong with one message or one query is logged and costs that one.
 """
 
 from __future__ import annotations
@@ -18,12 +21,15 @@ import json
 import logging
 import os
 import select
+import signal
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cni_plugins.node import wire
+from cni_plugins.node.conversations import Conversations
+from cni_plugins.node.door import Door, Seldom
 from cni_plugins.node.listen import Origin
 from cni_plugins.node.metrics import Metrics
 from cni_plugins.node.queries import http_answer
@@ -32,21 +38,26 @@ log = logging.getLogger("mesokit.node")
 
 _MESSAGE = 1 << 18
 _TOGETHER_SECONDS = 0.01  # what workers tell within that is heard in one go
-_PATIENCE_SECONDS = 2.0  # with whoever asks a question and does not listen
 _PAUSE_SECONDS = 1.0
+_LEAVE_SECONDS = 5.0  # from a worker's last word to its end
+_END_SECONDS = 75.0
+_TICK_SECONDS = 0.05
 
 Work = Callable[[socket.socket], int]
 
 
 @dataclass(slots=True)
 class Worker:
-    """A worker process; `running` and `threads` are what it told last."""
+    """A worker process; `running` and `threads` are what it told last. `left` is when it was silent for good,
+    on the monotonic clock, 0 before. `pid` is 0 once it has ended.
+    """
 
     pid: int
     control: socket.socket
     born: float
     running: int = 0
     threads: int = 0
+    left: float = 0.0
 
 
 @dataclass(slots=True)
@@ -63,8 +74,16 @@ class Supervisor:
     scrapers: socket.socket | None = None
     handed_over: bool = False
     workers: list[Worker] = field(default_factory=list)
+    end_seconds: float = _END_SECONDS
     _stopping: bool = False
     _wake: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+    _warnings: Seldom = field(default_factory=Seldom)
+    _door: Door = field(init=False)
+    _conversations: Conversations = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._door = Door(self._warnings)
+        self._conversations = Conversations(self._answer)
 
     def start(self) -> None:
         self._replace()
@@ -76,9 +95,8 @@ class Supervisor:
 
     def until_stopped(self) -> None:
         while not self._stopping:
-            self._listen(self._scrapers(), None if len(self.workers) == self.count else _PAUSE_SECONDS)
-            ended = [worker for worker in self.workers if not worker.pid]
-            self.workers = [worker for worker in self.workers if worker.pid]
+            self._turn(None if len(self.workers) == self.count else _PAUSE_SECONDS)
+            ended = self._buried()
             if self._stopping:
                 break
             if ended:
@@ -88,13 +106,29 @@ class Supervisor:
             self._replace()
 
     def until_idle(self) -> None:
-        """Until the workers have ended their calls and themselves."""
+        """Until the workers have ended their calls and themselves; those that have not after `end_seconds`
+        are killed, and their launchers do what calls they had.
+        """
+        deadline = time.monotonic() + self.end_seconds
         for worker in self.workers:
             with contextlib.suppress(OSError):
                 worker.control.shutdown(socket.SHUT_WR)
         while self.workers:
-            self._listen([])
-            self.workers = [each for each in self.workers if each.pid]
+            left = deadline - time.monotonic()
+            if left <= 0:
+                log.error("%d workers do not end: killed", len(self.workers))
+                for worker in self.workers:
+                    _kill(worker)
+                deadline = time.monotonic() + _LEAVE_SECONDS
+            self._turn(max(_TICK_SECONDS, left))
+            self._buried()
+        self._conversations.close()
+
+    def _buried(self) -> list[Worker]:
+        """The workers that have ended, which are then no longer among `workers`."""
+        ended = [worker for worker in self.workers if not worker.pid]
+        self.workers = [worker for worker in self.workers if worker.pid]
+        return ended
 
     def _replace(self) -> None:
         """Fork the workers that are missing. Where there is no room for one, it is tried again later."""
@@ -118,6 +152,7 @@ class Supervisor:
             return
         status = 1
         try:
+            self._conversations.close()
             for other in (ours, *(worker.control for worker in self.workers), *self._scrapers()):
                 other.close()
             status = self.work(theirs)
@@ -130,48 +165,77 @@ class Supervisor:
     def _scrapers(self) -> list[socket.socket]:
         return [self.scrapers] if self.scrapers is not None else []
 
-    def _listen(self, scrapers: list[socket.socket], seconds: float | None = None) -> None:
+    def _turn(self, seconds: float | None = None) -> None:
         """Wait until something happens, for `seconds` at most, and deal with all that has."""
-        controls = [worker.control for worker in self.workers]
-        watched: list[int | socket.socket] = [self._wake, *controls, *scrapers]
-        ready, _, _ = select.select(watched, [], [], seconds)
+        ready = self._wait(seconds)
         if self._wake in ready:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
-        time.sleep(_TOGETHER_SECONDS)
-        asked: list[tuple[socket.socket, bytes]] = []
+        controls = {worker.control.fileno() for worker in self.workers if not worker.left}
+        if ready & controls:
+            time.sleep(_TOGETHER_SECONDS)
+        asked: list[tuple[socket.socket, bytes]] = []  # answered when all that was told is counted
         for worker in self.workers:
-            self._hear(worker, asked)
-        for listener in scrapers:
-            if listener in ready:
-                with contextlib.suppress(OSError):
-                    connection, _ = listener.accept()
-                    connection.settimeout(_PATIENCE_SECONDS)
-                    asked.append((connection, connection.recv(65536)))
-        for connection, question in asked:
-            with connection, contextlib.suppress(OSError):
-                connection.settimeout(_PATIENCE_SECONDS)
-                self._answer(connection, question)
+            try:
+                self._hear(worker, asked)
+                self._see_off(worker)
+            except Exception:
+                log.exception("a worker told what cannot be understood")
+        for connection, query in asked:
+            self._conversations.begin(connection, query, local=True)
+        for listener in self._scrapers():
+            if listener.fileno() in ready and (scraper := self._door.accept(listener)) is not None:
+                self._conversations.begin(scraper, b"", local=False)
+        self._conversations.turn(ready)
+
+    def _wait(self, seconds: float | None) -> set[int]:
+        events = select.poll()
+        events.register(self._wake, select.POLLIN)
+        # Scrapers are served only while the service is: who asks then finds nobody, as after its end.
+        for source in (
+            *(worker.control for worker in self.workers if not worker.left),
+            *(() if self._stopping else self._scrapers()),
+        ):
+            events.register(source, select.POLLIN)
+        for fd, kind in self._conversations.watched():
+            events.register(fd, kind)
+        ends = [seconds, self._conversations.patience()]
+        if any(worker.left for worker in self.workers):
+            ends.append(_TICK_SECONDS)
+        soonest = min((end for end in ends if end is not None), default=None)
+        found = events.poll(None if soonest is None else soonest * 1000 + 1)
+        return {fd for fd, _ in found}
 
     def _hear(self, worker: Worker, asked: list[tuple[socket.socket, bytes]]) -> None:
-        """All that a worker has told; a `pid` of 0 if it has ended."""
-        while True:
+        """All that a worker has told."""
+        while not worker.left:
             try:
                 data, descriptors = wire.receive_descriptors(worker.control, _MESSAGE, 1, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError:
                 data, descriptors = b"", []
-            if descriptors:
-                asked.append((socket.socket(fileno=descriptors[0]), data))
+            if data.startswith(wire.QUERY):
+                if descriptors:  # else there was no room for one: the connection is closed by now
+                    asked.append((socket.socket(fileno=descriptors[0]), data[len(wire.QUERY) :]))
             elif data:
+                for descriptor in descriptors:
+                    os.close(descriptor)
                 self._note(worker, json.loads(data))
             else:
                 worker.control.close()
-                os.waitpid(worker.pid, 0)
-                worker.pid = worker.running = worker.threads = 0
+                worker.left = time.monotonic()
+                worker.running = worker.threads = 0
                 self._count()
-                return
+
+    def _see_off(self, worker: Worker) -> None:
+        """Take note of a worker's end; one that is silent and stays is killed."""
+        if not worker.left or not worker.pid:
+            return
+        if os.waitpid(worker.pid, os.WNOHANG)[0]:
+            worker.pid = 0
+        elif time.monotonic() - worker.left > _LEAVE_SECONDS:
+            _kill(worker)
 
     def _note(self, worker: Worker, told: dict[str, list[list[object]] | int]) -> None:
         calls = told["calls"]
@@ -185,16 +249,27 @@ class Supervisor:
     def _count(self) -> None:
         self.metrics.running = sum(worker.running for worker in self.workers)
 
-    def _answer(self, connection: socket.socket, question: bytes) -> None:
-        if not question.startswith(wire.HANDOVER):
+    def _answer(self, connection: socket.socket, query: bytes) -> bytes | None:
+        """The answer to a complete query. OSError when there can be none; nothing else, whatever it says."""
+        if not query.startswith(wire.HANDOVER):
             threads = sum(worker.threads for worker in self.workers)
             pids = [os.getpid(), *(worker.pid for worker in self.workers if worker.pid)]
-            connection.sendall(http_answer(question, self.metrics, threads, pids))
-        elif self.origin is not Origin.SYSTEMD:
+            try:
+                return http_answer(query, self.metrics, threads, pids)
+            except Exception as error:
+                log.exception("a query could not be answered")
+                raise OSError("no answer") from error
+        if self.origin is not Origin.SYSTEMD and connection.family == socket.AF_UNIX and not self._stopping:
             socket.send_fds(connection, [b"yours"], [self.listening.fileno()])
             self.handed_over = True
             log.info("the socket goes to a successor")
             self.stop()
+        return None
+
+
+def _kill(worker: Worker) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(worker.pid, signal.SIGKILL)
 
 
 def default_count() -> int:

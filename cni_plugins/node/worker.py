@@ -3,9 +3,10 @@
 What it tells the supervisor, one message each (SOCK_SEQPACKET):
 
     {"running": calls in work, "threads": …, "refused": …, "calls": [[plugin, verb, seconds, code], …]}
-    the first bytes of a question, with the connection it came by
+    "?" and the first bytes of a query, with the connection it came by
 
-Telling never waits: what the socket has no room for is told with the next message.
+Telling never waits: what the socket has no room for is told with the next message. Plugins go by their names
+in the registry, whatever a caller says; any other is "unknown".
 """
 
 from __future__ import annotations
@@ -16,12 +17,17 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
+from cni_plugins.node import wire
 from cni_plugins.node.service import Handler, Service, Settings
+from cni_plugins.plugins.registry import MODULES
 
 _AT_ONCE = 500  # calls in one message, which has to fit into the socket's buffer
+_LONGEST_QUERY = 4096  # bytes that are passed on
+_LONGEST_VERB = 16
 
 
 @dataclass(slots=True)
@@ -29,6 +35,7 @@ class Journal:
     """Tells the supervisor of calls. Safe to use from any thread."""
 
     control: socket.socket
+    plugins: Container[str] = frozenset(MODULES)
     threads: Callable[[], int] = field(default=lambda: 0)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _calls: list[tuple[str, str, float, int]] = field(default_factory=list)
@@ -44,7 +51,8 @@ class Journal:
         """A call is over; `code` is 0, or the code of its error."""
         with self._lock:
             self._running -= 1
-            self._calls.append((plugin, verb, seconds, code))
+            named = plugin if plugin in self.plugins else "unknown"
+            self._calls.append((named, verb[:_LONGEST_VERB], seconds, code))
             self._tell()
 
     def refuse(self) -> None:
@@ -52,10 +60,12 @@ class Journal:
             self._refused += 1
             self._tell()
 
-    def ask(self, connection: socket.socket, question: bytes) -> None:
-        """Pass on whoever has a question."""
+    def ask(self, connection: socket.socket, query: bytes) -> None:
+        """Pass on whoever has a query; whom the supervisor has no room for is dropped."""
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [connection.fileno()]))
         with contextlib.suppress(OSError):
-            socket.send_fds(self.control, [question], [connection.fileno()])
+            # socket.send_fds leaves its flags out (CPython 3.11).
+            self.control.sendmsg([wire.QUERY, query[:_LONGEST_QUERY]], [rights], socket.MSG_DONTWAIT)
 
     def close(self) -> None:
         """Tell what is left, and end the conversation."""
@@ -77,9 +87,11 @@ class Journal:
             self._refused = 0
 
 
-def run(listening: socket.socket, handle: Handler, threads: int, control: socket.socket) -> int:
+def run(
+    listening: socket.socket, handle: Handler, threads: int, plugins: Container[str], control: socket.socket
+) -> int:
     """Serve until `control` ends or SIGTERM comes, then finish what is in work. The exit status."""
-    journal = Journal(control)
+    journal = Journal(control, plugins)
     service = Service(listening, Settings(handle, journal, journal.ask, threads))
     journal.threads = lambda: service.threads
 
@@ -89,9 +101,12 @@ def run(listening: socket.socket, handle: Handler, threads: int, control: socket
     signal.signal(signal.SIGTERM, ended)
     signal.signal(signal.SIGINT, ended)
     service.start()
-    ends: list[int | socket.socket] = [control, service.wake]
-    select.select(ends, [], [])
+    events = select.poll()
+    events.register(control, select.POLLIN)
+    events.register(service.wake, select.POLLIN)
+    events.poll()
     service.stop()
+    service.until_deaf()
     listening.close()  # a launcher that waits in its queue does the call itself, unless others listen
     service.until_idle()
     journal.close()

@@ -1,42 +1,85 @@
-"""The connection with the agent: the session's decisions carried out by the link, on the owner thread.
+"""The connection with the agent: what the session decides, carried out by the link, on the owner thread.
 
 Threads of the link post what they read to the loop. Every report goes through the session, and what the
-session asks for is done at once and in order: calls by the link, the rest by the `handler`. The session's
-next deadline is a timer of the loop.
+session asks of the link is done at once and in order; the rest waits for the executor, which takes it at
+the end of each turn. The session's next deadline is a timer of the loop.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Protocol
 
 from mesos.v1 import mesos_pb2
+from mesos.v1.executor import executor_pb2
 
 from executor.config.settings import Settings
-from executor.eventloop import SelectorLoop, Timer
-from executor.protocol import Action, Drop, Policy, Send, Session, Subscribe, encode_call
+from executor.eventloop import Loop, Timer
+from executor.protocol import (
+    Acknowledged,
+    Action,
+    Deliver,
+    Drop,
+    Policy,
+    Send,
+    Session,
+    Shutdown,
+    Subscribe,
+    encode_call,
+)
 from executor.transport import (
     CallAnswered,
     EventReceived,
-    Link,
     Noise,
     Report,
     StreamLost,
     StreamOpened,
     StreamRefused,
-    Target,
 )
+
+log = logging.getLogger(__name__)
+
+News = Deliver | Acknowledged | Shutdown
+"""What concerns the executor and not the link."""
+
+_SCARCE = (MemoryError, RuntimeError, OSError)
+"""What want of our own resources raises: memory, threads, descriptors."""
+
+
+class Transport(Protocol):
+    """The link, as far as the connection needs it. What becomes of a call is reported."""
+
+    def subscribe(self, attempt: int, body: bytes) -> None:
+        """Open the stream of a new attempt."""
+
+    def send(self, attempt: int, uuid: bytes | None, body: bytes) -> None:
+        """Post a call of the current attempt, after those before it."""
+
+    def drop(self) -> None:
+        """Close the current attempt's connections."""
+
+    def close(self) -> None:
+        """Close everything."""
 
 
 class Connection:
-    """Set `handler` before the loop runs: it gets what is not for the link. `address` is our own end's, None
-    where there is none.
+    """`make_link` gets the loop's `post`, and what reports go to on the owner thread. `address` is our own
+    end's, None where there is none.
     """
 
-    def __init__(self, settings: Settings, loop: SelectorLoop, target: Target) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        loop: Loop,
+        make_link: Callable[[Callable[[Callable[[], None]], None], Callable[[Report], None]], Transport],
+    ) -> None:
         self._encoding = settings.encoding
         self._loop = loop
-        self._link = Link(target, loop.post, self._hear)
+        self._link = make_link(loop.post, self._hear)
         self._alarm: tuple[float, Timer] | None = None
+        self._news: deque[News] = deque()
         self.session = Session(settings.framework_id, settings.executor_id, policy_of(settings))
-        self.handler: Callable[[Action], None] = _unhandled
         self.address: str | None = None
 
     def open(self) -> None:
@@ -55,9 +98,9 @@ class Connection:
         """Send a framework message, if that is possible now."""
         self._perform(self.session.message(data))
 
-    def drain(self) -> None:
-        """Ask for Drained when nothing is left to be acknowledged."""
-        self._perform(self.session.drain(self._loop.now()))
+    def take(self) -> News | None:
+        """The next of what has come for the executor."""
+        return self._news.popleft() if self._news else None
 
     def _hear(self, report: Report) -> None:
         now = self._loop.now()
@@ -75,18 +118,36 @@ class Connection:
             case Noise(attempt):
                 self.session.heard(attempt, now)
 
-    def _perform(self, actions: Sequence[Action]) -> None:
+    def _perform(self, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
                 case Subscribe(attempt, call):
-                    self._link.subscribe(attempt, encode_call(call, self._encoding))
+                    self._subscribe(attempt, call)
                 case Send(attempt, call, uuid):
-                    self._link.send(attempt, uuid, encode_call(call, self._encoding))
+                    self._send(attempt, uuid, call)
                 case Drop():
                     self._link.drop()
                 case _:
-                    self.handler(action)
+                    self._news.append(action)
         self._set_alarm()
+
+    # A call that the link cannot even take for want of memory, threads or descriptors is one that failed: the
+    # session hears of it like of any other, and tries again when its time has come.
+
+    def _subscribe(self, attempt: int, call: executor_pb2.Call) -> None:
+        try:
+            self._link.subscribe(attempt, encode_call(call, self._encoding))
+        except _SCARCE as error:
+            self._hear_soon(StreamLost(attempt, f"cannot open the event stream: {error!r}"))
+
+    def _send(self, attempt: int, uuid: bytes | None, call: executor_pb2.Call) -> None:
+        try:
+            self._link.send(attempt, uuid, encode_call(call, self._encoding))
+        except _SCARCE as error:
+            self._hear_soon(CallAnswered(attempt, uuid, None, f"cannot send: {error!r}"))
+
+    def _hear_soon(self, report: Report) -> None:
+        self._loop.post(partial(self._hear, report))
 
     def _set_alarm(self) -> None:
         deadline = self.session.next_deadline()
@@ -112,8 +173,6 @@ def policy_of(settings: Settings) -> Policy:
         ack_timeout=settings.ack_timeout,
         watchdog=settings.watchdog,
         heartbeat_interval=settings.heartbeat_interval,
+        # Within what `kill_grace` of executor.py leaves of the grace period.
+        farewell=min(0.5, 0.2 * settings.shutdown_grace),
     )
-
-
-def _unhandled(action: Action) -> None:
-    raise RuntimeError(f"nobody handles {action!r} yet")

@@ -1,29 +1,34 @@
-"""The executor: what the agent asks for is done by the keeper of tasks, and what becomes of them is told.
+"""The executor: what the agent asks for is done by the task manager, and what becomes of it is told.
 
-It also decides when to leave: when it is told to, or when nothing runs any more and all is acknowledged.
+One turn of the owner thread is: whatever the loop has to call is called; then what came for the executor is
+handed to the tasks, and what the tasks say to the connection, until there is nothing more; then it is asked
+whether it is time to leave. Nobody calls back: both sides are asked for what they have (`take`).
 """
 
 import json
 import logging
-from functools import partial
+from collections import deque
+from collections.abc import Callable
 
 from mesos.v1 import mesos_pb2
 from mesos.v1.executor import executor_pb2
 
-from executor.app.connection import Connection
+from executor.app.connection import Connection, News
 from executor.app.equipment import Equipment
 from executor.app.launch_spec import Surroundings
-from executor.app.task_manager import TaskManager
+from executor.app.task_manager import ProgressMade, Said, StatusUpdate, TaskManager
 from executor.config.settings import Settings
-from executor.eventloop import SelectorLoop
+from executor.eventloop import Timer, TurningLoop
 from executor.output.progress_reporter import Progress
 from executor.process.supervisor import Supervisor
-from executor.protocol import Acknowledged, Action, Deliver, Drained, Phase, Shutdown
+from executor.protocol import Acknowledged, Deliver, Shutdown
 
 log = logging.getLogger(__name__)
 
 TOLERATED_DEFECTS = 20
-"""Errors that should not be possible, after which the executor gives up."""
+DEFECT_WINDOW = 3600.0
+"""Errors that should not be possible and that no task accounts for: beyond so many within so many seconds the
+executor gives up."""
 
 _Event = executor_pb2.Event
 
@@ -34,7 +39,7 @@ class Executor:
     def __init__(
         self,
         settings: Settings,
-        loop: SelectorLoop,
+        loop: TurningLoop,
         supervisor: Supervisor,
         connection: Connection,
         *,
@@ -45,31 +50,25 @@ class Executor:
         self._loop = loop
         self._connection = connection
         self._leaving: Shutdown | None = None
+        self._leave_timer: tuple[float, Timer] | None = None
+        self._about_to_leave = False
         self._status: int | None = None
-        self.tasks = TaskManager(
-            loop,
-            supervisor,
-            around,
-            equipment,
-            tell=connection.update,
-            tell_progress=self._tell_progress,
-            empty=self._leave_when_done,
-        )
-        connection.handler = self._act
+        self._defects: deque[float] = deque()
+        self.container_id: str | None = None
+        self.tasks = TaskManager(loop, supervisor, around, equipment)
 
     def run(self) -> int:
         """Everything; the exit status. Raises what a defect raises that comes again and again: one that
         met a single event must not end tasks that have nothing to do with it.
         """
-        defects = 0
         while self._status is None:
-            try:
-                self._loop.run_once()
-            except Exception:
-                defects += 1
-                log.exception("a defect of this executor; what it was doing is given up")
-                if defects > TOLERATED_DEFECTS:
-                    raise
+            self.turn()
+        return self._status
+
+    def turn(self) -> int | None:
+        """One turn; the exit status once it is time to leave."""
+        self._guarded(self._loop.run_once)
+        self._guarded(self._settle)
         return self._status
 
     @property
@@ -81,19 +80,44 @@ class Executor:
         """Kill every task within the shutdown grace period, then leave."""
         self._shut_down(Shutdown(reason, status))
 
-    def _act(self, action: Action) -> None:
-        match action:
+    def _guarded(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except Exception:
+            now = self._loop.now()
+            while self._defects and self._defects[0] <= now - DEFECT_WINDOW:
+                self._defects.popleft()
+            self._defects.append(now)
+            log.exception("a defect of this executor; what it was doing is given up")
+            if len(self._defects) > TOLERATED_DEFECTS:
+                raise
+
+    def _settle(self) -> None:
+        """Hand on what was said, until nobody says anything."""
+        while True:
+            if (news := self._connection.take()) is not None:
+                self._act(news)
+            elif (said := self.tasks.take()) is not None:
+                self._tell(said)
+            else:
+                break
+        self._consider_leaving()
+
+    def _act(self, news: News) -> None:
+        match news:
             case Deliver(event):
                 self._handle(event)
             case Acknowledged(task_id, _):
                 log.debug("an update of task %r is acknowledged", task_id)
             case Shutdown():
-                self._shut_down(action)
-            case Drained(lost) if self._leaving is not None:
-                self._finish(lost)
-            case Drained(lost):
-                # A LAUNCH may have come already and wait behind the last acknowledgement.
-                self._loop.post(partial(self._finish, lost))
+                self._shut_down(news)
+
+    def _tell(self, said: Said) -> None:
+        match said:
+            case StatusUpdate(status):
+                self._connection.update(status)
+            case ProgressMade(task_id, progress):
+                self._connection.message(progress_message(task_id, progress))
 
     def _handle(self, event: executor_pb2.Event) -> None:
         match event.type:
@@ -110,6 +134,7 @@ class Executor:
 
     def _subscribed(self, subscribed: executor_pb2.Event.Subscribed) -> None:
         log.info("subscribed with agent %s", subscribed.agent_info.id.value)
+        self.container_id = subscribed.container_id.value or None
         self.tasks.executor_info = subscribed.executor_info
         kinds = {capability.type for capability in subscribed.framework_info.capabilities}
         self.tasks.tells_killing = mesos_pb2.FrameworkInfo.Capability.TASK_KILLING_STATE in kinds
@@ -124,44 +149,69 @@ class Executor:
         self.tasks.address = self._connection.address
         if self._leaving is not None:
             self.tasks.refuse(tasks, "the executor is shutting down")
-            return
-        self._connection.session.resume()
-        self.tasks.launch(tasks, grouped=grouped)
-
-    def _tell_progress(self, task_id: str, progress: Progress) -> None:
-        """A framework message with the keys that Cook's scheduler reads."""
-        message = {
-            "task-id": task_id,
-            "progress-sequence": progress.sequence,
-            "progress-percent": progress.percent,
-            "progress-message": progress.message,
-        }
-        self._connection.message(json.dumps(message, ensure_ascii=False).encode())
+        else:
+            self.tasks.launch(tasks, grouped=grouped)
 
     def _shut_down(self, why: Shutdown) -> None:
         if self._leaving is None:
             log.info("shutting down: %s", why.reason)
             self._leaving = why
         self.tasks.kill_all(kill_grace(self._settings.shutdown_grace), f"killed: {why.reason}")
-        self._leave_when_done()
 
     def _leave_when_idle(self) -> None:
         if not self.tasks.received:
             self.stop(f"no task has come within {self._settings.idle_timeout:g} s")
 
-    def _leave_when_done(self) -> None:
-        """Nothing runs: wait for the last acknowledgements, unless this executor is to stay."""
-        if not self.tasks.living and (self._leaving is not None or not self._settings.stay):
-            self._connection.drain()
-
-    def _finish(self, lost: int) -> None:
+    def _leave_at(self) -> float | None:
+        """From when on there is nothing to stay for, as things are now; None while there is."""
         if self.tasks.living:
-            return
+            return None
+        session = self._connection.session
+        if self._leaving is not None:
+            return session.wait_until()
+        if self._settings.stay or not self.tasks.received:
+            return None
+        return max(session.wait_until(), session.changed_at + self._settings.linger)
+
+    def _consider_leaving(self) -> None:
+        at = self._leave_at()
+        due = at is not None and at <= self._loop.now()
+        if due and self._about_to_leave:
+            self._finish()
+        elif due:
+            # A LAUNCH may have come already and wait to be called: one more turn.
+            self._about_to_leave = True
+            self._loop.post(_nothing)
+        else:
+            self._about_to_leave = False
+            self._wake_up_at(at)
+
+    def _wake_up_at(self, at: float | None) -> None:
+        if self._leave_timer is not None:
+            if self._leave_timer[0] == at:
+                return
+            self._leave_timer[1].cancel()
+        self._leave_timer = None if at is None else (at, self._loop.call_at(at, _nothing))
+
+    def _finish(self) -> None:
+        session = self._connection.session
         self._status = self._leaving.status if self._leaving is not None else 0
-        if lost:
+        if lost := len(session.unacknowledged):
             log.error("%d updates were never acknowledged", lost)
-            if self._connection.session.phase is not Phase.CLOSED:
+            # An agent that asked to leave may have done with its framework, and takes no more of it.
+            if session.refused_updates or not session.told_to_leave:
                 self._status = self._status or 1
+
+
+def progress_message(task_id: str, progress: Progress) -> bytes:
+    """A framework message with the keys that Cook's scheduler reads."""
+    message = {
+        "task-id": task_id,
+        "progress-sequence": progress.sequence,
+        "progress-percent": progress.percent,
+        "progress-message": progress.message,
+    }
+    return json.dumps(message, ensure_ascii=False).encode()
 
 
 def kill_grace(shutdown_grace: float) -> float:
@@ -169,3 +219,7 @@ def kill_grace(shutdown_grace: float) -> float:
     which looks for ended executors only once a second.
     """
     return max(shutdown_grace - min(2.0, 0.4 * shutdown_grace), 0.0)
+
+
+def _nothing() -> None:
+    """For a turn in which only the state is looked at anew."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mesos.v1 import mesos_pb2
 
+from executor.app.container_address import own_address
 from executor.config.settings import OPTIONS, Settings
 from executor.config.token import TOKEN_VARIABLE
 from executor.process.identity import Identity, resolve
@@ -20,6 +21,11 @@ _LIMITS = {
     for name, kind in mesos_pb2.RLimitInfo.RLimit.Type.items()
     if hasattr(resource, name.replace("RLMT_", "RLIMIT_"))
 }
+
+
+_INFINITY = 2**63 - 1
+"""RLimitInfo counts in 64 bits without a sign, rlim_t too, and Python's setrlimit with one: what is beyond
+its range (RLIM_INFINITY on the wire is 2^64-1) is no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ def _environment(
     variables = dict(around.inherited)
     variables["MESOS_SANDBOX"] = str(settings.sandbox)
     variables["MESOS_TASK_ID"] = task.task_id.value
-    if container_ip := environment.container_ip(around.inherited.get("LIBPROCESS_IP"), address):
+    if container_ip := environment.container_ip(around.inherited.get("LIBPROCESS_IP"), address, own_address):
         variables["MESOS_CONTAINER_IP"] = container_ip
     role = environment.allocation_role(task) or settings.allocation_role
     if role:
@@ -113,8 +119,10 @@ def _limits(info: mesos_pb2.RLimitInfo) -> list[Limit]:
             raise InvalidTaskError(f"container.rlimit_info: {name} is not a limit that this host knows")
         if limit.HasField("soft") != limit.HasField("hard"):
             raise InvalidTaskError("container.rlimit_info: give soft and hard, or neither for no limit")
-        soft, hard = (limit.soft, limit.hard) if limit.HasField("soft") else (-1, -1)
-        if soft > hard >= 0:
-            raise InvalidTaskError(f"container.rlimit_info: soft limit {soft} is above the hard limit {hard}")
-        limits.append(Limit(kind, soft, hard))
+        if limit.HasField("soft") and limit.soft > limit.hard:
+            raise InvalidTaskError(
+                f"container.rlimit_info: soft limit {limit.soft} is above the hard limit {limit.hard}"
+            )
+        soft, hard = (limit.soft, limit.hard) if limit.HasField("soft") else (_INFINITY, _INFINITY)
+        limits.append(Limit(kind, soft if soft < _INFINITY else -1, hard if hard < _INFINITY else -1))
     return limits

@@ -42,6 +42,7 @@ class Observers:
         self._supervisor = supervisor
         self._started_at = time.time()
         self._sampler_made: Sampler | None = None
+        self._told = False
         self._server: InspectServer | None = None
         if settings.inspect:
             try:
@@ -71,7 +72,13 @@ class Observers:
     def _sample(self) -> None:
         self._schedule()
         living = self._executor.tasks.living
-        self._sampler.sample(kept.started for kept in living if kept.started is not None)
+        try:
+            self._sampler.sample(kept.started for kept in living if kept.started is not None)
+        except Exception as error:
+            # Told once: what cannot be measured now most likely never can.
+            if not self._told:
+                log.warning("cannot sample what tasks use: %s", error, exc_info=True)
+            self._told = True
 
     def _look(self) -> "ExecutorView":
         from executor.app.view import view  # noqa: PLC0415 (see above)
@@ -85,4 +92,5 @@ class Observers:
             started_at=self._started_at,
             now=self._loop.now(),
             shutting_down=self._executor.shutting_down,
+            container_id=self._executor.container_id,
         )

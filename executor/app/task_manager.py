@@ -9,7 +9,8 @@ nothing of the task lives and the last of its output is in place.
 import logging
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 from mesos.v1 import mesos_pb2
@@ -40,10 +41,26 @@ REMEMBERED = 10_000
 Reason = mesos_pb2.TaskStatus.Reason
 
 
+@dataclass(frozen=True, slots=True)
+class StatusUpdate:
+    """A status to be told."""
+
+    status: mesos_pb2.TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressMade:
+    """How far a task says it is."""
+
+    task_id: str
+    progress: Progress
+
+
+Said = StatusUpdate | ProgressMade
+
+
 class TaskManager:
-    """All tasks. `tell` gets every status, `tell_progress` a task's progress; `empty` is called when the
-    last task has ended.
-    """
+    """All tasks. What they say waits until it is taken."""
 
     def __init__(
         self,
@@ -51,18 +68,12 @@ class TaskManager:
         supervisor: Supervisor,
         around: Surroundings,
         equipment: Equipment,
-        *,
-        tell: Callable[[mesos_pb2.TaskStatus], None],
-        tell_progress: Callable[[str, Progress], None],
-        empty: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._supervisor = supervisor
         self._around = around
         self._equipment = equipment
-        self._tell = tell
-        self._tell_progress = tell_progress
-        self._empty = empty
+        self._said: deque[Said] = deque()
         self._reaper = Reaper(loop, supervisor, self._gone)
         self._runs: dict[str, TaskRun] = {}
         self._ended: OrderedDict[str, State] = OrderedDict()
@@ -73,6 +84,10 @@ class TaskManager:
         self.tells_killing = False
         self.received = False
         self.ended_by_state: Counter[str] = Counter()
+
+    def take(self) -> Said | None:
+        """The next of what the tasks have said."""
+        return self._said.popleft() if self._said else None
 
     @property
     def living(self) -> tuple[TaskRun, ...]:
@@ -141,10 +156,18 @@ class TaskManager:
             if info.HasField("check"):
                 kept.task.check_status = empty_status(check_plan(info.check, kept.launch))
         except (InvalidTaskError, InvalidCheckError) as error:
-            self._over(kept, State.ERROR, str(error), Reason.REASON_TASK_INVALID)
+            self._over(kept, State.FAILED, str(error), Reason.REASON_TASK_INVALID)
         except UnknownUserError as error:
             self._step(kept, State.STARTING)
             self._over(kept, State.FAILED, str(error), Reason.REASON_CONTAINER_LAUNCH_FAILED)
+        except (OSError, MemoryError) as error:
+            text = f"cannot prepare the task: {error or type(error).__name__}"
+            self._over(kept, State.FAILED, text, Reason.REASON_CONTAINER_LAUNCH_FAILED)
+        except Exception as error:
+            # What one task's description does to us is that task's matter alone.
+            log.exception("a defect met in preparing task %r", kept.task.id)
+            text = f"the executor cannot make sense of the task: {error!r}"
+            self._over(kept, State.FAILED, text, Reason.REASON_TASK_INVALID)
         else:
             self._step(kept, State.STARTING)
 
@@ -280,12 +303,6 @@ class TaskManager:
             self._ended.popitem(last=False)
         if state is not State.FINISHED and kept.task.group is not None:
             self._kill_group(kept)
-        if not self._runs:
-            self._loop.post(self._emptied)
-
-    def _emptied(self) -> None:
-        if not self._runs:
-            self._empty()
 
     def _kill_group(self, cause: TaskRun) -> None:
         """A member that did not finish takes the others with it, as in the default executor."""
@@ -307,13 +324,10 @@ class TaskManager:
         now = time.time()
         kept.task.step(state, now)
         log.info("task %r: %s%s", kept.task.id, state.name, f": {message}" if message else "")
-        self._tell(
-            make_status(
-                kept.task,
-                self._around.settings.executor_id,
-                now,
-                message=message,
-                reason=reason,
-                facts=facts,
-            )
+        status = make_status(
+            kept.task, self._around.settings.executor_id, now, message=message, reason=reason, facts=facts
         )
+        self._said.append(StatusUpdate(status))
+
+    def _tell_progress(self, task_id: str, progress: Progress) -> None:
+        self._said.append(ProgressMade(task_id, progress))

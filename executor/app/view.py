@@ -31,6 +31,7 @@ def view(
     started_at: float,
     now: float,
     shutting_down: bool,
+    container_id: str | None,
 ) -> ExecutorView:
     """Everything, as it is. `now` is on the loop's clock, `started_at` seconds since the epoch."""
     living = keeper.living
@@ -63,7 +64,7 @@ def view(
             )
             for update in session.unacknowledged
         ],
-        container=sampler.container(),
+        container=sampler.container(container_id),
         ended_by_state=dict(keeper.ended_by_state),
     )
 

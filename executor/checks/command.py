@@ -31,8 +31,7 @@ class CommandProbe:
         try:
             process = self._supervisor.start(self._launch)
         except LaunchError as error:
-            ours = error.stage is Stage.WARDEN or error.errno in (errno.EAGAIN, errno.ENOMEM)
-            self._tell(Result(False, error.text, transient=ours))
+            self._tell(Result(False, error.text, transient=_is_ours(error)))
             return
         self._process = process
         loop.watch(process.pidfd, READ, lambda: self._ended(loop, process))
@@ -57,6 +56,12 @@ class CommandProbe:
         done, self._done = self._done, None
         if done is not None:
             done(result)
+
+
+def _is_ours(error: LaunchError) -> bool:
+    """Whether a start failed for want of the executor's own resources, which says nothing about the task."""
+    scarce = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+    return error.stage in (Stage.WARDEN, Stage.FORK, Stage.OUTPUT) or error.errno in scarce
 
 
 def _result(ending: Exit) -> Result:

@@ -78,6 +78,7 @@ class Settings:
     watchdog: float
     heartbeat_interval: float
     kill_grace: float
+    linger: float
     stay: bool
     log_file: Path | None
     log_level: str
@@ -210,6 +211,13 @@ OPTIONS = (
         "3secs",
         seconds,
         "between SIGTERM and SIGKILL where no kill policy says otherwise",
+    ),
+    Option(
+        "linger",
+        "DURATION",
+        "30ms",
+        seconds,
+        "stay this long after the last acknowledgement, for a LAUNCH that answers it",
     ),
     Option("stay", "", "false", parse_flag, "stay when the last task is done, instead of leaving"),
     Option(

@@ -81,7 +81,7 @@ class Agent:
         )
         key = secrets.token_bytes(32) if options.authenticate else b""
         self.api = ExecutorApi(self.executors, key, options.chunk_size)
-        self._server = HttpServer(self.api.handle)
+        self._server = HttpServer(self.api.handle, self.api.admit)
         self._port = 0
         self._lock: int | None = None
         self._runs: dict[str, asyncio.Task[None]] = {}

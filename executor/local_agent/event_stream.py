@@ -9,6 +9,9 @@ from mesos.v1.executor import executor_pb2
 
 from executor.protocol import Encoding, encode_event, frame
 
+MAX_PENDING = 64 * 1024 * 1024
+"""Bytes that may wait for an executor that does not read; then its stream is closed, as if it had gone."""
+
 
 class EventStream:
     """A queue of events that is the body of the answer to SUBSCRIBE.
@@ -29,6 +32,8 @@ class EventStream:
         if not self._closed:
             self._pending += frame(encode_event(event, self.encoding))
             self._wake.set()
+            if len(self._pending) > MAX_PENDING:
+                self.close()
 
     def close(self) -> None:
         """End the stream behind what was sent."""

@@ -37,11 +37,24 @@ class ExecutorApi:
         try:
             return self._handle(request)
         except _RefusalError as refusal:
-            text = str(refusal)
-            self.refused.append(f"{refusal.status.value} {text}")
-            return Response(refusal.status, f"{text}\n".encode(), refusal.headers)
+            return self._refuse(refusal)
 
-    def _handle(self, request: Request) -> Response:
+    def admit(self, request: Request) -> Response | None:
+        """The refusal of a request that is known by its head, whose body need not be read; None else."""
+        try:
+            self._judge(request)
+            _encoding(request)
+        except _RefusalError as refusal:
+            return self._refuse(refusal)
+        return None
+
+    def _refuse(self, refusal: _RefusalError) -> Response:
+        text = str(refusal)
+        self.refused.append(f"{refusal.status.value} {text}")
+        return Response(refusal.status, f"{text}\n".encode(), refusal.headers)
+
+    def _judge(self, request: Request) -> Claims | None:
+        """Whose token it is; None where none is asked for."""
         if request.path not in PATHS:
             raise _RefusalError(HTTPStatus.NOT_FOUND, f"no {request.path} here; executors call {PATHS[0]}")
         claims = self._authenticate(request)
@@ -52,6 +65,10 @@ class ExecutorApi:
             raise _RefusalError(
                 HTTPStatus.METHOD_NOT_ALLOWED, f"Expecting 'POST', received {request.method!r}", allow
             )
+        return claims
+
+    def _handle(self, request: Request) -> Response:
+        claims = self._judge(request)
         call = _decode(request)
         if call.type == Call.HEARTBEAT:
             return Response(HTTPStatus.ACCEPTED)
@@ -102,7 +119,7 @@ class _RefusalError(Exception):
         self.headers = headers or {}
 
 
-def _decode(request: Request) -> executor_pb2.Call:
+def _encoding(request: Request) -> Encoding:
     content_type = request.headers.get("content-type")
     if content_type is None:
         raise _RefusalError(HTTPStatus.BAD_REQUEST, "Expecting 'Content-Type' to be present")
@@ -112,6 +129,11 @@ def _decode(request: Request) -> executor_pb2.Call:
         raise _RefusalError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Content-Type {content_type!r}: expected {expected}"
         )
+    return encoding
+
+
+def _decode(request: Request) -> executor_pb2.Call:
+    encoding = _encoding(request)
     try:
         call = decode_call(request.body, encoding)
     except DecodeError as error:

@@ -2,6 +2,10 @@
 
 A handler turns a Request into a Response. The body of a Response is bytes, or an asynchronous iterator whose
 every item becomes one chunk of a chunked answer. What is no HTTP is answered 400 and the connection closed.
+
+Anybody on the machine may connect. So the head of a request is judged alone (`admit`) before any of its body
+is read; heads and bodies have a budget and a deadline, and so have connections and what all bodies that are
+being read take together.
 """
 
 from __future__ import annotations
@@ -11,12 +15,25 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
 
-MAX_HEAD = 64 * 1024
-MAX_BODY = 256 * 1024 * 1024
+from executor import http1
+
+BUDGET = http1.Budget(head=64 * 1024, fields=256, body=64 * 1024 * 1024)
+MAX_CONNECTIONS = 128
+MAX_BODIES = 256 * 1024 * 1024
+"""Bytes of all bodies that are being read."""
+
+HEAD_PATIENCE = 10.0
+BODY_PATIENCE = 60.0
+LAST_PATIENCE = 2.0
+"""Seconds for a head from its first byte, for a body from there, and for a refused peer to read why."""
+
+READ_SIZE = 64 * 1024
+MAX_LEFT = 1024 * 1024
+"""Bytes of a refused body that are thrown away so that its sender comes to read the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +57,30 @@ class Response:
 
 
 Handler = Callable[[Request], Response]
+Admission = Callable[[Request], Response | None]
+"""Given a request whose body is yet to be read: the answer to one that need not be read, else None."""
 
 
-class _BadRequestError(Exception):
-    pass
+class _RefusedError(Exception):
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status.phrase)
+        self.response = response
 
 
 class HttpServer:
     """Serves one handler on any number of sockets until it is closed."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, admit: Admission = lambda _: None) -> None:
         self._handler = handler
+        self._admit = admit
+        self._held = 0
         self._servers: list[asyncio.Server] = []
         self._connections: set[asyncio.Task[None]] = set()
 
     async def listen_tcp(self, ip: str, port: int) -> int:
         """Listen on an address; port 0 is any free one. Returns the port. Raises OSError."""
         try:
-            server = await asyncio.start_server(self._on_connection("tcp"), ip, port, limit=MAX_HEAD)
+            server = await asyncio.start_server(self._on_connection("tcp"), ip, port, limit=READ_SIZE)
         except OSError as error:
             reason = error.strerror or str(error)
             raise OSError(f"cannot listen on address {ip!r}, port {port}: {reason}") from None
@@ -78,7 +101,7 @@ class HttpServer:
             # Before it listens nobody can connect; a umask would be every other thread's too.
             path.chmod(mode)
             server = await asyncio.start_unix_server(
-                self._on_connection("unix"), sock=listener, limit=MAX_HEAD
+                self._on_connection("unix"), sock=listener, limit=READ_SIZE
             )
         except OSError:
             listener.close()
@@ -105,83 +128,106 @@ class HttpServer:
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, transport: str
     ) -> None:
+        http = http1.Server(BUDGET)
         try:
-            while (request := await _read_request(reader, transport)) is not None:
-                response = self._handler(request)
-                await _write_response(writer, response)
-                if not isinstance(response.body, bytes) or request.headers.get("connection") == "close":
+            if len(self._connections) > MAX_CONNECTIONS:
+                raise _RefusedError(_text(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections"))
+            while http.open:
+                head = await self._head(http, reader, transport)
+                if head is None:
                     break
-        except _BadRequestError as error:
-            await _write_response(writer, Response(HTTPStatus.BAD_REQUEST, f"{error}\n".encode()))
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                response = self._handler(await self._whole(http, reader, writer, head))
+                await _write(http, writer, response)
+        except http1.HttpError as error:
+            await _refuse(http, reader, writer, _text(HTTPStatus.BAD_REQUEST, str(error)))
+        except _RefusedError as refused:
+            await _refuse(http, reader, writer, refused.response)
+        except TimeoutError:
+            await _refuse(http, reader, writer, _text(HTTPStatus.REQUEST_TIMEOUT, "too slow"))
+        except (OSError, EOFError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await writer.wait_closed()
 
+    async def _head(self, http: http1.Server, reader: asyncio.StreamReader, transport: str) -> Request | None:
+        """The next request without its body; None where the client has closed in between."""
+        deadline = asyncio.get_running_loop().time() + HEAD_PATIENCE if http.begun else None
+        while (head := http.next()) is None:
+            async with asyncio.timeout_at(deadline):
+                data = await reader.read(READ_SIZE)
+            if not data:
+                return None
+            http.receive(data)
+            deadline = deadline or asyncio.get_running_loop().time() + HEAD_PATIENCE
+        if not isinstance(head, http1.Request):
+            raise http1.HttpError("no request")
+        return Request(head.method, head.target.partition("?")[0], head.fields, b"", transport)
 
-async def _read_request(reader: asyncio.StreamReader, transport: str) -> Request | None:
-    """The next request; None where the client closed in between."""
-    try:
-        head = await reader.readuntil(b"\r\n\r\n")
-    except asyncio.IncompleteReadError as error:
-        if error.partial:
-            raise
-        return None
-    except asyncio.LimitOverrunError:
-        raise _BadRequestError(f"the head of the request is longer than {MAX_HEAD} bytes") from None
-    first, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
-    words = first.split(" ")
-    if len(words) != 3 or not words[2].startswith("HTTP/1."):
-        raise _BadRequestError("the request line is not METHOD PATH HTTP/1.1")
-    headers: dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or name != name.strip():
-            raise _BadRequestError("a header line is not NAME: VALUE")
-        headers[name.lower()] = value.strip()
-    return Request(
-        words[0], words[1].partition("?")[0], headers, await _read_body(reader, headers), transport
-    )
-
-
-async def _read_body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> bytes:
-    if headers.get("transfer-encoding", "").lower() == "chunked":
+    async def _whole(
+        self,
+        http: http1.Server,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        head: Request,
+    ) -> Request:
+        """The request with its body, if it is to be read at all."""
+        refusal = self._admit(head)
+        if refusal is not None:
+            raise _RefusedError(refusal)
+        length = head.headers.get("content-length", "0")
+        if int(length) > (BUDGET.body or 0):
+            raise http1.HttpError(f"a body of more than {BUDGET.body} bytes")
+        if http.expects_continue:
+            writer.write(http.proceed())
         body = bytearray()
-        while size := _length((await reader.readuntil(b"\n")).split(b";")[0].strip(), 16):
-            body += await reader.readexactly(size)
-            await reader.readexactly(2)
-            if len(body) > MAX_BODY:
-                raise _BadRequestError(f"the body is longer than {MAX_BODY} bytes")
-        while (await reader.readuntil(b"\n")).strip():
-            pass
-        return bytes(body)
-    return await reader.readexactly(_length(headers.get("content-length", "0").encode(), 10))
+        try:
+            async with asyncio.timeout(BODY_PATIENCE):
+                while (piece := http.next()) != b"":
+                    if isinstance(piece, bytes):
+                        self._held += len(piece)
+                        body += piece
+                        if self._held > MAX_BODIES:
+                            raise _RefusedError(_text(HTTPStatus.SERVICE_UNAVAILABLE, "too many bodies"))
+                    elif data := await reader.read(READ_SIZE):
+                        http.receive(data)
+                    else:
+                        raise EOFError
+            return replace(head, body=bytes(body))
+        finally:
+            self._held -= len(body)
 
 
-def _length(digits: bytes, base: int) -> int:
-    try:
-        size = int(digits, base)
-    except ValueError:
-        size = -1
-    if not 0 <= size <= MAX_BODY:
-        raise _BadRequestError(f"a length of {digits!r} is not one from 0 to {MAX_BODY}")
-    return size
+def _text(status: HTTPStatus, text: str) -> Response:
+    return Response(status, f"{text}\n".encode())
 
 
-async def _write_response(writer: asyncio.StreamWriter, response: Response) -> None:
-    lines = [f"HTTP/1.1 {response.status.value} {response.status.phrase}"]
-    lines += [f"{name}: {value}" for name, value in response.headers.items()]
+async def _write(http: http1.Server, writer: asyncio.StreamWriter, response: Response) -> None:
+    status, fields = response.status, list(response.headers.items())
     if isinstance(response.body, bytes):
-        lines.append(f"Content-Length: {len(response.body)}")
-        writer.write("\r\n".join((*lines, "", "")).encode("latin-1") + response.body)
+        writer.write(http.answer(status.value, status.phrase, fields, response.body))
         await writer.drain()
         return
-    lines.append("Transfer-Encoding: chunked")
-    writer.write("\r\n".join((*lines, "", "")).encode("latin-1"))
+    writer.write(http.head(status.value, status.phrase, fields))
     async for chunk in response.body:
-        writer.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+        writer.write(http.body(chunk))
         await writer.drain()
-    writer.write(b"0\r\n\r\n")
+    writer.write(http.end())
     await writer.drain()
+    http.open = False
+
+
+async def _refuse(
+    http: http1.Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, response: Response
+) -> None:
+    """The last answer of a connection, of whose request not all was read."""
+    closing = replace(response, headers={**response.headers, "Connection": "close"})
+    # A close with bytes unread would be a reset, and take the answer away from who sends them.
+    with contextlib.suppress(OSError, asyncio.CancelledError, TimeoutError):
+        async with asyncio.timeout(LAST_PATIENCE):
+            await _write(http, writer, closing)
+            writer.write_eof()
+            left = MAX_LEFT
+            while left > 0 and (data := await reader.read(READ_SIZE)):
+                left -= len(data)

@@ -62,7 +62,7 @@ def _message_faults(document: Json, descriptor: Descriptor, key: str) -> list[Fa
     faults: list[Fault] = []
     for name, value in document.items():
         field = descriptor.fields_by_name.get(name)
-        if field is None:
+        if field is None or field.name != name:  # the look-up stops at a zero byte
             faults.append(unknown_key(key, name, descriptor.fields_by_name))
         elif value is not None:
             faults += _field_faults(value, field, _join(key, name))
@@ -93,7 +93,7 @@ def _value_faults(value: Json, field: FieldDescriptor, key: str) -> list[Fault]:
         return _message_faults(value, field.message_type, key)
     if field.enum_type is not None:
         names = field.enum_type.values_by_name
-        if isinstance(value, str) and value in names:
+        if isinstance(value, str) and value in names and names[value].name == value:
             return []
         return [fault(key, value, suggestion(value if isinstance(value, str) else "", names))]
     if _fits(value, field):

@@ -25,13 +25,30 @@ class GroupUsage:
 class Group:
     """Where a process is accounted for: directories by controller; version 2 has one, under "unified".
 
-    The root of a hierarchy, which tells of the whole machine, is left out.
+    The root of a hierarchy, which tells of the whole machine, is left out. `namespaced` are the controllers
+    for which a process is at the root of its own cgroup namespace.
     """
 
     directories: dict[str, Path]
+    namespaced: frozenset[str] = frozenset()
 
 
 _NO_LIMIT = 1 << 60
+
+
+def container_of(group: Group | None, container_id: str | None) -> Group | None:
+    """The part of a group that is the container's own: agents make groups named for it (cgroups(7) paths
+    such as /mesos/ID). Without isolation an executor is where its agent is, a session or a service of the
+    host, and that group's use is not the container's. In a cgroup namespace of its own the path is "/".
+    """
+    if group is None:
+        return None
+    own = {
+        controller: directory
+        for controller, directory in group.directories.items()
+        if controller in group.namespaced or (container_id and container_id in directory.parts)
+    }
+    return Group(own) if own else None
 
 
 def group_of(pid: int, mounts: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> Group | None:
@@ -41,13 +58,16 @@ def group_of(pid: int, mounts: Path = Path("/sys/fs/cgroup"), proc: Path = Path(
     except OSError:
         return None
     directories: dict[str, Path] = {}
+    namespaced: set[str] = set()
     for line in lines:
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(",") if controllers else ["unified"]:
             directory = _directory(mounts, controller, controllers, path)
             if directory is not None:
                 directories[controller] = directory
-    return Group(directories) if directories else None
+                if path == "/":
+                    namespaced.add(controller)
+    return Group(directories, frozenset(namespaced)) if directories else None
 
 
 def _directory(mounts: Path, controller: str, controllers: str, path: str) -> Path | None:
@@ -58,8 +78,11 @@ def _directory(mounts: Path, controller: str, controllers: str, path: str) -> Pa
         # Inside a cgroup namespace or a bind mount the named path may not be there, and the root is the
         # group.
         directory = root / path.lstrip("/")
-        if (directory / "cgroup.procs").exists():
-            return None if _is_root(directory) else directory
+        try:
+            if (directory / "cgroup.procs").exists():
+                return None if _is_root(directory) else directory
+        except OSError:
+            return None  # not for us to look into
     return None
 
 

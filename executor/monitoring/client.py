@@ -1,14 +1,26 @@
-"""Asking an executor's inspect endpoint."""
+"""Asking an executor's inspect endpoint, a Unix socket in its sandbox.
+
+A sandbox's path is commonly longer than a socket address may be (108 bytes): it holds five ids. So the
+directory is opened and the socket named through the descriptor, /proc/self/fd/N/mesokit.sock, which is short
+whatever the path.
+"""
 
 import json
+import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
-from executor.monitoring.address import connect
+from executor.http1 import Answer, Budget, Client, HttpError
 
-_MOST_ANSWER = 256 * 1024 * 1024
-"""Bytes. Anybody may put a socket of that name into a directory and never come to an end."""
+NAME = "mesokit.sock"
+
+_BUDGET = Budget(body=256 * 1024 * 1024)
+"""Anybody may put a socket of that name into a directory and never come to an end."""
+
+_MAX_SHOWN = 500
+"""Characters of an answer that is no document, in an error."""
 
 
 class InspectError(Exception):
@@ -20,24 +32,21 @@ def fetch(sandbox: Path, target: str = "/", timeout: float = 10.0) -> bytes:
     deadline = time.monotonic() + timeout
     try:
         with connect(sandbox, timeout) as connection:
-            connection.sendall(f"GET {target} HTTP/1.1\r\nHost: executor\r\n\r\n".encode())
-            answer = bytearray()
-            while chunk := connection.recv(65536):
-                answer += chunk
-                if len(answer) > _MOST_ANSWER or time.monotonic() > deadline:
-                    raise InspectError(f"the executor in {sandbox} does not come to the end of its answer")
+            status, body = _ask(connection, target, deadline)
+    except TimeoutError:
+        raise InspectError(f"the executor in {sandbox} does not come to the end of its answer") from None
     except OSError as error:
         raise InspectError(f"no executor answers in {sandbox}: {error.strerror or error}") from None
-    head, _, body = bytes(answer).partition(b"\r\n\r\n")
-    status = head.split(b"\r\n", 1)[0].decode("latin-1")
-    if " 200 " not in status:
-        text = body.decode(errors="replace").strip()
-        raise InspectError(f"the executor in {sandbox} answers {status!r}: {text}")
+    except HttpError as error:
+        raise InspectError(f"the executor in {sandbox} answers what is no HTTP: {error}") from None
+    if status != 200:
+        text = body[:_MAX_SHOWN].decode(errors="replace").strip()
+        raise InspectError(f"the executor in {sandbox} answers with status {status}: {text}")
     return body
 
 
 def look(sandbox: Path) -> dict[str, Any]:
-    """The state of an executor, as document.ExecutorView names it. Raises InspectError."""
+    """The state of an executor, as snapshot.ExecutorView names it. Raises InspectError."""
     try:
         document = json.loads(fetch(sandbox))
     except (ValueError, RecursionError) as error:
@@ -45,3 +54,39 @@ def look(sandbox: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise InspectError(f"the executor in {sandbox} answers no JSON object")
     return document
+
+
+def connect(directory: Path, timeout: float) -> socket.socket:
+    """A connection to the executor of a sandbox. Raises OSError."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(timeout)
+    try:
+        descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            connection.connect(f"/proc/self/fd/{descriptor}/{NAME}")
+        finally:
+            os.close(descriptor)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def _ask(connection: socket.socket, target: str, deadline: float) -> tuple[int, bytes]:
+    """Status and body. Raises OSError, TimeoutError after the deadline, and HttpError."""
+    http = Client(_BUDGET)
+    connection.sendall(http.request("GET", target, [("Host", "executor"), ("Connection", "close")]))
+    status, body = 0, bytearray()
+    while not http.ended:
+        piece = http.next()
+        if isinstance(piece, Answer):
+            status = piece.status
+        elif piece is not None:
+            body += piece
+        else:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            connection.settimeout(left)
+            http.receive(connection.recv(65536))
+    return status, bytes(body)

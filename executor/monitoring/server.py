@@ -6,12 +6,16 @@ endpoint that nobody asks costs nothing.
 """
 
 import logging
+import os
 import socket
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from executor.eventloop import READ, WRITE, Loop, Timer
-from executor.monitoring.address import NAME, listen
+from executor.http1 import Budget, HttpError, Request, Server
+from executor.monitoring.client import NAME
 from executor.output.directory import Directory
 
 if TYPE_CHECKING:
@@ -20,7 +24,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MOST_CLIENTS = 16
-_MOST_REQUEST = 8192
+_BUDGET = Budget(head=8192, fields=100, body=0)
+_PIECE = 256 * 1024
+"""Bytes of an answer that are written in one turn."""
+_REST = 4.0
+"""Times as long as the last answer took to make, until the next is made: tasks come first."""
+_OK, _BAD, _DEFECT = "200 OK", "400 Bad Request", "500 Internal Server Error"
 # Seconds that a client has to ask and to take its answer.
 _PATIENCE = 10.0
 # Seconds until the next look for somebody who asks, where there was no room for one.
@@ -37,14 +46,18 @@ class InspectServer:
         self._look = look
         self._clients: set[_Client] = set()
         self._listener = listen(directory)
+        self._questions: deque[Callable[[], None]] = deque()
+        self._free_at = 0.0
+        self._next: Timer | None = None
         self._socket = directory.lies(NAME)
         self._pause: Timer | None = None
         self._listen()
 
     def close(self) -> None:
         """Stop, and remove the socket."""
-        if self._pause is not None:
-            self._pause.cancel()
+        for timer in (self._pause, self._next):
+            if timer is not None:
+                timer.cancel()
         self._loop.unwatch(self._listener.fileno())
         self._listener.close()
         try:
@@ -71,8 +84,28 @@ class InspectServer:
         if len(self._clients) >= _MOST_CLIENTS:
             connection.close()
             return
-        client = _Client(self._loop, connection, self._answer, self._clients.discard)
+        client = _Client(self._loop, connection, self._answer, self._clients.discard, self._asked)
         self._clients.add(client)
+
+    def _asked(self, respond: Callable[[], None]) -> None:
+        self._questions.append(respond)
+        self._respond()
+
+    def _respond(self) -> None:
+        """Answer one question, when the owner thread has done other work for long enough since the last."""
+        if self._next is not None or not self._questions:
+            return
+        began = self._loop.now()
+        if began >= self._free_at:
+            self._questions.popleft()()
+            ended = self._loop.now()
+            self._free_at = ended + (ended - began) * _REST
+        if self._questions:
+            self._next = self._loop.call_at(self._free_at, self._go_on)
+
+    def _go_on(self) -> None:
+        self._next = None
+        self._respond()
 
     def _answer(self, method: str, target: str) -> tuple[str, str, bytes]:
         """Status, content type and body."""
@@ -82,12 +115,31 @@ class InspectServer:
         if path == "/":
             from executor.monitoring.snapshot import to_json  # noqa: PLC0415 (see above)
 
-            return "200 OK", "application/json", to_json(self._look())
+            return _OK, "application/json", to_json(self._look())
         if path == "/metrics":
             from executor.monitoring.prometheus import to_prometheus  # noqa: PLC0415
 
-            return "200 OK", "text/plain; version=0.0.4; charset=utf-8", to_prometheus(self._look())
+            kind = "text/plain; version=0.0.4; charset=utf-8"
+            return _OK, kind, to_prometheus(self._look())
         return "404 Not Found", "text/plain", b"there are / (JSON) and /metrics (Prometheus)\n"
+
+
+def listen(directory: Directory) -> socket.socket:
+    """A listening socket in `directory`, for its owner only; one that is left from before is replaced.
+
+    Raises OSError.
+    """
+    directory.remove(NAME)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        os.fchmod(listener.fileno(), 0o600)
+        listener.bind(directory.reach(NAME))
+        listener.listen(16)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 class _Client:
@@ -99,57 +151,73 @@ class _Client:
         connection: socket.socket,
         answer: Callable[[str, str], tuple[str, str, bytes]],
         closed: Callable[["_Client"], None],
+        asked: Callable[[Callable[[], None]], None],
     ) -> None:
         self._loop = loop
         self._connection = connection
         self._answer = answer
         self._closed = closed
-        self._request = b""
-        self._reply = b""
+        self._asked = asked
+        self._http = Server(_BUDGET)
+        self._heard = 0
+        self._reply = memoryview(b"")
         self._timer: Timer = loop.call_at(loop.now() + _PATIENCE, self.close)
+        self._open = True
         connection.setblocking(False)
         loop.watch(connection.fileno(), READ, self._readable)
 
     def close(self) -> None:
+        self._open = False
         self._timer.cancel()
         self._loop.unwatch(self._connection.fileno())
         self._connection.close()
         self._closed(self)
 
     def _readable(self) -> None:
+        """One receive, then others have their turn."""
         try:
-            data = self._connection.recv(_MOST_REQUEST)
+            data = self._connection.recv(_BUDGET.head)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        self._request += data
-        if b"\r\n\r\n" in self._request:
-            self._respond()
-        elif not data or len(self._request) > _MOST_REQUEST:
+        self._heard += len(data)
+        if not data or self._heard > _BUDGET.head:
             self.close()
+            return
+        try:
+            self._http.receive(data)
+            request = self._http.next()
+        except HttpError:
+            self._send(_BAD, "text/plain", b"not HTTP\n")
+            return
+        if isinstance(request, Request):
+            self._loop.unwatch(self._connection.fileno())
+            self._asked(partial(self._respond, request))
 
-    def _respond(self) -> None:
-        words = self._request.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
-        if len(words) != 3:
-            status, kind, body = "400 Bad Request", "text/plain", b"not HTTP\n"
-        else:
-            try:
-                status, kind, body = self._answer(words[0], words[1])
-            except Exception:
-                # The endpoint only looks; whatever goes wrong in it must not end tasks.
-                log.exception("cannot tell the state")
-                status, kind, body = "500 Internal Server Error", "text/plain", b"see the executor's log\n"
-        fields = f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
-        self._reply = f"HTTP/1.1 {status}\r\n{fields}\r\n".encode() + body
+    def _respond(self, request: Request) -> None:
+        if not self._open:
+            return
+        try:
+            status, kind, body = self._answer(request.method, request.target)
+        except Exception:
+            # The endpoint only looks; whatever goes wrong in it must not end tasks.
+            log.exception("cannot tell the state")
+            status, kind, body = _DEFECT, "text/plain", b"see the executor's log\n"
+        self._send(status, kind, body)
+
+    def _send(self, status: str, kind: str, body: bytes) -> None:
+        fields = [("Content-Type", kind), ("Connection", "close")]
+        code, _, phrase = status.partition(" ")
+        self._reply = memoryview(self._http.answer(int(code), phrase, fields, body))
         self._loop.watch(self._connection.fileno(), WRITE, self._writable)
 
     def _writable(self) -> None:
         try:
-            self._reply = self._reply[self._connection.send(self._reply) :]
+            self._reply = self._reply[self._connection.send(self._reply[:_PIECE]) :]
         except BlockingIOError:
             return
         except OSError:
-            self._reply = b""
+            self._reply = memoryview(b"")
         if not self._reply:
             self.close()

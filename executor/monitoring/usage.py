@@ -50,9 +50,10 @@ class Sampler:
         }
         return {process.key: self._last[process.cookie] for process in wanted}
 
-    def container(self) -> cgroup.GroupUsage | None:
-        """The executor's own group: all tasks and the executor. None where it is not a group of its own."""
-        return cgroup.read(self._own) if self._own is not None else None
+    def container(self, container_id: str | None) -> cgroup.GroupUsage | None:
+        """The container's own group: all tasks and the executor. None where it has none."""
+        own = cgroup.container_of(self._own, container_id)
+        return cgroup.read(own) if own is not None else None
 
     def _measure(self, process: Process, entries: list[Stat]) -> Usage:
         added = Usage(

@@ -62,7 +62,8 @@ class Pump:
         self._epoll.register(self._wake, select.EPOLLIN)
         self._streams: dict[int, Stream] = {}
         self._orders: deque[Callable[[], None]] = deque()
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._run, name="output", daemon=True)
+        self._started = False
         self._buffer = bytearray(_CHUNK)
         self._running = True
 
@@ -73,11 +74,27 @@ class Pump:
         except OSError:
             sink.close()
             raise
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="output", daemon=True)
-            self._thread.start()
+        try:
+            self.start()
+        except OSError:
+            stream.close_writer()
+            os.close(stream.reader)
+            sink.close()
+            raise
         self._order(lambda: self._add(stream))
         return stream
+
+    def start(self) -> None:
+        """Start the thread, which otherwise happens with the first stream. Raises OSError where there is no
+        room for one; it may be tried again.
+        """
+        if self._started:
+            return
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, f"no thread can be made to read the output: {error}") from None
+        self._started = True
 
     def drain(self, stream: Stream, done: Callable[[], None]) -> None:
         """Have all that is in the pipe now copied, then `done` called on the loop."""
@@ -91,7 +108,7 @@ class Pump:
 
     def close(self) -> None:
         """Stop the thread; what is still in pipes is lost."""
-        if self._thread is not None:
+        if self._started:
             self._order(self._stop)
             self._thread.join()
         for stream in list(self._streams.values()):

@@ -8,7 +8,6 @@ from executor.protocol.actions import (
     Acknowledged,
     Action,
     Deliver,
-    Drained,
     Drop,
     Send,
     Shutdown,
@@ -22,9 +21,8 @@ from executor.protocol.encoding import (
     encode_call,
     encode_event,
 )
-from executor.protocol.policy import Policy
 from executor.protocol.recordio import DEFAULT_MAX_RECORD, FramingError, RecordIODecoder, frame
-from executor.protocol.session import Phase, Session
+from executor.protocol.session import Phase, Policy, Session
 
 __all__ = [
     "DEFAULT_MAX_RECORD",
@@ -32,7 +30,6 @@ __all__ = [
     "Action",
     "DecodeError",
     "Deliver",
-    "Drained",
     "Drop",
     "Encoding",
     "FramingError",

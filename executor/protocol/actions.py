@@ -52,11 +52,4 @@ class Shutdown:
     status: int
 
 
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """After `drain`: nothing is left to wait for. `lost` updates were never acknowledged."""
-
-    lost: int
-
-
-Action = Subscribe | Drop | Send | Deliver | Acknowledged | Shutdown | Drained
+Action = Subscribe | Drop | Send | Deliver | Acknowledged | Shutdown

@@ -62,7 +62,8 @@ def fill_message(message: Message, document: Json, path: str = "", depth: int = 
     fields: Any = message.DESCRIPTOR.fields_by_name
     for name, value in document.items():
         field = fields.get(name)
-        if field is None or value is None:
+        # The descriptors' look-up stops at a zero byte: `value\0` would be found as `value`.
+        if field is None or field.name != name or value is None:
             continue
         where = f"{path}.{name}" if path else name
         if is_map(field):
@@ -187,7 +188,7 @@ def _enum_number(field: Any, value: Json, where: str) -> int | None:
         member = known.values_by_number.get(value)
     else:
         raise JsonMappingError(f"{where} must be the name of a {known.full_name}, not {_brief(value)}")
-    if member is not None:
+    if member is not None and value in (member.name, member.number):
         return int(member.number)
     if field.is_required:
         raise JsonMappingError(f"{where}: there is no {known.full_name} {_brief(value)}")

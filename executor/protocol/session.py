@@ -4,12 +4,14 @@ connection.
 Theory of operation. There is one *attempt* at a time, numbered; everything that the link reports carries
 its number, and whatever belongs to an older one is ignored, so a stale stream can do no harm. An attempt
 is SUBSCRIBING until the agent says SUBSCRIBED. Without one the session is WAITING for its next try, or
-CLOSED for good.
+CLOSED for good. What every input means in every phase is one table, `TABLE`; an input that has no entry
+in a phase means nothing there.
 
 Updates are kept, in order, from before they are sent until they are acknowledged. There is no retry by
 timer on a live connection: SUBSCRIBE carries what is not acknowledged, and so a call that could not be
-posted makes the session subscribe anew. Tasks are kept until any of their updates is acknowledged: an
-agent that restarts declares a task lost that it had sent and that no SUBSCRIBE names.
+posted makes the session subscribe anew. An update that the agent refuses for good (400) is kept, since it
+was never acknowledged, but neither sent again nor waited for. Tasks are kept until any of their updates is
+acknowledged: an agent that restarts declares a task lost that it had sent and that no SUBSCRIBE names.
 
 An executor that checkpoints gets one recovery timer when the subscription is lost. Only SUBSCRIBED stops
 it; an agent that accepts connections and answers 503 for ever does not. Without checkpointing a lost
@@ -18,24 +20,16 @@ stream ends the executor, for the agent that comes back would not know it.
 
 import enum
 import logging
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mesos.v1 import mesos_pb2
 from mesos.v1.executor import executor_pb2
 
-from executor.protocol.actions import (
-    Acknowledged,
-    Action,
-    Deliver,
-    Drained,
-    Drop,
-    Send,
-    Shutdown,
-    Subscribe,
-)
-from executor.protocol.policy import MIN_DELAY, Policy
+from executor.protocol.actions import Acknowledged, Action, Deliver, Drop, Send, Shutdown, Subscribe
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +40,10 @@ for long."""
 STABLE_AFTER = 1.0
 """Seconds after which a subscription counts as one, and its loss is answered at once instead of after a
 delay."""
+
+LEAST_DELAY = 0.1
+"""Seconds between two attempts that fail, however short the agent wants them to be: a broken agent is not
+met with a loop."""
 
 _Event = executor_pb2.Event
 _Call = executor_pb2.Call
@@ -61,6 +59,30 @@ _BODIES: dict[Any, str] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The clocks that a session lives under: seconds; 0 switches `watchdog` and `heartbeat_interval` off.
+    `checkpoint` decides what a lost stream means. `farewell` is the wait for acknowledgements of an executor
+    that was told to leave, once its last update has been taken: an agent drops the updates of a framework
+    that is being torn down, and acknowledges none (slave.cpp, statusUpdate).
+    """
+
+    checkpoint: bool
+    recovery_timeout: float
+    backoff_max: float
+    registration_timeout: float
+    subscribe_timeout: float
+    ack_timeout: float
+    watchdog: float
+    heartbeat_interval: float
+    farewell: float = 0.5
+
+    @property
+    def busy_delay(self) -> float:
+        """How long an agent that is not ready yet (503, 404, 500) is left alone."""
+        return max(LEAST_DELAY, min(1.0, self.backoff_max))
+
+
 class Phase(enum.Enum):
     """Where the session is."""
 
@@ -68,6 +90,34 @@ class Phase(enum.Enum):
     SUBSCRIBING = "subscribing"
     SUBSCRIBED = "subscribed"
     CLOSED = "closed"
+
+
+class Input(enum.Enum):
+    """What can happen to a session. The first six come from the agent, the next four tell of a connection,
+    then what the executor wants, and what has become due.
+    """
+
+    SUBSCRIBED = enum.auto()
+    ACKNOWLEDGED = enum.auto()
+    SHUTDOWN = enum.auto()
+    TASKS = enum.auto()
+    """LAUNCH, LAUNCH_GROUP, KILL or MESSAGE."""
+    NOTICE = enum.auto()
+    """ERROR, HEARTBEAT, and whatever is unknown or incomplete."""
+    REFUSED = enum.auto()
+    """SUBSCRIBE was answered with a status other than 200."""
+    LOST = enum.auto()
+    """The connection could not be made, or the stream has ended."""
+    UNDELIVERED = enum.auto()
+    """An update could not be posted."""
+    SILENT = enum.auto()
+    """Nothing was heard for too long."""
+    UPDATE = enum.auto()
+    MESSAGE = enum.auto()
+    RETRY = enum.auto()
+    HEARTBEAT = enum.auto()
+    GIVEN_UP = enum.auto()
+    """No subscription within the time for registration or recovery."""
 
 
 class Session:
@@ -83,6 +133,10 @@ class Session:
         jitter: Callable[[], float] | None = None,
     ) -> None:
         self.phase = Phase.WAITING
+        self.told_to_leave = False
+        """Whether the agent has asked to shut down."""
+        self.changed_at = -math.inf
+        """When an update was last made or acknowledged."""
         self._framework_id = framework_id
         self._executor_id = executor_id
         self._policy = policy
@@ -90,18 +144,19 @@ class Session:
         self._attempt = 0
         self._tasks: dict[str, mesos_pb2.TaskInfo] = {}
         self._updates: dict[bytes, mesos_pb2.TaskStatus] = {}
-        self._carried: frozenset[bytes] = frozenset()
+        self._refusals: dict[bytes, mesos_pb2.TaskStatus] = {}
+        self._taken: set[bytes] = set()
+        """The kept updates that this attempt's SUBSCRIBE or a call of it has brought to the agent."""
+        self._taken_at = -math.inf
         self._ever_subscribed = False
-        self._leaving = False
+        self._closing = False
         self._denials = 0
         self._subscribed_at = 0.0
         self._retry_at: float | None = None
         self._register_by: float | None = None
         self._recover_by: float | None = None
-        self._answer_by: float | None = None
         self._hear_by: float | None = None
         self._heartbeat_at: float | None = None
-        self._drain_by: float | None = None
 
     @property
     def attempts(self) -> int:
@@ -110,13 +165,28 @@ class Session:
 
     @property
     def unacknowledged(self) -> tuple[mesos_pb2.TaskStatus, ...]:
-        """The updates that the agent has not acknowledged, oldest first."""
-        return tuple(self._updates.values())
+        """The updates that the agent has not acknowledged, oldest first; those that it refused come last."""
+        return (*self._updates.values(), *self._refusals.values())
+
+    @property
+    def refused_updates(self) -> int:
+        """How many updates the agent has refused for good."""
+        return len(self._refusals)
+
+    def wait_until(self) -> float:
+        """Until when an executor without tasks should wait for acknowledgements: -inf when there is nothing
+        to wait for.
+        """
+        if self.phase is Phase.CLOSED or not self._updates:
+            return -math.inf
+        if self.told_to_leave and self._taken.issuperset(self._updates):
+            return self._taken_at + self._policy.farewell
+        return self.changed_at + self._policy.ack_timeout
 
     def start(self, now: float) -> list[Action]:
         """Begin with the first attempt."""
         self._register_by = now + self._policy.registration_timeout
-        return self._subscribe(now)
+        return self._put(Input.RETRY, now)
 
     def track(self, task: mesos_pb2.TaskInfo) -> None:
         """A task was received and is ours: name it to the agent until one of its updates is acknowledged."""
@@ -125,29 +195,12 @@ class Session:
     def update(self, status: mesos_pb2.TaskStatus, now: float) -> list[Action]:
         """Keep an update (its uuid set) and send it, or let the next subscription carry it."""
         self._updates[status.uuid] = status
-        if self._drain_by is not None:
-            self._drain_by = now + self._policy.ack_timeout
-        if self.phase is not Phase.SUBSCRIBED:
-            return []
-        return [self._send_update(status)]
+        self.changed_at = now
+        return self._put(Input.UPDATE, now, status)
 
     def message(self, data: bytes) -> list[Action]:
         """A framework message; without a subscription it is lost, as the API has it."""
-        if self.phase is not Phase.SUBSCRIBED:
-            log.info("a framework message of %d bytes is lost: not subscribed", len(data))
-            return []
-        call = self._call(_Call.MESSAGE)
-        call.message.data = data
-        return [Send(self._attempt, call, None)]
-
-    def drain(self, now: float) -> list[Action]:
-        """No task is left: say Drained once every update is acknowledged, or after the longest wait."""
-        self._drain_by = now + self._policy.ack_timeout
-        return self._drained()
-
-    def resume(self) -> None:
-        """There is a task again: undo `drain`."""
-        self._drain_by = None
+        return self._put(Input.MESSAGE, 0.0, data)
 
     def receive(self, attempt: int, event: executor_pb2.Event, now: float) -> list[Action]:
         """An event has come on the stream of `attempt`."""
@@ -155,45 +208,22 @@ class Session:
             log.info("ignoring an event of an older stream")
             return []
         self.heard(attempt, now)
-        match event.type if _complete(event) else None:
-            case _Event.SUBSCRIBED:
-                return [*self._subscribed(now), Deliver(event)]
-            case _Event.ACKNOWLEDGED:
-                return self._acknowledged(event.acknowledged.task_id.value, event.acknowledged.uuid)
-            case _Event.SHUTDOWN:
-                return self._told_to_leave(now)
-            case _Event.LAUNCH | _Event.LAUNCH_GROUP | _Event.KILL | _Event.MESSAGE:
-                return [Deliver(event)]
-            case _:
-                _note(event)
-                return []
+        return self._put(
+            _INPUTS.get(event.type, Input.NOTICE) if _complete(event) else Input.NOTICE, now, event
+        )
 
     def heard(self, attempt: int, now: float) -> None:
         """Something came on the stream, be it unreadable: the agent is alive."""
-        if attempt == self._attempt and self._policy.watchdog and self._hear_by is not None:
+        if attempt == self._attempt and self._policy.watchdog and self.phase is Phase.SUBSCRIBED:
             self._hear_by = now + self._policy.watchdog
 
     def refused(self, attempt: int, status: int, body: str, now: float) -> list[Action]:
         """SUBSCRIBE was answered with an HTTP status other than 200."""
-        if attempt != self._attempt or self.phase is not Phase.SUBSCRIBING:
-            return []
-        what = f"the agent answers SUBSCRIBE with {status}{': ' + body if body else ''}"
-        if status in (401, 403):
-            self._denials += 1
-            if self._denials >= MAX_DENIALS:
-                return self._close(what, 1)
-        elif status < 500 and status != 404:
-            return self._close(what, 1)
-        log.warning("%s", what)
-        return self._disconnected(what, self._policy.busy_delay, now)
+        return self._put(Input.REFUSED, now, (status, body)) if attempt == self._attempt else []
 
     def lost(self, attempt: int, reason: str, now: float) -> list[Action]:
         """The connection could not be made, or the stream has ended."""
-        if attempt != self._attempt or self.phase not in (Phase.SUBSCRIBING, Phase.SUBSCRIBED):
-            return []
-        log.warning("no subscription: %s", reason)
-        stable = self.phase is Phase.SUBSCRIBED and now - self._subscribed_at >= STABLE_AFTER
-        return self._disconnected(reason, 0.0 if stable else self._backoff(), now)
+        return self._put(Input.LOST, now, reason) if attempt == self._attempt else []
 
     def sent(
         self, attempt: int, uuid: bytes | None, status: int | None, body: str, now: float
@@ -201,6 +231,9 @@ class Session:
         """A call was answered with an HTTP status, or with None could not be posted even on a new
         connection."""
         if status is not None and 200 <= status < 300:
+            if uuid in self._updates and attempt == self._attempt:
+                self._taken.add(uuid)
+                self._taken_at = now
             return []
         what = f"a call {f'was answered with {status}' if status else 'could not be posted'}: {body}"
         log.warning("%s", what)
@@ -208,50 +241,45 @@ class Session:
             return []
         if status == 400:
             # The same bytes would be refused again, here and in every SUBSCRIBE that carried them.
-            refused = self._updates.get(uuid)
-            return [] if refused is None else self._acknowledged(refused.task_id.value, uuid)
-        if attempt != self._attempt or self.phase is not Phase.SUBSCRIBED:
+            if (refused := self._updates.pop(uuid, None)) is not None:
+                log.error("an update of task %r is refused for good", refused.task_id.value)
+                self._refusals[uuid] = refused
+                self.changed_at = now
             return []
-        return self._disconnected(what, self._policy.busy_delay, now, chosen=True)
+        return self._put(Input.UNDELIVERED, now, what) if attempt == self._attempt else []
 
     def next_deadline(self) -> float | None:
         """When `timer` wants to be called."""
-        return min((at for at in self._deadlines() if at is not None), default=None)
+        deadlines = (
+            self._retry_at,
+            self._register_by,
+            self._recover_by,
+            self._hear_by,
+            self._heartbeat_at,
+        )
+        return min((at for at in deadlines if at is not None), default=None)
 
     def timer(self, now: float) -> list[Action]:
         """Do what has become due."""
         actions: list[Action] = []
-        if _due(self._drain_by, now):
-            actions += self._drained(expired=True)
         if _due(self._register_by, now):
             limit = self._policy.registration_timeout
-            actions += self._close(f"the agent could not be reached within {limit:g} s", 1)
+            actions += self._put(Input.GIVEN_UP, now, f"the agent could not be reached within {limit:g} s")
         if _due(self._recover_by, now):
             limit = self._policy.recovery_timeout
-            actions += self._close(f"the agent has not come back within {limit:g} s", 1)
+            actions += self._put(Input.GIVEN_UP, now, f"the agent has not come back within {limit:g} s")
         if _due(self._retry_at, now):
-            actions += self._subscribe(now)
-        if _due(self._answer_by, now):
-            actions += self.lost(self._attempt, "the agent does not answer SUBSCRIBE", now)
+            actions += self._put(Input.RETRY, now)
         if _due(self._hear_by, now):
-            silence = f"nothing heard for {self._policy.watchdog:g} s"
-            log.warning("no subscription: %s", silence)
-            actions += self._disconnected(silence, 0.0, now, chosen=True)
+            actions += self._put(Input.SILENT, now)
         if _due(self._heartbeat_at, now):
-            self._heartbeat_at = now + self._policy.heartbeat_interval
-            actions.append(Send(self._attempt, self._call(_Call.HEARTBEAT), None))
+            actions += self._put(Input.HEARTBEAT, now)
         return actions
 
-    def _deadlines(self) -> tuple[float | None, ...]:
-        return (
-            self._retry_at,
-            self._register_by,
-            self._recover_by,
-            self._answer_by,
-            self._hear_by,
-            self._heartbeat_at,
-            self._drain_by,
-        )
+    def _put(self, given: Input, now: float, what: Any = None) -> list[Action]:
+        """Look up what an input means in this phase, and do it."""
+        handler = TABLE[self.phase].get(given)
+        return handler(self, now, what) if handler is not None else []
 
     def _call(self, kind: Any) -> executor_pb2.Call:
         return _Call(
@@ -260,22 +288,16 @@ class Session:
             executor_id=mesos_pb2.ExecutorID(value=self._executor_id),
         )
 
-    def _send_update(self, status: mesos_pb2.TaskStatus) -> Send:
-        call = self._call(_Call.UPDATE)
-        call.update.status.CopyFrom(status)
-        return Send(self._attempt, call, status.uuid)
-
     def _backoff(self) -> float:
-        """Never so short that a broken agent is met with a loop, never longer than the agent's own limit
-        where that is possible."""
-        return max(MIN_DELAY, self._policy.backoff_max * (0.1 + 0.9 * self._jitter()))
+        """Never so short that a broken agent is met with a loop, never longer than the agent's own limit."""
+        return max(LEAST_DELAY, self._policy.backoff_max * (0.1 + 0.9 * self._jitter()))
 
-    def _subscribe(self, now: float) -> list[Action]:
+    def _subscribe(self, now: float, _: object) -> list[Action]:
         self._attempt += 1
         self.phase = Phase.SUBSCRIBING
         self._retry_at = None
-        self._answer_by = now + self._policy.subscribe_timeout
-        self._carried = frozenset(self._updates)
+        self._hear_by = now + self._policy.subscribe_timeout
+        self._taken = set(self._updates)
         call = self._call(_Call.SUBSCRIBE)
         call.subscribe.SetInParent()
         call.subscribe.unacknowledged_tasks.extend(self._tasks.values())
@@ -283,48 +305,111 @@ class Session:
             call.subscribe.unacknowledged_updates.add().status.CopyFrom(status)
         return [Subscribe(self._attempt, call)]
 
-    def _subscribed(self, now: float) -> list[Action]:
-        if self.phase is Phase.SUBSCRIBED:
-            return []
-        self.phase = Phase.SUBSCRIBED
+    def _subscribed(self, now: float, event: executor_pb2.Event) -> list[Action]:
         self._ever_subscribed = True
         self._denials = 0
-        self._subscribed_at = now
         self._recover_by = None
-        return self._open(now)
+        return [*self._open(now), Deliver(event)]
 
     def _open(self, now: float) -> list[Action]:
         """Calls may be sent from here on, first the updates that have come up since SUBSCRIBE was
         written."""
-        self._register_by = self._answer_by = None
+        self.phase = Phase.SUBSCRIBED
+        self._subscribed_at = self._taken_at = now
+        self._register_by = None
         self._hear_by = now + self._policy.watchdog if self._policy.watchdog else None
         self._heartbeat_at = (
             now + self._policy.heartbeat_interval if self._policy.heartbeat_interval else None
         )
         return [
-            self._send_update(status) for uuid, status in self._updates.items() if uuid not in self._carried
+            action
+            for uuid, status in self._updates.items()
+            if uuid not in self._taken
+            for action in self._send_update(now, status)
         ]
 
-    def _acknowledged(self, task_id: str, uuid: bytes) -> list[Action]:
-        status = self._updates.get(uuid)
+    def _acknowledged(self, now: float, event: executor_pb2.Event) -> list[Action]:
+        task_id, uuid = event.acknowledged.task_id.value, event.acknowledged.uuid
+        kept = self._updates if uuid in self._updates else self._refusals
+        status = kept.get(uuid)
         if status is None or status.task_id.value != task_id:
             log.info("ignoring an acknowledgement of no update of ours: task %s", task_id)
             return []
-        del self._updates[uuid]
+        del kept[uuid]
         self._tasks.pop(task_id, None)
-        return [Acknowledged(task_id, uuid), *self._drained()]
+        self.changed_at = now
+        return [Acknowledged(task_id, uuid)]
 
-    def _told_to_leave(self, now: float) -> list[Action]:
-        if self._leaving and self.phase is Phase.SUBSCRIBING:
-            return self._close("the agent asks again to shut down", 0)
-        first = self.phase is Phase.SUBSCRIBING
-        self._leaving = True
+    def _shut_down_at_once(self, now: float, _: object) -> list[Action]:
+        """SHUTDOWN in the place of SUBSCRIBED: calls are taken all the same, once."""
+        if self.told_to_leave:
+            return self._close(now, "the agent asks again to shut down", 0)
+        return [*self._open(now), *self._shut_down(now, None)]
+
+    def _shut_down(self, _now: float, _: object) -> list[Action]:
+        self.told_to_leave = self._closing = True
         self._recover_by = None
-        if first:
-            self.phase = Phase.SUBSCRIBED
-            self._subscribed_at = now
-        opened = self._open(now) if first else []
-        return [*opened, Shutdown("the agent asks to shut down", 0)]
+        return [Shutdown("the agent asks to shut down", 0)]
+
+    def _deliver(self, _now: float, event: executor_pb2.Event) -> list[Action]:
+        return [Deliver(event)]
+
+    def _note(self, _now: float, event: executor_pb2.Event) -> list[Action]:
+        if not _complete(event):
+            log.warning("ignoring a %s event without its body", _Event.Type.Name(event.type))
+        elif event.type == _Event.ERROR:
+            log.error("the agent reports: %s", event.error.message)
+        elif event.type != _Event.HEARTBEAT:
+            log.warning("ignoring an event of a type unknown here")
+        return []
+
+    def _subscribe_refused(self, now: float, answer: tuple[int, str]) -> list[Action]:
+        status, body = answer
+        what = f"the agent answers SUBSCRIBE with {status}{': ' + body if body else ''}"
+        if status in (401, 403):
+            self._denials += 1
+            if self._denials >= MAX_DENIALS:
+                return self._close(now, what, 1)
+        elif status < 500 and status != 404:
+            return self._close(now, what, 1)
+        log.warning("%s", what)
+        return self._disconnected(what, self._policy.busy_delay, now)
+
+    def _not_subscribed(self, now: float, reason: str | None) -> list[Action]:
+        reason = reason or "the agent does not answer SUBSCRIBE"
+        log.warning("no subscription: %s", reason)
+        return self._disconnected(reason, self._backoff(), now)
+
+    def _stream_lost(self, now: float, reason: str) -> list[Action]:
+        log.warning("no subscription: %s", reason)
+        stable = now - self._subscribed_at >= STABLE_AFTER
+        return self._disconnected(reason, 0.0 if stable else self._backoff(), now)
+
+    def _too_quiet(self, now: float, _: object) -> list[Action]:
+        silence = f"nothing heard for {self._policy.watchdog:g} s"
+        log.warning("no subscription: %s", silence)
+        return self._disconnected(silence, 0.0, now, chosen=True)
+
+    def _undelivered(self, now: float, what: str) -> list[Action]:
+        return self._disconnected(what, self._policy.busy_delay, now, chosen=True)
+
+    def _send_update(self, _now: float, status: mesos_pb2.TaskStatus) -> list[Action]:
+        call = self._call(_Call.UPDATE)
+        call.update.status.CopyFrom(status)
+        return [Send(self._attempt, call, status.uuid)]
+
+    def _send_message(self, _now: float, data: bytes) -> list[Action]:
+        call = self._call(_Call.MESSAGE)
+        call.message.data = data
+        return [Send(self._attempt, call, None)]
+
+    def _lose_message(self, _now: float, data: bytes) -> list[Action]:
+        log.info("a framework message of %d bytes is lost: not subscribed", len(data))
+        return []
+
+    def _send_heartbeat(self, now: float, _: object) -> list[Action]:
+        self._heartbeat_at = now + self._policy.heartbeat_interval
+        return [Send(self._attempt, self._call(_Call.HEARTBEAT), None)]
 
     def _disconnected(self, reason: str, delay: float, now: float, *, chosen: bool = False) -> list[Action]:
         """There is no subscription any more: decide whether there may be another, and when.
@@ -332,31 +417,81 @@ class Session:
         `chosen` says that it was us who gave it up, which tells nothing about the agent.
         """
         was, self.phase = self.phase, Phase.WAITING
-        self._answer_by = self._hear_by = self._heartbeat_at = None
+        self._hear_by = self._heartbeat_at = None
+        self._taken.clear()
         may_return = self._policy.checkpoint or chosen
-        if self._leaving and (was is Phase.SUBSCRIBING or not may_return):
-            return self._close(reason, 0)
+        if self._closing and (was is Phase.SUBSCRIBING or not may_return):
+            return self._close(now, reason, 0)
         if self._ever_subscribed and not may_return:
-            return self._close(f"the agent is gone and this framework does not checkpoint: {reason}", 0)
-        if self._ever_subscribed and self._recover_by is None and not self._leaving:
+            reason = f"the agent is gone and this framework does not checkpoint: {reason}"
+            return self._close(now, reason, 0)
+        if self._ever_subscribed and self._recover_by is None and not self._closing:
             self._recover_by = now + self._policy.recovery_timeout
         self._retry_at = now + delay
         return [Drop(self._attempt)]
 
-    def _close(self, reason: str, status: int) -> list[Action]:
+    def _give_up(self, now: float, reason: str) -> list[Action]:
+        return self._close(now, reason, 1)
+
+    def _close(self, _now: float, reason: str, status: int) -> list[Action]:
         """No further attempt. The tasks have to go, unless they are going already."""
         self.phase = Phase.CLOSED
         self._retry_at = self._register_by = self._recover_by = None
-        self._answer_by = self._hear_by = self._heartbeat_at = None
-        stop: list[Action] = [] if self._leaving and status == 0 else [Shutdown(reason, status)]
-        self._leaving = True
-        return [Drop(self._attempt), *stop, *self._drained()]
+        self._hear_by = self._heartbeat_at = None
+        stop: list[Action] = [] if self._closing and status == 0 else [Shutdown(reason, status)]
+        self._closing = True
+        return [Drop(self._attempt), *stop]
 
-    def _drained(self, *, expired: bool = False) -> list[Action]:
-        if self._drain_by is None or (self._updates and not expired and self.phase is not Phase.CLOSED):
-            return []
-        self._drain_by = None
-        return [Drained(len(self._updates))]
+
+Handler = Callable[[Session, float, Any], list[Action]]
+
+_INPUTS: dict[Any, Input] = {
+    _Event.SUBSCRIBED: Input.SUBSCRIBED,
+    _Event.ACKNOWLEDGED: Input.ACKNOWLEDGED,
+    _Event.SHUTDOWN: Input.SHUTDOWN,
+    _Event.LAUNCH: Input.TASKS,
+    _Event.LAUNCH_GROUP: Input.TASKS,
+    _Event.KILL: Input.TASKS,
+    _Event.MESSAGE: Input.TASKS,
+}
+
+TABLE: Mapping[Phase, Mapping[Input, Handler]] = {
+    Phase.WAITING: {
+        Input.MESSAGE: Session._lose_message,
+        Input.RETRY: Session._subscribe,
+        Input.GIVEN_UP: Session._give_up,
+    },
+    Phase.SUBSCRIBING: {
+        Input.SUBSCRIBED: Session._subscribed,
+        Input.ACKNOWLEDGED: Session._acknowledged,
+        Input.SHUTDOWN: Session._shut_down_at_once,
+        Input.TASKS: Session._deliver,
+        Input.NOTICE: Session._note,
+        Input.REFUSED: Session._subscribe_refused,
+        Input.LOST: Session._not_subscribed,
+        Input.SILENT: Session._not_subscribed,
+        Input.MESSAGE: Session._lose_message,
+        Input.GIVEN_UP: Session._give_up,
+    },
+    Phase.SUBSCRIBED: {
+        Input.SUBSCRIBED: Session._deliver,
+        Input.ACKNOWLEDGED: Session._acknowledged,
+        Input.SHUTDOWN: Session._shut_down,
+        Input.TASKS: Session._deliver,
+        Input.NOTICE: Session._note,
+        Input.LOST: Session._stream_lost,
+        Input.UNDELIVERED: Session._undelivered,
+        Input.SILENT: Session._too_quiet,
+        Input.UPDATE: Session._send_update,
+        Input.MESSAGE: Session._send_message,
+        Input.HEARTBEAT: Session._send_heartbeat,
+    },
+    Phase.CLOSED: {
+        Input.MESSAGE: Session._lose_message,
+    },
+}
+"""What an input means in each phase. UPDATE without an entry is kept for the next subscription; everything
+else without one is late news of something that is over."""
 
 
 def _random() -> float:
@@ -366,15 +501,6 @@ def _random() -> float:
 def _complete(event: executor_pb2.Event) -> bool:
     body = _BODIES.get(event.type)
     return body is None or event.HasField(body)
-
-
-def _note(event: executor_pb2.Event) -> None:
-    if not _complete(event):
-        log.warning("ignoring a %s event without its body", _Event.Type.Name(event.type))
-    elif event.type == _Event.ERROR:
-        log.error("the agent reports: %s", event.error.message)
-    elif event.type != _Event.HEARTBEAT:
-        log.warning("ignoring an event of a type unknown here")
 
 
 def _due(at: float | None, now: float) -> bool:

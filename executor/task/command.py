@@ -17,7 +17,7 @@ SHELL = "/bin/sh"
 
 
 class InvalidTaskError(ValueError):
-    """A description that nothing can be run from: TASK_ERROR with REASON_TASK_INVALID. Never quotes a
+    """A description that nothing can be run from: TASK_FAILED with REASON_TASK_INVALID. Never quotes a
     value."""
 
 

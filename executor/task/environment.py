@@ -6,7 +6,7 @@ MESOS_CONTAINER_IP where known, and HOME, USER and LOGNAME where the task runs a
 `CommandInfo.environment`, its secrets resolved.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from mesos.v1 import mesos_pb2
 
@@ -57,15 +57,19 @@ def allocation_role(task: mesos_pb2.TaskInfo) -> str | None:
     return next((role for role in roles if role), None)
 
 
-def container_ip(libprocess_ip: str | None, address: str | None) -> str | None:
+def container_ip(
+    libprocess_ip: str | None, address: str | None, interfaces: Callable[[], str | None]
+) -> str | None:
     """The container's address: what the agent set for libprocess, unless that is any address, as it is in
     a container with networks of its own; else our end of the connection with the agent, unless that leads
-    nowhere else.
+    nowhere else, as over a Unix socket. A container with networks of its own has one all the same: then
+    `interfaces` looks for it.
     """
-    if libprocess_ip and libprocess_ip not in ("0.0.0.0", "::"):
+    own_networks = libprocess_ip in ("0.0.0.0", "::")
+    if libprocess_ip and not own_networks:
         return libprocess_ip
     if address is None or address == "::1" or address.startswith("127."):
-        return None
+        return interfaces() if own_networks else None
     return address
 
 

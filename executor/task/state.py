@@ -1,7 +1,9 @@
 """The states of a task and the one table of the steps between them.
 
 A task is RECEIVED when its LAUNCH has come. Every other state but KILLING is told to the agent as a
-status of its own; KILLING is told only to frameworks that know it. RUNNING may follow RUNNING: that is a
+status of its own; KILLING is told only to frameworks that know it. TASK_ERROR is for a master that refuses
+a task: an agent does not count it when it comes from an executor (MESOS' slave.cpp logs "Unexpected
+terminal task state"), so what cannot be run is FAILED, with its reason. RUNNING may follow RUNNING: that is a
 health or check update. Nothing follows a terminal state, and so there is at most one terminal update for
 each task.
 """
@@ -21,7 +23,6 @@ class State(enum.Enum):
     FINISHED = mesos_pb2.TASK_FINISHED
     FAILED = mesos_pb2.TASK_FAILED
     KILLED = mesos_pb2.TASK_KILLED
-    ERROR = mesos_pb2.TASK_ERROR
 
     @property
     def terminal(self) -> bool:
@@ -30,14 +31,13 @@ class State(enum.Enum):
 
 
 STEPS: dict[State, frozenset[State]] = {
-    State.RECEIVED: frozenset({State.STARTING, State.ERROR, State.KILLED}),
+    State.RECEIVED: frozenset({State.STARTING, State.FAILED, State.KILLED}),
     State.STARTING: frozenset({State.RUNNING, State.FAILED, State.KILLED}),
     State.RUNNING: frozenset({State.RUNNING, State.KILLING, State.FINISHED, State.FAILED, State.KILLED}),
     State.KILLING: frozenset({State.KILLED, State.FAILED}),
     State.FINISHED: frozenset(),
     State.FAILED: frozenset(),
     State.KILLED: frozenset(),
-    State.ERROR: frozenset(),
 }
 
 

@@ -152,9 +152,16 @@ class Link:
         self._threads: tuple[_Stream, _Calls] | None = None
 
     def subscribe(self, attempt: int, body: bytes) -> None:
-        """Open the stream of a new attempt; what belongs to an older one is dropped."""
+        """Open the stream of a new attempt; what belongs to an older one is dropped. Raises RuntimeError
+        where there is no room for the threads; it may be tried again.
+        """
         if self._threads is None:
-            self._threads = _Stream(self._target, self._post, self._hear), _Calls(self._target, self._tell)
+            calls = _Calls(self._target, self._tell)
+            try:
+                self._threads = _Stream(self._target, self._post, self._hear), calls
+            except BaseException:
+                calls.close()
+                raise
         stream, calls = self._threads
         calls.begin(attempt)
         stream.begin(attempt, body)

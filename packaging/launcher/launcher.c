@@ -23,6 +23,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdint.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -31,7 +32,7 @@
 #include <sys/un.h>
 #include <time.h>
 
-#define MAGIC 0x314b534dU /* "MSK1" */
+#define MAGIC 0x324b534dU /* "MSK2" */
 #define SOCKET_PATH "/run/mesokit/node.sock"
 #define STDIN_LIMIT (16U << 20)
 #define TAKEN_WITHIN_MS 5000
@@ -42,7 +43,8 @@ struct request {
     uint32_t strings; /* bytes of the NUL-terminated plugin name and NAME=VALUE strings that follow */
     uint32_t input;   /* bytes of standard input that follow these */
     uint32_t flags;   /* 1: the second descriptor is there, the namespace of CNI_NETNS */
-    uint64_t root[2]; /* device and inode of this process's root directory */
+    uint64_t root[2];   /* device and inode of this process's root directory, */
+    uint64_t mounts[2]; /* and of its mount namespace: a service that sees other files refuses */
 };
 
 struct reply {
@@ -165,9 +167,29 @@ static int service_connect(void)
     return fd;
 }
 
+/*
+ * A descriptor of the network namespace at PATH that does not hold the mount there: the service may be slow, or
+ * stopped, and the runtime unmounts the path as soon as we are gone.  One that is opened below /proc/self/ns is such a
+ * descriptor, so this process enters the namespace for as long as that takes.  What is no network namespace is opened
+ * as it is, for the service to say so.  -1 if it cannot be opened.
+ */
+static int open_namespace(const char *path, int home)
+{
+    int held = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY), inside;
+    if (held < 0 || setns(held, CLONE_NEWNET) != 0)
+        return held;
+    inside = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+    if (setns(home, CLONE_NEWNET) != 0)
+        exit(fail(5, "cannot come back from the network namespace of CNI_NETNS"));
+    if (inside < 0)
+        return held;
+    close(held);
+    return inside;
+}
+
 static int send_request(int fd, const char *strings, size_t strings_length, const char *input, size_t input_length)
 {
-    struct request head = {MAGIC, (uint32_t)strings_length, (uint32_t)input_length, 0, {0, 0}};
+    struct request head = {MAGIC, (uint32_t)strings_length, (uint32_t)input_length, 0, {0, 0}, {0, 0}};
     union {
         struct cmsghdr align;
         char bytes[CMSG_SPACE(2 * sizeof(int))];
@@ -178,15 +200,17 @@ static int send_request(int fd, const char *strings, size_t strings_length, cons
     const char *netns = getenv("CNI_NETNS");
     int descriptors[2], count = 1, at = 0;
     struct cmsghdr *header;
-    struct stat root;
+    struct stat root, mounts;
 
     descriptors[0] = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
-    if (descriptors[0] < 0 || stat("/", &root) != 0)
+    if (descriptors[0] < 0 || stat("/", &root) != 0 || stat("/proc/self/ns/mnt", &mounts) != 0)
         return -1;
     head.root[0] = root.st_dev;
     head.root[1] = root.st_ino;
+    head.mounts[0] = mounts.st_dev;
+    head.mounts[1] = mounts.st_ino;
     if (netns != NULL && *netns != '\0') {
-        descriptors[1] = open(netns, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+        descriptors[1] = open_namespace(netns, descriptors[0]);
         if (descriptors[1] >= 0)
             count = 2;
     }

@@ -154,11 +154,13 @@ class Netlink:
 
         return answered
 
-    def dump(self, doing: str, kind: int, body: bytes) -> list[bytes]:
-        """Every object of a kind that `body` selects. CniError 999."""
+    def dump(self, doing: str, kind: int, body: bytes, nothing: frozenset[int] = frozenset()) -> list[bytes]:
+        """Every object of a kind that `body` selects; errors in `nothing` say that there is none. CniError
+        999.
+        """
         found: list[bytes] = []
         for _ in range(_DUMP_TRIES):
-            found, interrupted = self._dump_once(doing, kind, body)
+            found, interrupted = self._dump_once(doing, kind, body, nothing)
             if not interrupted:
                 break
         return found
@@ -167,7 +169,9 @@ class Netlink:
         """A second socket in the same namespace."""
         return Netlink(self.namespace, self._deadline)
 
-    def _dump_once(self, doing: str, kind: int, body: bytes) -> tuple[list[bytes], bool]:
+    def _dump_once(
+        self, doing: str, kind: int, body: bytes, nothing: frozenset[int]
+    ) -> tuple[list[bytes], bool]:
         self._sequence += 1
         wanted = self._sequence
         self._send(_HEADER.pack(16 + len(body), kind, NLM_F_REQUEST | NLM_F_DUMP, wanted, 0) + body)
@@ -180,7 +184,7 @@ class Netlink:
                 interrupted = interrupted or bool(flags & _NLM_F_DUMP_INTR)
                 if reply in {_NLMSG_DONE, _NLMSG_ERROR}:
                     code = -int(struct.unpack_from("=i", packet, 16)[0])
-                    if code:
+                    if code and code not in nothing:
                         raise _failure(doing, code, packet)
                     return found, interrupted
                 found.append(packet)

@@ -1,4 +1,4 @@
-"""A service whose plugins are made for tests: `python -m … WORKERS VERSION`."""
+"""A service whose plugins are made for tests: `python -m … WORKERS VERSION SECONDS`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 from cni_plugins.node.main import Options, serve
 from cni_plugins.spec.call import Reply, Request
+
+_PLUGINS = ("good", "bad", "wait", "die")
 
 
 def handle(request: Request) -> Reply:
@@ -26,4 +28,11 @@ def handle(request: Request) -> Reply:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(Options(workers=int(sys.argv[1])), sys.argv[2], lambda: handle))
+    sys.exit(
+        serve(
+            Options(workers=int(sys.argv[1]), end_seconds=float(sys.argv[3])),
+            sys.argv[2],
+            lambda: handle,
+            _PLUGINS,
+        )
+    )

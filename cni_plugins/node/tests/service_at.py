@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -16,9 +15,7 @@ from pathlib import Path
 
 from cni_plugins.node import ask, listen, wire
 from cni_plugins.node.service import Handler, Service, Settings
-
-REQUEST = struct.Struct("=IIIIQQ")
-REPLY = struct.Struct("=IiII")
+from cni_plugins.node.wire import REPLY, REQUEST
 
 
 @dataclass
@@ -66,14 +63,24 @@ def running(path: Path, handle: Handler, threads: int = 64) -> Iterator[Running]
         yield Running(service, told)
     finally:
         service.stop()
+        service.until_deaf()
         assert service.until_idle(60)
         listening.close()
 
 
 @contextmanager
-def kept(root: Path, *, workers: int = 2, version: str = "1.2.3") -> Iterator[subprocess.Popen[bytes]]:
+def kept(
+    root: Path, *, workers: int = 2, version: str = "1.2.3", end_seconds: float = 60
+) -> Iterator[subprocess.Popen[bytes]]:
     """The whole service, supervisor and workers, below `root`; kept_service.py tells what its plugins do."""
-    argv = [sys.executable, "-m", "cni_plugins.node.tests.kept_service", str(workers), version]
+    argv = [
+        sys.executable,
+        "-m",
+        "cni_plugins.node.tests.kept_service",
+        str(workers),
+        version,
+        str(end_seconds),
+    ]
     top = Path(__file__).resolve().parents[3]
     env = {**os.environ, "MESOKIT_ROOT": os.fspath(root), "PYTHONPATH": f"{top}:{top / 'proto'}"}
     process = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL)
@@ -103,12 +110,13 @@ def request(
     stdin: bytes,
     *,
     root: tuple[int, int] | None = None,
+    mounts: tuple[int, int] | None = None,
     netns: bool = False,
 ) -> bytes:
     strings = b"".join(os.fsencode(text) + b"\0" for text in (plugin, *(f"{k}={v}" for k, v in env.items())))
-    status = Path("/").stat()
-    device, inode = root or (status.st_dev, status.st_ino)
-    return REQUEST.pack(wire.MAGIC, len(strings), len(stdin), int(netns), device, inode) + strings + stdin
+    view = wire.own_view()
+    seen = (*(root or view.root), *(mounts or view.mounts))
+    return REQUEST.pack(wire.MAGIC, len(strings), len(stdin), int(netns), *seen) + strings + stdin
 
 
 def connect(path: Path) -> socket.socket:

@@ -104,10 +104,17 @@ def test_limits() -> None:
         Limit(resource.RLIMIT_NOFILE, 32, 64)
     ]
     assert list(limited(type=kind.RLMT_CORE).rlimits) == [Limit(resource.RLIMIT_CORE, -1, -1)]
+    assert list(limited(type=kind.RLMT_AS, soft=4096, hard=2**64 - 1).rlimits) == [
+        Limit(resource.RLIMIT_AS, 4096, -1)
+    ]
+    assert list(limited(type=kind.RLMT_AS, soft=2**64 - 1, hard=2**64 - 1).rlimits) == [
+        Limit(resource.RLIMIT_AS, -1, -1)
+    ]
     for fields, words in (
         ({"type": kind.RLMT_LOCKS, "soft": 1, "hard": 1}, "RLMT_LOCKS"),
         ({"type": kind.RLMT_CPU, "soft": 1}, "soft and hard"),
         ({"type": kind.RLMT_CPU, "soft": 2, "hard": 1}, "above"),
+        ({"type": kind.RLMT_CPU, "soft": 2**64 - 1, "hard": 1}, "above"),
     ):
         with pytest.raises(InvalidTaskError, match=words):
             limited(**fields)

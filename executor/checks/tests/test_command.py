@@ -1,6 +1,7 @@
 """COMMAND checks with real processes, those that hang and fork included."""
 
 import math
+import os
 import resource
 from pathlib import Path
 
@@ -51,6 +52,22 @@ def test_no_room_for_a_process_is_nobodys_failure() -> None:
         supervisor.start(launch("sleep", "1000", user=user))
         CommandProbe(supervisor, launch("true", user=user, rlimits=[limit])).start(loop, results.append)
     assert results[0].transient
+
+
+def test_no_descriptor_for_a_check_is_nobodys_failure() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    results: list[Result] = []
+    with supervised() as supervisor, running_loop() as loop:
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            CommandProbe(supervisor, shell("exit 0")).start(loop, results.append)
+            turn_until(loop, lambda: bool(results), "a result")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert results[0].transient
+        assert not results[0].ok
 
 
 def test_a_hanging_check_is_killed_with_its_children_and_does_not_overlap(tmp_path: Path) -> None:

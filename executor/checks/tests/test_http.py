@@ -29,9 +29,17 @@ def probe(made: SocketProbe) -> Result:
     with running_loop() as loop:
         made.start(loop, results.append)
         turn_until(loop, lambda: bool(results), "a result")
+        resolvers_over()
     assert not holds_a_socket(made)
     assert len(results) == 1
     return results[0]
+
+
+def resolvers_over() -> None:
+    """They tell the loop, which must be there."""
+    for thread in threading.enumerate():
+        if thread.name == "check-resolver":
+            thread.join(PATIENCE)
 
 
 def holds_a_socket(made: SocketProbe) -> bool:
@@ -304,9 +312,7 @@ def test_redirects_to_names_that_nobody_answers_for_take_no_thread_each(mocker: 
             for one in made:
                 one.cancel()
             asked.set()
-            for thread in threading.enumerate():
-                if thread.name == "check-resolver":
-                    thread.join(PATIENCE)
+            resolvers_over()
 
 
 def test_want_of_descriptors_says_nothing_about_the_task() -> None:

@@ -1,6 +1,7 @@
 """The inspect endpoint, asked by its client and by clients that misbehave; `mesokit ps` on top of it."""
 
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -17,10 +18,9 @@ from click.testing import CliRunner
 
 from cni_plugins.cli.ps import command
 from executor.eventloop import SelectorLoop
-from executor.monitoring.address import NAME, connect, listen
 from executor.monitoring.cgroup import GroupUsage
-from executor.monitoring.client import InspectError, fetch, look
-from executor.monitoring.server import InspectServer
+from executor.monitoring.client import NAME, InspectError, connect, fetch, look
+from executor.monitoring.server import InspectServer, listen
 from executor.monitoring.snapshot import (
     CheckRun,
     ConnectionView,
@@ -138,8 +138,9 @@ def test_the_socket_is_its_owners_and_replaces_an_old_one(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
-        (b"POST / HTTP/1.1\r\n\r\n", b"405"),
-        (b"GET /etc HTTP/1.1\r\n\r\n", b"404"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", b"405"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET /etc HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
         (b"GET /?x=1 HTTP/1.0\r\n\r\n", b"200"),
         (b"\xff\r\n\r\n", b"400"),
         (b"x" * 10000, b""),
@@ -187,7 +188,7 @@ def test_without_descriptors_it_waits_and_does_not_spin(tmp_path: Path) -> None:
             assert not loop._selector.select(0)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert meanwhile(loop, lambda: client.recv(12)) == b"HTTP/1.1 200"
 
 
@@ -300,3 +301,40 @@ def test_ps_says_what_is_wrong(tmp_path: Path) -> None:
     assert (code, "neither a directory nor the number of a process" in text) == (1, True)
     code, text = ps(str(2**22 + 1))
     assert (code, "is gone" in text) == (1, True)
+
+
+def test_however_many_ask_tasks_come_first(tmp_path: Path) -> None:
+    """Documents that are dear to make are made one after the other, with four times as long between them."""
+    began: list[float] = []
+
+    def dear() -> ExecutorView:
+        began.append(time.monotonic())
+        time.sleep(0.05)
+        return document()
+
+    def ask() -> None:
+        clients = [connect(tmp_path, PATIENCE) for _ in range(4)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        for client in clients:
+            assert client.recv(12) == b"HTTP/1.1 200"
+            client.close()
+
+    with serving(tmp_path, dear) as loop:
+        meanwhile(loop, ask)
+    assert min(after - before for before, after in itertools.pairwise(began)) >= 0.05 * 5 - 0.01
+
+
+def test_a_request_of_one_byte_at_a_time_and_one_with_endless_fields(tmp_path: Path) -> None:
+    def ask(request_: bytes, step: int) -> bytes:
+        with connect(tmp_path, PATIENCE) as client, contextlib.suppress(OSError):
+            for start in range(0, len(request_), step):
+                client.sendall(request_[start : start + step])
+            return client.recv(12)
+        return b""
+
+    whole = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    with serving(tmp_path) as loop:
+        assert meanwhile(loop, lambda: ask(whole, 1)) == b"HTTP/1.1 200"
+        assert meanwhile(loop, lambda: ask(whole[:-2] + b"a: b\r\n" * 5000, 100)) == b""
+        assert meanwhile(loop, lambda: ask(whole[:-2] + b"a: b\r\n" * 200 + b"\r\n", 8000)) == b"HTTP/1.1 400"

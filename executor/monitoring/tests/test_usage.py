@@ -146,6 +146,36 @@ def test_a_group_seen_from_inside_its_namespace(tmp_path: Path, mounts: Path) ->
     assert cgroup.read(found).memory_bytes == 1
 
 
+def test_only_a_group_of_the_containers_own_is_the_containers(tmp_path: Path, mounts: Path) -> None:
+    lay_out(
+        mounts,
+        {
+            "memory/user.slice/session-1.scope/cgroup.procs": "7\n",
+            "memory/mesos/c1/cgroup.procs": "7\n",
+            "pids/user.slice/cgroup.procs": "7\n",
+        },
+    )
+    sessions = group(tmp_path, mounts, "4:memory:/user.slice/session-1.scope\n8:pids:/user.slice\n")
+    assert sessions is not None
+    assert cgroup.container_of(sessions, "c1") is None
+    assert cgroup.container_of(sessions, None) is None
+    isolated = group(tmp_path, mounts, "4:memory:/mesos/c1\n8:pids:/user.slice\n")
+    own = cgroup.container_of(isolated, "c1")
+    assert own is not None
+    assert set(own.directories) == {"memory"}
+    lay_out(mounts, {"memory/cgroup.procs": "7\n"})
+    inside = group(tmp_path, mounts, "4:memory:/\n")
+    own = cgroup.container_of(inside, None)
+    assert own is not None
+    assert set(own.directories) == {"memory"}
+
+
+def test_groups_that_may_not_be_looked_into_are_none(tmp_path: Path, mounts: Path) -> None:
+    (mounts / "memory").mkdir(parents=True)
+    lay_out(tmp_path / "proc" / "7", {"cgroup": f"4:memory:/{'x' * 300}\n"})
+    assert cgroup.group_of(7, mounts, tmp_path / "proc") is None
+
+
 def test_no_groups_at_all(tmp_path: Path, mounts: Path) -> None:
     assert group(tmp_path, mounts, "0::/\n") is None
     assert cgroup.group_of(8, mounts, tmp_path / "proc") is None

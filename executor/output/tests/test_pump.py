@@ -4,6 +4,7 @@ import contextlib
 import os
 import resource
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,27 @@ def drained(loop: SelectorLoop, output: TaskOutput) -> None:
 def contents(folder: Path, name: str) -> bytes:
     files = sorted(folder.glob(f"{name}*"), key=lambda path: -int(path.suffix[1:] or 0))
     return b"".join(path.read_bytes() for path in files)
+
+
+def test_a_thread_that_could_not_be_made_is_made_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with pumping() as (loop, pump):
+        policy = OutputPolicy(Directory.of(tmp_path), 1 << 20)
+        before = descriptors()
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", no_room)
+            with pytest.raises(OSError, match="no thread"):
+                TaskOutput(pump, policy, "refused")
+        assert descriptors() == before
+        output = TaskOutput(pump, policy, "t")
+        os.write(output.stdout, b"said")
+        output.started()
+        drained(loop, output)
+        assert (tmp_path / "tasks" / "t" / "stdout").read_bytes() == b"said"
 
 
 def test_without_rotation_and_listener_nothing_is_in_between() -> None:

@@ -86,3 +86,33 @@ def test_a_written_wakeup_ends_the_wait() -> None:
     with running_loop() as loop:
         os.write(loop.wakeup, b"\x0f")
         loop.run_once()
+
+
+def test_timers_that_are_cancelled_leave_the_heap() -> None:
+    with running_loop() as loop:
+        kept = [loop.call_at(loop.now() + 3600, lambda: None) for _ in range(10)]
+        for _ in range(10_000):
+            loop.call_at(loop.now() + 3600, lambda: None).cancel()
+        assert len(loop._timers) < 200
+        called: list[int] = []
+        loop.call_at(loop.now(), lambda: called.append(1))
+        loop.run_once(1)
+        assert called == [1]
+        for timer in kept:
+            timer.cancel()
+            timer.cancel()
+        loop.run_once(0)
+
+
+def test_timers_cancelled_from_within_a_timer_are_not_called() -> None:
+    with running_loop() as loop:
+        called: list[str] = []
+        later = [loop.call_at(loop.now(), lambda: called.append("late")) for _ in range(200)]
+
+        def cancel() -> None:
+            for timer in later:
+                timer.cancel()
+
+        loop.call_at(loop.now() - 1, cancel)
+        loop.run_once(1)
+        assert called == []

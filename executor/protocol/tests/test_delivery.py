@@ -1,5 +1,6 @@
 """Updates, acknowledgements, draining, silence and everything at once, with a clock made by hand."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,7 +13,6 @@ from mesos.v1.executor import executor_pb2
 from executor.protocol import (
     Acknowledged,
     Action,
-    Drained,
     Drop,
     Phase,
     Send,
@@ -20,6 +20,7 @@ from executor.protocol import (
     Shutdown,
     Subscribe,
 )
+from executor.protocol.session import TABLE, Input
 from executor.protocol.tests.by_hand import (
     POLICY,
     Event,
@@ -51,15 +52,22 @@ def test_a_call_that_cannot_be_delivered_makes_us_subscribe_anew(
     assert updates == [status_update.uuid]
 
 
-def test_a_refused_update_is_not_repeated() -> None:
+def test_a_refused_update_is_neither_repeated_nor_taken_for_acknowledged() -> None:
     session = make()
     session.start(0.0)
     join(session)
+    session.track(task("t"))
     bad = update("t", 1)
     session.update(bad, 0.0)
-    assert session.sent(1, bad.uuid, 400, "no", 0.0) == [Acknowledged("t", bad.uuid)]
+    assert session.sent(1, bad.uuid, 400, "no", 0.0) == []
+    assert session.unacknowledged == (bad,)
+    assert session.refused_updates == 1
+    assert session.wait_until() == -math.inf
     session.lost(1, "gone", 5.0)
-    assert carried(retry(session, 5.0))[1] == []
+    assert carried(retry(session, 5.0)) == (["t"], [])
+    # Should the agent have had it after all.
+    assert session.receive(2, acknowledged(bad), 6.0) == [Acknowledged("t", bad.uuid)]
+    assert not session.unacknowledged
 
 
 def test_an_answer_that_comes_after_the_acknowledgement_is_nothing() -> None:
@@ -72,35 +80,60 @@ def test_an_answer_that_comes_after_the_acknowledgement_is_nothing() -> None:
     assert session.sent(1, status.uuid, 202, "", 0.0) == []
 
 
-def test_draining_waits_for_the_last_acknowledgement() -> None:
+def test_the_last_acknowledgement_is_waited_for() -> None:
     session = make()
     session.start(0.0)
     join(session)
     last = update("t", 1, mesos_pb2.TASK_FINISHED)
     session.update(last, 0.0)
-    assert session.drain(0.0) == []
-    assert session.receive(1, acknowledged(last), 1.0) == [Acknowledged("t", last.uuid), Drained(0)]
+    assert session.wait_until() > 0.0
+    assert session.receive(1, acknowledged(last), 1.0) == [Acknowledged("t", last.uuid)]
+    assert session.wait_until() == -math.inf
+    assert session.changed_at == 1.0
 
 
-def test_draining_does_not_wait_for_ever() -> None:
+def test_acknowledgements_are_not_waited_for_for_ever() -> None:
     session = make()
     session.start(0.0)
     join(session)
     session.update(update("t", 1), 0.0)
-    session.drain(0.0)
-    assert session.next_deadline() == 60.0
-    assert session.timer(60.0) == [Drained(1)]
+    session.update(update("t", 2), 5.0)
+    assert session.wait_until() == 65.0
 
 
-def test_a_new_task_ends_draining() -> None:
+def test_told_to_leave_only_what_the_agent_has_not_taken_is_waited_for_long() -> None:
     session = make()
     session.start(0.0)
     join(session)
-    last = update("t", 1)
-    session.update(last, 0.0)
-    session.drain(0.0)
-    session.resume()
-    assert session.receive(1, acknowledged(last), 1.0) == [Acknowledged("t", last.uuid)]
+    carried_by_call = update("t", 1)
+    session.update(carried_by_call, 1.0)
+    session.sent(1, carried_by_call.uuid, 202, "", 2.0)
+    assert session.wait_until() == 61.0
+    session.receive(1, event(Event.SHUTDOWN), 3.0)
+    last = update("t", 2, mesos_pb2.TASK_KILLED)
+    session.update(last, 4.0)
+    assert session.wait_until() == 64.0
+    session.sent(1, last.uuid, 202, "", 5.0)
+    assert session.wait_until() == 5.0 + POLICY.farewell
+
+
+def test_what_subscribe_has_carried_is_taken_once_the_agent_says_so() -> None:
+    session = make()
+    session.start(0.0)
+    session.update(update("t", 1), 0.0)
+    session.lost(1, "gone", 1.0)
+    retry(session, 3.0)
+    session.receive(2, event(Event.SHUTDOWN), 4.0)
+    assert session.wait_until() == 4.0 + POLICY.farewell
+
+
+def test_every_input_has_a_meaning_or_none_on_purpose() -> None:
+    for phase, meanings in TABLE.items():
+        from_a_stream = set(meanings) & {Input.SUBSCRIBED, Input.TASKS, Input.SHUTDOWN, Input.ACKNOWLEDGED}
+        assert bool(from_a_stream) == (phase in (Phase.SUBSCRIBING, Phase.SUBSCRIBED))
+        assert Input.MESSAGE in meanings
+    assert set(TABLE) == set(Phase)
+    assert set().union(*TABLE.values()) == set(Input)
 
 
 def test_silence_is_answered_by_a_new_subscription_even_without_checkpointing() -> None:
@@ -176,7 +209,6 @@ _steps = st.lists(
                 "timer",
                 "shutdown",
                 "stale",
-                "drain",
                 "launch",
             ]
         ),
@@ -234,7 +266,6 @@ def _play(session: Session, step: str, now: float, number: int) -> list[Action]:
         "timer": lambda: session.timer(now),
         "shutdown": lambda: session.receive(attempt, event(Event.SHUTDOWN), now),
         "stale": lambda: session.receive(attempt - 1, subscribed(), now),
-        "drain": lambda: session.drain(now),
         "launch": lambda: session.receive(attempt, launch, now),
     }
     return plays[step]()

@@ -245,3 +245,16 @@ def test_content_types_are_exact() -> None:
     assert [encoding.content_type for encoding in Encoding] == ["application/x-protobuf", "application/json"]
     assert Encoding.of_content_type("application/json") is Encoding.JSON
     assert Encoding.of_content_type("application/json; charset=utf-8") is None
+
+
+@pytest.mark.parametrize("name", ["value\0", "value\0\0x", "shell\0"])
+def test_a_key_with_a_zero_byte_is_a_key_that_nobody_knows(name: str) -> None:
+    command = mesos_pb2.CommandInfo()
+    fill_message(command, {name: {"a": 1}, "user": "root"})
+    assert command == mesos_pb2.CommandInfo(user="root")
+
+
+def test_an_enum_with_a_zero_byte_is_one_that_nobody_knows() -> None:
+    check = mesos_pb2.HealthCheck()
+    fill_message(check, {"type": "TCP\0"})
+    assert not check.HasField("type")

@@ -228,7 +228,7 @@ def test_88_more_than_the_executor_has(scene: Scene) -> None:
     agent.send(*(launch_group(info) for info in (limit, capability, modest)))
     assert "NICE" in agent.wait_state("limit", "FAILED").message
     # Capabilities are the container's, so of the whole executor: a task of its own cannot ask for any.
-    assert "linux_info" in agent.wait_state("capability", "ERROR").message
+    assert "linux_info" in agent.wait_state("capability", "FAILED").message
     agent.wait_state("modest", "FINISHED")
     assert scene.path("files").read_text() == "32\n"
     assert executor.running
