@@ -82,7 +82,7 @@ class ChildLink(Step):
             return
         link = self.find(context)
         if link is not None:
-            links.remove_index(context.sandbox, link.name, link.index)
+            links.remove(context.sandbox, link.name, link.index)
 
     def check(self, context: Context) -> None:
         link = verify.link(context.sandbox, self.ifname, self.kind, context.call.previous or Result())

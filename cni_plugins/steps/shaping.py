@@ -106,7 +106,7 @@ class LimitSending(Step):
             context.host.request(shaping.remove_ingress(link.index))
         ifb = _found(context, self.ifb, self.ifb_mac) if self.ifb else None
         if ifb is not None and ifb.kind == "ifb":
-            links.remove_index(context.host, ifb.name, ifb.index)
+            links.remove(context.host, ifb.name, ifb.index)
 
     def check(self, context: Context) -> None:
         link = _require(context, self.name, self.mac)
@@ -128,4 +128,4 @@ class LimitSending(Step):
         """
         link = links.find(context.host, ifb_name(context.call.identity))
         if link is not None and link.kind == "ifb" and not context.container_is_recorded():
-            links.remove_index(context.host, link.name, link.index)
+            links.remove(context.host, link.name, link.index)

@@ -52,7 +52,7 @@ class NamedLink(Step):
             and not self._reaches(context, link)
         ):
             return
-        links.remove_index(netlink, link.name, link.index)
+        links.remove(netlink, link.name, link.index)
 
     def _reaches(self, context: Context, link: links.Link) -> bool:
         """Without a MAC address: whether the other end is in the container, whose namespace is told for

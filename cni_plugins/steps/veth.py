@@ -59,7 +59,7 @@ class Veth(Step):
     def undo(self, context: Context) -> None:
         link = self.host_end(context)
         if link is not None:
-            links.remove_index(context.host, link.name, link.index)
+            links.remove(context.host, link.name, link.index)
 
     def check(self, context: Context) -> None:
         inside = verify.link(context.sandbox, self.ifname, "veth", context.call.previous or Result())

@@ -75,4 +75,4 @@ class VlanGateway(Step):
             members = vlans.of_ports(context.host, peer.master) if peer is not None and peer.master else {}
             others = [index for index, vids in members.items() if self.vid in vids and index != gateway.peer]
             if not others:
-                links.remove_index(context.host, gateway.name, gateway.index)
+                links.remove(context.host, gateway.name, gateway.index)

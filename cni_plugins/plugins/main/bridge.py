@@ -297,7 +297,7 @@ def remove_legacy(call: Call, config: BridgeConfig, context: Context) -> None:
         master = links.find_index(context.host, peer.master)
         if master is not None and master.name != config.bridge:
             return
-    links.remove_index(context.host, peer.name, peer.index)
+    links.remove(context.host, peer.name, peer.index)
 
 
 def status(call: Call, config: BridgeConfig, context: Context) -> None:

@@ -18,6 +18,6 @@ def link_of(kind: str) -> Callable[[Call, Any, Context], None]:
             return
         link = links.find(context.sandbox, call.ifname)
         if link is not None and link.kind == kind and not context.interface_is_recorded():
-            links.remove_index(context.sandbox, link.name, link.index)
+            links.remove(context.sandbox, link.name, link.index)
 
     return remove
