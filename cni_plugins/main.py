@@ -5,10 +5,12 @@
 
 import os
 import sys
+import time
 
 from cni_plugins.plugins.registry import Handlers
 from cni_plugins.spec import dispatch
 from cni_plugins.spec.call import Reply, Request
+from cni_plugins.spec.roots import roots_from
 
 
 def handle(request: Request) -> Reply:
@@ -22,7 +24,15 @@ def main() -> int:
     name = os.environ.get("MESOKIT_PLUGIN") or sys.argv[0].rpartition("/")[2]
     asked = os.environ.get("CNI_COMMAND")
     stdin = b"" if asked in {None, "VERSION"} else sys.stdin.buffer.read()
-    reply = handle(Request(name, dict(os.environ), stdin))
+    request = Request(name, dict(os.environ), stdin)
+    began = time.monotonic()
+    reply = handle(request)
+    if reply.status:
+        # Imported when a call failed, which hardly any does.
+        from cni_plugins.store import failures  # noqa: PLC0415
+
+        failure = failures.failure_of(request, reply, time.monotonic() - began, "one-shot")
+        failures.note(roots_from(os.environ).run, failure)
     sys.stderr.buffer.write(reply.stderr)
     sys.stderr.buffer.flush()
     sys.stdout.buffer.write(reply.stdout)

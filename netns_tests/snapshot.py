@@ -37,6 +37,7 @@ PERMANENT: tuple[tuple[str, str], ...] = (
     (r"dir ", "empty directories hold nothing"),
     (r"file /var/lib/cni/networks/[^/]+/(lock|last_reserved_ip\.\d+) ", "host-local's; not a reservation"),
     (r"file /run/mesokit/(locks/|[^ ]*\.lock )", "a lock file must not vanish under one who waits for it"),
+    (r"(file|dir) /run/mesokit/failures\b", "the calls that failed, for an operator"),
     (r"file /run/mesokit/host-local/[^/]+/stamp ", "when the index of reservations was last true"),
     (
         r"node: nft (table|chain) ip6? nat (nat|POSTROUTING|PREROUTING|OUTPUT|CNI-HOSTPORT-\w+) ",

@@ -76,6 +76,7 @@ def records(node: Node) -> list[list[dict[str, Any]]]:
             for line in lines:
                 line.pop("time", None)
                 line.pop("call", None)
+                line.pop("began", None)
                 line.pop("netnsID", None)
             found.append(lines)
     return found
@@ -370,3 +371,23 @@ def test_a_person_who_starts_a_plugin_is_told_what_it_is(node: Node, ours: str) 
     finished = node.run([f"{ours}/bridge"])
     assert finished.stdout == b""
     assert b"CNI protocol versions supported" in finished.stderr
+
+
+def test_failed_calls_are_told_and_kept(node: Node, ours: str) -> None:
+    """In the service's log and in one place for all, with whose they were; so are those without one."""
+    broken = bridge(ipam={"type": "absent"})
+    node.cni("ADD", f"{ours}/bridge", broken, "alone", node.netns("alone"))
+    with started(start(node)) as running:
+        node.cni("ADD", f"{ours}/bridge", broken, "c1", node.netns("c1"), ifname="net7")
+        until(lambda: b"net7" in running.errors())
+        line = running.errors().decode()
+        assert "ADD of bridge failed: network net, container c1, interface net7: code" in line
+        assert "absent" in line
+        found = status(node)["failures"]
+        by = [(each["container"], each["by"]) for each in found]
+        assert by == [("alone", "one-shot"), ("c1", "service")]
+        assert found[1].items() >= {"network": "net", "plugin": "bridge", "verb": "ADD"}.items()
+        assert "absent" in node.run([MESOKIT, "node", "status"]).text
+    told = node.run([MESOKIT, "node", "failures", "--json", "-n", "1"]).text
+    assert json.loads(told)["container"] == "c1"
+    assert "alone" in node.run([MESOKIT, "node", "failures"]).text

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -12,6 +14,12 @@ import click
 
 from cni_plugins.node import ask
 from cni_plugins.node.main import Options, serve, socket_path
+from cni_plugins.spec.roots import roots_from
+from cni_plugins.spec.text import printable
+from cni_plugins.store.failures import Failure, last
+from cni_plugins.store.failures import as_json as as_json_failure
+
+_SHOWN = 5  # failures in `status`
 
 
 @click.group("node", invoke_without_command=True)
@@ -22,7 +30,7 @@ from cni_plugins.node.main import Options, serve, socket_path
     "--workers", type=click.IntRange(1, 64), help="Processes that do calls.  [default: 2, or 1 on one core]"
 )
 @click.option("--metrics-port", type=click.IntRange(1, 65535), help="Also serve /metrics on 127.0.0.1:PORT.")
-@click.option("-v", "--verbose", is_flag=True, help="Log starts, ends and failed calls to standard error.")
+@click.option("-v", "--verbose", is_flag=True, help="Log starts and ends as well as failed calls.")
 @click.pass_context
 def command(
     ctx: click.Context, threads: int, workers: int | None, metrics_port: int | None, verbose: bool
@@ -43,12 +51,54 @@ def command(
 @command.command("status")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(as_json: bool) -> None:
-    """Show what the running service did: calls, errors by code, latency."""
+    """Show what the running service did: calls, errors by code, latency, the last calls that failed."""
     try:
         answer = ask.status(socket_path())
     except (ask.NotRunning, OSError) as error:
         raise click.ClickException(str(error)) from error
+    answer["failures"] = [as_json_failure(failure) for failure in _last(_SHOWN)]
     click.echo(json.dumps(answer, indent=2) if as_json else render(answer))
+
+
+@command.command("failures")
+@click.option("-n", "count", type=click.IntRange(1), default=50, show_default=True, help="How many at most.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one failure a line.")
+def failures(count: int, as_json: bool) -> None:
+    """Show the last plugin calls that failed, with and without the service, since the machine started.
+
+    \b
+    mesokit node failures                      the last ones, the oldest first
+    mesokit node failures -n 5 --json          time, verb, plugin, network, container, interface, code, …
+    """
+    found = _last(count)
+    if as_json:
+        for failure in found:
+            click.echo(json.dumps(as_json_failure(failure)))
+    elif found:
+        click.echo("\n".join(_told([as_json_failure(failure) for failure in found])))
+    else:
+        click.echo("no plugin call has failed since this machine started")
+
+
+def _last(count: int) -> list[Failure]:
+    try:
+        return last(roots_from(os.environ).run, count)
+    except PermissionError as error:
+        raise click.ClickException(f"{error.filename}: only root may see the calls that failed") from error
+    except OSError as error:
+        raise click.ClickException(f"{error.filename}: {error.strerror}") from error
+
+
+def _told(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Failures for people, two lines each: one to find it by, one to read."""
+    lines = []
+    for each in found:
+        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each["time"]))
+        about = [each[name] for name in ("network", "container", "interface") if each[name]]
+        took = f"{each['seconds'] * 1000:.0f} ms, {each['by']}"
+        lines.append(f"{moment}  {each['verb']} {each['plugin']}  {'  '.join(about)}  ({took})")
+        lines.append(f"    {each['code']}: {each['message']}")
+    return [printable(line) for line in lines]
 
 
 @command.command("metrics")
@@ -83,4 +133,6 @@ def render(answer: dict[str, Any]) -> str:
         lines += ["", f"{'errors of':<{width}}{'verb':<9}{'code':>9}{'count':>9}"]
     for row in answer["errors"]:
         lines.append(f"{row['plugin']:<{width}}{row['verb']:<9}{row['code']:>9}{row['count']:>9}")
+    if answer.get("failures"):
+        lines += ["", "last failed calls (mesokit node failures shows more):", *_told(answer["failures"])]
     return "\n".join(lines)

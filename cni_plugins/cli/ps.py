@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from cni_plugins.cli.terminal import printable
+from cni_plugins.cli.table import aligned
+from cni_plugins.spec.text import printable
 from executor.monitoring.client import NAME, InspectError, look
 
 _COLUMNS = ("TASK", "STATE", "PID", "PROCS", "CPU", "MEMORY", "HEALTH", "PROGRESS", "SINCE")
@@ -119,8 +120,7 @@ def describe(sandbox: Path, state: dict[str, Any]) -> str:
     rows: list[tuple[str, ...]] = [_COLUMNS]
     rows += [_row(task, state["now"]) for task in state["tasks"]]
     if len(rows) > 1:
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        lines += aligned(rows, indent="  ")
     ended = ", ".join(f"{count} {name}" for name, count in sorted(state["ended_by_state"].items()))
     if ended:
         lines.append(f"  ended: {ended}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from mesos.v1 import mesos_pb2
 
-from cni_plugins.cli.terminal import printable
+from cni_plugins.spec.text import printable
 from executor.local_agent.events import (
     ContainerGone,
     ContainerStarted,

@@ -28,6 +28,7 @@ from cni_plugins.node.service import Handler
 from cni_plugins.node.supervisor import Supervisor, default_count, log
 from cni_plugins.plugins.registry import MODULES
 from cni_plugins.spec.roots import roots_from
+from cni_plugins.store.failures import Failure, note
 
 _M_ARENA_MAX = -8  # mallopt(3)
 _STACK_BYTES = 1 << 20
@@ -77,7 +78,13 @@ def serve(
     identity = None if origin is listen.Origin.SYSTEMD else listen.identity(path)
     count = options.workers or default_count()
     threads = max(1, options.threads // count)
-    work = partial(worker.run, listening, handle, threads, plugins)
+    run = roots_from(os.environ).run
+
+    def failed(failure: Failure) -> None:
+        log.warning("%s", failure)
+        note(run, failure)
+
+    work = partial(worker.run, listening, worker.Job(handle, threads, plugins, failed))
     supervisor = Supervisor(listening, origin, Metrics(version), work, count, end_seconds=options.end_seconds)
 
     def ended(_number: int, _frame: FrameType | None) -> None:

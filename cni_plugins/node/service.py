@@ -18,7 +18,6 @@ Stopping means to lead no more and to end what is in work. The socket itself may
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import resource
@@ -34,6 +33,7 @@ from typing import Protocol
 from cni_plugins.node import wire
 from cni_plugins.node.door import Door, Seldom
 from cni_plugins.spec.call import Reply, Request
+from cni_plugins.store.failures import Failure, error_code, failure_of
 
 Handler = Callable[[Request], Reply]
 
@@ -59,13 +59,14 @@ _SPARE_DESCRIPTORS = 48  # what a few calls may need at once
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`handle` does a call, `ask` answers the query that a connection began with; `threads` bounds how many
-    calls are in work at once.
+    """`handle` does a call, `ask` answers the query that a connection began with, `failed` is told of each
+    call that failed; `threads` bounds how many calls are in work at once.
     """
 
     handle: Handler
     journal: Journal
     ask: Callable[[socket.socket, bytes], None]
+    failed: Callable[[Failure], None]
     threads: int = 64
 
 
@@ -264,20 +265,16 @@ class Service:
         began = time.monotonic()
         journal.begin()
         code = -1
+        request = Request(call.plugin, call.env, call.stdin, call.host_netns, call.netns)
         try:
-            request = Request(call.plugin, call.env, call.stdin, call.host_netns, call.netns)
             reply = self.settings.handle(request)
-            if reply.status:
-                code = _code(reply)
-                log.info(
-                    "%s %s of %s: error %d",
-                    call.plugin, call.env.get("CNI_COMMAND"), call.env.get("CNI_CONTAINERID", "-"), code,
-                )  # fmt: skip
-            else:
-                code = 0
+            code = error_code(reply)
         finally:
-            journal.end(call.plugin, call.env.get("CNI_COMMAND", ""), time.monotonic() - began, code)
+            seconds = time.monotonic() - began
+            journal.end(call.plugin, call.env.get("CNI_COMMAND", ""), seconds, code)
         call.close()  # the runtime may unmount the namespace as soon as it has the answer
+        if code:
+            self.settings.failed(failure_of(request, reply, seconds, "service"))
         with contextlib.suppress(OSError):  # the caller did not wait; DEL is its duty
             connection.sendall(wire.reply(reply.status, reply.stdout, reply.stderr))
         connection.close()
@@ -292,10 +289,3 @@ class Service:
         if 0 <= limit <= connection.fileno() + _SPARE_DESCRIPTORS:  # the lowest free number is given out
             return "descriptors", f"descriptors run out (RLIMIT_NOFILE {limit}): callers do their calls"
         return None
-
-
-def _code(reply: Reply) -> int:
-    try:
-        return int(json.loads(reply.stdout)["code"])
-    except (ValueError, KeyError, TypeError):
-        return -1

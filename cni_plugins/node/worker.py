@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from cni_plugins.node import wire
 from cni_plugins.node.service import Handler, Service, Settings
 from cni_plugins.plugins.registry import MODULES
+from cni_plugins.store.failures import Failure
 
 _AT_ONCE = 500  # calls in one message, which has to fit into the socket's buffer
 _LONGEST_QUERY = 4096  # bytes that are passed on
@@ -87,12 +88,22 @@ class Journal:
             self._refused = 0
 
 
-def run(
-    listening: socket.socket, handle: Handler, threads: int, plugins: Container[str], control: socket.socket
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all workers do: `handle` calls with so many `threads`, count those of `plugins` by name, and tell
+    `failed` of what failed.
+    """
+
+    handle: Handler
+    threads: int
+    plugins: Container[str]
+    failed: Callable[[Failure], None]
+
+
+def run(listening: socket.socket, job: Job, control: socket.socket) -> int:
     """Serve until `control` ends or SIGTERM comes, then finish what is in work. The exit status."""
-    journal = Journal(control, plugins)
-    service = Service(listening, Settings(handle, journal, journal.ask, threads))
+    journal = Journal(control, job.plugins)
+    service = Service(listening, Settings(job.handle, journal, journal.ask, job.failed, job.threads))
     journal.threads = lambda: service.threads
 
     def ended(_number: int, _frame: object) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from cni_plugins.node import ask, listen, wire
 from cni_plugins.node.service import Handler, Service, Settings
 from cni_plugins.node.wire import REPLY, REQUEST
+from cni_plugins.store.failures import Failure
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Told:
     refused: int = 0
     calls: list[tuple[str, str, int]] = field(default_factory=list)
     queries: list[bytes] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self) -> None:
@@ -57,7 +59,7 @@ def running(path: Path, handle: Handler, threads: int = 64) -> Iterator[Running]
     """A worker's service in this process."""
     listening, _ = listen.obtain(path, {})
     told = Told()
-    service = Service(listening, Settings(handle, told, told.ask, threads))
+    service = Service(listening, Settings(handle, told, told.ask, told.failures.append, threads))
     service.start()
     try:
         yield Running(service, told)

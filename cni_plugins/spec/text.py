@@ -1,4 +1,4 @@
-"""Text for a terminal."""
+"""Text for a terminal or a log."""
 
 
 def printable(line: str) -> str:
