@@ -147,12 +147,14 @@ def _matched(netlink: Netlink, destination: Ip) -> KernelRoute | None:
 
 
 def towards(netlink: Netlink, destination: Ip) -> int:
-    """The index of the link that packets to `destination` leave by. CniError 999 when there is no route."""
+    """The index of the link that packets to `destination` leave by, 0 without a route. CniError 999."""
     family = _AF_INET if destination.version == 4 else _AF_INET6
     raw = destination.packed
     body = _HEADER.pack(family, 8 * len(raw), 0, 0, 0, 0, 0, 0, 0)
     body += struct.pack("=HH", 4 + len(raw), _RTA_DST) + raw
-    (answer,) = netlink.request(Message(f"find the way to {destination}", RTM_GETROUTE, 0, body))
+    (answer,) = netlink.request(Message(f"find the way to {destination}", RTM_GETROUTE, 0, body, _NO_ROUTE))
+    if not answer.packet:
+        return 0
     return number(attributes(answer.packet, 16 + _HEADER.size), _RTA_OIF)
 
 

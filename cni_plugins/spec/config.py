@@ -301,9 +301,10 @@ def _refuse_near_miss(name: str, value: Any, known: Iterable[Key], where: str) -
         return
     near = _near(name, [key.key for key in known])
     if near is not None:
+        of = f" of {where.rstrip('.')}" if where else ""
         raise CniError(
             Code.UNSUPPORTED_FIELD,
-            f"unknown key {where + name!r} (value {shown(value)}): is {near!r} meant?",
+            f"unknown key {name!r}{of} (value {shown(value)}): is {near!r} meant?",
         )
 
 

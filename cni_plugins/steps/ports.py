@@ -1,9 +1,7 @@
 """Published ports: claimed, made, checked, and what the reference portmap left.
 
 A port of the host belongs to one attachment: claims (store.claims) are compared across addresses and
-families, because 10.0.0.1:80 is part of what a mapping of port 80 without hostIP asks for. A process that
-listens on the port does not matter: packets are translated before they could reach it, as with the
-reference plugin, and it may be the runtime's own, which some runtimes keep to hold the port.
+families, because 10.0.0.1:80 is part of what a mapping of port 80 without hostIP asks for.
 """
 
 from collections.abc import Callable, Iterable
@@ -288,9 +286,10 @@ def _named(identity: Identity) -> str:
 def localnet_of(context: Context, target: IpInterface) -> Localnet | None:
     """What lets 127.0.0.1 reach a target; None where nothing has to be done. The claims' lock is held."""
     call = context.call
-    link = links.find_index(context.host, routes.towards(context.host, target.ip))
+    index = routes.towards(context.host, target.ip)
+    link = links.find_index(context.host, index) if index else None
     if link is None:
-        return None
+        return None  # the host has no way to the container, so 127.0.0.1 has none either
     subject = f"localnet-{call.host.inode}-{link.name}"
     if not claims.members(call.roots, subject) and sysctl.read(call.host, _localnet(link.name)) == "1":
         return None

@@ -3,7 +3,8 @@
 Who asks wins: CNI_ARGS `IP` adds to the configured addresses, `args.cni.ips` replaces them, and
 `runtimeConfig.ips` (capability `ips`, or a Mesos task's `ip_addresses`) replaces that. A request without a
 prefix length takes prefix and gateway from the configured address whose network it lies in. CNI_ARGS
-`GATEWAY` gives its gateways to the addresses whose network they lie in.
+`GATEWAY` gives its gateways to the addresses whose network they lie in. Nothing is reserved here, so what a
+Mesos task asks for might be anybody's: its wish counts where `allowedAddresses` says so.
 
     {"name": "lab", "type": "bridge", "bridge": "lab0",
      "ipam": {"type": "static", "addresses": [{"address": "10.20.0.5/24", "gateway": "10.20.0.1"}]}}
@@ -14,7 +15,8 @@ from typing import Any
 
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
-from cni_plugins.spec.call import Call
+from cni_plugins.plugins.ipam.ranges import check_gateway, unusable
+from cni_plugins.spec.call import Call, Verb
 from cni_plugins.spec.config import CIDR, IP, list_of, nested, option, parsed_by
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Dns, Result, Route, decode_dns, decode_route
@@ -34,16 +36,28 @@ class StaticConfig:
     addresses: tuple[StaticAddress, ...] = option(
         "addresses", list_of(nested(StaticAddress)), (), "the addresses that the interface gets"
     )
+    allowed: tuple[IpInterface, ...] = option(
+        "allowedAddresses",
+        list_of(CIDR),
+        (),
+        "networks (`10.20.0.128/25`) in which a task may choose addresses",
+    )
     routes: tuple[Route, ...] = option(
         "routes", list_of(parsed_by("route", decode_route)), (), "routes, copied to the result"
     )
     dns: Dns = option("dns", parsed_by("dns", decode_dns), Dns(), "name servers, copied to the result")
 
 
-def _configured(config: StaticConfig) -> tuple[Address, ...]:
+def _configured(call: Call, config: StaticConfig) -> tuple[Address, ...]:
+    warn = call.warn if call.verb is Verb.ADD else lambda text: None
     for number, entry in enumerate(config.addresses):
+        where = f"ipam.addresses[{number}]"
         if entry.address is None:
-            raise CniError(Code.INVALID_CONFIG, f"ipam.addresses[{number}] has no 'address'")
+            raise CniError(Code.INVALID_CONFIG, f"{where} has no 'address'")
+        if entry.gateway is not None:
+            check_gateway(entry.gateway, entry.address.network, f"{where}.gateway", warn)
+            if entry.gateway == entry.address.ip:
+                warn(f"{where}.gateway is {entry.gateway}, which is the container's own address")
     return tuple(Address(entry.address, entry.gateway) for entry in config.addresses if entry.address)
 
 
@@ -101,10 +115,11 @@ def _with_gateways(addresses: tuple[Address, ...], text: str) -> tuple[Address, 
 
 def chosen(call: Call, config: StaticConfig) -> tuple[Address, ...]:
     """The addresses of an attachment. CniError 4 or 7 naming the source of a bad one."""
-    configured = _configured(config)
+    configured = _configured(call, config)
     words = _words(call.args.get("IP", ""))
     addresses = configured + tuple(_requested(word, "CNI_ARGS IP", configured) for word in words)
     addresses = _replaced(call, configured, _with_gateways(addresses, call.args.get("GATEWAY", "")))
+    _check_wishes(call, config, configured, addresses)
     if not at_least(call.version, "0.3.0"):
         for family in (4, 6):
             if sum(entry.address.version == family for entry in addresses) > 1:
@@ -114,6 +129,36 @@ def chosen(call: Call, config: StaticConfig) -> tuple[Address, ...]:
                     "name fewer, or set cniVersion to 0.3.0 or later",
                 )
     return addresses
+
+
+def _check_wishes(
+    call: Call, config: StaticConfig, configured: tuple[Address, ...], chosen: tuple[Address, ...]
+) -> None:
+    """CniError 7 for an address that a task asked for and may not have: but for what the operator set apart,
+    it may be the router's or another container's.
+    """
+    asked = call.network_info.addresses if call.network_info is not None else ()
+    own = {entry.address.ip for entry in configured}
+    gateways = {entry.gateway for entry in (*configured, *chosen) if entry.gateway is not None}
+    for entry in chosen:
+        wanted = entry.address.ip
+        if wanted not in asked or wanted in own:
+            continue
+        problem = "the gateway" if wanted in gateways else unusable(wanted, entry.address.network)
+        if problem:
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"the task asked for address {wanted}, which is {problem} of {entry.address.network}",
+                "ask for another one, or for none",
+            )
+        if not any(wanted in network.network for network in config.allowed):
+            listed = ", ".join(str(network.network) for network in config.allowed) or "empty"
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"the task asked for address {wanted}, and on network {call.network} tasks do not choose",
+                f"ipam.allowedAddresses is {listed}; the operator may list networks there in which tasks may "
+                "choose, or use host-local, which gives no address twice",
+            )
 
 
 def add(call: Call, config: StaticConfig, tx: Transaction) -> Result:
@@ -143,7 +188,7 @@ def check(call: Call, config: StaticConfig, context: Context) -> None:
 
 
 def status(call: Call, config: StaticConfig, context: Context) -> None:
-    _configured(config)
+    _configured(call, config)
 
 
 PLUGIN: Plugin[Any] = Plugin(

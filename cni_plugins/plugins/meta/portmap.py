@@ -17,8 +17,8 @@ bridged packets pass through the firewall (br_netfilter), a container reaches it
 port has `hairpinMode`.
 
 A port that another container has is refused when the two mappings' addresses overlap, whatever their
-families. One that a process of the host listens on is not: packets no longer reach that process. UDP
-flows from before are forgotten, on ADD and on DEL.
+families. So is one that a program of the host listens on, which would get no packets any more, unless
+`overrideListeners` is set. UDP flows from before are forgotten, on ADD and on DEL.
 """
 
 from collections.abc import Sequence
@@ -30,14 +30,17 @@ from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import iptables
 from cni_plugins.kernel.nft.ports import PROTOCOLS, Forward, Hide, Publication
+from cni_plugins.plugins.meta.host_ports import SPANS, HostPorts, Span
 from cni_plugins.spec.call import Call
-from cni_plugins.spec.config import BOOL, TEXT, integer, list_of, one_of, option
+from cni_plugins.spec.config import BOOL, TEXT, integer, list_of, one_of, option, shown
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Result
 from cni_plugins.spec.values import Ip, IpInterface, fold, parse_ip
 from cni_plugins.steps import ports, registry
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.ports import IptablesKeys, Ports
+
+_RUNTIME = "runtimeConfig."
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,19 @@ class PortmapConfig:
     external_set_mark_chain: str = option(
         "externalSetMarkChain", TEXT, "", "a chain of yours that sets that mark instead (iptables only)"
     )
+    allowed_host_ports: tuple[Span, ...] = option(
+        "allowedHostPorts", SPANS, (), 'host ports that may be published: 8080, "31000-32000"; default all'
+    )
+    reserved_host_ports: tuple[Span, ...] = option(
+        "reservedHostPorts", SPANS, (), "host ports that never are"
+    )
+    override_listeners: bool = option(
+        "overrideListeners", BOOL, False, "publish a port also where a program of the host listens on it"
+    )
+
+    @property
+    def host_ports(self) -> HostPorts:
+        return HostPorts(self.allowed_host_ports, self.reserved_host_ports, self.override_listeners)
 
 
 def _is_iptables(words: tuple[str, ...]) -> bool:
@@ -144,21 +160,21 @@ def _port(entry: dict[str, Any], key: str, where: str) -> int:
     value = fold(entry, key)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 65536:
         raise CniError(
-            Code.INVALID_CONFIG, f"{where}.{key} is {value!r}, which is not a port from 1 to 65535"
+            Code.INVALID_CONFIG, f"{where}.{key} is {shown(value)}, which is not a port from 1 to 65535"
         )
     return value
 
 
 def _mapping(entry: object, where: str) -> Mapping:
     if not isinstance(entry, dict):
-        raise CniError(Code.INVALID_CONFIG, f"{where} is {entry!r}, which is not an object")
+        raise CniError(Code.INVALID_CONFIG, f"{where} is {shown(entry)}, which is not an object")
     protocol = fold(entry, "protocol")
     if protocol is None or protocol == "":
         protocol = "tcp"
     if not isinstance(protocol, str) or protocol.lower() not in PROTOCOLS:
         raise CniError(
             Code.INVALID_CONFIG,
-            f"{where}.protocol is {protocol!r}, which is not one of {', '.join(PROTOCOLS)}",
+            f"{where}.protocol is {shown(protocol)}, which is not one of {', '.join(PROTOCOLS)}",
         )
     text = fold(entry, "hostIP")
     host_ip: Ip | None = None
@@ -195,16 +211,19 @@ def parse_mappings(listed: object) -> list[Mapping]:
     if listed is None:
         return []
     if not isinstance(listed, list):
-        raise CniError(Code.INVALID_CONFIG, f"runtimeConfig.portMappings is {listed!r}, which is not a list")
-    mappings = [_mapping(entry, f"portMappings[{number}]") for number, entry in enumerate(listed)]
+        raise CniError(
+            Code.INVALID_CONFIG, f"runtimeConfig.portMappings is {shown(listed)}, which is not a list"
+        )
+    mappings = [_mapping(entry, f"{_RUNTIME}portMappings[{number}]") for number, entry in enumerate(listed)]
     seen: dict[tuple[str, Ip | None, int, int], Mapping] = {}
     for item in mappings:
         for family in (4, 6) if item.family == 0 else (item.family,):
             first = seen.setdefault((item.protocol, item.host_ip, family, item.host_port), item)
             if first.container_port != item.container_port:
+                other = first.where.removeprefix(_RUNTIME)
                 raise CniError(
                     Code.INVALID_CONFIG,
-                    f"{item.where}.hostPort is {item.host_port}, which {first.where} maps already",
+                    f"{item.where}.hostPort is {item.host_port}, which {other} maps already",
                 )
     return mappings
 
@@ -252,7 +271,7 @@ def _wanted(call: Call, config: PortmapConfig) -> Publication | None:
 
 def validate(call: Call, config: PortmapConfig) -> None:
     _keys(config)
-    parse_mappings(call.runtime("portMappings"))
+    config.host_ports.require(item.host_port for item in parse_mappings(call.runtime("portMappings")))
 
 
 def add(call: Call, config: PortmapConfig, tx: Transaction) -> Result:
@@ -261,6 +280,7 @@ def add(call: Call, config: PortmapConfig, tx: Transaction) -> Result:
     keys = _keys(config)
     wanted = _wanted(call, config)
     if wanted is not None:
+        config.host_ports.require_unused(call.host, wanted.forwards)
         publishing.publish(tx, Ports(wanted, keys))
     return call.previous
 
