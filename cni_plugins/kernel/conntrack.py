@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from cni_plugins.kernel import sysctl
 from cni_plugins.kernel.netlink import netfilter as nfnetlink
-from cni_plugins.kernel.netlink.netfilter import Message, Nfnetlink, attribute, attributes, nested
+from cni_plugins.kernel.netlink.codec import attribute, attributes, nested
+from cni_plugins.kernel.netlink.netfilter import Message, Nfnetlink
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import Ip
 
@@ -117,7 +118,7 @@ def _flows(socket: Nfnetlink, family: int) -> list[_Flow]:
 
 def parse(entry: bytes) -> _Flow | None:
     """A flow as the kernel lists it; None for anything but UDP."""
-    fields = dict(attributes(entry))
+    fields = attributes(entry)
     sent, answer = _tuple(fields.get(_TUPLE_ORIG, b"")), _tuple(fields.get(_TUPLE_REPLY, b""))
     if sent is None or answer is None:
         return None
@@ -128,9 +129,9 @@ def parse(entry: bytes) -> _Flow | None:
 
 def _tuple(data: bytes) -> _Tuple | None:
     """None for anything but UDP."""
-    fields = dict(attributes(data))
-    addresses = dict(attributes(fields.get(_TUPLE_IP, b"")))
-    proto = dict(attributes(fields.get(_TUPLE_PROTO, b"")))
+    fields = attributes(data)
+    addresses = attributes(fields.get(_TUPLE_IP, b""))
+    proto = attributes(fields.get(_TUPLE_PROTO, b""))
     if proto.get(_PROTO_NUM) != bytes((_UDP,)):
         return None
     return _Tuple(

@@ -18,6 +18,7 @@ from cni_plugins.kernel.netlink import pyroute as lean
 
 _ATTRIBUTE = struct.Struct("=HH")
 _NUMBER = struct.Struct("=I")
+_NLA_F_NESTED, _NLA_TYPE = 0x8000, 0x3FFF
 
 Attributes = Iterable[tuple[str, Any]]
 Table = Mapping[str, tuple[int, Callable[[Any], bytes]]]
@@ -178,7 +179,36 @@ def decode(kind: Any, packet: bytes) -> Any:
     return message
 
 
-def attributes(data: bytes, offset: int, wanted: Container[int] = range(1 << 14)) -> dict[int, bytes]:
+def attribute(kind: int, payload: bytes) -> bytes:
+    """One attribute, padded."""
+    length = 4 + len(payload)
+    return _ATTRIBUTE.pack(length, kind) + payload + bytes(-length & 3)
+
+
+def nested(kind: int, *inside: bytes) -> bytes:
+    """An attribute made of attributes, marked so (netfilter wants that, route netlink does without)."""
+    return attribute(kind | _NLA_F_NESTED, b"".join(inside))
+
+
+def string(kind: int, value: str) -> bytes:
+    return attribute(kind, value.encode() + b"\0")
+
+
+def every_attribute(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
+    """The attributes from `offset` on, in order, for where several have one number; a malformed rest is left
+    out.
+    """
+    found = []
+    while offset + 4 <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        if length < 4:
+            break
+        found.append((kind & _NLA_TYPE, data[offset + 4 : offset + length]))
+        offset += (length + 3) & ~3
+    return found
+
+
+def attributes(data: bytes, offset: int = 0, wanted: Container[int] = range(1 << 14)) -> dict[int, bytes]:
     """The payloads of the attributes from `offset` on, by number; of those that are wanted."""
     found: dict[int, bytes] = {}
     end = len(data) - 4
@@ -187,7 +217,7 @@ def attributes(data: bytes, offset: int, wanted: Container[int] = range(1 << 14)
         size, number = cut(data, offset)
         if size < 4:
             break
-        number &= 0x3FFF
+        number &= _NLA_TYPE
         if number in wanted:
             found[number] = data[offset + 4 : offset + size]
         offset += size + 3 & ~3

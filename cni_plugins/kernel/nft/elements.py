@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cni_plugins.kernel.netlink import netfilter as nfnetlink
-from cni_plugins.kernel.netlink.netfilter import Message, Nfnetlink, attribute, attributes, nested, text
+from cni_plugins.kernel.netlink.codec import attribute, attributes, every_attribute, nested, string
+from cni_plugins.kernel.netlink.netfilter import Message, Nfnetlink
 from cni_plugins.spec.values import Ip
 
 TABLE = "mesokit"
@@ -58,7 +59,7 @@ def interface(name: str) -> bytes:
 
 def jump(chain: str) -> bytes:
     """The data of a verdict map's element."""
-    return nested(_VERDICT, attribute(_VERDICT_CODE, _JUMP), text(_VERDICT_CHAIN, chain))
+    return nested(_VERDICT, attribute(_VERDICT_CODE, _JUMP), string(_VERDICT_CHAIN, chain))
 
 
 def value(*fields: bytes) -> bytes:
@@ -74,8 +75,8 @@ def _message(number: int, flags: int, element: Element, *, bare: bool = False) -
         comment = element.comment.encode()[:COMMENT_BYTES] + b"\0"
         parts.append(attribute(_USERDATA, bytes((_UDATA_COMMENT, len(comment))) + comment))
     body = (
-        text(_LIST_TABLE, TABLE)
-        + text(_LIST_SET, element.set)
+        string(_LIST_TABLE, TABLE)
+        + string(_LIST_SET, element.set)
         + nested(_LIST_ELEMENTS, nested(_LIST_ELEM, *parts))
     )
     return Message(nfnetlink.SUBSYS_NFTABLES, number, flags, element.family, body)
@@ -127,7 +128,7 @@ def remove_own(socket: Nfnetlink, wanted: Sequence[Element]) -> None:
 
 def listed(socket: Nfnetlink, family: int, set_name: str) -> list[Element]:
     """Every element of a set (keys and comments, not data); [] without the set."""
-    body = text(_LIST_TABLE, TABLE) + text(_LIST_SET, set_name)
+    body = string(_LIST_TABLE, TABLE) + string(_LIST_SET, set_name)
     bodies = socket.dump(Message(nfnetlink.SUBSYS_NFTABLES, _GETSETELEM, 0, family, body))
     return [
         Element(family, set_name, found, comment=comment)
@@ -138,23 +139,23 @@ def listed(socket: Nfnetlink, family: int, set_name: str) -> list[Element]:
 
 def sets(socket: Nfnetlink, family: int) -> list[str]:
     """The names of the sets and maps of our table; [] without the table."""
-    body = text(_SET_TABLE, TABLE)
+    body = string(_SET_TABLE, TABLE)
     return [
         payload.rstrip(b"\0").decode()
         for entry in socket.dump(Message(nfnetlink.SUBSYS_NFTABLES, _GETSET, 0, family, body))
-        for kind, payload in attributes(entry)
+        for kind, payload in every_attribute(entry)
         if kind == _SET_NAME
     ]
 
 
 def _entries(body: bytes) -> list[tuple[bytes, str]]:
     found = []
-    for kind, payload in attributes(body):
+    for kind, payload in every_attribute(body):
         if kind != _LIST_ELEMENTS:
             continue
-        for _, element in attributes(payload):
-            fields = dict(attributes(element))
-            plain = dict(attributes(fields.get(_KEY, b""))).get(_VALUE, b"")
+        for _, element in every_attribute(payload):
+            fields = attributes(element)
+            plain = attributes(fields.get(_KEY, b"")).get(_VALUE, b"")
             found.append((plain, _comment(fields.get(_USERDATA, b""))))
     return found
 
@@ -172,7 +173,11 @@ def _comment(userdata: bytes) -> str:
 def chain_message(family: int, table: str, chain: str) -> Message:
     """A look-up of a chain by name."""
     return Message(
-        nfnetlink.SUBSYS_NFTABLES, _GETCHAIN, 0, family, text(_CHAIN_TABLE, table) + text(_CHAIN_NAME, chain)
+        nfnetlink.SUBSYS_NFTABLES,
+        _GETCHAIN,
+        0,
+        family,
+        string(_CHAIN_TABLE, table) + string(_CHAIN_NAME, chain),
     )
 
 
@@ -190,12 +195,12 @@ def prune(socket: Nfnetlink, family: int, chains: Mapping[str, int]) -> None:
     """
     answers = socket.request([chain_message(family, TABLE, name) for name in chains])
     for (name, rules), answer in zip(chains.items(), answers, strict=True):
-        fields = dict(attributes(answer.bodies[0])) if answer.bodies else {}
+        fields = attributes(answer.bodies[0]) if answer.bodies else {}
         if _CHAIN_USE in fields and int.from_bytes(fields[_CHAIN_USE], "big") <= rules:
-            body = text(_CHAIN_TABLE, TABLE) + text(_CHAIN_NAME, name)
+            body = string(_CHAIN_TABLE, TABLE) + string(_CHAIN_NAME, name)
             socket.batch([Message(nfnetlink.SUBSYS_NFTABLES, _DELCHAIN, 0, family, body)])
 
 
 def drop_table(socket: Nfnetlink, family: int) -> None:
     """Delete our table of a family with all it holds; it may be gone already."""
-    socket.batch([Message(nfnetlink.SUBSYS_NFTABLES, _DELTABLE, 0, family, text(_TABLE_NAME, TABLE))])
+    socket.batch([Message(nfnetlink.SUBSYS_NFTABLES, _DELTABLE, 0, family, string(_TABLE_NAME, TABLE))])

@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from cni_plugins.kernel.netlink import netfilter as nfnetlink
-from cni_plugins.kernel.netlink.netfilter import Message, Nfnetlink, attribute, attributes, text
+from cni_plugins.kernel.netlink.codec import attribute, attributes, every_attribute, string
+from cni_plugins.kernel.netlink.netfilter import Message, Nfnetlink
 from cni_plugins.spec.namespace import Namespace
 
 _TABLE = "nat"
@@ -47,9 +48,9 @@ def remove_chain(host: Namespace, family: int, chain: str, sources: Collection[b
         gone = [rule for rule in jumps if sources is None or rule.values.intersection(sources)]
         messages = [_delete(family, rule) for rule in gone]
         if len(gone) == len(jumps) and (jumps or any(rule.chain == chain for rule in rules)):
-            place = text(_RULE_TABLE, _TABLE) + text(_RULE_CHAIN, chain)
+            place = string(_RULE_TABLE, _TABLE) + string(_RULE_CHAIN, chain)
             messages.append(Message(nfnetlink.SUBSYS_NFTABLES, _DELRULE, 0, family, place))
-            place = text(_CHAIN_TABLE, _TABLE) + text(_CHAIN_NAME, chain)
+            place = string(_CHAIN_TABLE, _TABLE) + string(_CHAIN_NAME, chain)
             messages.append(Message(nfnetlink.SUBSYS_NFTABLES, _DELCHAIN, 0, family, place))
         return messages
 
@@ -78,28 +79,30 @@ def _change(host: Namespace, family: int, doomed: Callable[[list[_Rule]], list[M
 
 
 def _delete(family: int, rule: _Rule) -> Message:
-    place = text(_RULE_TABLE, _TABLE) + text(_RULE_CHAIN, rule.chain) + attribute(_RULE_HANDLE, rule.handle)
+    place = (
+        string(_RULE_TABLE, _TABLE) + string(_RULE_CHAIN, rule.chain) + attribute(_RULE_HANDLE, rule.handle)
+    )
     return Message(nfnetlink.SUBSYS_NFTABLES, _DELRULE, 0, family, place)
 
 
 def _rules(socket: Nfnetlink, family: int) -> list[_Rule]:
-    question = Message(nfnetlink.SUBSYS_NFTABLES, _GETRULE, 0, family, text(_RULE_TABLE, _TABLE))
+    question = Message(nfnetlink.SUBSYS_NFTABLES, _GETRULE, 0, family, string(_RULE_TABLE, _TABLE))
     return [parse(body) for body in socket.dump(question)]
 
 
 def parse(body: bytes) -> _Rule:
     """A rule as the kernel lists it."""
-    fields = dict(attributes(body))
+    fields = attributes(body)
     targets, values, comments = set(), set(), set()
-    for _, expression in attributes(fields.get(_RULE_EXPRESSIONS, b"")):
-        named = dict(attributes(expression))
-        inside = dict(attributes(named.get(_DATA, b"")))
+    for _, expression in every_attribute(fields.get(_RULE_EXPRESSIONS, b"")):
+        named = attributes(expression)
+        inside = attributes(named.get(_DATA, b""))
         kind = named.get(_NAME, b"")
         if kind == b"immediate\0":
-            verdict = dict(attributes(inside.get(_IMMEDIATE_DATA, b""))).get(_VERDICT, b"")
-            targets.add(_string(dict(attributes(verdict)).get(_VERDICT_CHAIN, b"")))
+            verdict = attributes(inside.get(_IMMEDIATE_DATA, b"")).get(_VERDICT, b"")
+            targets.add(_string(attributes(verdict).get(_VERDICT_CHAIN, b"")))
         elif kind == b"cmp\0":
-            values.add(dict(attributes(inside.get(_CMP_DATA, b""))).get(_VALUE, b""))
+            values.add(attributes(inside.get(_CMP_DATA, b"")).get(_VALUE, b""))
         elif kind == b"match\0" and inside.get(_MATCH_NAME) == b"comment\0":
             comments.add(_string(inside.get(_MATCH_INFO, b"")))
     return _Rule(

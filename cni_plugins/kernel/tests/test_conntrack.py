@@ -2,7 +2,7 @@
 
 from cni_plugins.kernel import conntrack
 from cni_plugins.kernel.conntrack import UdpPort
-from cni_plugins.kernel.netlink.netfilter import attribute, nested
+from cni_plugins.kernel.netlink.codec import attribute, nested
 from cni_plugins.spec.values import parse_ip
 
 

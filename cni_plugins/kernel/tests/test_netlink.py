@@ -11,6 +11,7 @@ from cni_plugins.conftest import new_namespace
 from cni_plugins.kernel import addresses, bridges, interface, links, sysctl
 from cni_plugins.kernel.netlink import apart
 from cni_plugins.kernel.netlink.route import Message, Netlink
+from cni_plugins.kernel.netlink.socket import Reply, Socket
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.namespace import Namespace
@@ -128,10 +129,11 @@ def test_a_message_of_an_unknown_kind_is_refused(namespace: Namespace) -> None:
 
 def test_an_interrupted_dump_is_asked_for_again(namespace: Namespace, mocker: MockerFixture) -> None:
     """The kernel marks a dump during which something changed; on a busy node that may be every one."""
-    once = mocker.patch.object(Netlink, "_dump_once", side_effect=[([b"half"], True), ([b"whole"], False)])
+    half, whole = (Reply(0, (b"half",)), True), (Reply(0, (b"whole",)), False)
+    once = mocker.patch.object(Socket, "_dump_once", side_effect=[half, whole])
     with Netlink(namespace, after(30)) as netlink:
         assert netlink.dump("list links", 18, b"") == [b"whole"]
-        once.side_effect = [([b"half"], True)] * 100
+        once.side_effect = [half] * 100
         assert netlink.dump("list links", 18, b"") == [b"half"]
 
 

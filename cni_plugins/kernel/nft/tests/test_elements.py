@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET, attribute, attributes, nested
+from cni_plugins.kernel.netlink.codec import attribute, attributes, every_attribute, nested
+from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET
 from cni_plugins.kernel.nft import elements, nat, owner, sections, spoof
 from cni_plugins.kernel.nft.elements import Element
 from cni_plugins.kernel.nft.sections import Chain, Section
@@ -22,7 +23,7 @@ def test_an_element_is_read_as_it_is_written() -> None:
     made = Element(NFPROTO_INET, "s", elements.key(elements.port(1)), elements.jump("leave_x"), "who it is")
     message = elements._message(12, 0, made)
     assert elements._entries(message.body) == [(made.key, made.comment)]
-    assert dict(attributes(message.body))[1] == b"mesokit\0"
+    assert attributes(message.body)[1] == b"mesokit\0"
 
 
 def test_a_comment_is_cut_to_what_nf_tables_keeps() -> None:
@@ -37,10 +38,10 @@ def test_user_data_of_another_kind_is_passed_over() -> None:
 
 @given(st.binary(max_size=64))
 def test_attributes_of_anything(data: bytes) -> None:
-    for kind, payload in attributes(data):
+    for kind, payload in every_attribute(data):
         assert 0 <= kind <= 0x3FFF
         assert len(payload) <= len(data)
-    assert attributes(attribute(7, data) + nested(9, attribute(1, b"x")))[0] == (7, data)
+    assert every_attribute(attribute(7, data) + nested(9, attribute(1, b"x")))[0] == (7, data)
 
 
 def test_a_comment_names_its_attachment_by_hash_and_in_words() -> None:
