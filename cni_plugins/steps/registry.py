@@ -22,6 +22,7 @@ class Kind(StrEnum):
     """Of a step, as records name it."""
 
     ADDRESSES = "addresses"
+    ADVERTISED_ROUTERS = "advertised-routers"
     BRIDGE = "bridge"
     BRIDGE_PORT = "bridge-port"
     CHILD_LINK = "child-link"
@@ -46,11 +47,12 @@ class Kind(StrEnum):
 #: Module (of this package) and class. Imported when first needed: a call needs a few of them.
 _CLASSES: Mapping[Kind, tuple[str, str]] = {
     Kind.ADDRESSES: ("addresses", "Addresses"),
+    Kind.ADVERTISED_ROUTERS: ("forwarding", "AdvertisedRouters"),
     Kind.BRIDGE: ("bridge", "Bridge"),
     Kind.BRIDGE_PORT: ("bridge", "BridgePort"),
     Kind.CHILD_LINK: ("child_link", "ChildLink"),
     Kind.DELEGATE: ("delegate", "Delegate"),
-    Kind.FORWARDING: ("sysctl", "Forwarding"),
+    Kind.FORWARDING: ("forwarding", "Forwarding"),
     Kind.GATEWAY: ("bridge", "Gateway"),
     Kind.HOST_ROUTES: ("addresses", "HostRoutes"),
     Kind.LIMIT_RECEIVING: ("shaping", "LimitReceiving"),

@@ -1,4 +1,4 @@
-"""Network sysctls: of a container, put back by undo, and the host's forwarding, which stays."""
+"""Network sysctls of a container, put back by undo."""
 
 from dataclasses import dataclass
 
@@ -34,31 +34,3 @@ class Sysctl(Step):
                 Code.INTERNAL,
                 f"sysctl net/{self.name} is {found!r}, {context.call.plugin} set {self.after!r}",
             )
-
-
-_FORWARD = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
-
-
-@dataclass(frozen=True, slots=True)
-class Forwarding(Step):
-    """The host forwards packets of these families (4, 6). It is not turned off again: nobody can know who
-    else counts on it.
-    """
-
-    versions: tuple[int, ...]
-
-    def apply(self, context: Context) -> None:
-        sysctl.ensure(context.call.host, {_FORWARD[version]: "1" for version in self.versions})
-
-    def restore(self, context: Context) -> None:
-        self.apply(context)
-
-    def check(self, context: Context) -> None:
-        for version in self.versions:
-            name = _FORWARD[version]
-            if sysctl.read(context.call.host, name) != "1":
-                raise CniError(
-                    Code.INTERNAL,
-                    f"the host does not forward IPv{version} packets: net/{name} is not 1",
-                    f"sysctl -w net.{name.replace('/', '.')}=1",
-                )

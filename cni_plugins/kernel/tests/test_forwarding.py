@@ -4,6 +4,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -99,3 +100,62 @@ def test_what_an_administrator_decided_stays(world: World, uplink: Callable[[], 
         assert forwarding.uplinks(netlink) == ()
         forwarding.release_routers(world.host, [found])
         assert sysctl.read(world.host, ACCEPT) == "0"
+
+
+def network(kind: str) -> dict[str, Any]:
+    ipam = {"type": "host-local", "ranges": [[{"subnet": "10.50.0.0/24"}], [{"subnet": "fd00:50::/64"}]]}
+    return {"cniVersion": "1.0.0", "name": kind, "type": kind, "isGateway": True, "ipam": ipam}
+
+
+def test_containers_come_and_go_on_a_host_with_an_advertised_route(
+    world: World, uplink: Callable[[], None]
+) -> None:
+    learned(world, uplink)
+    networks = [network("bridge"), network("ptp")]
+    for number, config in enumerate(networks):
+        world.add(config, f"c{number}")
+        assert "proto ra" in default_routes(world)[0]
+    assert sysctl.read(world.host, "ipv6/conf/all/forwarding") == "1"
+    world.delete(networks[0], "c0")
+    assert sysctl.read(world.host, ACCEPT) == "2"
+    sysctl.ensure(world.host, {"ipv6/conf/all/forwarding": "0"})
+    world.delete(networks[1], "c1")
+    assert sysctl.read(world.host, ACCEPT) == "1"
+    assert "proto ra" in default_routes(world)[0]
+
+
+def test_the_route_outlives_the_last_container_while_the_host_forwards(
+    world: World, uplink: Callable[[], None]
+) -> None:
+    learned(world, uplink)
+    config = network("bridge")
+    world.add(config)
+    world.delete(config)
+    assert sysctl.read(world.host, "ipv6/conf/all/forwarding") == "1"
+    assert sysctl.read(world.host, ACCEPT) == "2"
+    learned(world, uplink)
+    # The next container holds it again only if the host has to begin to forward once more.
+    sysctl.ensure(world.host, {ACCEPT: "1", "ipv6/conf/all/forwarding": "0"})
+    learned(world, uplink)
+    world.add(config)
+    assert "proto ra" in default_routes(world)[0]
+    world.delete(config)
+
+
+def test_an_add_that_fails_puts_back_nothing_that_others_count_on(
+    world: World, uplink: Callable[[], None]
+) -> None:
+    learned(world, uplink)
+    world.add(network("bridge"))
+    broken = network("ptp") | {"hostInterface": "up0"}
+    world.refused(broken, "c2")
+    assert sysctl.read(world.host, ACCEPT) == "2"
+    assert default_routes(world)
+    world.delete(network("bridge"))
+
+
+def test_a_host_without_advertised_routes_is_left_alone(world: World, uplink: Callable[[], None]) -> None:
+    world.add(network("bridge"))
+    assert sysctl.read(world.host, ACCEPT) == "1"
+    assert not list((world.root / "run/mesokit").glob("claims/routers-*"))
+    world.delete(network("bridge"))

@@ -20,6 +20,7 @@ from ipaddress import ip_interface
 from typing import Any
 
 from cni_plugins.attach import delegation, veth, wishes
+from cni_plugins.attach.forwarding import forward
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import announce, bridges, interface, links, sysctl
@@ -35,10 +36,10 @@ from cni_plugins.steps import registry
 from cni_plugins.steps.addresses import Addresses
 from cni_plugins.steps.bridge import Bridge, BridgePort, Gateway
 from cni_plugins.steps.context import Context
+from cni_plugins.steps.forwarding import Forwarding
 from cni_plugins.steps.masquerade import BACKEND, NFTABLES, Masquerade
 from cni_plugins.steps.spoof import SpoofCheck
 from cni_plugins.steps.step import Step
-from cni_plugins.steps.sysctl import Forwarding
 from cni_plugins.steps.veth import Veth
 from cni_plugins.steps.vlan import VlanGateway, gateway_name
 from cni_plugins.store.locks import locked
@@ -241,7 +242,7 @@ def _give_gateways(
     gateway, forwarding = _gateway(config, gateways)
     tx.intend(gateway)
     gateway.make(tx.context, target)
-    tx.apply(forwarding)
+    forward(tx, forwarding)
     return extra
 
 

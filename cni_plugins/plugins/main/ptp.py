@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cni_plugins.attach import delegation, veth, wishes
+from cni_plugins.attach.forwarding import forward
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import interface, links, sysctl
@@ -25,9 +26,9 @@ from cni_plugins.spec.values import first_host
 from cni_plugins.steps import registry
 from cni_plugins.steps.addresses import Addresses, HostRoutes
 from cni_plugins.steps.context import Context
+from cni_plugins.steps.forwarding import Forwarding
 from cni_plugins.steps.masquerade import BACKEND, NFTABLES, Masquerade
 from cni_plugins.steps.step import Step
-from cni_plugins.steps.sysctl import Forwarding
 from cni_plugins.steps.veth import Veth
 
 _MTU = 1500  # the kernel's for a veth
@@ -73,7 +74,10 @@ def add(call: Call, config: PtpConfig, tx: Transaction) -> Result:
         dns=wishes.dns(call, ipam.dns),
     )
     for step in _after_the_pair(config, call, result):
-        tx.apply(step)
+        if isinstance(step, Forwarding):
+            forward(tx, step)
+        else:
+            tx.apply(step)
     return result
 
 
