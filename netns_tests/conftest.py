@@ -5,12 +5,15 @@
 `ours`       the folder of our plugins, each call a process of its own
 `plugins`    the same folder: each test that takes it runs with the node service on `node`, and without
              ("reference" is a third way: it shows that a test is right about its runtime)
-`uml`        a machine with a kernel that has vlan, ipvlan, vrf and dummy; one for all tests, so clean up
-after yourself
 `machine`    a machine that systemd has booted, fresh for each test
 `installed`  the same with our Debian package
 `built`      the folder of what packaging/build makes
+
+Files named test_qemu_*.py run on Debian's own kernel in QEMU (qemu.py), and with `--in-qemu` all that is
+chosen does.
 """
+
+from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
@@ -19,13 +22,57 @@ from pathlib import Path
 import pytest
 
 from netns_tests.machine import Machine
-from netns_tests.node import Node
+from netns_tests.node import Node, NodeError
 from netns_tests.plugins import TOP, make_folder, service
-from netns_tests.uml import Uml
-from netns_tests.uml import machine as uml_machine
+from netns_tests.qemu import IN_QEMU, Qemu
 from netns_tests.unit import dpkg
 
 BOTH_WAYS = ("service", "one-shot")
+_MACHINE = pytest.StashKey[Qemu]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--in-qemu", action="store_true", help="run every namespace test on Debian's kernel in QEMU"
+    )
+
+
+def _runs_in_qemu(item: pytest.Item) -> bool:
+    chosen = item.path.name.startswith("test_qemu_") or item.config.getoption("--in-qemu")
+    return bool(chosen) and not IN_QEMU
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """Reports what a test did in QEMU; the first of a session boots the machine and starts all of them."""
+    if not _runs_in_qemu(item):
+        return None
+    hook, session = item.ihook, item.session
+    hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    try:
+        for data in _machine(session).reports(item.nodeid):
+            report = hook.pytest_report_from_serializable(config=item.config, data=data)
+            hook.pytest_runtest_logreport(report=report)
+    except NodeError as error:
+        reason = str(error)
+        call = pytest.CallInfo.from_call(lambda: pytest.fail(reason, pytrace=False), when="call")
+        hook.pytest_runtest_logreport(report=hook.pytest_runtest_makereport(item=item, call=call))
+    hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def _machine(session: pytest.Session) -> Qemu:
+    found = session.stash.get(_MACHINE, None)
+    if found is None:
+        found = session.stash[_MACHINE] = Qemu()
+        found.boot()
+        found.start([each.nodeid for each in session.items if _runs_in_qemu(each)])
+    return found
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _MACHINE in session.stash:
+        session.stash[_MACHINE].close()
 
 
 @pytest.fixture
@@ -74,9 +121,3 @@ def plugins(request: pytest.FixtureRequest, node: Node, ours: str, reference: st
         case _:
             with service(node):
                 yield ours
-
-
-@pytest.fixture(scope="session")
-def uml(tmp_path_factory: pytest.TempPathFactory, ours: str) -> Iterator[Uml]:
-    with uml_machine(tmp_path_factory.mktemp("uml"), ours) as booted:
-        yield booted

@@ -17,11 +17,19 @@ TOP = Path(__file__).resolve().parents[1]
 MESOKIT = str(TOP / ".venv" / "bin" / "mesokit")
 
 
+_LAUNCHERS = TOP / "packaging" / "bundle" / "launchers.py"
+
+
 def make_folder(folder: Path) -> str:
     """Fills `folder` with every plugin of this checkout."""
-    program = [sys.executable, str(TOP / "packaging" / "bundle" / "launchers.py"), str(folder)]
-    subprocess.run(program, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, _LAUNCHERS, folder], check=True, stdout=subprocess.DEVNULL)
     return str(folder)
+
+
+def compiled() -> Path:
+    """Where the launcher and the fronts are, compiled."""
+    answer = subprocess.run([sys.executable, _LAUNCHERS], check=True, stdout=subprocess.PIPE)
+    return Path(answer.stdout.decode().strip())
 
 
 def signal_service(node: Node, name: str, of: str = "all") -> None:

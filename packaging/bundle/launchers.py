@@ -1,6 +1,7 @@
 """Compiles the launcher and the fronts, and makes a plugin folder of a source checkout.
 
 python packaging/bundle/launchers.py FOLDER     plugins that run this checkout, for trying things out
+python packaging/bundle/launchers.py            compiles only, and prints where the programs are
 """
 
 from __future__ import annotations
@@ -101,4 +102,7 @@ def from_source(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    from_source(Path(sys.argv[1]).resolve())
+    if sys.argv[1:]:
+        from_source(Path(sys.argv[1]).resolve())
+    else:
+        sys.stdout.write(f"{compile_all()}\n")

@@ -1,0 +1,181 @@
+"""A machine with Debian's own kernel, in QEMU: for what the kernel under these tests may lack (vlan, ipvlan,
+vrf, dummy, bonding, bridge vlan_filtering, connection tracking in the bridge family, ...).
+
+A test file named `test_qemu_*.py` runs in there: the same pytest, fixtures and helpers, in a process of that
+machine. conftest.py sends it the names of the tests and reports what comes back, so that for its writer
+nothing differs. One boot serves a session; each test has a private node (node.py) inside.
+
+QEMU translates every instruction (no KVM: it may be there and hang), which makes programs some ten times
+slower, and needs nothing of the processor. The machine has no network device. qemu_image.py makes its files,
+qemu_init.py is its process 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from netns_tests import qemu_image
+from netns_tests.node import NodeError
+from netns_tests.plugins import TOP, compiled
+
+IN_QEMU = "MESOKIT_IN_QEMU" in os.environ
+KERNELS = TOP / "build" / "kernel"
+PORT = "/dev/vport0p1"
+
+#: By processor: QEMU's program with its machine, and the console.
+_MACHINES = {
+    "x86_64": (["qemu-system-x86_64", "-machine", "pc"], "ttyS0"),
+    "aarch64": (["qemu-system-aarch64", "-machine", "virt"], "ttyAMA0"),
+}
+_MEMORY = "2048"
+_BOOT_SECONDS = 300
+_SILENCE_SECONDS = 500  # a test that takes longer ends itself (pytest-timeout)
+
+_INIT = f"""#!/bin/busybox sh
+busybox mount -t proc proc /proc
+busybox mount -t sysfs sysfs /sys
+busybox mount -t devtmpfs dev /dev
+busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup
+busybox chmod 1777 /tmp
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+modprobe -a virtio_pci virtio_console
+until [ -e {PORT} ]; do busybox sleep 0.05; done
+exec {TOP}/.venv/bin/python {TOP}/netns_tests/qemu_init.py {PORT}
+"""
+
+
+def kernel() -> Path:
+    """Where the kernel's package is unpacked; brought here on the first use, as packaging/test does."""
+    if not any(KERNELS.glob("linux-image-*")):
+        subprocess.run(["bash", "-ec", f". {TOP}/packaging/lib/setup.sh; need_kernel"], check=True)
+    return max(KERNELS.glob("linux-image-*"), key=lambda path: path.stat().st_mtime)
+
+
+class Qemu:
+    """A running machine. Reports come in the order of the tests that were sent."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="mesokit-qemu-"))
+        self._pending: dict[str, list[dict[str, Any]]] = {}
+        self._lines = b""
+        self._ended: dict[str, Any] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._failure = "it was not booted"
+
+    def __enter__(self) -> Self:
+        try:
+            self.boot()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def boot(self) -> str:
+        """Returns the kernel's release. Raises NodeError when it does not come up, then and at each use."""
+        self._control, self._process = self._start()
+        release: str = self._message(_BOOT_SECONDS)["ready"]
+        return release
+
+    def _start(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+        image = kernel()
+        (vmlinuz,) = (image / "boot").glob("vmlinuz-*")
+        initramfs = self._folder / "initramfs"
+        init = self._folder / "init"
+        init.write_text(_INIT)
+        init.chmod(0o755)
+        base = qemu_image.base(image, TOP / "build" / "qemu")
+        with initramfs.open("wb") as stream:
+            with base.open("rb") as packages:
+                shutil.copyfileobj(packages, stream, 1 << 20)
+            qemu_image.write(stream, {"/init": init, **qemu_image.checkout(TOP, compiled())})
+        program, console = _MACHINES[platform.machine()]
+        ours, theirs = socket.socketpair()
+        argv = ["setpriv", "--pdeathsig", "KILL", *program, "-accel", "tcg,thread=multi", "-cpu", "max"]
+        argv += [
+            "-smp",
+            "2",
+            "-m",
+            _MEMORY,
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ]
+        argv += ["-kernel", os.fspath(vmlinuz), "-initrd", os.fspath(initramfs)]
+        argv += ["-append", f"console={console} quiet panic=-1 mitigations=off random.trust_cpu=on"]
+        argv += ["-serial", f"file:{self.console}", "-device", "virtio-serial-pci"]
+        argv += ["-chardev", f"socket,id=port,fd={theirs.fileno()}", "-device", "virtserialport,chardev=port"]
+        with theirs:
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+        return ours, process
+
+    @property
+    def console(self) -> Path:
+        return self._folder / "console"
+
+    def _message(self, seconds: float) -> dict[str, Any]:
+        """The next line from inside; raises NodeError when none comes or the machine has ended."""
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._lines:
+            if self._control is None:
+                raise NodeError(self._failure)
+            self._control.settimeout(max(0.01, deadline - time.monotonic()))
+            try:
+                chunk = self._control.recv(1 << 16)
+            except TimeoutError:
+                chunk = b""
+            if not chunk:
+                said = self.console.read_text(errors="replace")[-4000:] if self.console.exists() else ""
+                self._failure = f"no answer from the machine in QEMU; its console:\n{said}"
+                self._control.close()
+                self._control = None
+                raise NodeError(self._failure)
+            self._lines += chunk
+        line, _, self._lines = self._lines.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def start(self, tests: Sequence[str]) -> None:
+        """Let the tests of these node ids run, one after another."""
+        self._pending = {name: [] for name in tests}
+        self._ended = None
+        if self._control is None:
+            raise NodeError(self._failure)
+        self._control.sendall(json.dumps({"tests": list(tests)}).encode() + b"\n")
+
+    def reports(self, test: str) -> list[dict[str, Any]]:
+        """pytest's reports (set-up, call, tear-down) of one that was started; waits for them."""
+        found = self._pending[test]
+        while not found or found[-1]["when"] != "teardown":
+            if self._ended is not None:
+                raise NodeError(f"in QEMU {test} did not run: {self._ended['output']}")
+            message = self._message(_SILENCE_SECONDS)
+            if "report" in message:
+                self._pending[message["report"]["nodeid"]].append(message["report"])
+            else:
+                self._ended = message
+        return found
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,105 @@
+"""Process 1 of the machine that qemu.py boots: runs pytest in there, as often as it is asked to.
+
+Requests and answers are lines of JSON on a virtio port:
+
+    {"tests": [node ids]}  ->  {"report": ...} for each phase of each test, then
+                               {"end": status, "output": text}
+
+Each request has a process of its own, forked from this one when pytest is imported already.
+"""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+TOP = Path(__file__).resolve().parents[1]
+MODULES = ("bridge", "br_netfilter", "nf_tables", "overlay", "veth")
+ENVIRONMENT = {
+    "PATH": f"{TOP}/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "MESOKIT_IN_QEMU": "1",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
+
+def prepare() -> None:
+    """What the shell that executed us (qemu.py) has left to do."""
+    for module in MODULES:
+        subprocess.run(["modprobe", module], check=True)
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
+class Reporter:
+    """A plugin of pytest that sends every report on."""
+
+    def __init__(self, port: Any) -> None:
+        self._port = port
+        self._config: Any = None
+
+    def pytest_configure(self, config: Any) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
+        tell(self._port, {"report": data})
+
+
+def tell(port: Any, message: dict[str, Any]) -> None:
+    port.write(json.dumps(message, default=str).encode() + b"\n")
+    port.flush()
+
+
+def run(port: Any, tests: list[str]) -> None:
+    import pytest  # noqa: PLC0415 - imported already, where the environment for it is set
+
+    said = io.StringIO()
+    options = ["-p", "pytest_mock", "-p", "pytest_timeout", "-p", "no:cacheprovider", "--timeout=400"]
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        status = pytest.main([*options, *tests], plugins=[Reporter(port)])
+    tell(port, {"end": int(status), "output": said.getvalue()[-20000:]})
+
+
+def serve(port: Any) -> None:
+    for line in port:
+        child = os.fork()
+        if child == 0:
+            try:
+                run(port, json.loads(line)["tests"])
+            except BaseException:
+                tell(port, {"end": 3, "output": traceback.format_exc()})
+            os._exit(0)
+        while os.wait()[0] != child:  # others are orphans that came to process 1
+            pass
+
+
+def main() -> None:
+    os.environ.clear()
+    os.environ.update(ENVIRONMENT)
+    os.chdir(TOP)
+    prepare()
+    sys.path[:0] = [str(TOP), str(TOP / "proto")]
+    import pytest  # noqa: F401, PLC0415 - see run()
+
+    import netns_tests.snapshot  # noqa: F401, PLC0415
+
+    # Reading ahead would take a request away from nobody: there is one reader.
+    with open(sys.argv[1], "r+b", buffering=0) as raw:  # noqa: PTH123 - a device
+        tell(raw, {"ready": os.uname().release})
+        serve(raw)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    finally:
+        traceback.print_exc()
+        os.sync()
+        subprocess.run(["busybox", "poweroff", "-f"], check=False)
