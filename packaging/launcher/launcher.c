@@ -74,11 +74,18 @@ static int write_all(int fd, const char *data, size_t length)
     return 0;
 }
 
-/* The one error object the launcher makes by itself. TEXT must need no escapes in JSON. */
+/* The one error object the launcher makes by itself.  Whoever calls chooses the name it is called by, and where it
+ * lies: neither may be longer than there is room, nor end the string. */
 static int fail(int code, const char *text)
 {
-    char line[1024];
-    int length = snprintf(line, sizeof line, "{\"cniVersion\":\"1.0.0\",\"code\":%d,\"msg\":\"%s: %s\"}\n", code, plugin, text);
+    char message[1100], line[1200], *at;
+    int length;
+
+    snprintf(message, sizeof message, "%.100s: %.950s", plugin, text);
+    for (at = message; *at != '\0'; at++)
+        if ((unsigned char)*at < 0x20 || *at == '"' || *at == '\\' || (unsigned char)*at > 0x7e)
+            *at = '?';
+    length = snprintf(line, sizeof line, "{\"cniVersion\":\"1.0.0\",\"code\":%d,\"msg\":\"%s\"}\n", code, message);
     write_all(STDOUT_FILENO, line, (size_t)length);
     return 1;
 }

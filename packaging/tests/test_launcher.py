@@ -1,0 +1,70 @@
+"""The launcher's own answers, whatever name it is called by."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[2]
+SOURCE = TOP / "packaging/launcher/launcher.c"
+
+
+def alone(folder: Path, argv0: str) -> subprocess.CompletedProcess[bytes]:
+    """Calls a launcher that has no bundle beside it, by another name than its file's."""
+    environment = {"CNI_COMMAND": "ADD", "MESOKIT_ROOT": os.fspath(folder), "ASAN_OPTIONS": "detect_leaks=0"}
+    return subprocess.run(
+        [argv0],
+        executable=folder / "launcher",
+        env=environment,
+        input=b"{}",
+        capture_output=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A launcher that stops at the first read or write outside what is its own."""
+    made = tmp_path_factory.mktemp("launcher")
+    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover", "-D_GNU_SOURCE", "-std=c11", "-Wall"]
+    subprocess.run(["gcc", *flags, "-o", made / "launcher", SOURCE], check=True)
+    return made
+
+
+@pytest.mark.parametrize("length", [1, 100, 900, 5000, 100_000])
+def test_a_long_name(folder: Path, length: int) -> None:
+    ended = alone(folder, "n" * length)
+    assert ended.stderr == b""
+    assert ended.returncode == 1
+    error = json.loads(ended.stdout)
+    assert error["code"] == 5
+    assert error["msg"].startswith("n" * min(length, 100) + ": no node service listens")
+
+
+def test_a_name_that_is_no_json(folder: Path) -> None:
+    error = json.loads(alone(folder, 'a"b\\c\nd').stdout)
+    assert error["msg"].startswith("a?b?c?d: ")
+
+
+def test_a_place_of_a_long_name(folder: Path, tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["d" * 200] * 6)
+    (deep / "mesokit-cni.d").mkdir(parents=True)
+    (deep / "launcher").write_bytes((folder / "launcher").read_bytes())
+    (deep / "launcher").chmod(0o755)
+    error = json.loads(alone(deep, "bridge").stdout)
+    assert error["msg"].startswith(f"bridge: cannot start {tmp_path}")
+
+
+def test_what_is_shipped_says_the_same(tmp_path: Path) -> None:
+    script = TOP / "packaging/bundle/launchers.py"
+    made = (
+        subprocess.run([sys.executable, script], check=True, stdout=subprocess.PIPE).stdout.decode().strip()
+    )
+    (tmp_path / "launcher").write_bytes(Path(made, "launcher").read_bytes())
+    (tmp_path / "launcher").chmod(0o755)
+    assert json.loads(alone(tmp_path, "n" * 900).stdout)["msg"].startswith("n" * 100 + ": no node")
