@@ -189,7 +189,9 @@ def forward(verb: Verb, call: Call, context: Context, name: str) -> None:
     """CHECK, DEL without a record, GC or STATUS of a delegate. CniError of the delegate."""
     plugin = context.plugins.get(name)
     if plugin is None:
-        foreign.run(verb, call, name, call.config)
+        # Nothing is recorded of it here, so a plugin that is gone is no reason to fail for ever.
+        if verb not in {Verb.DEL, Verb.GC} or not foreign.is_missing(name, call):
+            foreign.run(verb, call, name, call.config)
         return
     run_verb(verb, plugin, replace(call, plugin=name), context)
 

@@ -109,7 +109,7 @@ def _add_unrecorded(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result
 
 def _add(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result:
     with (
-        records.create(call.roots, call.identity, plugin.name, call.deadline) as record,
+        _created(plugin, call) as record,
         Context(call, plugins, call.sandbox) as context,
     ):
         done = _done_before(call, record.contents)
@@ -131,6 +131,16 @@ def _add(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result:
         if not tx.changed and record.contents is None:
             record.remove()
         return result
+
+
+def _created(plugin: Plugin[Any], call: Call) -> Record:
+    """The attachment's record, opened, made if need be. CniError 5 or 11."""
+    while True:
+        record = records.create(call.roots, call.identity, plugin.name, call.deadline)
+        if not record.unreadable:
+            return record
+        with record:
+            _retire(record, call)
 
 
 def _begin(record: Record, plugin: Plugin[Any], call: Call) -> None:
@@ -270,13 +280,22 @@ def _delete(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
         record = records.find(call.roots, call.identity, plugin.name, call.deadline)
         if record is not None:
             with record:
-                if record.contents is None:
-                    record.remove()
-                else:
+                if record.contents is not None:
                     _take_down(record, record.contents, call, plugins)
                     return
+                _retire(record, call)
     with Context(call, plugins, call.sandbox) as context:
         delegation.run_verb(Verb.DEL, plugin, call, context)
+
+
+def _retire(record: Record, call: Call) -> None:
+    """Put a file that is no record out of the way, and say so. CniError 5."""
+    place = record.retire()
+    if place:
+        call.warn(
+            f"the attachment record {record.path} is unreadable: what is found without it is removed, and it "
+            f"is kept as {place}"
+        )
 
 
 def _take_down(record: Record, contents: Contents, call: Call, plugins: Plugins) -> None:
@@ -299,7 +318,7 @@ def _collect(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
     for path in records.blank(call.roots, call.network):
         with _unused(path) as record:
             if record is not None and record.contents is None:
-                record.remove()
+                _retire(record, call)
     for path, contents in records.every(call.roots, call.network):
         if contents.head.get("plugin") != plugin.name or _is_kept(contents, call):
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from pathlib import Path
 
 import click
@@ -63,3 +64,50 @@ def show(plugin: str | None, as_json: bool, markdown: bool, into: Path | None) -
         raise click.BadParameter(f"no plugin is named {plugin!r}; {hint}", param_hint="PLUGIN")
     item = manual.page(plugin)
     click.echo(json.dumps(manual.as_json(item), indent=2) if as_json else manual.plain(item))
+
+
+@command.command("forget")
+@click.argument("network")
+@click.argument("container")
+@click.option("--ifname", help="Only this interface; without it, all of the container on the network.")
+def forget(network: str, container: str, ifname: str | None) -> None:
+    """Detach CONTAINER from NETWORK though a foreign plugin cannot take down what it made.
+
+    DEL and GC fail, and keep what they know, while a plugin that took part in an ADD is missing or broken.
+    When it will not come back, this is the end: everything else is taken down, and what that plugin made
+    stays where it is and is named.
+    """
+    from cni_plugins.plugins.registry import Handlers  # noqa: PLC0415 - every other command does without
+    from cni_plugins.spec import dispatch  # noqa: PLC0415
+    from cni_plugins.spec.call import Request  # noqa: PLC0415
+    from cni_plugins.spec.roots import roots_from  # noqa: PLC0415
+    from cni_plugins.steps.delegate import FORGET  # noqa: PLC0415
+    from cni_plugins.store import records  # noqa: PLC0415
+
+    found = [
+        contents
+        for _, contents in records.every(roots_from(os.environ), network)
+        if contents.identity.container_id == container and ifname in {None, contents.identity.ifname}
+    ]
+    if not found:
+        raise click.ClickException(f"no record knows an attachment of {container} on network {network}")
+    for contents in found:
+        env = {
+            "CNI_COMMAND": "DEL",
+            "CNI_CONTAINERID": container,
+            "CNI_IFNAME": contents.identity.ifname,
+            "CNI_NETNS": str(contents.head.get("netns", "")),
+            "CNI_PATH": os.environ.get("CNI_PATH", ""),
+            FORGET: "1",
+        }
+        if "MESOKIT_ROOT" in os.environ:
+            env["MESOKIT_ROOT"] = os.environ["MESOKIT_ROOT"]
+        config = json.dumps(contents.head.get("config", {})).encode()
+        reply = dispatch.handle(Request(contents.head["plugin"], env, config), Handlers())
+        for work in reply.later:
+            work()
+        click.echo(reply.stderr.decode("utf-8", "replace"), err=True, nl=False)
+        if reply.status:
+            failure = json.loads(reply.stdout)
+            raise click.ClickException(f"{failure['msg']}: {failure.get('details', '')}".rstrip(": "))
+        click.echo(f"{contents.identity.ifname} of {container} is detached from {network}")

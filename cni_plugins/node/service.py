@@ -33,6 +33,7 @@ from typing import Protocol
 from cni_plugins.node import wire
 from cni_plugins.node.door import Door, Seldom
 from cni_plugins.spec.call import Reply, Request
+from cni_plugins.spec.text import printable
 from cni_plugins.store.failures import Failure, error_code, failure_of
 
 Handler = Callable[[Request], Reply]
@@ -52,6 +53,7 @@ _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _REQUEST_SECONDS = 5.0
 _REPLY_SECONDS = 5.0
 _SPARE_THREADS = 4
+_REMARKS = 256
 _MOMENT = 0.01
 _WAITING = 128  # connections whose message has not come whole
 _SPARE_DESCRIPTORS = 48  # what a few calls may need at once
@@ -86,6 +88,7 @@ class Service:
     _events: select.epoll = field(default_factory=select.epoll)
     _waiting: dict[int, tuple[wire.Incoming, float]] = field(default_factory=dict)  # with their deadlines
     _warnings: Seldom = field(default_factory=Seldom)
+    _remarks: dict[str, None] = field(default_factory=dict)
     _view: wire.View = field(default_factory=wire.own_view)
     _door: Door = field(init=False)
 
@@ -272,6 +275,8 @@ class Service:
         finally:
             seconds = time.monotonic() - began
             journal.end(call.plugin, call.env.get("CNI_COMMAND", ""), seconds, code)
+        if "CNI_COMMAND" in call.env:
+            self._remark(reply)
         call.close()  # the runtime may unmount the namespace as soon as it has the answer
         if code:
             self.settings.failed(failure_of(request, reply, seconds, "service"))
@@ -280,6 +285,17 @@ class Service:
         connection.close()
         for work in reply.later:
             work()
+
+    def _remark(self, reply: Reply) -> None:
+        """Log what the call's caller is told of on its standard error, each text once."""
+        for text in reply.stderr.decode("utf-8", "replace").splitlines():
+            with self._count:
+                new = text not in self._remarks
+                self._remarks[text] = None
+                if len(self._remarks) > _REMARKS:
+                    del self._remarks[next(iter(self._remarks))]
+            if new:
+                log.warning("%s", printable(text))
 
     def _refusal(self, connection: socket.socket, call: wire.Call) -> tuple[str, str] | None:
         """Why the launcher has to do this call itself: the kind of warning and its text."""

@@ -64,7 +64,10 @@ def _serve(verb: Verb, request: Request, handler: Handler) -> Reply:
                 f"{handler.name} does not support cniVersion {call.version}",
                 f"supported are {', '.join(handler.versions)}",
             )
-        result = handler.serve(call)
+        try:
+            result = handler.serve(call)
+        except CniError as error:
+            return replace(_failure(request, error), stderr=_warnings(call))
     if verb is Verb.ADD and result is not None:
         reply = _success(encode(result, call.version, mesos=is_mesos(call.config)))
         return replace(reply, later=tuple(call.later), stderr=_warnings(call))

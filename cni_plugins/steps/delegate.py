@@ -18,6 +18,9 @@ from cni_plugins.spec.values import JsonObject, dump_json, fold, parse_json
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.step import Step
 
+#: Set by `mesokit cni forget`: a foreign plugin that cannot take down what it made is passed over.
+FORGET = "MESOKIT_FORGET"
+
 
 def find(name: str, path: tuple[str, ...]) -> Path:
     """The program of a plugin: the first regular file of that name. CniError 7 naming where it was looked
@@ -26,6 +29,8 @@ def find(name: str, path: tuple[str, ...]) -> Path:
     if not name or "/" in name or "\0" in name or name in {".", ".."}:
         raise CniError(Code.INVALID_CONFIG, f"type is {name!r}, which cannot be the name of a plugin")
     for place in path:
+        if not place.startswith("/"):
+            continue  # a service and a program of its own would look in different places
         candidate = Path(place) / name
         try:
             if stat.S_ISREG(candidate.stat().st_mode):
@@ -33,7 +38,19 @@ def find(name: str, path: tuple[str, ...]) -> Path:
         except OSError:
             continue
     looked = ":".join(path) or "CNI_PATH is empty"
+    if any(not place.startswith("/") for place in path):
+        looked += " (relative directories are not searched)"
     raise CniError(Code.INVALID_CONFIG, f"there is no plugin {name!r} along CNI_PATH", looked)
+
+
+def is_missing(name: str, call: Call) -> bool:
+    """Whether a foreign plugin is nowhere along CNI_PATH; then the call's operator is told, once."""
+    try:
+        find(name, call.path)
+    except CniError as error:
+        call.warn(f"{error.msg} ({error.details}): what it may have made is left as it is")
+        return True
+    return False
 
 
 def run(verb: Verb, call: Call, name: str, config: JsonObject) -> Result | None:
@@ -99,4 +116,14 @@ class Delegate(Step):
         else:
             env["CNI_NETNS"] = self.netns
         path = tuple(item for item in self.path.split(os.pathsep) if item)
-        run(Verb.DEL, replace(call, env=env, path=path), self.plugin, self.config)
+        try:
+            run(Verb.DEL, replace(call, env=env, path=path), self.plugin, self.config)
+        except CniError as error:
+            if call.env.get(FORGET):
+                call.warn(f"plugin {self.plugin} did not take down what it made, which is forgotten: {error}")
+                return
+            way_out = (
+                f"repeat the call when plugin {self.plugin} is there and works; or give up what it made: "
+                f"mesokit cni forget {call.network} {self.container_id}"
+            )
+            raise CniError(error.code, error.msg, f"{error.details}; {way_out}".lstrip("; ")) from error

@@ -112,13 +112,14 @@ def _id_of(entry: JsonObject) -> int:
 class Record:
     """An open, locked record."""
 
-    __slots__ = ("_fd", "_torn", "contents", "path")
+    __slots__ = ("_fd", "_lines", "_torn", "contents", "path")
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self._fd = fd
         data = _read(fd, path)
         self._torn = bool(data) and not data.endswith(b"\n")
+        self._lines = b"\n" in data
         self.contents = _parse(data)
 
     def __enter__(self) -> "Record":
@@ -155,6 +156,22 @@ class Record:
         """Unlink the file: the attachment is no more."""
         self.path.unlink(missing_ok=True)
 
+    @property
+    def unreadable(self) -> bool:
+        """Whether lines were written that no record begins with. (A torn first line is an ADD that died
+        before it changed anything.)
+        """
+        return self.contents is None and self._lines
+
+    def retire(self) -> str:
+        """Take a file without a head out of the way. What is unreadable is kept for who wants to read it,
+        outside of where records are: its new place, "" when nothing was worth it. CniError 5.
+        """
+        if not self.unreadable:
+            self.remove()
+            return ""
+        return _set_aside(self.path)
+
 
 def _read(fd: int, path: Path) -> bytes:
     try:
@@ -164,12 +181,33 @@ def _read(fd: int, path: Path) -> bytes:
         raise CniError(Code.IO, f"cannot read the attachment record {path}", str(error)) from error
 
 
+def _set_aside(path: Path) -> str:
+    """Move what cannot be a record to `<run>/unreadable`, over what an earlier one of its name left: its new
+    place. CniError 5.
+    """
+    place = path.parents[2] / "unreadable"
+    kept = place / f"{path.parent.name}-{path.name}"
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.is_dir():
+            kept = kept.with_name(f"{kept.name}-{path.stat().st_ino}")
+        path.rename(kept)
+    except OSError as error:
+        raise CniError(Code.IO, f"cannot set the unreadable record {path} aside", str(error)) from error
+    return str(kept)
+
+
 def _open(path: Path, flags: int, deadline: Deadline) -> Record | None:
     while True:
         try:
             fd = open_file(path, flags | os.O_RDWR | os.O_APPEND, 0o600, 0o700)
         except FileNotFoundError:
             return None
+        except CniError:
+            if not path.is_dir():
+                raise
+            _set_aside(path)
+            continue
         try:
             acquire(fd, deadline, f"the attachment record {path}")
             if os.fstat(fd).st_nlink:  # else a DEL removed it while we waited for the lock

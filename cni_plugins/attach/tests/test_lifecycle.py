@@ -16,6 +16,7 @@ from cni_plugins.attach.lifecycle import handler
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.conftest import Answer, World
+from cni_plugins.main import handle
 from cni_plugins.spec import call as calls
 from cni_plugins.spec import dispatch
 from cni_plugins.spec.call import Call, Request
@@ -319,3 +320,52 @@ def test_status_where_no_record_can_be_written(world: World, diary: Diary, mocke
     assert call(world, diary, "STATUS", {"type": "main"}).code == 0
     mocker.patch("cni_plugins.store.records.os.access", return_value=False)
     assert call(world, diary, "STATUS", {"type": "main"}).code == 50
+
+
+@pytest.mark.parametrize("garbage", [b"\xff\xfe{\n{}\n", b"{}\n", None])
+def test_an_unreadable_record_is_set_aside(
+    world: World, capsys: pytest.CaptureFixture[str], garbage: bytes | None
+) -> None:
+    """DEL finds what it can without the record, as after a reference plugin, and says so."""
+    conf: dict[str, Any] = {"cniVersion": "1.1.0", "name": "n", "type": "bridge", "bridge": "br0"}
+    conf |= {"ipam": {"type": "host-local", "subnet": "10.9.0.0/24"}}
+    world.add(conf)
+    (record,) = world.records()
+    if garbage is None:
+        record.unlink()
+        record.mkdir()
+        (record / "x").touch()
+    else:
+        record.write_bytes(garbage)
+    env = {
+        "CNI_COMMAND": "DEL",
+        "CNI_CONTAINERID": "c1",
+        "CNI_IFNAME": "eth0",
+        "MESOKIT_ROOT": str(world.root),
+    }
+    env |= {"CNI_NETNS": world.boxes["c1"].path}
+    reply = handle(Request("bridge", env, json.dumps(conf).encode(), host_netns=world.host.fd))
+    assert reply.status == 0, reply.stdout
+    (kept,) = (world.root / "run/mesokit/unreadable").iterdir()
+    if garbage is not None:
+        assert kept.read_bytes() == garbage
+        assert str(record) in reply.stderr.decode()
+        assert str(kept) in reply.stderr.decode()
+    assert world.links("c1") == ["lo"]
+    assert world.reserved("n") == []
+    assert world.records() == []
+    world.add(conf)
+
+
+def test_an_unreadable_record_is_in_nobodys_way(world: World) -> None:
+    """Neither of an ADD of the same name nor of a GC."""
+    conf = {"cniVersion": "1.1.0", "name": "n", "type": "bridge", "bridge": "br0"}
+    world.add(conf)
+    (record,) = world.records()
+    world.delete(conf)
+    record.write_bytes(b"\0\n\n")
+    world.add(conf)
+    world.delete(conf)
+    record.write_bytes(b"\0\n\n")
+    assert world.call("GC", conf | {"cni.dev/valid-attachments": []}).status == 0
+    assert world.records() == []

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from cni_plugins.cli.cni import command
 from cni_plugins.conftest import World
+from cni_plugins.kernel.namespace import entered
 from cni_plugins.spec import call
 
 RESULT = '{"cniVersion":"1.0.0","ips":[{"address":"10.7.0.5/24"}]}'
@@ -103,3 +106,40 @@ def test_the_other_verbs_are_forwarded(world: World, tmp_path: Path) -> None:
         == 0
     )
     assert calls(tmp_path / "p") == ["ADD", "CHECK", "STATUS", "GC"]
+
+
+def test_a_plugin_that_is_gone_has_an_explicit_end(world: World, tmp_path: Path) -> None:
+    """DEL and GC keep what they know and say how it ends; `mesokit cni forget` ends it; DEL then succeeds."""
+    env = program(tmp_path / "p", f"[ $CNI_COMMAND = DEL ] || echo '{RESULT}'")
+    conf = CONF | {"cniVersion": "1.1.0"}
+    world.add(conf, **env)
+    (tmp_path / "p/my-ipam").unlink()
+    for _ in range(2):
+        answer = world.call("DEL", conf, **env)
+        assert answer.code == 7
+        for word in ("my-ipam", "mesokit cni forget n c1"):
+            assert word in answer.document["details"]
+        assert "eth0" not in world.links("c1")
+    gone = conf | {"cni.dev/valid-attachments": []}
+    assert "mesokit cni forget n c1" in world.call("GC", gone, **env).document["details"]
+    with entered(world.host):
+        done = CliRunner().invoke(command, ["forget", "n", "c1"], env={"MESOKIT_ROOT": str(world.root)})
+    assert done.exit_code == 0, done.output
+    assert "eth0 of c1 is detached from n" in done.output
+    assert "my-ipam" in done.output
+    assert world.records() == []
+    for verb, config in (("DEL", conf), ("GC", gone)):
+        assert world.call(verb, config, **env).status == 0
+    with entered(world.host):
+        done = CliRunner().invoke(command, ["forget", "n", "c1"], env={"MESOKIT_ROOT": str(world.root)})
+    assert done.exit_code == 1
+
+
+def test_a_relative_directory_is_not_searched(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path / "p", f"echo '{RESULT}'")
+    monkeypatch.chdir(tmp_path)
+    error = world.refused(CONF, CNI_PATH="p:./p")
+    assert (error["code"], "relative" in error["details"]) == (7, True)
+    assert calls(tmp_path / "p") == []
