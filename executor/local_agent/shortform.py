@@ -132,9 +132,9 @@ def _task(document: Json, name: str) -> mesos_pb2.TaskInfo:
     task.resources.extend(_resources(document.get("resources") or {}))
     task.command.CopyFrom(_command(document["command"]))
     if document.get("container"):
-        task.container.CopyFrom(_container(document["container"]))
+        task.container.CopyFrom(container_info(document["container"]))
     if document.get("healthcheck"):
-        task.health_check.CopyFrom(_health_check(document["healthcheck"]))
+        task.health_check.CopyFrom(health_check(document["healthcheck"]))
     if document.get("labels"):
         task.labels.CopyFrom(_labels(document["labels"]))
     return task
@@ -159,7 +159,8 @@ def _command(document: Json) -> mesos_pb2.CommandInfo:
     return command
 
 
-def _container(document: Json) -> mesos_pb2.ContainerInfo:
+def container_info(document: Json) -> mesos_pb2.ContainerInfo:
+    """The message for `container` of the short form, which has been checked."""
     container = mesos_pb2.ContainerInfo(type=mesos_pb2.ContainerInfo.MESOS)
     for network in document.get("network") or ():
         info = container.network_infos.add(name=network["name"], groups=network.get("group") or ())
@@ -184,7 +185,8 @@ def _container(document: Json) -> mesos_pb2.ContainerInfo:
     return container
 
 
-def _health_check(document: Json) -> mesos_pb2.HealthCheck:
+def health_check(document: Json) -> mesos_pb2.HealthCheck:
+    """The message for `healthcheck` of the short form, which has been checked."""
     kind = document["type"].lower()
     check = mesos_pb2.HealthCheck(type=kind.upper())
     if kind == "http":

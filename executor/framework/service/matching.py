@@ -1,0 +1,204 @@
+"""Offers that are held, and who gets them.
+
+Demands are looked at in their order for each place (the offers of one agent and role, together), as many
+instances as fit. What does not fit is counted by app and reason, with the last example, since why nothing
+starts is what people ask first. A look at plain sums comes before the exact choice of pieces: most offers
+that do not fit are passed over in a microsecond.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mesos.v1 import offers_pb2
+
+from executor.framework.sdk.choice import Request, Shortfall, choose
+from executor.framework.sdk.resources import InvalidResourceError, Resources, parse
+from executor.framework.service.constraints import Place, broken, place_of
+from executor.framework.service.spec import App
+from executor.framework.service.taskinfo import request_of
+
+
+@dataclass(slots=True)
+class Held:
+    """Offers of one agent and role."""
+
+    place: Place
+    role: str
+    ids: list[str]
+    resources: Resources
+    unavailable: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """So many instances more of an app. `others`: the places of those it has."""
+
+    app: App
+    count: int
+    others: tuple[Mapping[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One instance's place and pieces. `key` names the `Held` that they are of."""
+
+    app: App
+    key: tuple[str, str]
+    place: Place
+    pieces: Resources
+    ports: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class WhyNot:
+    """Why an app's instances were not placed: counts by reason, and the last place looked at for each."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    looked_at: int = 0
+
+    def add(self, reason: str, example: str) -> None:
+        """One more place that would not do."""
+        self.counts[reason] += 1
+        self.examples[reason] = example
+
+
+class OfferPool:
+    """Offers by place."""
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[str, str], Held] = {}
+        self._keys: dict[str, tuple[str, str]] = {}
+        self._parts: dict[str, Resources] = {}
+
+    def add(self, offer: offers_pb2.Offer) -> bool:
+        """Hold an offer; False for one that makes no sense (decline it)."""
+        role = offer.allocation_info.role
+        try:
+            resources = parse(offer.resources)
+        except InvalidResourceError:
+            return False
+        key = (offer.agent_id.value, role)
+        held = self.held.get(key)
+        if held is None:
+            held = self.held[key] = Held(place_of(offer), role, [], Resources())
+        held.ids.append(offer.id.value)
+        held.resources += resources
+        if offer.HasField("unavailability"):
+            held.unavailable = offer.unavailability.start.nanoseconds / 1e9
+        self._keys[offer.id.value] = key
+        self._parts[offer.id.value] = resources
+        return True
+
+    def rescind(self, offer_id: str) -> None:
+        """An offer is void; one that is used already is not here any more."""
+        key = self._keys.pop(offer_id, None)
+        part = self._parts.pop(offer_id, None)
+        if key is None or part is None:
+            return
+        held = self.held[key]
+        held.ids.remove(offer_id)
+        held.resources -= part
+        if not held.ids:
+            del self.held[key]
+
+    def take(self, key: tuple[str, str]) -> Held:
+        """Use the offers of a place."""
+        held = self.held.pop(key)
+        for offer_id in held.ids:
+            self._keys.pop(offer_id, None)
+            self._parts.pop(offer_id, None)
+        return held
+
+    def clear(self) -> None:
+        """All offers are void: a new subscription."""
+        self.held.clear()
+        self._keys.clear()
+        self._parts.clear()
+
+
+@dataclass(slots=True)
+class _Open:
+    demand: Demand
+    request: Request
+    missing: int
+    others: list[Mapping[str, str]]
+
+
+def match(
+    pool: OfferPool,
+    demands: Sequence[Demand],
+    random: Callable[[int], int],
+    why_not: Mapping[str, WhyNot],
+    avoid: Callable[[Held], str] = lambda _held: "",
+) -> list[Assignment]:
+    """Who gets what; the pool stays as it is. `avoid` says why a place is not to be used, "" if it may be."""
+    waiting = [
+        _Open(demand, request_of(demand.app), demand.count, list(demand.others))
+        for demand in demands
+        if demand.count > 0
+    ]
+    found: list[Assignment] = []
+    for key, held in pool.held.items():
+        if not waiting:
+            break
+        reason = avoid(held)
+        if reason:
+            _refuse_all(waiting, why_not, reason, held)
+            continue
+        found += _fill(key, held, waiting, random, why_not)
+        waiting = [item for item in waiting if item.missing > 0]
+    return found
+
+
+def _refuse_all(waiting: Iterable[_Open], why_not: Mapping[str, WhyNot], reason: str, held: Held) -> None:
+    for item in waiting:
+        why_not[item.demand.app.name].looked_at += 1
+        why_not[item.demand.app.name].add(reason, held.place.hostname)
+
+
+def _fill(
+    key: tuple[str, str],
+    held: Held,
+    waiting: Sequence[_Open],
+    random: Callable[[int], int],
+    why_not: Mapping[str, WhyNot],
+) -> list[Assignment]:
+    """As many instances as fit one place."""
+    left = held.resources
+    sums = _sums(left)
+    found: list[Assignment] = []
+    for item in waiting:
+        app, log = item.demand.app, why_not[item.demand.app.name]
+        log.looked_at += 1
+        if app.role and app.role != held.role:
+            log.add("role", f"{held.place.hostname} is offered to {held.role}")
+            continue
+        while item.missing > 0:
+            short = next((name for name, wanted in item.request.scalars if sums.get(name, 0) < wanted), "")
+            if short:
+                log.add(short, f"{held.place.hostname} has {sums.get(short, 0) / 1000:g}")
+                break
+            obstacle = broken(app.constraints, held.place, item.others)
+            if obstacle is not None:
+                log.add(f"constraint {obstacle.text()}", held.place.hostname)
+                break
+            taken = choose(left, item.request, random)
+            if isinstance(taken, Shortfall):
+                log.add(taken.name, f"{held.place.hostname} has {taken.there}")
+                break
+            found.append(Assignment(app, key, held.place, taken.pieces, taken.ports))
+            left = taken.left
+            sums = _sums(left)
+            item.missing -= 1
+            item.others.append(held.place.values)
+    return found
+
+
+def _sums(resources: Resources) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for kind, amount in resources:
+        if isinstance(amount, int):
+            sums[kind.name] = sums.get(kind.name, 0) + amount
+    return sums

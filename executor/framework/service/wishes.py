@@ -1,0 +1,191 @@
+"""What people ask of the framework: deploy, scale, kill, restart, approve, pause, roll back, delete.
+
+Each is a function of the framework and a turn (`Framework.wish` runs it); what it returns is JSON for the
+answer. An app has one deployment at a time: a second one while the first is under way is refused with its id,
+unless `force`.
+"""
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from executor.framework.service import apps as records
+from executor.framework.service.apps import AppState
+from executor.framework.service.instance import Instance
+from executor.framework.service.rollout import Deployment, Status
+from executor.framework.service.spec import MAX_INSTANCES, App, read_app
+
+if TYPE_CHECKING:
+    from executor.framework.service.core import Framework
+    from executor.framework.service.turn import Turn
+
+_UNDER_WAY = (Status.DEPLOYING, Status.CANARY, Status.ROLLING_BACK)
+
+
+class WishError(Exception):
+    """A wish that cannot be met; `status` as in HTTP."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def deploy(app: App, *, force: bool = False, fresh: bool = False) -> "Callable[[Framework, Turn], Any]":
+    """A new app, or a new version or size of one. `fresh`: only if there is none of that name."""
+
+    def do(framework: "Framework", turn: "Turn") -> Any:
+        state = framework.apps.get(app.name)
+        if state is None:
+            deployment = _new_deployment(app.version, "")
+            state = AppState(app, app.instances, deployment, {app.version: app}, started_at=framework.now())
+            framework.apps[app.name] = state
+            turn.put_write(records.write_version(app))
+        elif fresh:
+            raise WishError(409, f"app {app.name!r} is there already: PUT changes it")
+        else:
+            _require_free(state, force)
+            state.wanted = app.instances
+            state.finished = 0
+            _turn_to(framework, state, app, turn)
+        framework.write_app(state, turn)
+        turn.dirty.add(app.name)
+        framework.say("app.deployed", app.name, {"deployment": state.deployment.id, "version": app.version})
+        return {"app": app.name, "version": app.version, "deployment": state.deployment.id}
+
+    return do
+
+
+def scale(name: str, instances: int) -> "Callable[[Framework, Turn], Any]":
+    """Another number of instances; nothing is replaced."""
+
+    def do(framework: "Framework", turn: "Turn") -> Any:
+        state = _app(framework, name)
+        if not 0 <= instances <= MAX_INSTANCES:
+            raise WishError(422, f"instances: {instances}: expected a whole number from 0 to {MAX_INSTANCES}")
+        state.wanted = instances
+        if state.deployment.status is Status.DONE:
+            state.deployment = replace(state.deployment, status=Status.DEPLOYING, previous="")
+            state.started_at = framework.now()
+        framework.write_app(state, turn)
+        turn.dirty.add(name)
+        return {"app": name, "instances": instances, "deployment": state.deployment.id}
+
+    return do
+
+
+def restart(name: str, *, force: bool = False) -> "Callable[[Framework, Turn], Any]":
+    """Every instance replaced by a new one of the same content, as an update does it."""
+
+    def do(framework: "Framework", turn: "Turn") -> Any:
+        state = _app(framework, name)
+        _require_free(state, force)
+        document = {**state.app.document, "restarted": secrets.token_hex(4)}
+        _turn_to(framework, state, read_app(document, name), turn)
+        framework.write_app(state, turn)
+        turn.dirty.add(name)
+        return {"app": name, "version": state.app.version, "deployment": state.deployment.id}
+
+    return do
+
+
+def steer(name: str, what: str) -> "Callable[[Framework, Turn], Any]":
+    """`approve`, `pause`, `resume` or `rollback` the deployment of an app."""
+
+    def do(framework: "Framework", turn: "Turn") -> Any:
+        state = _app(framework, name)
+        deployment = state.deployment
+        match what:
+            case "approve" if deployment.status is Status.CANARY:
+                deployment = replace(deployment, approved=True)
+            case "pause" if deployment.status in _UNDER_WAY:
+                deployment = replace(deployment, status=Status.PAUSED, message="paused by request")
+            case "resume" if deployment.status in (Status.PAUSED, Status.FAILED):
+                deployment = replace(deployment, status=Status.DEPLOYING, failures=0, message="")
+                state.failures_in_row, state.retry_at, state.started_at = 0, 0.0, framework.now()
+            case "rollback" if deployment.previous:
+                deployment = replace(
+                    deployment,
+                    status=Status.ROLLING_BACK,
+                    version=deployment.previous,
+                    previous="",
+                    message="rolled back by request",
+                )
+            case _:
+                raise WishError(
+                    409, f"cannot {what}: the deployment of {name!r} is {deployment.status.value}"
+                )
+        state.deployment = deployment
+        if what == "rollback":
+            state.app = state.target
+        framework.write_app(state, turn)
+        turn.dirty.add(name)
+        return {"app": name, "deployment": deployment.id, "status": deployment.status.value}
+
+    return do
+
+
+def kill(instance_id: str, *, scale_down: bool = False) -> "Callable[[Framework, Turn], Any]":
+    """Kill one instance; another takes its place, unless the app is made smaller by one with it."""
+
+    def do(framework: "Framework", turn: "Turn") -> Any:
+        instance: Instance | None = framework.instances.get(instance_id)
+        if instance is None:
+            raise WishError(404, f"no instance {instance_id!r} lives")
+        state = framework.apps.get(instance.app)
+        if scale_down and state is not None:
+            state.wanted = max(state.wanted - 1, 0)
+            framework.write_app(state, turn)
+        framework.kill(instance, "killed by request", turn)
+        turn.dirty.add(instance.app)
+        return {"instance": instance_id}
+
+    return do
+
+
+def delete(name: str) -> "Callable[[Framework, Turn], Any]":
+    """The app and all that runs of it go."""
+
+    def do(framework: "Framework", turn: "Turn") -> Any:
+        state = _app(framework, name)
+        state.deleting = True
+        framework.write_app(state, turn)
+        turn.dirty.add(name)
+        return {"app": name, "instances": len(framework.by_app[name])}
+
+    return do
+
+
+def _app(framework: "Framework", name: str) -> AppState:
+    state = framework.apps.get(name)
+    if state is None:
+        raise WishError(404, f"there is no app {name!r}")
+    return state
+
+
+def _require_free(state: AppState, force: bool) -> None:
+    if state.deleting:
+        raise WishError(409, f"app {state.name!r} is being deleted")
+    if state.deployment.status in _UNDER_WAY and not force:
+        raise WishError(
+            409,
+            f"deployment {state.deployment.id} of {state.name!r} is {state.deployment.status.value}: "
+            "wait, or roll it back, or use force",
+        )
+
+
+def _turn_to(framework: "Framework", state: AppState, app: App, turn: "Turn") -> None:
+    """Make `app` the target. The same version again keeps what runs."""
+    before = state.target.version
+    state.app = app
+    state.versions[app.version] = app
+    turn.put_write(records.write_version(app))
+    previous = before if before != app.version else ""
+    state.deployment = _new_deployment(app.version, previous)
+    state.failures_in_row, state.retry_at, state.started_at = 0, 0.0, framework.now()
+    state.next_run = None
+
+
+def _new_deployment(version: str, previous: str) -> Deployment:
+    return Deployment(secrets.token_hex(6), version, previous, wall_started=time.time())
