@@ -5,7 +5,8 @@ import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 
-from cni_plugins.kernel.netlink.codec import ADDRESS, attributes, encode, number
+from cni_plugins.kernel.netlink.codec import attributes, encode, number
+from cni_plugins.kernel.netlink.layouts import ADDRESS
 from cni_plugins.kernel.netlink.route import (
     NLM_F_CREATE,
     NLM_F_EXCL,

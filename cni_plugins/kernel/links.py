@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cni_plugins.kernel.namespace import entered
-from cni_plugins.kernel.netlink.codec import LINK, attributes, encode, number, text
+from cni_plugins.kernel.netlink.codec import attributes, encode, number, text
+from cni_plugins.kernel.netlink.layouts import LINK
 from cni_plugins.kernel.netlink.route import (
     NLM_F_CREATE,
     NLM_F_EXCL,

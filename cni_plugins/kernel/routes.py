@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
-from cni_plugins.kernel.netlink.codec import ROUTE, attributes, encode, number
+from cni_plugins.kernel.netlink.codec import attributes, encode, number
+from cni_plugins.kernel.netlink.layouts import ROUTE
 from cni_plugins.kernel.netlink.route import (
     NLM_F_CREATE,
     RTM_DELROUTE,

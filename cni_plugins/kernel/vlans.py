@@ -4,7 +4,8 @@ import errno
 import struct
 from collections.abc import Iterable, Iterator
 
-from cni_plugins.kernel.netlink.codec import LINK, encode
+from cni_plugins.kernel.netlink.codec import encode
+from cni_plugins.kernel.netlink.layouts import LINK
 from cni_plugins.kernel.netlink.route import RTM_DELLINK, RTM_GETLINK, RTM_SETLINK, Message, Netlink
 
 _AF_BRIDGE = 7

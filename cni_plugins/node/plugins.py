@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from contextlib import suppress
 
-from cni_plugins.kernel.netlink import codec as messages
+from cni_plugins.kernel.netlink import codec
+from cni_plugins.kernel.netlink.layouts import ADDRESS, LINK, ROUTE
 from cni_plugins.kernel.nft import library
 from cni_plugins.node.service import Handler
 from cni_plugins.plugins.registry import MODULES, Handlers
@@ -35,7 +36,7 @@ def prepare() -> Handler:
         registry.load(kind)
     for module in _LATER:
         importlib.import_module(module)
-    messages.load()
+    codec.load(LINK, ADDRESS, ROUTE)
     with suppress(CniError):  # a host without libnftables can do without it
         library.load()
     handlers = Handlers()

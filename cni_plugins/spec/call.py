@@ -128,8 +128,8 @@ class Call:
             raise self.args_error
 
     def warn(self, text: str) -> None:
-        """Tell the operator, once a call, of what may be on purpose and most likely is not."""
-        if text not in self.warnings:
+        """Tell the operator, once a call, of what may be on purpose and most likely is not; "" is nothing."""
+        if text and text not in self.warnings:
             self.warnings.append(text)
 
     def runtime(self, key: str) -> Any:

@@ -57,7 +57,7 @@ class Masquerade(Step):
         with context.iptables_lock():
             for version, listed in iptables.by_version(self.addresses).items():
                 tool = iptables.Tool(call.host, version, call.deadline)
-                iptables.remove_masquerade(tool, call.identity, listed)
+                call.warn(iptables.remove_masquerade(tool, call.identity, listed))
 
     def check(self, context: Context) -> None:
         """CniError 999 when the addresses are not masqueraded, by us or by a reference plugin."""
@@ -104,6 +104,5 @@ class Masquerade(Step):
         if versions and not context.container_is_recorded():
             with context.iptables_lock():
                 for version in versions:
-                    iptables.remove_masquerade(
-                        iptables.Tool(call.host, version, call.deadline), call.identity
-                    )
+                    tool = iptables.Tool(call.host, version, call.deadline)
+                    call.warn(iptables.remove_masquerade(tool, call.identity))

@@ -74,7 +74,8 @@ class Ports(Step):
         else:
             with context.iptables_lock():
                 for target in self.wanted.targets:
-                    iptables.remove_ports(Tool(call.host, target.version, call.deadline), call.identity)
+                    tool = Tool(call.host, target.version, call.deadline)
+                    call.warn(iptables.remove_ports(tool, call.identity))
         conntrack.forget_translated(call.host, _udp_ports(self.wanted.forwards))
 
     def check(self, context: Context) -> None:
@@ -117,7 +118,8 @@ class Ports(Step):
         if versions and not context.container_is_recorded():
             with context.iptables_lock():
                 for version in versions:
-                    iptables.remove_ports(Tool(call.host, version, call.deadline), call.identity)
+                    tool = Tool(call.host, version, call.deadline)
+                    call.warn(iptables.remove_ports(tool, call.identity))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,8 @@ def remove_commented(context: Context, chain: str, comment: str) -> None:
     if versions:
         with context.iptables_lock():
             for version in versions:
-                iptables.remove_commented(Tool(call.host, version, call.deadline), chain, comment)
+                tool = Tool(call.host, version, call.deadline)
+                call.warn(iptables.remove_commented(tool, chain, comment))
 
 
 def require_nftables(call: Call) -> None:
