@@ -35,6 +35,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--in-qemu", action="store_true", help="run every namespace test on Debian's kernel in QEMU"
     )
+    parser.addoption(
+        "--gc-seconds", type=float, default=5.0, help="how long GC runs beside workers (long form: 300)"
+    )
 
 
 def _runs_in_qemu(item: pytest.Item) -> bool:
