@@ -22,7 +22,7 @@ _AF_INET, _AF_INET6 = 2, 10
 _HEADER = struct.Struct("=BBBBI")
 # linux/if_addr.h
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-_NODAD, DADFAILED, TENTATIVE, _NOPREFIXROUTE = 0x02, 0x08, 0x40, 0x200
+_NODAD, OPTIMISTIC, DADFAILED, TENTATIVE, _NOPREFIXROUTE = 0x02, 0x04, 0x08, 0x40, 0x200
 GLOBAL, LINK = 0, 253
 
 
@@ -49,11 +49,21 @@ def _body(index: int, address: IpInterface, flags: int = 0) -> bytes:
     return encode(ADDRESS, fields, listed)
 
 
-def add(index: int, address: IpInterface, *, dad: bool = True, prefix_route: bool = True) -> Message:
-    """Give a link an address; without `dad` an IPv6 address is used at once, without `prefix_route` the
-    kernel makes no route to its subnet. EEXIST is an answer.
+def add(
+    index: int,
+    address: IpInterface,
+    *,
+    dad: bool = True,
+    prefix_route: bool = True,
+    optimistic: bool = False,
+) -> Message:
+    """Give a link an address; without `dad` an IPv6 address is used at once, with `optimistic` too, while the
+    kernel looks for a duplicate (the link's sysctl optimistic_dad has to be 1; RFC 4429). Without
+    `prefix_route` the kernel makes no route to its subnet. EEXIST is an answer.
     """
-    flags = (0 if dad or address.version == 4 else _NODAD) | (0 if prefix_route else _NOPREFIXROUTE)
+    flags = 0 if prefix_route else _NOPREFIXROUTE
+    if address.version == 6:
+        flags |= (0 if dad else _NODAD) | (OPTIMISTIC if optimistic else 0)
     body = _body(index, address, flags)
     create = NLM_F_CREATE | NLM_F_EXCL
     return Message(f"add address {address}", RTM_NEWADDR, create, body, frozenset((errno.EEXIST,)))

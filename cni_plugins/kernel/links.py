@@ -5,7 +5,9 @@ import os
 import struct
 import time
 from _socket import if_indextoname
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 from cni_plugins.kernel.namespace import entered
@@ -187,12 +189,54 @@ def change(name: str, index: int, *, set_flags: int = 0, clear_flags: int = 0, *
     return Message(f"change {name}", RTM_SETLINK, 0, encode(LINK, fields, listed))
 
 
-def change_port(name: str, index: int, *, hairpin: bool = False, isolated: bool = False) -> Message:
-    """Set options of a bridge port; what is false is left alone."""
-    options = [("IFLA_BRPORT_MODE", 1)] * hairpin + [("IFLA_BRPORT_ISOLATED", 1)] * isolated
+def set_master(name: str, index: int, master: int) -> Message:
+    """Make a link a port of a bridge, a bond or a VRF; 0 takes it out."""
+    return change(name, index, master=master)
+
+
+def rename(name: str, index: int, new: str) -> Message:
+    """Give a link another name. EEXIST when that is taken."""
+    return change(name, index, ifname=new)
+
+
+def move(name: str, index: int, namespace: int, new: str = "") -> Message:
+    """Move a link to the namespace behind a descriptor, where it is down and is called `new` (else as it
+    was). EEXIST when it has a link of that name.
+    """
+    named: dict[str, Any] = {"ifname": new} if new else {}
+    return change(name, index, net_ns_fd=namespace, **named)
+
+
+class PortFlag(StrEnum):
+    """What a bridge port does (bridge(8)): send frames back where they came from, keep apart from other
+    isolated ports, learn MAC addresses, be flooded with frames to unknown unicast, multicast and broadcast
+    addresses, be spared neighbour discovery whose answer the bridge knows, take frames of known stations
+    only, take no bridge protocol data.
+    """
+
+    HAIRPIN = "IFLA_BRPORT_MODE"
+    ISOLATED = "IFLA_BRPORT_ISOLATED"
+    LEARNING = "IFLA_BRPORT_LEARNING"
+    UNICAST_FLOOD = "IFLA_BRPORT_UNICAST_FLOOD"
+    MULTICAST_FLOOD = "IFLA_BRPORT_MCAST_FLOOD"
+    BROADCAST_FLOOD = "IFLA_BRPORT_BCAST_FLOOD"
+    SUPPRESS_NEIGHBOURS = "IFLA_BRPORT_NEIGH_SUPPRESS"
+    LOCKED = "IFLA_BRPORT_LOCKED"
+    GUARD = "IFLA_BRPORT_GUARD"
+
+
+def set_port(name: str, index: int, flags: Mapping[PortFlag, bool]) -> Message:
+    """Set flags of a bridge port; others stay."""
+    options = [(str(flag), int(value)) for flag, value in flags.items()]
     data = {"attrs": [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", {"attrs": options})]}
     body = encode(LINK, {"index": index}, [("IFLA_LINKINFO", data)])
     return Message(f"set options of bridge port {name}", RTM_NEWLINK, 0, body)
+
+
+def change_port(name: str, index: int, *, hairpin: bool = False, isolated: bool = False) -> Message:
+    """Set options of a bridge port; what is false is left alone."""
+    wanted = {PortFlag.HAIRPIN: hairpin, PortFlag.ISOLATED: isolated}
+    return set_port(name, index, {flag: True for flag, value in wanted.items() if value})
 
 
 def create(name: str, kind: str, data: list[tuple[str, Any]] | None = None, **values: Any) -> Message:

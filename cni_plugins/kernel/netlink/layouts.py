@@ -180,7 +180,13 @@ NEIGHBOUR = Layout(
     "ndmsg",
     struct.Struct("=BxxxiHBB"),
     ("family", "ifindex", "state", "flags", "ndm_type"),
-    {"NDA_DST": (1, _ip), "NDA_LLADDR": (2, _mac), "NDA_VLAN": (5, _16), "NDA_MASTER": (9, _32)},
+    {
+        "NDA_DST": (1, _ip),
+        "NDA_LLADDR": (2, _mac),
+        "NDA_VLAN": (5, _16),
+        "NDA_IFINDEX": (8, _32),
+        "NDA_MASTER": (9, _32),
+    },
 )
 
 _RATE = "_cell_log", "___reserved", "_overhead", "_cell_align", "_mpu", ""

@@ -9,12 +9,25 @@ from typing import Any
 
 import pytest
 
-from cni_plugins.kernel import addresses, conntrack, links, routes, shaping, vlans
+from cni_plugins.kernel import (
+    addresses,
+    conntrack,
+    link_kinds,
+    links,
+    neighbours,
+    routes,
+    rules,
+    shaping,
+    vlans,
+)
+from cni_plugins.kernel.link_kinds import IpvlanFlag, IpvlanMode, MacvlanMode, VlanProtocol
+from cni_plugins.kernel.neighbours import Neighbour, State
 from cni_plugins.kernel.netlink import codec, pyroute
 from cni_plugins.kernel.netlink.layouts import ADDRESS, LINK, ROUTE
 from cni_plugins.kernel.netlink.route import Message, Netlink
 from cni_plugins.kernel.nft import elements
 from cni_plugins.kernel.nft.elements import Element
+from cni_plugins.kernel.rules import Rule
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.result import Route
@@ -55,8 +68,43 @@ def _links() -> Iterator[Message]:
     yield vlans.leave("veth0", 7, 5)
 
 
+def _kinds() -> Iterator[Message]:
+    for mode in IpvlanMode:
+        yield link_kinds.ipvlan("i", 3, mode, IpvlanFlag.PRIVATE, sandbox=7, mtu=1400)
+    yield link_kinds.macvlan("m", 3, MacvlanMode.SOURCE, mac=MAC, queue=5)
+    yield link_kinds.vlan("v", 3, 100, sandbox=7, mac=MAC)
+    yield link_kinds.vlan("v", 3, 100, VlanProtocol.AD)
+    yield link_kinds.dummy("d", sandbox=7, mtu=1400, mac=MAC)
+    yield link_kinds.vrf("r", 1000)
+    yield links.set_master("eth0", 7, 3)
+    yield links.rename("eth0", 7, "eth1")
+    yield links.move("eth0", 7, 9, "eth1")
+    yield links.set_port("veth0", 7, dict.fromkeys(links.PortFlag, True))
+    yield links.set_port("veth0", 7, dict.fromkeys(links.PortFlag, False))
+
+
+RULES = (
+    Rule(4, 254),
+    Rule(6, 1000, 7, ip_interface("fd00::5/64"), ip_interface("fd01::/48"), "eth0", "eth1", 5, 0xFF),
+    Rule(4, 100, 7, ip_interface("10.1.2.3/32")),
+)
+
+
+def _rules_and_neighbours() -> Iterator[Message]:
+    for rule in RULES:
+        yield rules.add(rule)
+        yield rules.delete(rule)
+    for text in ("10.1.2.3", "fd00::5"):
+        address = ip_address(text)
+        yield neighbours.put(Neighbour(7, address, MAC, State.PERMANENT, router=True))
+        yield neighbours.delete(7, address)
+        yield neighbours.answer_for(7, address)
+        yield neighbours.answer_no_more(7, address)
+    yield addresses.add(7, ip_interface("fd00::5/64"), optimistic=True, prefix_route=False)
+
+
 def built() -> list[Message]:
-    made = [*_links()]
+    made = [*_links(), *_kinds(), *_rules_and_neighbours()]
     made += [addresses.add(7, ip_interface(text), dad=dad) for text in CIDRS for dad in (True, False)]
     made += [addresses.delete(7, ip_interface(text)) for text in CIDRS]
     made += [routes.add(route, 7) for route in ROUTES]
@@ -70,7 +118,7 @@ def built() -> list[Message]:
     return made
 
 
-MODULES = (links, addresses, routes, vlans, shaping, conntrack)
+MODULES = (links, addresses, routes, vlans, shaping, conntrack, rules, neighbours)
 
 
 def _known(listed: Any) -> Any:
