@@ -119,6 +119,7 @@ class Framework:
         self._away_since: dict[str, float] = {}
         self._leaving_agents: set[str] = set()
         self._missing: dict[str, tuple[int, str]] = {}
+        self._leader = ""
         self._suppressed = False
         self._revive_at = 0.0
         self._ended = asyncio.Event()
@@ -134,6 +135,8 @@ class Framework:
         client = Client(self._info(), self.settings.client)
         self._client = client
         async with client:
+            if self._leader:
+                client.lead(self._leader)
             tasks = [asyncio.create_task(self._listen(client)), asyncio.create_task(self._pace())]
             try:
                 await self._turns()
@@ -152,6 +155,19 @@ class Framework:
     def phase(self) -> Phase:
         """Where the subscription stands."""
         return self._client.session.phase if self._client is not None else Phase.CLOSED
+
+    @property
+    def unreconciled(self) -> int:
+        """Tasks that the master has not answered for since the subscription."""
+        return self._reconciler.remaining
+
+    def missing(self, name: str) -> int:
+        """How many instances of an app wait for offers."""
+        return self._missing.get(name, (0, ""))[0]
+
+    def is_ready(self, instance: Instance) -> bool:
+        """Whether an instance runs and is healthy, its watch time aside."""
+        return instance.id in self._ready_since
 
     async def _load(self) -> None:
         entry = await self.store.get("framework")
@@ -296,6 +312,12 @@ class Framework:
                 self._ended.set()
             case Deliver(event):
                 self._event(event, turn)
+
+    def lead(self, address: str) -> None:
+        """A detector's word on which master leads, "" for none."""
+        self._leader = address
+        if self._client is not None:
+            self._client.lead(address)
 
     def _resume(self) -> None:
         if self._client is not None and self.leadership.certain:

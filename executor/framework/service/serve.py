@@ -1,0 +1,205 @@
+"""One instance of the framework, from its options to its end: API and files at once, leadership when it
+comes.
+
+    wait to lead -> load, subscribe, work -> lead no more -> exit (whoever started it starts it again)
+
+An instance that led and leads no more ends its process instead of waiting again: nothing of its memory may
+outlive its leadership. SIGTERM and SIGINT leave in order: the stream is closed, tasks go on, the leadership
+is given back.
+"""
+
+import asyncio
+import logging
+import signal
+import ssl
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import uvicorn
+
+from executor.framework.sdk.leader import Detector
+from executor.framework.service.api import Site, application
+from executor.framework.service.core import Framework, Settings
+from executor.framework.service.files import Served, read_files
+from executor.framework.store import sqlite
+from executor.framework.store.interface import FencedError, Store, StoreError
+
+log = logging.getLogger(__name__)
+
+LED_NO_MORE = 3
+REFUSED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the API listens and where others find it. `token_file`, `certificate`, `key`: see `mesokit
+    framework`.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    advertised: str = ""
+    token_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Which store: one of these."""
+
+    sqlite: Path | None = None
+    etcd: tuple[str, ...] = ()
+    zookeeper: str = ""
+    prefix: str = "/mesokit"
+    lease: float = 10.0
+
+
+@dataclass(slots=True)
+class Instance:
+    """What `run` made, for tests and for whoever embeds it. `port` is set once the API listens."""
+
+    site: Site | None = None
+    port: int = 0
+    listening: asyncio.Event = field(default_factory=asyncio.Event)
+    leading: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+async def open_store(stored: Stored) -> Store:
+    """The store that is asked for. Raises StoreError."""
+    # The clients of stores that are not asked for need not be there.
+    if stored.etcd:
+        from executor.framework.store.etcd import EtcdStore  # noqa: PLC0415
+
+        return EtcdStore(stored.etcd, stored.prefix, stored.lease)
+    if stored.zookeeper:
+        from executor.framework.store import zookeeper  # noqa: PLC0415
+
+        return await zookeeper.open_store(stored.zookeeper, stored.prefix, stored.lease)
+    return await sqlite.open_store(stored.sqlite or Path("/var/lib/mesokit/framework.db"))
+
+
+async def run(
+    settings: Settings,
+    place: Place,
+    stored: Stored,
+    *,
+    zookeeper_masters: str = "",
+    made: Instance | None = None,
+) -> int:
+    """Run until told to end; the exit status. Raises StoreError, OSError and ValueError before it listens."""
+    made = made if made is not None else Instance()
+    files = read_files(place.files)
+    store = await open_store(stored)
+    token = place.token_file.read_text().strip() if place.token_file is not None else ""
+    scheme = "https" if place.certificate is not None else "http"
+    site = made.site = Site(store, files, token, scheme)
+    stop = asyncio.Event()
+    server = _server(site, place)
+    api = asyncio.create_task(server.serve())
+    try:
+        while not server.started and not api.done():
+            await asyncio.sleep(0.01)
+        if api.done():
+            raise OSError(f"cannot listen on {place.host}, port {place.port}")
+        made.port = server.servers[0].sockets[0].getsockname()[1]
+        made.listening.set()
+        advertised = place.advertised or f"{place.host}:{made.port}"
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with suppress(NotImplementedError, RuntimeError):
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        settings = _delivered(settings, files, f"{scheme}://{advertised}")
+        return await _lead(settings, advertised, stop, zookeeper_masters, made)
+    finally:
+        server.should_exit = True
+        with suppress(asyncio.CancelledError):
+            await api
+        await store.close()
+
+
+def _server(site: Site, place: Place) -> uvicorn.Server:
+    config = uvicorn.Config(
+        application(site),
+        host=place.host,
+        port=place.port,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+        ssl_certfile=place.certificate,
+        ssl_keyfile=place.key,
+        ssl_version=ssl.PROTOCOL_TLS_SERVER,
+    )
+    server = uvicorn.Server(config)
+    # Signals are this process's own: uvicorn would end before the stream is closed.
+    server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
+    return server
+
+
+def _delivered(settings: Settings, files: dict[str, Served], base: str) -> Settings:
+    """Agents fetch the executor from here, where it is among the files and no other address is given."""
+    delivery = settings.delivery
+    if delivery.uri or not files:
+        return settings
+    served = next(iter(files.values()))
+    archive = served.name.endswith((".tar", ".tar.gz", ".tgz"))
+    command = "./mesokit-executor/mesokit-executor" if archive else f"./{served.name}"
+    return replace(
+        settings,
+        delivery=replace(delivery, uri=f"{base}{served.target}", archive=archive, command=command),
+    )
+
+
+async def _lead(
+    settings: Settings, advertised: str, stop: asyncio.Event, masters: str, made: Instance
+) -> int:
+    site = made.site
+    assert site is not None
+    campaign = asyncio.create_task(site.store.campaign(advertised))
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({campaign, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not campaign.done():
+            return 0
+        leadership = campaign.result()
+        log.info("this instance leads (%s)", leadership.token)
+        framework = site.framework = Framework(settings, site.store, leadership)
+        detector = _detect(masters, framework)
+        work = asyncio.create_task(framework.run())
+        made.leading.set()
+        try:
+            await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            framework.stop()
+            await work
+            return REFUSED if framework.phase.value == "failed" or framework.problem else 0
+        except FencedError as error:
+            log.error("this instance leads no more: %s", error)
+            return LED_NO_MORE
+        finally:
+            site.framework = None
+            if detector is not None:
+                await asyncio.to_thread(detector.stop)
+            with suppress(StoreError):
+                await leadership.resign()
+    finally:
+        for task in (campaign, stopped):
+            task.cancel()
+
+
+def _detect(masters: str, framework: Framework) -> Detector | None:
+    if not masters:
+        return None
+    loop = asyncio.get_running_loop()
+
+    def report(address: str) -> None:
+        loop.call_soon_threadsafe(framework.lead, address)
+
+    detector = Detector(
+        masters,
+        report,
+        by_name=framework.settings.client.tls is not None,
+    )
+    detector.start()
+    return detector

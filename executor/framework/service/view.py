@@ -1,0 +1,156 @@
+"""The framework as JSON, for the API, the command and the page."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from executor.framework.service.apps import AppState
+from executor.framework.service.instance import Instance
+
+if TYPE_CHECKING:
+    from executor.framework.service.core import Framework
+
+
+def instance(item: Instance) -> dict[str, Any]:
+    """One instance."""
+    return {
+        "id": item.id,
+        "app": item.app,
+        "version": item.version,
+        "state": item.state.value,
+        "healthy": item.healthy,
+        "host": item.hostname,
+        "agent": item.agent_id,
+        "ports": dict(item.ports),
+        "addresses": sorted({ip for task in item.tasks for ip in task.ips}),
+        "launched": item.wall_launched,
+        "ended": item.wall_ended or None,
+        "killed_for": item.killed_for or None,
+        "message": item.message or None,
+        "tasks": [
+            {
+                "id": item.task_id(task.name),
+                "name": task.name,
+                "state": task.state.value,
+                "healthy": task.healthy,
+            }
+            for task in item.tasks
+        ],
+    }
+
+
+def app(framework: "Framework", state: AppState) -> dict[str, Any]:
+    """One app, its instances included."""
+    living = sorted(
+        (framework.instances[key] for key in framework.by_app[state.name]),
+        key=lambda item: item.wall_launched,
+    )
+    return {
+        **summary(framework, state),
+        "spec": state.app.document,
+        "live": [instance(item) for item in living],
+    }
+
+
+def summary(framework: "Framework", state: AppState) -> dict[str, Any]:
+    """One app in a line."""
+    living = [framework.instances[key] for key in framework.by_app[state.name]]
+    deployment = state.deployment
+    return {
+        "name": state.name,
+        "kind": state.app.kind,
+        "version": state.app.version,
+        "instances": state.wanted,
+        "running": sum(item.state.value == "running" for item in living),
+        "ready": sum(framework.is_ready(item) for item in living),
+        "finished": state.finished,
+        "deleting": state.deleting,
+        "deployment": {
+            "id": deployment.id,
+            "status": deployment.status.value,
+            "version": deployment.version,
+            "previous": deployment.previous or None,
+            "failures": deployment.failures,
+            "message": deployment.message or None,
+            "started": deployment.wall_started,
+        },
+        "back_off_seconds": max(round(state.retry_at - framework.now(), 1), 0.0) if state.retry_at else 0.0,
+        "next_run": state.next_run,
+    }
+
+
+def why(framework: "Framework", state: AppState) -> dict[str, Any]:
+    """Why what is missing is not placed."""
+    log = state.why_not
+    missing = framework.missing(state.name)
+    if not missing:
+        sentence = "nothing is missing"
+    elif not framework.connected:
+        sentence = f"not subscribed with a master: {framework.problem or 'connecting'}"
+    elif framework.now() < state.retry_at:
+        wait = state.retry_at - framework.now()
+        sentence = f"waiting {wait:.1f} s after {state.failures_in_row} failures in a row"
+    elif not log.looked_at:
+        sentence = "no offer has come yet"
+    else:
+        reason, number = log.counts.most_common(1)[0] if log.counts else ("nothing", 0)
+        sentence = (
+            f"{number} of {log.looked_at} offers had not enough: {reason} ({log.examples.get(reason, '')})"
+        )
+    reasons = [
+        {"reason": reason, "offers": number, "example": log.examples.get(reason, "")}
+        for reason, number in log.counts.most_common()
+    ]
+    return {
+        "app": state.name,
+        "missing": missing,
+        "why": sentence,
+        "offers_looked_at": log.looked_at,
+        "reasons": reasons,
+    }
+
+
+def status(framework: "Framework") -> dict[str, Any]:
+    """The framework itself."""
+    living = framework.instances.values()
+    states: dict[str, int] = {}
+    for item in living:
+        states[item.state.value] = states.get(item.state.value, 0) + 1
+    return {
+        "framework_id": framework.framework_id or None,
+        "connected": framework.connected,
+        "phase": framework.phase.value,
+        "problem": framework.problem or None,
+        "apps": len(framework.apps),
+        "instances": states,
+        "counters": dict(framework.counters),
+        "unreconciled": framework.unreconciled,
+        "last_event": framework.journal.last,
+        "time": time.time(),
+    }
+
+
+def metrics(framework: "Framework") -> str:
+    """Prometheus' text format."""
+    found = status(framework)
+    lines = [
+        "# TYPE mesokit_framework_connected gauge",
+        f"mesokit_framework_connected {int(found['connected'])}",
+        "# TYPE mesokit_framework_apps gauge",
+        f"mesokit_framework_apps {found['apps']}",
+        "# TYPE mesokit_framework_instances gauge",
+    ]
+    lines += [
+        f'mesokit_framework_instances{{state="{name}"}} {number}'
+        for name, number in found["instances"].items()
+    ]
+    lines.append("# TYPE mesokit_framework_missing gauge")
+    lines += [
+        f'mesokit_framework_missing{{app="{name}"}} {framework.missing(name)}'
+        for name in sorted(framework.apps)
+    ]
+    for name, number in sorted(found["counters"].items()):
+        lines += [
+            f"# TYPE mesokit_framework_{name}_total counter",
+            f"mesokit_framework_{name}_total {number}",
+        ]
+    return "\n".join(lines) + "\n"
