@@ -23,8 +23,12 @@ class Subcommand:
 
 
 COMMANDS: Mapping[str, Subcommand] = {
+    "app": Subcommand("cni_plugins.cli.app", "Deploy apps on a mesokit framework, and look after them."),
     "cni": Subcommand("cni_plugins.cli.cni", "Learn what the plugins make, and which keys they take."),
     "completion": Subcommand("cni_plugins.cli.main", "Print the completion script of a shell."),
+    "framework": Subcommand(
+        "cni_plugins.cli.framework", "Run apps on Mesos: the scheduler behind `mesokit app`."
+    ),
     "node": Subcommand("cni_plugins.cli.node", "Answer plugin calls from a resident process."),
     "ps": Subcommand("cni_plugins.cli.ps", "Show the tasks of the executors on this machine."),
     "run": Subcommand("cni_plugins.cli.run", "Run the task of a TASK.json here, on its networks."),

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from executor.framework.service import view, wishes
+from executor.framework.service import logs, view, wishes
 from executor.framework.service.apps import AppState
 from executor.framework.service.core import Framework
 from executor.framework.service.files import Served
@@ -147,6 +147,19 @@ async def one_instance(framework: Framework, request: Request) -> Response:
     return JSONResponse(view.instance(found))
 
 
+async def output(framework: Framework, request: Request) -> Response:
+    """What an instance printed; one that has ended lately is asked for too."""
+    wanted, name = request.path_params["id"], request.path_params["name"]
+    ended = (item for state in framework.apps.values() for item in state.history if item.id == wanted)
+    found = framework.instances.get(wanted) or next(ended, None)
+    if found is None or name not in ("stdout", "stderr"):
+        raise RefusedError(404, f"there is no {name} of an instance {wanted!r}")
+    offset = request.query_params.get("offset", "0")
+    if not offset.isdecimal():
+        raise RefusedError(422, f"offset: {offset!r}: expected a number of bytes")
+    return JSONResponse(await logs.read(found, name, int(offset)))
+
+
 async def events(framework: Framework, request: Request) -> Response:
     last = request.headers.get("last-event-id") or request.query_params.get("since")
     if last is not None and not last.isdecimal():
@@ -227,6 +240,7 @@ _LED: tuple[tuple[str, LedEndpoint, tuple[str, ...]], ...] = (
     ("/v1/apps/{name}/history", history, ("GET",)),
     ("/v1/instances", instances, ("GET",)),
     ("/v1/instances/{id}", one_instance, ("GET", "DELETE")),
+    ("/v1/instances/{id}/logs/{name}", output, ("GET",)),
     ("/v1/events", events, ("GET",)),
     ("/v1/status", status, ("GET",)),
 )

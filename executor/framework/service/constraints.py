@@ -15,6 +15,10 @@ from mesos.v1 import mesos_pb2, offers_pb2
 OPERATORS = ("unique", "cluster", "group_by", "like", "unlike", "max_per", "is", "any")
 
 
+ADDRESS = "@address"
+"""Among a place's values: where the agent itself answers. No constraint names it."""
+
+
 class ConstraintError(ValueError):
     """A constraint that is none; `expected` says what would be one."""
 
@@ -78,6 +82,11 @@ def place_of(offer: offers_pb2.Offer) -> Place:
     if offer.HasField("domain") and offer.domain.HasField("fault_domain"):
         values["@region"] = offer.domain.fault_domain.region.name
         values["@zone"] = offer.domain.fault_domain.zone.name
+    if offer.url.address.port:
+        host = offer.url.address.ip or offer.url.address.hostname
+        values[ADDRESS] = (
+            f"[{host}]:{offer.url.address.port}" if ":" in host else f"{host}:{offer.url.address.port}"
+        )
     for attribute in offer.attributes:
         values.setdefault(attribute.name, _text(attribute))
     return Place(offer.agent_id.value, offer.hostname, values)

@@ -1,0 +1,329 @@
+"""`mesokit app`: deploy and look after apps, over the framework's API."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import requests
+
+from cni_plugins.cli.table import aligned
+
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the API's answer as JSON.")
+_NAME = click.argument("name")
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """Where the framework is, and the token it wants."""
+
+    base: str
+    token: str
+
+    def ask(self, method: str, path: str, body: Any = None, *, stream: bool = False) -> requests.Response:
+        """A request, sent on to the leader where that is another instance. Raises click.ClickException."""
+        url = self.base + path
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        try:
+            for _ in range(3):
+                # A redirect would lose the token on the way to another host.
+                response = requests.request(
+                    method,
+                    url,
+                    data=body,
+                    headers=headers,
+                    timeout=(5, None if stream else 60),
+                    stream=stream,
+                    allow_redirects=False,
+                )
+                if response.status_code != requests.codes.temporary_redirect:
+                    break
+                url = response.headers["Location"]
+        except requests.RequestException as error:
+            raise click.ClickException(f"{self.base} does not answer: {_brief(error)}") from None
+        if response.status_code >= 400:
+            raise click.ClickException(_message(response))
+        return response
+
+
+def _brief(error: Exception) -> str:
+    cause: BaseException = error
+    while cause.__context__ is not None or cause.__cause__ is not None:
+        following = cause.__cause__ or cause.__context__
+        assert following is not None
+        cause = following
+    return getattr(cause, "strerror", None) or str(cause)
+
+
+def _message(response: requests.Response) -> str:
+    try:
+        document = response.json()
+        return str(document["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"{response.status_code} {response.reason}"
+
+
+@click.group("app")
+@click.option(
+    "--api",
+    envvar="MESOKIT_FRAMEWORK",
+    default="http://127.0.0.1:8080",
+    show_default=True,
+    help="Where the framework answers (MESOKIT_FRAMEWORK).",
+)
+@click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), help="Its token.")
+@click.pass_context
+def command(ctx: click.Context, api: str, token_file: Path | None) -> None:
+    """Deploy apps on a mesokit framework, and see what becomes of them.
+
+    \b
+    mesokit app deploy task.json --wait     the talk's form, or the richer one ("version": 1)
+    mesokit app ls
+    mesokit app why web                     why do its instances not start?
+    """
+    try:
+        token = token_file.read_text().strip() if token_file is not None else ""
+    except OSError as error:
+        raise click.ClickException(f"--token-file {token_file}: {error.strerror}") from None
+    base = api if "://" in api else f"http://{api}"
+    ctx.obj = Api(base.rstrip("/"), token)
+
+
+@command.command("deploy")
+@click.argument("file", type=click.File("rb"))
+@click.option("--force", is_flag=True, help="Also while another deployment of the app is under way.")
+@click.option(
+    "--wait", is_flag=True, help="Until it is done; exit 1 if it is paused, fails or is rolled back."
+)
+@_AS_JSON
+@click.pass_obj
+def deploy(api: Api, file: Any, force: bool, wait: bool, as_json: bool) -> None:
+    """Deploy the app or apps of FILE ("-" for standard input), new or changed."""
+    body = file.read()
+    answer = api.ask("PUT", f"/v1/api/app{'?force=true' * force}", body).json()
+    click.echo(json.dumps(answer) if as_json else answer["message"])
+    if wait:
+        sys.exit(max(_follow(api, item["app"], item["deployment"]) for item in answer["deployments"]))
+
+
+@command.command("update")
+@click.argument("file", type=click.File("rb"))
+@click.option("--force", is_flag=True, help="Also while another deployment of the app is under way.")
+@click.option("--wait", is_flag=True, help="Until it is done.")
+@_AS_JSON
+@click.pass_context
+def update(ctx: click.Context, /, **options: Any) -> None:
+    """The same as deploy."""
+    ctx.invoke(deploy, **options)
+
+
+def _follow(api: Api, name: str, deployment: str) -> int:
+    last = ""
+    while True:
+        found = api.ask("GET", f"/v1/apps/{name}").json()
+        state = found["deployment"]
+        line = f"{name}: {state['status']}, {found['ready']} of {found['instances']} ready"
+        if line != last:
+            click.echo(line, err=True)
+            last = line
+        if state["id"] != deployment:
+            click.echo(f"{name}: another deployment took its place", err=True)
+            return 1
+        if state["status"] == "done":
+            return 1 if state["message"] else 0
+        if state["status"] in ("paused", "failed"):
+            click.echo(f"{name}: {state['message']}", err=True)
+            return 1
+        time.sleep(0.3)
+
+
+@command.command("ls")
+@_AS_JSON
+@click.pass_obj
+def ls(api: Api, as_json: bool) -> None:
+    """Every app in a line."""
+    apps = api.ask("GET", "/v1/apps").json()
+    if as_json:
+        click.echo(json.dumps(apps))
+        return
+    rows = [("NAME", "KIND", "READY", "DEPLOYMENT", "VERSION", "")]
+    rows += [
+        (
+            item["name"],
+            item["kind"],
+            f"{item['ready']}/{item['instances']}",
+            item["deployment"]["status"],
+            item["version"],
+            item["deployment"]["message"] or "",
+        )
+        for item in apps
+    ]
+    click.echo("\n".join(aligned(rows)) if apps else "no app")
+
+
+@command.command("inspect")
+@_NAME
+@click.pass_obj
+def inspect(api: Api, name: str) -> None:
+    """All of one app, as JSON."""
+    click.echo(json.dumps(api.ask("GET", f"/v1/apps/{name}").json(), indent=2))
+
+
+@command.command("instances")
+@_NAME
+@_AS_JSON
+@click.pass_obj
+def instances(api: Api, name: str, as_json: bool) -> None:
+    """The instances of one app, and the last that ended."""
+    found = api.ask("GET", f"/v1/apps/{name}").json()
+    past = api.ask("GET", f"/v1/apps/{name}/history").json()
+    if as_json:
+        click.echo(json.dumps({"live": found["live"], "ended": past}))
+        return
+    rows: list[tuple[str, ...]] = [("INSTANCE", "STATE", "HOST", "ADDRESSES", "PORTS", "SINCE", "")]
+    rows += [_instance_row(item) for item in [*found["live"], *past[:10]]]
+    click.echo("\n".join(aligned(rows)))
+
+
+def _instance_row(item: dict[str, Any]) -> tuple[str, ...]:
+    since = item["ended"] or item["launched"]
+    return (
+        item["id"],
+        item["state"] + ("" if item["healthy"] else ", unhealthy"),
+        item["host"],
+        ",".join(item["addresses"]),
+        ",".join(f"{name}:{port}" for name, port in item["ports"].items()),
+        time.strftime("%H:%M:%S", time.localtime(since)),
+        item["killed_for"] or item["message"] or "",
+    )
+
+
+@command.command("scale")
+@_NAME
+@click.argument("number", type=click.IntRange(0))
+@click.option("--wait", is_flag=True, help="Until it is done.")
+@click.pass_obj
+def scale(api: Api, name: str, number: int, wait: bool) -> None:
+    """Run NUMBER instances of an app."""
+    answer = api.ask("POST", f"/v1/apps/{name}/scale", json.dumps({"instances": number})).json()
+    if wait:
+        sys.exit(_follow(api, name, answer["deployment"]))
+
+
+@command.command("restart")
+@_NAME
+@click.option("--wait", is_flag=True, help="Until it is done.")
+@click.pass_obj
+def restart(api: Api, name: str, wait: bool) -> None:
+    """Replace every instance, as an update does."""
+    answer = api.ask("POST", f"/v1/apps/{name}/restart").json()
+    if wait:
+        sys.exit(_follow(api, name, answer["deployment"]))
+
+
+def _steer(what: str, about: str) -> None:
+    @command.command(what, help=about)
+    @_NAME
+    @click.pass_obj
+    def steer(api: Api, name: str) -> None:
+        answer = api.ask("POST", f"/v1/apps/{name}/deployment/{what}").json()
+        click.echo(f"{name}: {answer['status']}")
+
+
+_steer("approve", "Go on from the canary to the rest.")
+_steer("pause", "Hold a deployment where it is.")
+_steer("resume", "Go on with a paused or failed deployment.")
+_steer("rollback", "Back to the version before, whatever runs of it kept.")
+
+
+@command.command("kill")
+@click.argument("what", metavar="APP|INSTANCE")
+@click.option("--scale", "smaller", is_flag=True, help="And make the app smaller by one.")
+@click.option("--yes", is_flag=True, help="Do not ask before a whole app is deleted.")
+@click.pass_obj
+def kill(api: Api, what: str, smaller: bool, yes: bool) -> None:
+    """Kill one instance (another takes its place), or delete a whole app."""
+    live = {item["id"] for item in api.ask("GET", "/v1/instances").json()}
+    if what in live:
+        api.ask("DELETE", f"/v1/instances/{what}{'?scale=true' * smaller}")
+        return
+    if not yes and sys.stdin.isatty():
+        click.confirm(f"delete app {what} and all that runs of it?", abort=True)
+    answer = api.ask("DELETE", f"/v1/apps/{what}").json()
+    click.echo(f"deleting {what}: {answer['instances']} instances")
+
+
+@command.command("why")
+@_NAME
+@_AS_JSON
+@click.pass_obj
+def why(api: Api, name: str, as_json: bool) -> None:
+    """Why instances of an app do not start."""
+    found = api.ask("GET", f"/v1/apps/{name}/why").json()
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    click.echo(f"{found['missing']} missing: {found['why']}" if found["missing"] else found["why"])
+    rows = [("OFFERS", "REASON", "LAST SEEN")]
+    rows += [(str(item["offers"]), item["reason"], item["example"]) for item in found["reasons"]]
+    if found["missing"] and found["reasons"]:
+        click.echo("\n".join(aligned(rows)))
+
+
+@command.command("events")
+@click.option("--since", type=click.IntRange(0), help="The number of the last event that was seen.")
+@_AS_JSON
+@click.pass_obj
+def events(api: Api, since: int | None, as_json: bool) -> None:
+    """What happens, as it happens."""
+    path = "/v1/events" + (f"?since={since}" if since is not None else "")
+    response = api.ask("GET", path, stream=True)
+    for number, document in _events(response):
+        if as_json:
+            click.echo(json.dumps({"number": number, **document}))
+            continue
+        when = time.strftime("%H:%M:%S", time.localtime(document.get("time", 0)))
+        rest = " ".join(
+            str(value)
+            for key, value in document.items()
+            if key not in ("time", "kind") and value not in ("", None)
+        )
+        click.echo(f"{number:>6} {when} {document.get('kind', 'behind')} {rest}")
+
+
+def _events(response: requests.Response) -> Iterator[tuple[int, dict[str, Any]]]:
+    number = 0
+    for line in response.iter_lines(chunk_size=1):
+        key, _, value = line.decode().partition(": ")
+        if key == "id":
+            number = int(value)
+        elif key == "data":
+            yield number, json.loads(value)
+
+
+@command.command("logs")
+@click.argument("instance")
+@click.option("--stderr", "errors", is_flag=True, help="Standard error instead of output.")
+@click.option("--follow", "-f", is_flag=True, help="Go on as more comes.")
+@click.pass_obj
+def logs(api: Api, instance: str, errors: bool, follow: bool) -> None:
+    """What an instance printed, read from its agent through the framework."""
+    offset = 0
+    name = "stderr" if errors else "stdout"
+    while True:
+        answer = api.ask("GET", f"/v1/instances/{instance}/logs/{name}?offset={offset}").json()
+        data = answer["data"]
+        if data:
+            sys.stdout.write(data)
+            sys.stdout.flush()
+            offset = answer["offset"]
+        elif not follow:
+            return
+        else:
+            time.sleep(0.5)

@@ -1,0 +1,130 @@
+"""`mesokit framework` once its options are read: settings, the fake master if asked for, and the run."""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from executor.framework.sdk.client import Settings as ClientSettings
+from executor.framework.sdk.credentials import CredentialError, Credentials, basic, bearer
+from executor.framework.sdk.leader import LeaderUrlError
+from executor.framework.service.core import Settings
+from executor.framework.service.serve import Place, Stored
+from executor.framework.service.serve import run as serve
+from executor.framework.service.taskinfo import Delivery
+from executor.framework.store.interface import StoreError
+from executor.protocol.encoding import Encoding
+
+
+async def run(options: dict[str, Any]) -> int:
+    """The exit status. Raises click.ClickException for what cannot be used."""
+    try:
+        async with AsyncExitStack() as stack:
+            masters = tuple(options["masters"])
+            if options["fake_master"]:
+                masters = (await _fake_master(stack),)
+            elif not masters and not options["zookeeper_masters"]:
+                raise click.ClickException("no master: give --master, --zk, or --fake-master to try it")
+            return await serve(
+                _settings(options, masters),
+                _place(options),
+                _stored(options),
+                zookeeper_masters=options["zookeeper_masters"] or "",
+            )
+    except (StoreError, CredentialError, LeaderUrlError, OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _settings(options: dict[str, Any], masters: tuple[str, ...]) -> Settings:
+    client = ClientSettings(
+        masters,
+        Encoding.JSON if options["json_calls"] else Encoding.PROTOBUF,
+        _credentials(options),
+        _tls(options["tls_ca"]),
+        1024 if options["compress"] else None,
+    )
+    installed = Delivery().command
+    return Settings(
+        client,
+        name=options["name"],
+        user=options["user"],
+        roles=tuple(options["roles"]),
+        principal=options["principal"],
+        failover_timeout=options["failover_timeout"],
+        delivery=Delivery(
+            options["executor_command"] or ("./mesokit-executor" if options["executor_uri"] else installed),
+            options["executor_uri"],
+            options["executor_uri"].endswith((".tar", ".tar.gz", ".tgz")),
+        ),
+        secrets=options["secrets"],
+    )
+
+
+def _credentials(options: dict[str, Any]) -> Credentials:
+    if options["secret_file"] is not None:
+        return basic(options["principal"], options["secret_file"])
+    if options["master_token_file"] is not None:
+        return bearer(options["master_token_file"])
+    return Credentials()
+
+
+def _tls(authority: Path | None) -> ssl.SSLContext | None:
+    return None if authority is None else ssl.create_default_context(cafile=authority)
+
+
+def _place(options: dict[str, Any]) -> Place:
+    host, _, port = options["listen"].rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise click.ClickException(f"--listen {options['listen']!r}: expected HOST:PORT")
+    if (options["certificate"] is None) != (options["key"] is None):
+        raise click.ClickException("--certificate and --key go together")
+    return Place(
+        host.strip("[]"),
+        int(port),
+        options["advertise"] or "",
+        options["token_file"],
+        options["certificate"],
+        options["key"],
+        tuple(options["files"]),
+    )
+
+
+def _stored(options: dict[str, Any]) -> Stored:
+    chosen = [name for name in ("store", "store_etcd", "store_zk") if options[name]]
+    if len(chosen) > 1:
+        raise click.ClickException(
+            "one store only: " + ", ".join("--" + name.replace("_", "-") for name in chosen)
+        )
+    return Stored(
+        options["store"],
+        tuple(part for part in (options["store_etcd"] or "").split(",") if part),
+        options["store_zk"] or "",
+        options["prefix"],
+        options["lease"],
+    )
+
+
+async def _fake_master(stack: AsyncExitStack) -> str:
+    """A master with two agents whose tasks only say that they run."""
+    from mesos.v1 import mesos_pb2  # noqa: PLC0415 (only where it is asked for)
+
+    from executor.framework.fake_master.agent import FakeAgent  # noqa: PLC0415
+    from executor.framework.fake_master.master import Master  # noqa: PLC0415
+    from executor.framework.fake_master.options import Options  # noqa: PLC0415
+    from executor.framework.fake_master.server import serve as serve_master  # noqa: PLC0415
+
+    options = Options()
+    server = await stack.enter_async_context(serve_master(Master(options)))
+    for number in (1, 2):
+        info = mesos_pb2.AgentInfo(hostname=f"pretended-{number}")
+        info.id.value = f"pretended-{number}"
+        for name, value in (("cpus", 8.0), ("mem", 16384.0), ("disk", 100_000.0)):
+            info.resources.add(name=name, type=mesos_pb2.Value.SCALAR).scalar.value = value
+        info.resources.add(name="ports", type=mesos_pb2.Value.RANGES).ranges.range.add(begin=31000, end=32000)
+        server.master.register(FakeAgent(info, options), server.now())
+    click.echo(f"a master of our own listens on {server.address}; nothing is really started", err=True)
+    return server.address
