@@ -79,10 +79,12 @@ def agent_run(
     plugins: str,
     *options: str,
     networks: dict[str, Any] | None = None,
+    keep: bool = True,
 ) -> Iterator[AgentRun]:
     """Run a TASK.json; it is killed at the end of the block if it still runs.
 
-    `folder` gets the files. In a network's `ipam` a text stands for host-local on that subnet.
+    `folder` gets the files. In a network's `ipam` a text stands for host-local on that subnet. Its sandboxes
+    stay unless `keep` is false.
     """
     directory = folder / "net.d"
     directory.mkdir(exist_ok=True)
@@ -93,7 +95,8 @@ def agent_run(
         (directory / f"{name}.json").write_text(json.dumps(whole))
     (folder / "task.json").write_text(json.dumps(task))
     command = [MESOKIT, "run", str(folder / "task.json"), "--json", "--network-config-dir", str(directory)]
-    run = AgentRun(node.popen([*command, "--plugin-dir", plugins, *options]))
+    kept = ["--keep-sandbox"] if keep else []
+    run = AgentRun(node.popen([*command, "--plugin-dir", plugins, *kept, *options]))
     try:
         yield run
     finally:

@@ -20,7 +20,10 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
+
+from cni_plugins.cli.colour import coloured
 
 TOP = Path(__file__).resolve().parents[1]
 EXAMPLE = TOP / "packaging" / "example"
@@ -328,9 +331,21 @@ def title(text: str) -> None:
 
 
 def say(text: str, colour: str = "") -> None:
-    """Print a line, in colour where somebody looks."""
-    sys.stdout.write(f"\033[{colour}m{text}\033[0m\n" if colour and sys.stdout.isatty() else f"{text}\n")
-    sys.stdout.flush()
+    """Print a line, in colour where somebody looks who can see it. Output that cannot be written interrupts
+    the story, once, in whatever thread it is noticed.
+    """
+    try:
+        sys.stdout.write(f"{coloured(text, colour, sys.stdout) if colour else text}\n")
+        sys.stdout.flush()
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        if isinstance(error, BrokenPipeError):
+            os.kill(os.getpid(), signal.SIGPIPE)
+        else:
+            sys.stderr.write(f"demo: standard output: {error.strerror}\n")
+            os.kill(os.getpid(), signal.SIGUSR1)
 
 
 def here(plugin_dir: Path | None) -> int:
@@ -380,12 +395,21 @@ def node_service(plugin_dir: Path) -> Iterator[None]:
 
 def in_a_node(arguments: list[str]) -> int:
     """The same in a private node: namespaces of its own, that end with us, whatever happens."""
-    from netns_tests.node import Node  # noqa: PLC0415  (on the host there is no need of it)
+    from netns_tests.node import Node, NodeError  # noqa: PLC0415  (on the host there is no need of it)
 
-    with Node() as node:
-        say("In a private network and mount namespace that stands for the node.")
-        command = [sys.executable, __file__, "--on-host", *arguments]
-        return node.popen(command, stdout=1, stderr=2).wait(10 * 60).status
+    try:
+        with Node() as node:
+            say("In a private network and mount namespace that stands for the node.")
+            command = [sys.executable, __file__, "--on-host", *arguments]
+            kept = {name: os.environ[name] for name in ("NO_COLOR", "TERM", "COLUMNS") if name in os.environ}
+            return node.popen(command, stdout=1, stderr=2, env=kept).wait(10 * 60).status
+    except NodeError as error:
+        sys.stderr.write(f"demo: {error}\n")
+        return 1
+
+
+def output_is_lost(number: int, _frame: FrameType | None) -> None:
+    sys.exit(141 if number == signal.SIGPIPE else 1)
 
 
 def main() -> int:
@@ -397,6 +421,11 @@ def main() -> int:
     # background has SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    signal.signal(signal.SIGPIPE, output_is_lost)
+    signal.signal(signal.SIGUSR1, output_is_lost)
+    if os.geteuid() != 0:
+        sys.stderr.write("demo: run me as root: containers and network namespaces need it\n")
+        return 2
     try:
         if options.on_host:
             return here(options.plugin_dir)
@@ -404,10 +433,9 @@ def main() -> int:
     except KeyboardInterrupt:
         say("\ninterrupted; everything was cleaned up")
         return 130
-    except BrokenPipeError:
-        # Nobody reads on: the blocks above were left in order all the same.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.stderr.write(f"demo: {error}\n")
+        return 1
 
 
 if __name__ == "__main__":

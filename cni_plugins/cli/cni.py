@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import shutil
+import textwrap
 from pathlib import Path
 
 import click
@@ -21,6 +23,10 @@ def command() -> None:
 
 def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     return [CompletionItem(name) for name in sorted(MODULES) if name.startswith(incomplete)]
+
+
+def _columns() -> int:
+    return min(100, shutil.get_terminal_size().columns)
 
 
 @command.command("help")
@@ -54,16 +60,17 @@ def show(plugin: str | None, as_json: bool, markdown: bool, into: Path | None) -
         if as_json:
             click.echo(json.dumps([manual.as_json(item) for item in listed], indent=2))
             return
-        wide = max(len(item.name) for item in listed)
+        wide = max(len(item.name) for item in listed) + 2
         for item in listed:
-            click.echo(f"{item.name:<{wide}}  {item.about}")
+            lines = textwrap.wrap(item.about, max(30, _columns() - wide))
+            click.echo(f"{item.name:<{wide}}" + f"\n{' ' * wide}".join(lines))
         return
     if plugin not in MODULES:
         near = difflib.get_close_matches(plugin, MODULES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(MODULES))}"
         raise click.BadParameter(f"no plugin is named {plugin!r}; {hint}", param_hint="PLUGIN")
     item = manual.page(plugin)
-    click.echo(json.dumps(manual.as_json(item), indent=2) if as_json else manual.plain(item))
+    click.echo(json.dumps(manual.as_json(item), indent=2) if as_json else manual.plain(item, _columns()))
 
 
 @command.command("forget")

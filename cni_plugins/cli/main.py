@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
@@ -35,8 +37,33 @@ COMMANDS: Mapping[str, Subcommand] = {
 }
 
 
+class NobodyReadsError(Exception):
+    """Standard output is a pipe that nobody reads any more."""
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise NobodyReadsError from error
+
+
 class LazyGroup(click.Group):
-    """A group that knows its subcommands' names and one-line help without importing them."""
+    """A group that knows its subcommands' names and one-line help without importing them.
+
+    An output that nobody reads passes click, which would make it an ordinary failure, as NobodyReadsError.
+    """
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        with _told_apart():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _told_apart():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)

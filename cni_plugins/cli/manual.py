@@ -7,6 +7,7 @@ from the same metadata that decodes configurations; it cannot say what the code 
 import importlib
 import inspect
 import json
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -78,18 +79,41 @@ def pages() -> list[Page]:
 
 
 def plain(item: Page, width: int = 100) -> str:
-    """A page for a terminal."""
-    lines = [f"{item.name}: {item.about}", f"It {item.kind}.", "", item.text, ""]
+    """A page for a terminal of so many columns."""
+    lines = [*_wrapped(f"{item.name}: {item.about}", width), *_wrapped(f"It {item.kind}.", width), ""]
+    lines += [fitted(item.text, width), ""]
     if item.rows:
         lines.append("Keys:")
         for row in item.rows:
             default = f", {row.default} unless given" if row.default else ""
-            lines += [f"  {row.path} ({row.kind}{default})", f"      {row.about}"]
+            lines += _wrapped(f"{row.path} ({row.kind}{default})", width, "  ", "      ")
+            lines += _wrapped(row.about, width, "      ", "      ")
     else:
         lines.append("It has no keys of its own.")
     versions = f"{item.versions[0]} to {item.versions[-1]}"
-    lines += ["", f"Specification versions {versions}; verbs ADD, DEL, CHECK, GC, STATUS, VERSION."]
-    return "\n".join(lines)
+    verbs = f"Specification versions {versions}; verbs ADD, DEL, CHECK, GC, STATUS, VERSION."
+    return "\n".join([*lines, "", *_wrapped(verbs, width)])
+
+
+def fitted(text: str, width: int) -> str:
+    """Paragraphs anew for so many columns; those with an indented line, examples and tables, as they are."""
+    parts = []
+    for paragraph in text.split("\n\n"):
+        lines = paragraph.splitlines()
+        as_it_is = any(line[:1] in (" ", "|", "*", "{") for line in lines)
+        parts.append(paragraph if as_it_is else "\n".join(_wrapped(" ".join(lines), width)))
+    return "\n\n".join(parts)
+
+
+def _wrapped(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
+    return textwrap.wrap(
+        text,
+        max(width, 30),
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _cell(text: str) -> str:

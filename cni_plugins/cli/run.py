@@ -1,27 +1,32 @@
 """`mesokit run TASK.json`: the one-machine agent from the command line.
 
 The first interrupt kills the tasks by their kill policies, the second shuts the executors down, the third
-destroys the containers. However it ends, every container is gone and every network detached when the
-command returns.
+destroys the containers and gives plugins five seconds more; it always ends the command. However it ends,
+every container is gone and every network detached when the command returns, or it says what is not and the
+next `mesokit run` goes on with that.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shlex
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 
-from cni_plugins.cli.run_report import json_teller, print_line, text_teller
+from cni_plugins.cli.run_output import Shown, follow_teller
+from cni_plugins.cli.run_report import json_teller, text_teller
 from executor.config.units import parse_duration
 from executor.local_agent.agent import Agent, AgentOptions
+from executor.local_agent.cni import NetworkError, scan
 from executor.local_agent.environment import Clocks
 from executor.local_agent.events import (
     ContainerGone,
@@ -31,9 +36,17 @@ from executor.local_agent.events import (
     Observer,
     StatusUpdate,
 )
-from executor.local_agent.sandbox import Follower
+from executor.local_agent.sandbox import STREAMS, Follower, tail
 from executor.local_agent.task_file import ContainerRequest, read_description
 from executor.local_agent.validation import DescriptionError
+
+PLUGIN_DIRS = ("/opt/cni/bin", "/usr/lib/mesokit/plugins", "/usr/lib/cni", "/usr/libexec/cni")
+"""Where plugins are installed: by hand or by us, by our package, by distributions."""
+
+LAST_SECONDS = 30.0
+"""From the third interrupt to the end of the process, whatever does not end."""
+
+_FAILED = frozenset(("TASK_FAILED", "TASK_ERROR", "TASK_LOST"))
 
 FOLLOW_INTERVAL = 0.1
 """Seconds between two looks at the sandbox files that --follow streams."""
@@ -69,14 +82,19 @@ class RunOptions:
     kill_grace: int | None
     restart_after: int | None
     restart_for: int
+    keep_sandbox: bool
 
 
 @dataclass(slots=True)
 class Progress:
-    """What has been seen of a run: states by task, sandboxes by container, the signal that interrupted it."""
+    """What has been seen of a run: states by task; sandboxes, executors and tasks by container; the signals
+    that interrupted it.
+    """
 
     states: dict[str, str] = field(default_factory=dict)
     followers: dict[str, Follower] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     kill_was_asked: bool = False
     interrupts: list[int] = field(default_factory=list)
 
@@ -92,10 +110,19 @@ class Progress:
 )
 @click.option(
     "--plugin-dir",
-    default="/opt/cni/bin",
-    show_default=True,
-    help="Plugin directories, a colon between two.",
+    default="",
+    help="Plugin directories, a colon between two.  [default: CNI_PATH, else those of "
+    + ", ".join(PLUGIN_DIRS)
+    + " that are there]",
 )
+@click.option(
+    "--plugin-timeout",
+    type=Duration(),
+    default="1mins",
+    show_default=True,
+    help="How long a plugin may take before it is killed.",
+)
+@click.option("--keep-sandbox", is_flag=True, help="Leave the sandboxes; they are removed at the end else.")
 @click.option("--executor", metavar="COMMAND", help="Executor to run instead of this installation's.")
 @click.option("--follow", is_flag=True, help="Stream the sandbox's stdout and stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Tell what happens as JSON lines on standard output.")
@@ -150,6 +177,8 @@ def command(
     plugin_dir: str,
     executor: str | None,
     *,
+    plugin_timeout: int,
+    keep_sandbox: bool,
     follow: bool,
     as_json: bool,
     kill_after: int | None,
@@ -173,14 +202,24 @@ def command(
     TASK.json holds a TaskInfo, a TaskGroupInfo, or the short form {"name", "command": {"cmd"}, "container":
     {"network": [{"name"}]}, …}, or a list of these. Exit status: 0 when every task finished, or was killed by
     --kill-after; 1 when one failed; 2 when TASK.json or an option is wrong; 128 + N after signal N.
+
+    \b
+    mesokit run task.json           run it; Ctrl-C kills it
+    mesokit run task.json --follow  and show what it prints
+    mesokit run task.json --json    every event, a line each
+    mesokit run --kill-after 5secs - < task.json
     """
     requests = _read(task)
     if os.geteuid() != 0:
         raise RefusalError("run me as root: containers and network namespaces need it")
+    plugin_path = _plugin_path(plugin_dir)
+    notes = list(_check_directories(requests, network_config_dir, plugin_path, plugin_dir))
     prefix = os.environ.get("MESOKIT_ROOT", "")
     options = AgentOptions(
         config_dir=network_config_dir,
-        plugin_path=plugin_dir,
+        plugin_path=plugin_path,
+        plugin_timeout=plugin_timeout / 1e9,
+        keep_sandboxes=keep_sandbox,
         runtime_dir=(runtime_dir or Path(f"{prefix}/run/mesokit/agent")).resolve(),
         work_dir=(work_dir or Path(f"{prefix}/var/lib/mesokit/agent")).resolve(),
         executor=_executor(executor),
@@ -193,13 +232,55 @@ def command(
         chunk_size=chunk_size,
         clocks=Clocks(shutdown_grace=shutdown_grace, registration_timeout=registration_timeout),
     )
-    wanted = RunOptions(follow, as_json, kill_after, kill_grace, restart_after, restart_for)
-    sys.exit(asyncio.run(_run(requests, options, wanted)))
+    for directory, option in ((options.runtime_dir, "--runtime-dir"), (options.work_dir, "--work-dir")):
+        _make(directory, option)
+    wanted = RunOptions(follow, as_json, kill_after, kill_grace, restart_after, restart_for, keep_sandbox)
+    sys.exit(asyncio.run(_run(requests, options, wanted, notes)))
+
+
+def _plugin_path(given: str) -> str:
+    """The directories to look for plugins in, as CNI_PATH has them."""
+    if given:
+        return given
+    if set_ := os.environ.get("CNI_PATH", ""):
+        return set_
+    beside = Path(sys.executable).resolve().parents[1]  # an archive that was unpacked anywhere
+    places = [*PLUGIN_DIRS, *([str(beside)] if (beside / "mesokit-cni.d").is_dir() else [])]
+    return ":".join(place for place in places if Path(place).is_dir()) or PLUGIN_DIRS[0]
+
+
+def _check_directories(
+    requests: tuple[ContainerRequest, ...], config_dir: Path, plugin_path: str, given: str
+) -> Iterator[str]:
+    """What is wrong with files of the network directory, a note each. Raises RefusalError."""
+    if not any(request.networks for request in requests):
+        return
+    try:
+        networks = scan(config_dir, plugin_path)
+    except NetworkError as error:
+        raise RefusalError(f"--network-config-dir: {error}") from None
+    if not any(place and Path(place).is_dir() for place in plugin_path.split(":")):
+        what = "--plugin-dir" if given else "plugins"
+        raise RefusalError(
+            f"{what}: {plugin_path!r}: no such directory; give --plugin-dir, or install the plugins into "
+            + " or ".join(PLUGIN_DIRS[:2])
+        )
+    for reason in networks.skipped:
+        yield f"not a network: {reason}"
+
+
+def _make(directory: Path, option: str) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RefusalError(f"{option}: {directory}: {error.strerror}") from None
 
 
 def _read(task: str) -> tuple[ContainerRequest, ...]:
     source = "standard input" if task == "-" else task
     try:
+        if task == "-" and sys.stdin is None:
+            raise RefusalError("standard input is closed: give a TASK.json, or pipe one in")
         text = sys.stdin.buffer.read() if task == "-" else Path(task).read_bytes()
         return read_description(text, source)
     except OSError as error:
@@ -225,10 +306,13 @@ def _executor(given: str | None) -> list[str]:
     return [str(Path(found).absolute()), *arguments]
 
 
-async def _run(requests: tuple[ContainerRequest, ...], options: AgentOptions, wanted: RunOptions) -> int:
+async def _run(
+    requests: tuple[ContainerRequest, ...], options: AgentOptions, wanted: RunOptions, notes: list[str]
+) -> int:
     progress = Progress()
     running = asyncio.Event()
     teller = json_teller() if wanted.as_json else text_teller()
+    show = follow_teller([request.executor.executor_id.value for request in requests], as_json=wanted.as_json)
 
     def tell(observation: Observation) -> None:
         try:
@@ -241,23 +325,31 @@ async def _run(requests: tuple[ContainerRequest, ...], options: AgentOptions, wa
             progress.states[observation.task] = observation.state
             if all(progress.states.get(t.task_id.value) == "TASK_RUNNING" for r in requests for t in r.tasks):
                 running.set()
-        elif isinstance(observation, ContainerStarted) and wanted.follow:
-            progress.followers[observation.container] = Follower(Path(observation.sandbox))
+        elif isinstance(observation, ContainerStarted):
+            progress.tasks[observation.container] = observation.tasks
+            if wanted.follow:
+                progress.followers[observation.container] = Follower(Path(observation.sandbox))
+                progress.names[observation.container] = observation.executor
         elif isinstance(observation, ContainerGone):
-            _stream(agent, progress, observation.container, wanted.as_json)
+            _stream(agent, progress, observation.container, show, at_end=True)
             progress.followers.pop(observation.container, None)
+            if not (wanted.follow or wanted.as_json or wanted.keep_sandbox):
+                for note in _last_words(observation, progress):
+                    tell(note)
         tell(observation)
 
     agent = Agent(options, observe)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, _interrupt, number, agent, progress, tell)
-    background = [asyncio.create_task(_follow(agent, progress, wanted.as_json))]
+    background = [asyncio.create_task(_follow(agent, progress, show))]
     if wanted.kill_after is not None:
         background.append(asyncio.create_task(_kill_after(wanted, running, agent, progress)))
     if wanted.restart_after is not None:
         background.append(asyncio.create_task(_restart(wanted, running, agent, tell)))
     try:
         await agent.open()
+        for note in notes:
+            tell(Note(note, trouble=True))
         for request in requests if not progress.interrupts else ():
             for note in _notes(request):
                 tell(Note(note))
@@ -292,6 +384,18 @@ def _interrupt(number: int, agent: Agent, progress: Progress, tell: Observer) ->
     else:
         tell(Note(f"{name}: destroying the containers"))
         agent.destroy_all()
+    if times == 3:
+        last = threading.Timer(LAST_SECONDS, _leave, (128 + number,))
+        last.daemon = True
+        last.start()
+
+
+def _leave(status: int) -> None:
+    """End the process from outside its event loop, which something holds."""
+    text = "mesokit run: something does not end; the next run cleans up what this one leaves\n"
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())
+    os._exit(status)
 
 
 async def _kill_after(wanted: RunOptions, running: asyncio.Event, agent: Agent, progress: Progress) -> None:
@@ -324,27 +428,31 @@ def _nobody_reads(agent: Agent, progress: Progress) -> None:
     asyncio.get_running_loop().call_soon(agent.kill_all)
 
 
-async def _follow(agent: Agent, progress: Progress, as_json: bool) -> None:
+async def _follow(agent: Agent, progress: Progress, show: Shown) -> None:
     while True:
         for container in list(progress.followers):
-            _stream(agent, progress, container, as_json)
+            _stream(agent, progress, container, show)
         await asyncio.sleep(FOLLOW_INTERVAL)
 
 
-def _stream(agent: Agent, progress: Progress, container: str, as_json: bool) -> None:
+def _stream(agent: Agent, progress: Progress, container: str, show: Shown, *, at_end: bool = False) -> None:
     follower = progress.followers.get(container)
     while follower is not None and (output := follower.read()):
         try:
             for name, data in output:
-                if as_json:
-                    text = data.decode(errors="replace")
-                    print_line({"event": "Output", "container": container, "stream": name, "data": text})
-                else:
-                    target = sys.stdout.buffer if name == "stdout" else sys.stderr.buffer
-                    target.write(data)
-                    target.flush()
+                show(container, progress.names[container], name, data)
         except OSError:
             _nobody_reads(agent, progress)
+    if follower is not None and at_end:
+        for name in STREAMS:
+            show(container, progress.names[container], name, b"")
+
+
+def _last_words(gone: ContainerGone, progress: Progress) -> Iterator[Note]:
+    """The end of what a failed task printed, since its sandbox goes."""
+    failed = any(progress.states.get(task) in _FAILED for task in progress.tasks.get(gone.container, ()))
+    if failed and (text := tail(Path(gone.sandbox) / "stderr")):
+        yield Note(f"the end of its stderr (--keep-sandbox keeps all):\n{text}")
 
 
 def _notes(request: ContainerRequest) -> Iterator[str]:

@@ -51,17 +51,22 @@ def print_line(document: dict[str, Any]) -> None:
 def text_teller() -> Teller:
     """Tells on standard error, a line or two for each; standard output is left to the tasks."""
     names: dict[str, str] = {}
+    widest = 10
 
     def tell(observation: Observation) -> None:
+        nonlocal widest
         if isinstance(observation, ContainerStarted):
             names[observation.container] = observation.executor
         who, what = describe(observation)
-        name = names.get(who, who[:8])
+        if who == getattr(observation, "container", None):
+            who = names.get(who, who[:8])  # the beginning of a UUID names a container without a name
+        name = printable(who)
+        widest = max(widest, len(name))
         moment = time.time()
         clock = time.strftime("%H:%M:%S", time.localtime(moment)) + f".{int(moment * 1000) % 1000:03d}"
         for number, line in enumerate(what.splitlines()):
             margin = clock if not number else " " * len(clock)
-            sys.stderr.write(printable(f"{margin}  {name:<10} {line}") + "\n")
+            sys.stderr.write(f"{margin}  {name:<{widest}} {printable(line)}\n")
         sys.stderr.flush()
 
     return tell

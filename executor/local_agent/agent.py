@@ -28,10 +28,14 @@ from executor.local_agent.executor_state import ManagedExecutor
 from executor.local_agent.fetch import FetchError, fetch
 from executor.local_agent.http_server import HttpServer
 from executor.local_agent.isolator import Attachment, IsolationError, Isolator
+from executor.local_agent.plugin_call import Patience
 from executor.local_agent.recovery import ISOLATOR_ROOT, clean_up_after_the_dead, take_lock
-from executor.local_agent.sandbox import make_sandbox
+from executor.local_agent.sandbox import make_sandbox, remove_sandboxes
 from executor.local_agent.task_file import ContainerRequest
 from executor.local_agent.tokens import Claims, make_token
+
+RECOVERY_SECONDS = 10.0
+"""How long the end waits for the clean-up after agents that died."""
 
 HEARTBEAT_INTERVAL = 30 * 60
 """Seconds between heartbeats to an executor; an agent has no flag for it."""
@@ -48,7 +52,7 @@ class AgentOptions:
 
     `executor` is the command line of the executor. With `use_tcp` executors get no domain socket; then `ip`
     must be one that containers can reach, and "" is the first IPv4 gateway of each container. `chunk_size`
-    (bytes) cuts event streams.
+    (bytes) cuts event streams. `plugin_timeout` is in seconds; a Mesos agent has none.
     """
 
     config_dir: Path
@@ -64,6 +68,8 @@ class AgentOptions:
     killing_state: bool = True
     clocks: Clocks = field(default_factory=Clocks)
     chunk_size: int | None = None
+    plugin_timeout: float = 60.0
+    keep_sandboxes: bool = False
 
 
 class Agent:
@@ -76,8 +82,9 @@ class Agent:
         self.executors: dict[tuple[str, str], ManagedExecutor] = {}
         self.failures: list[str] = []
         self._directory = options.runtime_dir / self.id
+        self._patience = Patience(options.plugin_timeout)
         self._isolator = Isolator(
-            self._directory / ISOLATOR_ROOT, options.config_dir, options.plugin_path, observe
+            self._directory / ISOLATOR_ROOT, options.config_dir, options.plugin_path, observe, self._patience
         )
         key = secrets.token_bytes(32) if options.authenticate else b""
         self.api = ExecutorApi(self.executors, key, options.chunk_size)
@@ -86,6 +93,7 @@ class Agent:
         self._lock: int | None = None
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._heart: asyncio.Task[None] | None = None
+        self._recovery: asyncio.Task[None] | None = None
 
     @property
     def socket(self) -> Path:
@@ -93,10 +101,10 @@ class Agent:
         return self._directory / "agent.sock"
 
     async def open(self) -> None:
-        """Make the runtime directory and listen. Raises OSError."""
+        """Make the runtime directory, listen, begin to clean up after agents that died. Raises OSError."""
         self._directory.mkdir(parents=True)
         self._lock = take_lock(self._directory, self.options.plugin_path)
-        await clean_up_after_the_dead(self.options.runtime_dir, self._directory, self._observe)
+        self._recovery = asyncio.create_task(self._recover())
         await self.listen()
         self._heart = asyncio.create_task(self._beat())
 
@@ -119,6 +127,7 @@ class Agent:
         for task in self._runs.values():
             task.cancel()
         await asyncio.gather(*self._runs.values(), return_exceptions=True)
+        await self._end_recovery()
         if self._heart is not None:
             self._heart.cancel()
         await self._server.close()
@@ -128,6 +137,8 @@ class Agent:
             self._observe(Note(f"what could not be undone is still described in {self._isolator.root}", True))
         else:
             shutil.rmtree(self._directory, ignore_errors=True)
+            if not self.options.keep_sandboxes:
+                remove_sandboxes(self.options.work_dir, self.id)
         if self._lock is not None:
             os.close(self._lock)
 
@@ -178,9 +189,29 @@ class Agent:
             executor.shutdown()
 
     def destroy_all(self) -> None:
-        """End every container now."""
+        """End every container now; plugins have a few seconds more."""
+        self._patience.hurry()
         for task in self._runs.values():
             task.cancel()
+
+    async def _recover(self) -> None:
+        try:
+            await clean_up_after_the_dead(
+                self.options.runtime_dir, self._directory, self._observe, self._patience
+            )
+        except OSError as error:
+            self._observe(Note(f"cannot clean up after agents that died: {error}", trouble=True))
+
+    async def _end_recovery(self) -> None:
+        """Give the clean-up some time to end; the next agent goes on with the rest."""
+        if self._recovery is None:
+            return
+        seconds = 0 if self._patience.hurried else RECOVERY_SECONDS
+        done, _ = await asyncio.wait({self._recovery}, timeout=seconds)
+        if not done:
+            self._recovery.cancel()
+            await asyncio.wait({self._recovery})
+            self._observe(Note("the next agent goes on cleaning up after those that died"))
 
     async def _run(self, executor: ManagedExecutor) -> None:
         """One container from beginning to end."""
@@ -290,12 +321,13 @@ class Agent:
         self, executor: ManagedExecutor, container: Container | None, sandbox: Path | None
     ) -> None:
         cid = executor.container
-        if container is not None:
-            await container.destroy()
-        executor.end(Reason.REASON_EXECUTOR_TERMINATED, "the container was destroyed")
         try:
+            if container is not None:
+                await container.destroy()
+            executor.end(Reason.REASON_EXECUTOR_TERMINATED, "the container was destroyed")
             await self._isolator.detach(cid)
-        except (IsolationError, OSError) as error:
+        except (IsolationError, LaunchFailure, OSError) as error:
+            executor.end(Reason.REASON_EXECUTOR_TERMINATED, "the container cannot be destroyed")
             self.failures.append(str(error))
             self._observe(Note(f"container {cid} cannot be cleaned up: {error}", trouble=True))
             return

@@ -16,6 +16,7 @@ import os
 import pwd
 import signal
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -97,8 +98,11 @@ class Container:
                         found.append(int(entry.name))
         return found
 
-    async def destroy(self) -> None:
-        """End every process of the container, at once and for certain."""
+    async def destroy(self, seconds: float = 30.0) -> None:
+        """End every process of the container, at once and for certain. Raises LaunchFailure when one is there
+        still after so many seconds, as one is that sleeps in the kernel.
+        """
+        deadline = time.monotonic() + seconds
         self._control.close()
         if not self._exit.done():
             with contextlib.suppress(ProcessLookupError):
@@ -107,6 +111,8 @@ class Container:
             for pid in survivors:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                raise LaunchFailure(f"processes that cannot be killed: {', '.join(map(str, survivors))}")
             await asyncio.sleep(0.01)
         await self.wait()
 

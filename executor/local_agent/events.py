@@ -77,7 +77,9 @@ class ExecutorExited:
 
 @dataclass(frozen=True, slots=True)
 class ContainerGone:
-    """Everything of the container is gone: processes, attachments, mounts, namespaces. Its sandbox stays."""
+    """Everything of the container is gone: processes, attachments, mounts, namespaces. Its sandbox goes with
+    the agent, unless that is to keep it.
+    """
 
     container: str
     sandbox: str

@@ -19,7 +19,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mesos.v1 import mesos_pb2
@@ -31,6 +31,7 @@ from executor.local_agent.events import Note, Observer, PluginCalled
 from executor.local_agent.plugin_call import (
     AttachmentResult,
     Dns,
+    Patience,
     PluginCall,
     PluginError,
     newer_shape,
@@ -56,12 +57,15 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Isolator:
-    """`root` is the state directory, `search_path` the colon-separated plugin directories (CNI_PATH)."""
+    """`root` is the state directory, `search_path` the colon-separated plugin directories (CNI_PATH), and
+    `patience` how long each call may take.
+    """
 
     root: Path
     config_dir: Path
     search_path: str
     observe: Observer
+    patience: Patience = field(default_factory=Patience)
 
     def close(self) -> None:
         """Give the state directory back; what a failed DEL left behind stays in it."""
@@ -216,7 +220,8 @@ class Isolator:
         plugin = find_plugin(name, self.search_path)
         if plugin is None:
             raise PluginError(f"no executable {name!r} in {self.search_path}")
-        return await run_plugin(PluginCall(verb, container, netns, ifname, self.search_path, plugin, stdin))
+        call = PluginCall(verb, container, netns, ifname, self.search_path, plugin, stdin)
+        return await run_plugin(call, self.patience)
 
     def _handle(self, container: str) -> Path:
         return self.root / container / "ns"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import socket
@@ -21,6 +22,7 @@ MS_SLAVE = 0x80000
 MS_SHARED = 0x100000
 
 _MNT_DETACH = 2
+_NOT_THERE = frozenset((errno.ENOENT, errno.EINVAL, errno.ENOTDIR))
 _NSFS_MAGIC = 0x6E736673
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
@@ -41,10 +43,12 @@ def mount(source: Path | None, target: Path, flags: int) -> None:
 
 
 def unmount(target: Path) -> None:
-    """Detach a mount; "not mounted" and "not there" are done already. Raises OSError for anything else."""
+    """Detach a mount; one that is not mounted, or not there, is detached already. Raises OSError for the
+    rest.
+    """
     if _libc.umount2(os.fsencode(target), _MNT_DETACH) != 0:
         number = ctypes.get_errno()
-        if number not in (2, 22):
+        if number not in _NOT_THERE:
             raise OSError(number, os.strerror(number), str(target))
 
 

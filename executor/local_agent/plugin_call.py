@@ -1,21 +1,62 @@
 """One call of a CNI plugin, as Mesos makes it: environment, standard input, and what is read from the answer.
 
-Nothing of the agent's own environment reaches the plugin but PATH. A result is read in the shape of CNI 0.2
-(`ip4`, `ip6`, `dns`), whatever cniVersion it claims: a newer shape parses and yields no address, as on Mesos.
+Nothing of the agent's own environment reaches the plugin but PATH. Input and output are memory files: a child
+that a plugin leaves behind holds nobody, since nothing waits for the end of a pipe. Mesos waits for a plugin
+for ever; here it has a time (Patience), because `mesokit run` has to end. A result is read in the shape of
+CNI 0.2 (`ip4`, `ip6`, `dns`), whatever cniVersion it claims: a newer shape parses and yields no address, as
+on Mesos.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import json
 import os
+import signal
+import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from executor.local_agent.validation import Json
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+_LONGEST_OUTPUT = 16 << 20
+_HURRY_SECONDS = 5.0
+_REAP_SECONDS = 1.0
+
+
+class Patience:
+    """How long a plugin may take, in seconds; `hurry` cuts it short for all, those in work included."""
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self.seconds = seconds
+        self._hurried = asyncio.Event()
+
+    @property
+    def hurried(self) -> bool:
+        return self._hurried.is_set()
+
+    def hurry(self) -> None:
+        """From now on every plugin has five seconds at most."""
+        self._hurried.set()
+
+    async def wait(self, ended: asyncio.Future[None]) -> bool:
+        """Until the plugin has ended; False when its time is over."""
+        hurried = asyncio.ensure_future(self._hurried.wait())
+        try:
+            both: tuple[asyncio.Future[Any], ...] = (ended, hurried)
+            await asyncio.wait(both, timeout=self.seconds, return_when=asyncio.FIRST_COMPLETED)
+            if hurried.done() and not ended.done():
+                await asyncio.wait({ended}, timeout=min(self.seconds, _HURRY_SECONDS))
+        finally:
+            hurried.cancel()
+        return ended.done()
 
 
 class PluginError(Exception):
@@ -87,30 +128,58 @@ class AttachmentResult:
         return tuple(family.gateway for family in (self.ip4, self.ip6) if family and family.gateway)
 
 
-async def run_plugin(call: PluginCall) -> bytes:
-    """Run the plugin to its end and return its standard output. Raises PluginError.
-
-    There is no time limit, as Mesos has none; when the caller is cancelled the plugin is killed.
+async def run_plugin(call: PluginCall, patience: Patience | None = None) -> bytes:
+    """Run the plugin to its end and return its standard output. Raises PluginError, also when its time is
+    over. Then, and when the caller is cancelled, the plugin is killed with all of its process group.
     """
+    patience = patience or Patience()
+    streams = [os.memfd_create(name, os.MFD_CLOEXEC) for name in ("stdin", "stdout", "stderr")]
     try:
-        process = await asyncio.create_subprocess_exec(
-            str(call.plugin),
-            env=call.environment,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except OSError as error:
-        raise PluginError(f"cannot run {call.plugin}: {error.strerror}") from None
-    try:
-        stdout, stderr = await process.communicate(call.stdin)
-    except asyncio.CancelledError:
-        process.kill()
-        await process.wait()
-        raise
+        process = _start(call, streams)
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        pidfd = os.pidfd_open(process.pid)
+        asyncio.get_running_loop().add_reader(pidfd, _tell, ended)
+        try:
+            in_time = await patience.wait(ended)
+        finally:
+            if not ended.done():
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            asyncio.get_running_loop().remove_reader(pidfd)
+            os.close(pidfd)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # one that sleeps in the kernel
+                process.wait(_REAP_SECONDS)
+        if not in_time:
+            raise PluginError(f"{call.plugin} did not end in time and was killed")
+        stdout, stderr = (os.pread(fd, _LONGEST_OUTPUT, 0) for fd in streams[1:])
+    finally:
+        for fd in streams:
+            os.close(fd)
     if process.returncode != 0:
         raise PluginError(_failure(stdout, stderr, process.returncode))
     return stdout
+
+
+def _start(call: PluginCall, streams: Sequence[int]) -> subprocess.Popen[bytes]:
+    try:
+        with open(os.dup(streams[0]), "wb") as stdin:  # noqa: PTH123 - a descriptor
+            stdin.write(call.stdin)
+        os.lseek(streams[0], 0, os.SEEK_SET)
+        return subprocess.Popen(
+            [str(call.plugin)],
+            env=call.environment,
+            stdin=streams[0],
+            stdout=streams[1],
+            stderr=streams[2],
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise PluginError(f"cannot run {call.plugin}: {error.strerror}") from None
+
+
+def _tell(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)
 
 
 def read_result(stdout: bytes) -> AttachmentResult:

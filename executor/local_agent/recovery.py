@@ -17,6 +17,7 @@ from pathlib import Path
 from executor.local_agent import namespaces
 from executor.local_agent.events import Note, Observer
 from executor.local_agent.isolator import IsolationError, Isolator
+from executor.local_agent.plugin_call import Patience
 
 ISOLATOR_ROOT = "isolators/network/cni"
 """Where in an agent's directory the isolator keeps its state."""
@@ -32,8 +33,13 @@ def take_lock(directory: Path, plugin_path: str) -> int:
     return lock
 
 
-async def clean_up_after_the_dead(runtime_dir: Path, own: Path, observe: Observer) -> None:
-    """End what agents left that died: processes in their containers, attachments, mounts, directories."""
+async def clean_up_after_the_dead(
+    runtime_dir: Path, own: Path, observe: Observer, patience: Patience
+) -> None:
+    """End what agents left that died: processes in their containers, attachments, mounts, directories.
+
+    What cannot be ended, or is cancelled in the middle, stays described for the next agent.
+    """
     for directory in sorted(path for path in runtime_dir.iterdir() if path.is_dir() and path != own):
         try:
             lock = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
@@ -41,16 +47,16 @@ async def clean_up_after_the_dead(runtime_dir: Path, own: Path, observe: Observe
             continue  # another agent is just making it
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            await _clean_up(directory, os.read(lock, 65536).decode(), observe)
+            await _clean_up(directory, os.read(lock, 65536).decode(), observe, patience)
         except BlockingIOError:
             continue  # its agent lives
         finally:
             os.close(lock)
 
 
-async def _clean_up(directory: Path, plugin_path: str, observe: Observer) -> None:
+async def _clean_up(directory: Path, plugin_path: str, observe: Observer, patience: Patience) -> None:
     root = directory / ISOLATOR_ROOT
-    isolator = Isolator(root, directory, plugin_path, observe)
+    isolator = Isolator(root, directory, plugin_path, observe, patience)
     observe(Note(f"cleaning up after an agent that died: {directory.name}"))
     for container in sorted(path.name for path in root.glob("*")):
         _end_processes(root / container / "ns")

@@ -1,12 +1,14 @@
-"""Sandboxes: a directory for each run of an executor, laid out as in an agent's work directory, and kept."""
+"""Sandboxes: a directory for each run of an executor, laid out as in an agent's work directory."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from executor.local_agent.environment import Identity
 
@@ -36,6 +38,34 @@ def make_sandbox(work_dir: Path, identity: Identity, container: str, user: str) 
     return sandbox
 
 
+def remove_sandboxes(work_dir: Path, agent: str) -> None:
+    """Remove all sandboxes of an agent whose containers are gone. What cannot be removed stays.
+
+    Tasks own what is in them: the removal goes by descriptors and follows no link (shutil.rmtree(),
+    avoids_symlink_attacks), and what leads to a sandbox is root's.
+    """
+    shutil.rmtree(work_dir / "slaves" / agent, ignore_errors=True)
+    with contextlib.suppress(OSError):  # others have sandboxes there
+        (work_dir / "slaves").rmdir()
+
+
+def tail(path: Path, lines: int = 10) -> str:
+    """The last lines of a file in a sandbox, "" where there is none."""
+    with contextlib.suppress(OSError), _open_regular(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+        return "\n".join(file.read(4096).decode(errors="replace").splitlines()[-lines:])
+    return ""
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """Tasks own the sandbox: neither a FIFO nor a link in a file's place may hold or mislead us. OSError."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
+    return file
+
+
 class Follower:
     """Reads what was appended to a sandbox's stdout and stderr since the last time."""
 
@@ -46,13 +76,8 @@ class Follower:
         """New bytes by stream name; a file that was rotated away is read from its beginning again."""
         found = []
         for path, offset in self._offsets.items():
-            # Tasks own the sandbox: neither a FIFO nor a link in the file's place may hold or mislead us.
-            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-            with contextlib.suppress(OSError), os.fdopen(os.open(path, flags), "rb") as file:
-                status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    continue
-                size = status.st_size
+            with contextlib.suppress(OSError), _open_regular(path) as file:
+                size = os.fstat(file.fileno()).st_size
                 file.seek(offset if size >= offset else 0)
                 data = file.read(1 << 20)
                 self._offsets[path] = file.tell()

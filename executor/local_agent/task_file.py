@@ -17,16 +17,27 @@ from executor.local_agent.strict import read_message
 from executor.local_agent.validation import DescriptionError, Fault, Json, fault, load_json
 
 _SHARED_PARTS = ("network_infos", "volumes", "hostname")
+_SHORT_KEYS = {
+    "executor.executor_id.value": "name",
+    "task_id.value": "name",
+    "container.network_infos[].name": "container.network[].name",
+    "container.volumes[]": "container.volume[]",
+}
 _BAD_ID = re.compile(r"[\x00-\x1f\x7f/\\]")
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerRequest:
-    """One executor, its container and the tasks it gets: one by LAUNCH, or all at once by LAUNCH_GROUP."""
+    """One executor, its container and the tasks it gets: one by LAUNCH, or all at once by LAUNCH_GROUP.
+
+    `key` is where it stands in the document, `is_short` whether in the short form.
+    """
 
     executor: mesos_pb2.ExecutorInfo
     tasks: tuple[mesos_pb2.TaskInfo, ...]
     is_group: bool
+    key: str = ""
+    is_short: bool = False
 
     @property
     def networks(self) -> tuple[mesos_pb2.NetworkInfo, ...]:
@@ -42,13 +53,14 @@ def read_description(text: bytes, source: str) -> tuple[ContainerRequest, ...]:
     else:
         requests = list(_read_one(document, source, ""))
     ids = [task.task_id.value for request in requests for task in request.tasks]
+    short = {task.task_id.value for request in requests if request.is_short for task in request.tasks}
     faults = [
-        fault("task_id.value", task_id, "an id of its own for every task")
+        fault("name" if task_id in short else "task_id.value", task_id, "an id of its own for every task")
         for task_id in sorted({task_id for task_id in ids if ids.count(task_id) > 1})
     ]
     requests, conflicts = _share_executors(requests)
     faults += conflicts
-    faults += [f for request in requests for f in _request_faults(request)]
+    faults += [f for request in requests for f in _faults_as_written(request)]
     for request in requests:
         _move_shared_parts(request)
     if not requests:
@@ -66,12 +78,12 @@ def _read_one(document: Json, source: str, key: str) -> Iterator[ContainerReques
         group = read_message(document, mesos_pb2.TaskGroupInfo(), source, key)
         if not group.tasks:
             raise DescriptionError(source, [fault(f"{key}.tasks".lstrip("."), [], "at least one task")])
-        yield _request(tuple(group.tasks), is_group=True)
+        yield _request(tuple(group.tasks), key, is_group=True)
     elif _is_task_info(document):
-        yield _request((read_message(document, mesos_pb2.TaskInfo(), source, key),), is_group=False)
+        yield _request((read_message(document, mesos_pb2.TaskInfo(), source, key),), key)
     else:
         for task in read_application(document, source, key):
-            yield _request((task,), is_group=False)
+            yield _request((task,), key, is_short=True)
 
 
 def _is_task_info(document: dict[str, Json]) -> bool:
@@ -81,7 +93,9 @@ def _is_task_info(document: dict[str, Json]) -> bool:
     return isinstance(command, dict) and "value" in command and "cmd" not in command
 
 
-def _request(tasks: tuple[mesos_pb2.TaskInfo, ...], is_group: bool) -> ContainerRequest:
+def _request(
+    tasks: tuple[mesos_pb2.TaskInfo, ...], key: str, *, is_group: bool = False, is_short: bool = False
+) -> ContainerRequest:
     """The executor that these tasks share: theirs if they bring one, else one named after the first."""
     executor = mesos_pb2.ExecutorInfo(executor_id=mesos_pb2.ExecutorID(value=tasks[0].task_id.value))
     brought = next((task.executor for task in tasks if task.HasField("executor")), None)
@@ -92,7 +106,7 @@ def _request(tasks: tuple[mesos_pb2.TaskInfo, ...], is_group: bool) -> Container
     if container is not None and not executor.HasField("container"):
         # One container for all: what a nested container of its own would get, the executor's gets.
         executor.container.CopyFrom(container)
-    return ContainerRequest(executor, tasks, is_group)
+    return ContainerRequest(executor, tasks, is_group, key, is_short)
 
 
 def _share_executors(
@@ -121,6 +135,17 @@ def _move_shared_parts(request: ContainerRequest) -> None:
             task.container.ClearField(name)
         if [field.name for field, _ in task.container.ListFields()] == ["type"]:
             task.ClearField("container")
+
+
+def _faults_as_written(request: ContainerRequest) -> Iterator[Fault]:
+    """The faults of a request by the keys that its author wrote, each once."""
+    seen: set[Fault] = set()
+    for found in _request_faults(request):
+        key = _SHORT_KEYS.get(found.key, found.key) if request.is_short else found.key
+        named = replace(found, key=f"{request.key}.{key}" if request.key else key)
+        if named not in seen:
+            seen.add(named)
+            yield named
 
 
 def _request_faults(request: ContainerRequest) -> Iterator[Fault]:

@@ -45,10 +45,10 @@ def fetch(sandbox: Path, target: str = "/", timeout: float = 10.0) -> bytes:
     return body
 
 
-def look(sandbox: Path) -> dict[str, Any]:
+def look(sandbox: Path, timeout: float = 10.0) -> dict[str, Any]:
     """The state of an executor, as snapshot.ExecutorView names it. Raises InspectError."""
     try:
-        document = json.loads(fetch(sandbox))
+        document = json.loads(fetch(sandbox, timeout=timeout))
     except (ValueError, RecursionError) as error:
         raise InspectError(f"the executor in {sandbox} answers no JSON: {error}") from None
     if not isinstance(document, dict):

@@ -27,9 +27,9 @@ def main() -> int:
 
         sys.argv = sys.argv[2:]
         os._exit(plugin())
-    from cni_plugins.cli.main import main as command  # noqa: PLC0415
+    from cni_plugins.cli.start import main as command  # noqa: PLC0415
 
-    command(prog_name="mesokit")
+    command()
     return 0
 
 

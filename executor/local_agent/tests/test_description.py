@@ -151,7 +151,7 @@ def test_list_of_any_forms() -> None:
         ),
         (
             {"name": "x", "command": {"cmd": "y"}, "container": {"network": [{"name": "a"}] * 2}},
-            'container.network_infos[].name: "a": expected each network once, '
+            'container.network[].name: "a": expected each network once, '
             "as one interface is attached to it",
         ),
         (
@@ -184,7 +184,7 @@ def test_list_of_any_forms() -> None:
         ({"tasks": []}, "tasks: []: expected at least one task"),
         (
             [SHORT, SHORT],
-            'task_id.value: "hello": expected an id of its own for every task',
+            'name: "hello": expected an id of its own for every task',
         ),
         (
             "text",

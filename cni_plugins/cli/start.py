@@ -1,0 +1,112 @@
+"""Where `mesokit` starts, and the one place where whatever goes wrong becomes a sentence and an exit status.
+
+| what | said | status |
+|---|---|---|
+| wrong input, an unknown option | the sentence of whoever found it | 2, or 1 |
+| nobody reads the output (`mesokit … \\| head`) | nothing | 141 |
+| the output cannot be written (a full disk) | which, and why | 1 |
+| a file, directory or socket that cannot be used | its name, and why | 1 |
+| Ctrl-C, before a command has taken it over | nothing | ended by SIGINT, as a shell expects |
+| a mistake of ours | that it is one; MESOKIT_TRACEBACK=1 shows where | 70 |
+
+It imports next to nothing before it has seen to standard streams and signals.
+"""
+
+import errno
+import os
+import signal
+import sys
+
+
+def main() -> None:
+    """The program `mesokit`; does not return."""
+    # Until a command asks for it, an interrupt ends the process at once: nothing has been begun.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _stand_in_for_closed_streams()
+    try:
+        from cni_plugins.cli.main import main as command  # noqa: PLC0415 - after the two lines above
+
+        status = _status(command.main(prog_name="mesokit"))
+    except SystemExit as exit_:
+        status = _status(exit_.code)
+    except OSError as error:
+        status = _unusable(error)
+    except Exception as error:
+        if isinstance(error.__cause__, BrokenPipeError):
+            status = _unusable(error.__cause__)
+        else:
+            status = _mistake(error)
+    status = _flushed(status)
+    sys.exit(status)
+
+
+def _status(code: object) -> int:
+    return code if isinstance(code, int) else 0 if code is None else 1
+
+
+def _stand_in_for_closed_streams() -> None:
+    """Open /dev/null for standard streams that are closed, before a socket gets their number."""
+    for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)  # the lowest free number
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - for the rest of the process
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def _flushed(status: int) -> int:
+    """Write out what is left; what Python would only try when nobody hears any more how it went."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        return _unusable(error, "standard output") if isinstance(error, OSError) else status
+    return status
+
+
+def _unusable(error: OSError, what: str = "") -> int:
+    if isinstance(error, BrokenPipeError):
+        _forget_output()
+        return 128 + signal.SIGPIPE
+    named = what or (os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "")
+    if not named and error.errno == errno.ENOSPC:
+        named = "standard output"
+    _say(f"{named}: {error.strerror or error}" if named else str(error.strerror or error))
+    _forget_output()
+    return 1
+
+
+def _mistake(error: Exception) -> int:
+    if os.environ.get("MESOKIT_TRACEBACK"):
+        import traceback  # noqa: PLC0415 - for whoever looks for the mistake
+
+        traceback.print_exception(error)
+    _say(
+        f"this is a mistake in mesokit: {type(error).__name__}: {error}; "
+        "MESOKIT_TRACEBACK=1 shows where, for a report"
+    )
+    return 70  # EX_SOFTWARE of sysexits.h
+
+
+def _say(text: str) -> None:
+    try:
+        sys.stderr.write(f"Error: {' '.join(text.split())}\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass
+
+
+def _forget_output() -> None:
+    """Let what is still buffered go nowhere, so that the interpreter's end has nothing to complain of."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
+    except OSError:
+        pass
+
+
+if __name__ == "__main__":
+    main()
