@@ -55,7 +55,8 @@ def set_aside(token: str, *others: int) -> int:
     secret = os.fsencode(token)
     os.write(held, secret)
     if len(secret) >= _SHORTEST:
-        for process in ("self", *map(str, others)):
+        # Ourselves last: what is looked for goes with it.
+        for process in (*map(str, others), "self"):
             with contextlib.suppress(OSError):
                 _wipe(process, secret)
     return held
