@@ -80,7 +80,7 @@ class World:
         if box in self.boxes:
             settings["CNI_NETNS"] = self.boxes[box].path
         reply = handle(Request(plugin, settings | env, document, host_netns=self.host.fd))
-        for work in reply.later:
+        for work in (*reply.later, *reply.idle):
             work()
         return Answer(reply.status, json.loads(reply.stdout) if reply.stdout else None)
 

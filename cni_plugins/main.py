@@ -37,7 +37,7 @@ def main() -> int:
     sys.stderr.buffer.flush()
     sys.stdout.buffer.write(reply.stdout)
     sys.stdout.buffer.flush()
-    for work in reply.later:
+    for work in (*reply.later, *reply.idle):
         work()
     return reply.status
 

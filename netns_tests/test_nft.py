@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET, Nfnetlink
-from cni_plugins.kernel.nft import elements, library, masquerade, nat, orphans, owner, ports, sections, spoof
+from cni_plugins.kernel.nft import (
+    elements,
+    library,
+    masquerade,
+    nat,
+    orphans,
+    owner,
+    ports,
+    sections,
+    spoof,
+    tables,
+)
 from cni_plugins.kernel.nft.elements import Element
 from cni_plugins.kernel.nft.placing import Taken
 from cni_plugins.kernel.nft.ports import Forward, Hide, Publication
@@ -202,5 +213,7 @@ def test_what_the_kernel_refuses_is_told_per_element(node: Node) -> None:
         assert elements.listed(socket, NFPROTO_INET, "no_such_set") == []
         with pytest.raises(library.ScriptError, match="No such file"):
             library.run(host, "list table inet nowhere")
-        elements.drop_table(socket, NFPROTO_INET)
+        assert not tables.drop_unused(socket, NFPROTO_INET)
+        elements.remove_own(socket, [good])
+        assert tables.drop_unused(socket, NFPROTO_INET)
     assert node.shell("nft list ruleset") == ""

@@ -42,10 +42,10 @@ def command(
     """
     if ctx.invoked_subcommand is not None:
         return
-    from cni_plugins.node.plugins import prepare  # noqa: PLC0415 - every plugin, which `status` does not need
+    from cni_plugins.node.plugins import prepare, restore  # noqa: PLC0415 - every plugin, which `status` does not need
 
     options = Options(threads, workers or 0, metrics_port or 0, verbose)
-    sys.exit(serve(options, version("mesokit"), prepare))
+    sys.exit(serve(options, version("mesokit"), prepare, reload=restore))
 
 
 @command.command("status")

@@ -22,8 +22,10 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from cni_plugins.kernel.nft import changes
 from cni_plugins.node import listen, worker
 from cni_plugins.node.metrics import Metrics
+from cni_plugins.node.rules_watch import RulesWatch
 from cni_plugins.node.service import Handler
 from cni_plugins.node.supervisor import Supervisor, default_count, log
 from cni_plugins.plugins.registry import MODULES
@@ -55,9 +57,15 @@ def socket_path() -> Path:
 
 
 def serve(
-    options: Options, version: str, prepare: Callable[[], Handler], plugins: Collection[str] = MODULES
+    options: Options,
+    version: str,
+    prepare: Callable[[], Handler],
+    plugins: Collection[str] = MODULES,
+    reload: Callable[[], None] | None = None,
 ) -> int:
-    """Runs the service until SIGTERM, SIGINT or a successor ends it; returns the exit status."""
+    """Runs the service until SIGTERM, SIGINT or a successor ends it; returns the exit status. `reload` makes
+    rules again that somebody flushed.
+    """
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.INFO if options.verbose else logging.WARNING,
@@ -86,6 +94,10 @@ def serve(
 
     work = partial(worker.run, listening, worker.Job(handle, threads, plugins, failed))
     supervisor = Supervisor(listening, origin, Metrics(version), work, count, end_seconds=options.end_seconds)
+
+    heard = changes.watch() if reload is not None else None
+    if heard is not None:
+        supervisor.rules, supervisor.reload = RulesWatch(heard), reload
 
     def ended(_number: int, _frame: FrameType | None) -> None:
         supervisor.stop()

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 from contextlib import suppress
 
+from cni_plugins.attach.reload import reload
 from cni_plugins.kernel.netlink import codec
 from cni_plugins.kernel.netlink.layouts import ADDRESS, LINK, ROUTE
 from cni_plugins.kernel.nft import library
 from cni_plugins.node.service import Handler
-from cni_plugins.plugins.registry import MODULES, Handlers
+from cni_plugins.plugins.registry import MODULES, Handlers, Plugins
 from cni_plugins.spec import dispatch
 from cni_plugins.spec.call import Reply, Request
 from cni_plugins.spec.errors import CniError
+from cni_plugins.spec.namespace import OWN_NETNS, open_namespace
+from cni_plugins.spec.roots import roots_from
 from cni_plugins.steps import registry
+
+log = logging.getLogger("mesokit.node")
 
 #: What functions import when they run, to spare a process of one call.
 _LATER = (
@@ -23,6 +30,22 @@ _LATER = (
     "cni_plugins.steps.version1",
     "subprocess",
 )
+
+
+def restore() -> None:
+    """Make again what somebody flushed, for the attachments of this process's namespace; log errors."""
+    host = open_namespace(OWN_NETNS)
+    if host is None:
+        return
+    try:
+        for item in reload(roots_from(os.environ), host, Plugins()):
+            for error in item.errors:
+                who = item.identity
+                log.error(
+                    "%s %s on %s cannot be restored: %s", who.container_id, who.ifname, who.network, error
+                )
+    finally:
+        os.close(host.fd)
 
 
 def prepare() -> Handler:

@@ -32,6 +32,7 @@ from typing import Protocol
 
 from cni_plugins.node import wire
 from cni_plugins.node.door import Door, Seldom
+from cni_plugins.node.idle import Idle
 from cni_plugins.spec.call import Reply, Request
 from cni_plugins.spec.text import printable
 from cni_plugins.store.failures import Failure, error_code, failure_of
@@ -91,6 +92,7 @@ class Service:
     _remarks: dict[str, None] = field(default_factory=dict)
     _view: wire.View = field(default_factory=wire.own_view)
     _door: Door = field(init=False)
+    idle: Idle = field(default_factory=Idle)
 
     def __post_init__(self) -> None:
         self._door = Door(self._warnings)
@@ -285,6 +287,8 @@ class Service:
         connection.close()
         for work in reply.later:
             work()
+        if reply.idle:
+            self.idle.put_off(reply.idle)
 
     def _remark(self, reply: Reply) -> None:
         """Log what the call's caller is told of on its standard error, each text once."""

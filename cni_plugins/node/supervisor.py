@@ -33,6 +33,7 @@ from cni_plugins.node.door import Door, Seldom
 from cni_plugins.node.listen import Origin
 from cni_plugins.node.metrics import Metrics
 from cni_plugins.node.queries import http_answer
+from cni_plugins.node.rules_watch import RulesWatch
 
 log = logging.getLogger("mesokit.node")
 
@@ -42,6 +43,7 @@ _PAUSE_SECONDS = 1.0
 _LEAVE_SECONDS = 5.0  # from a worker's last word to its end
 _END_SECONDS = 75.0
 _TICK_SECONDS = 0.05
+_RELOAD_SECONDS = 60
 
 Work = Callable[[socket.socket], int]
 
@@ -63,7 +65,8 @@ class Worker:
 @dataclass(slots=True)
 class Supervisor:
     """Keeps `count` workers. Each runs `work` with its end of the socket; what that returns is its exit
-    status. `listening` stays the caller's.
+    status. `listening` stays the caller's. Whenever `rules` says so, `reload` is called in a process of its
+    own, one after another.
     """
 
     listening: socket.socket
@@ -75,6 +78,9 @@ class Supervisor:
     handed_over: bool = False
     workers: list[Worker] = field(default_factory=list)
     end_seconds: float = _END_SECONDS
+    rules: RulesWatch | None = None
+    reload: Callable[[], None] | None = None
+    _reloading: int = 0
     _stopping: bool = False
     _wake: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
     _warnings: Seldom = field(default_factory=Seldom)
@@ -153,6 +159,8 @@ class Supervisor:
         status = 1
         try:
             self._conversations.close()
+            if self.rules is not None:
+                self.rules.changes.close()
             for other in (ours, *(worker.control for worker in self.workers), *self._scrapers()):
                 other.close()
             status = self.work(theirs)
@@ -161,6 +169,39 @@ class Supervisor:
         finally:
             logging.shutdown()
             os._exit(status)
+
+    def _watch_rules(self) -> None:
+        """Hear who changed nf_tables, and have the rules made again that somebody removed."""
+        if self.rules is None or self.reload is None:
+            return
+        pids = {os.getpid(), self._reloading, *(worker.pid for worker in self.workers)}
+        self.rules.hear(pids)
+        if self._reloading and os.waitpid(self._reloading, os.WNOHANG)[0]:
+            self._reloading = 0
+        if self._reloading or self._stopping or not self.rules.is_due():
+            return
+        try:
+            pid = os.fork()
+        except OSError as error:
+            log.error("cannot make rules again that were flushed: %s", error)
+            return
+        if pid:
+            self._reloading = pid
+            return
+        try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.alarm(_RELOAD_SECONDS)
+            self._conversations.close()
+            self.listening.close()
+            for other in (*(worker.control for worker in self.workers), *self._scrapers()):
+                other.close()
+            self.reload()
+        except BaseException:
+            log.exception("rules that were flushed could not be made again")
+        finally:
+            logging.shutdown()
+            os._exit(0)
 
     def _scrapers(self) -> list[socket.socket]:
         return [self.scrapers] if self.scrapers is not None else []
@@ -171,6 +212,7 @@ class Supervisor:
         if self._wake in ready:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
+        self._watch_rules()
         controls = {worker.control.fileno() for worker in self.workers if not worker.left}
         if ready & controls:
             time.sleep(_TOGETHER_SECONDS)
@@ -200,6 +242,9 @@ class Supervisor:
         for fd, kind in self._conversations.watched():
             events.register(fd, kind)
         ends = [seconds, self._conversations.patience()]
+        if self.rules is not None and not self._stopping:
+            events.register(self.rules.changes, select.POLLIN)
+            ends.append(_TICK_SECONDS if self._reloading else self.rules.patience())
         if any(worker.left for worker in self.workers):
             ends.append(_TICK_SECONDS)
         soonest = min((end for end in ends if end is not None), default=None)

@@ -120,5 +120,6 @@ def run(listening: socket.socket, job: Job, control: socket.socket) -> int:
     service.until_deaf()
     listening.close()  # a launcher that waits in its queue does the call itself, unless others listen
     service.until_idle()
+    service.idle.finish()
     journal.close()
     return 0

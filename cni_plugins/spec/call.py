@@ -73,13 +73,15 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Reply:
     """The output and exit status. `later` is to be run when the caller has them: work that need not hold it
-    up.
+    up. `idle` may wait for a moment in which nothing else is to be done; of two with the same `key` (an
+    attribute) one is enough.
     """
 
     stdout: bytes
     stderr: bytes
     status: int
     later: tuple[Callable[[], None], ...] = ()
+    idle: tuple[Callable[[], None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +91,9 @@ class Call:
 
     `args` is CNI_ARGS, empty when it is malformed: `args_error` is then what to tell the caller of a plugin
     that reads it. `began` is on the clock that counts from the boot, suspension included (CLOCK_BOOTTIME):
-    what is younger, no list that came with the call can know. `later`, `warnings` and `served` are shared
-    with the calls of delegates and chain members: work for after the answer, what to tell the operator, and
-    the runtimeConfig keys that some plugin took care of.
+    what is younger, no list that came with the call can know. `later`, `idle`, `warnings` and `served`
+    are shared with the calls of delegates and chain members: work for after the answer and for when there is
+    time (see Reply), what to tell the operator, and the runtimeConfig keys that some plugin took care of.
     """
 
     verb: Verb
@@ -113,6 +115,7 @@ class Call:
     network_info: mesos.NetworkInfo | None = None
     valid: frozenset[tuple[str, str]] | None = None
     later: list[Callable[[], None]] = field(default_factory=list)
+    idle: list[Callable[[], None]] = field(default_factory=list)
     args_error: CniError | None = None
     began: float = field(default_factory=lambda: time.clock_gettime(time.CLOCK_BOOTTIME))
     warnings: list[str] = field(default_factory=list)

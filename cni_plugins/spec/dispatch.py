@@ -71,7 +71,7 @@ def _serve(verb: Verb, request: Request, handler: Handler) -> Reply:
     if verb is Verb.ADD and result is not None:
         reply = _success(encode(result, call.version, mesos=is_mesos(call.config)))
         return replace(reply, later=tuple(call.later), stderr=_warnings(call))
-    return Reply(b"", _warnings(call), 0)
+    return Reply(b"", _warnings(call), 0, idle=tuple(call.idle))
 
 
 def _warnings(call: Call) -> bytes:

@@ -43,16 +43,21 @@ class Masquerade(Step):
         from cni_plugins.kernel.nft import masquerade
 
         call = context.call
-        if self.backend != NFTABLES or not masquerade.present(call.host, call.identity, self.addresses):
+        if self.backend != NFTABLES:
             self.apply(context)
+        elif not masquerade.present(call.host, call.identity, self.addresses):
+            masquerade.repair(call.host, call.identity, self.addresses)
 
     def undo(self, context: Context) -> None:
         from cni_plugins.kernel import iptables
+        from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET
         from cni_plugins.kernel.nft import masquerade
+        from cni_plugins.kernel.nft.tables import Unused
 
         call = context.call
         if self.backend == NFTABLES:
-            masquerade.remove(call.host, call.identity, self.addresses)
+            if masquerade.remove(call.host, call.identity, self.addresses):
+                context.call.idle.append(Unused(call.host, NFPROTO_INET))
             return
         with context.iptables_lock():
             for version, listed in iptables.by_version(self.addresses).items():
@@ -86,9 +91,12 @@ class Masquerade(Step):
 
     @classmethod
     def collect(cls, context: Context) -> None:
+        from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET
         from cni_plugins.kernel.nft import masquerade, orphans
+        from cni_plugins.kernel.nft.tables import Unused
 
         orphans.remove(context.call.host, context.call.network, context.keep, masquerade.SETS)
+        context.call.idle.append(Unused(context.call.host, NFPROTO_INET))
 
     @classmethod
     def remove_legacy(cls, context: Context) -> None:

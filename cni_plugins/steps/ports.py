@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from cni_plugins.kernel import conntrack, iptables, links, routes, sysctl
 from cni_plugins.kernel.conntrack import UdpPort
 from cni_plugins.kernel.iptables import Tool
-from cni_plugins.kernel.netlink.netfilter import Nfnetlink
+from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.nft import orphans, owner, ports, reference
 from cni_plugins.kernel.nft.placing import Taken
 from cni_plugins.kernel.nft.ports import Forward, Hide, Publication
+from cni_plugins.kernel.nft.tables import Unused
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.identity import Identity
@@ -64,13 +65,17 @@ class Ports(Step):
 
     def restore(self, context: Context) -> None:
         call = context.call
-        if self.keys is not None or ports.missing(call.host, call.identity, self.wanted):
+        if self.keys is not None:
             self.apply(context)
+        elif ports.missing(call.host, call.identity, self.wanted):
+            ports.repair(call.host, call.identity, self.wanted)
+            conntrack.forget_untranslated(call.host, _udp_ports(self.wanted.forwards))
 
     def undo(self, context: Context) -> None:
         call = context.call
         if self.keys is None:
-            ports.remove(call.host, call.identity, self.wanted)
+            if ports.remove(call.host, call.identity, self.wanted):
+                call.idle.append(Unused(call.host, NFPROTO_INET))
         else:
             with context.iptables_lock():
                 for target in self.wanted.targets:
@@ -186,6 +191,7 @@ class Localnet(Step):
             if list(claims.members(call.roots, self.subject)) == [self.member]:
                 sysctl.ensure(call.host, {self._sysctl: "0"}, optional=True)
                 ports.unguard_loopback(call.host, self.interface)
+                call.idle.append(Unused(call.host, NFPROTO_INET))
             claims.release(call.roots, self.subject, self.member, call.identity)
 
 

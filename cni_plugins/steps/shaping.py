@@ -72,7 +72,7 @@ class LimitReceiving(Step):
 
     def restore(self, context: Context) -> None:
         link = _found(context, self.name, self.mac)
-        if link is not None and shaping.egress(context.host, link.index) is None:
+        if self.rate and link is not None and shaping.egress(context.host, link.index) is None:
             self.apply(context)
 
 

@@ -24,13 +24,18 @@ class SpoofCheck(Step):
     def restore(self, context: Context) -> None:
         from cni_plugins.kernel.nft import spoof
 
-        if not spoof.present(context.call.host, context.call.identity, self.port, self.mac):
-            self.apply(context)
+        call = context.call
+        if not spoof.present(call.host, call.identity, self.port, self.mac):
+            spoof.repair(call.host, call.identity, self.port, self.mac)
 
     def undo(self, context: Context) -> None:
+        from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE
         from cni_plugins.kernel.nft import spoof
+        from cni_plugins.kernel.nft.tables import Unused
 
-        spoof.remove(context.call.host, context.call.identity, self.port, self.mac)
+        call = context.call
+        if spoof.remove(call.host, call.identity, self.port, self.mac):
+            call.idle.append(Unused(call.host, NFPROTO_BRIDGE))
 
     def check(self, context: Context) -> None:
         """CniError 999 when the port is not guarded, by us or by a reference plugin."""
@@ -51,8 +56,10 @@ class SpoofCheck(Step):
     def collect(cls, context: Context) -> None:
         from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE
         from cni_plugins.kernel.nft import orphans, spoof
+        from cni_plugins.kernel.nft.tables import Unused
 
         orphans.remove(context.call.host, context.call.network, context.keep, spoof.SETS, NFPROTO_BRIDGE)
+        context.call.idle.append(Unused(context.call.host, NFPROTO_BRIDGE))
 
     @classmethod
     def remove_legacy(cls, context: Context) -> None:

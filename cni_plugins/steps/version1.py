@@ -66,6 +66,16 @@ class NamedLink(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class _UndoOnly(Step):
+    """What a record of version 1 does not tell enough of to make it again."""
+
+    inner: Step
+
+    def undo(self, context: Context) -> None:
+        self.inner.undo(context)
+
+
+@dataclass(frozen=True, slots=True)
 class HostSysctl(Step):
     """A sysctl of the host that undo puts back, if nobody changed it since."""
 
@@ -118,7 +128,7 @@ def _ports_delete(args: Mapping[str, Any], contents: Contents) -> Step:
     )
     v4, v6 = args["conditions"]
     wanted = Publication(forwards, Hide(args["hide"]), tuple(args["excluded"]), (v4, v6))
-    return Ports(wanted, None if args["backend"] == "nftables" else IptablesKeys())
+    return Ports(wanted) if args["backend"] == "nftables" else _UndoOnly(Ports(wanted, IptablesKeys()))
 
 
 def _shaping(args: Mapping[str, Any], contents: Contents) -> Step:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from cni_plugins.kernel.netlink.codec import attribute, attributes
 from cni_plugins.kernel.netlink.socket import (
     HEADER,
     NETLINK_NETFILTER,
@@ -36,7 +37,8 @@ __all__ = ["NLM_F_CREATE", "NLM_F_EXCL", "Answer", "Message", "Nfnetlink", "fail
 NFPROTO_INET, NFPROTO_IPV4, NFPROTO_BRIDGE, NFPROTO_IPV6 = 1, 2, 7, 10
 SUBSYS_CTNETLINK, SUBSYS_NFTABLES = 1, 10
 
-_BATCH_BEGIN, _BATCH_END = 0x10, 0x11
+_BATCH_BEGIN, _BATCH_END, _BATCH_GENID = 0x10, 0x11, 1
+_GETGEN, _GEN_ID = 16, 1
 _QUEUE, _ANSWER = 1 << 23, 1 << 10
 _FAMILY = struct.Struct(">BBH")
 _BODY = HEADER.size + _FAMILY.size
@@ -127,9 +129,27 @@ class Nfnetlink:
         replies = self._socket.exchange([_request(item, NLM_F_ACK) for item in messages])
         return [Answer(item.error, tuple(packet[_BODY:] for packet in item.packets)) for item in replies]
 
-    def batch(self, messages: Sequence[Message]) -> dict[int, int]:
+    def generation(self) -> int:
+        """The number of the ruleset: it changes with every transaction of anybody. 0 without nf_tables."""
+        (answer,) = self.request([Message(SUBSYS_NFTABLES, _GETGEN, 0, 0, b"")])
+        found = attributes(answer.bodies[0]) if answer.bodies else {}
+        return int.from_bytes(found.get(_GEN_ID, b""), "big")
+
+    def first(self, message: Message) -> list[bytes]:
+        """The bodies of the first objects that `message` selects; costs the same for one and for thousands.
+        CniError 999.
+        """
+        opened = _open(self.namespace)
+        if opened is None:
+            return []
+        try:
+            return [packet[_BODY:] for packet in Socket(opened).begin_dump(_request(message))]
+        finally:
+            opened.close()
+
+    def batch(self, messages: Sequence[Message], generation: int | None = None) -> dict[int, int]:
         """One nf_tables transaction: {index of a message: errno} of what failed, empty when all of it is
-        done.
+        done. With `generation` it is only done while the ruleset has that number; else {-1: ERESTART}.
 
         CniError 999 when the kernel refused the transaction itself.
         """
@@ -140,10 +160,13 @@ class Nfnetlink:
                 Code.INTERNAL, "this kernel has no nf_tables", "load it, or do without what needs it"
             )
         limit = _FAMILY.pack(0, 0, SUBSYS_NFTABLES)
+        begin = limit
+        if generation is not None:
+            begin += attribute(_BATCH_GENID, generation.to_bytes(4, "big"))
         *most, last = messages
         replies = self._socket.transaction(
             [
-                Request(_BATCH_BEGIN, 0, limit),
+                Request(_BATCH_BEGIN, 0, begin),
                 *(_request(item) for item in most),
                 _request(last, NLM_F_ACK),
                 Request(_BATCH_END, 0, limit),
@@ -152,6 +175,8 @@ class Nfnetlink:
         )
         failed = {number - 1: reply for number, reply in replies.items() if reply.error}
         for number, reply in failed.items():
+            if generation is not None and reply.error == errno.ERESTART:
+                return {-1: reply.error}
             if not 0 <= number < len(messages):
                 raise failure("change nf_tables", reply.error, reply.text)
         return {number: reply.error for number, reply in failed.items()}

@@ -179,6 +179,17 @@ class Socket:
             reply, interrupted = self._dump_once(request)
         return reply
 
+    def begin_dump(self, request: Request) -> list[bytes]:
+        """The first of the objects that a request selects: as many as one datagram holds, whatever their
+        number. The socket is to be closed then. CniError 11 or 999.
+        """
+        wanted = self._numbers(1)
+        self._send(_encode(Request(request.type, request.flags | NLM_F_DUMP, request.body), wanted))
+        while True:
+            heard = [item for item in self._received() if item[2] == wanted]
+            if heard:
+                return [packet for kind, _, _, packet in heard if kind not in {_NLMSG_DONE, _NLMSG_ERROR}]
+
     def _dump_once(self, request: Request) -> tuple[Reply, bool]:
         wanted = self._numbers(1)
         self._send(_encode(Request(request.type, request.flags | NLM_F_DUMP, request.body), wanted))

@@ -6,7 +6,7 @@ them. The comment goes where nft puts it, so `nft list` shows it.
 
 import errno
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cni_plugins.kernel.netlink import netfilter as nfnetlink
@@ -17,9 +17,9 @@ from cni_plugins.spec.values import Ip
 TABLE = "mesokit"
 COMMENT_BYTES = 128
 
-_DELTABLE, _GETCHAIN, _DELCHAIN = 2, 4, 5
+_GETCHAIN = 4
 _GETSET, _NEWSETELEM, _GETSETELEM, _DELSETELEM = 10, 12, 13, 14
-_TABLE_NAME, _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_USE = 1, 1, 3, 6
+_CHAIN_TABLE, _CHAIN_NAME = 1, 3
 _SET_TABLE, _SET_NAME = 1, 2
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS, _LIST_ELEM = 1, 2, 3, 1
 _KEY, _DATA, _USERDATA = 1, 2, 6
@@ -137,6 +137,13 @@ def listed(socket: Nfnetlink, family: int, set_name: str) -> list[Element]:
     ]
 
 
+def any_listed(socket: Nfnetlink, family: int, set_name: str) -> bool:
+    """Whether a set has an element; its size does not matter."""
+    body = string(_LIST_TABLE, TABLE) + string(_LIST_SET, set_name)
+    first = socket.first(Message(nfnetlink.SUBSYS_NFTABLES, _GETSETELEM, 0, family, body))
+    return any(_entries(item) for item in first)
+
+
 def sets(socket: Nfnetlink, family: int) -> list[str]:
     """The names of the sets and maps of our table; [] without the table."""
     body = string(_SET_TABLE, TABLE)
@@ -184,23 +191,3 @@ def chain_message(family: int, table: str, chain: str) -> Message:
 def exist(socket: Nfnetlink, messages: Sequence[Message]) -> list[bool]:
     """Whether each chain is there: look-ups by name, whatever else the node's ruleset holds."""
     return [not answer.error for answer in socket.request(messages)]
-
-
-def prune(socket: Nfnetlink, family: int, chains: Mapping[str, int]) -> None:
-    """Delete each chain, given with its number of rules, that no element refers to any more.
-
-    The kernel would refuse to delete a chain in use, but a refused transaction costs 10 ms of waiting for
-    other processors: the chain's use count (rules and references) tells beforehand, and the kernel's
-    refusal settles races.
-    """
-    answers = socket.request([chain_message(family, TABLE, name) for name in chains])
-    for (name, rules), answer in zip(chains.items(), answers, strict=True):
-        fields = attributes(answer.bodies[0]) if answer.bodies else {}
-        if _CHAIN_USE in fields and int.from_bytes(fields[_CHAIN_USE], "big") <= rules:
-            body = string(_CHAIN_TABLE, TABLE) + string(_CHAIN_NAME, name)
-            socket.batch([Message(nfnetlink.SUBSYS_NFTABLES, _DELCHAIN, 0, family, body)])
-
-
-def drop_table(socket: Nfnetlink, family: int) -> None:
-    """Delete our table of a family with all it holds; it may be gone already."""
-    socket.batch([Message(nfnetlink.SUBSYS_NFTABLES, _DELTABLE, 0, family, string(_TABLE_NAME, TABLE))])

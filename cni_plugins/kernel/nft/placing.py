@@ -26,10 +26,12 @@ def place(
     section: Section,
     wanted: Sequence[Element],
     *,
+    also: Sequence[Section] = (),
     chains: Iterable[Chain] = (),
     exclusive: Sequence[Element] = (),
 ) -> None:
-    """Make all elements exist, in one transaction.
+    """Make all elements exist, in one transaction, and first the sections that they need (`also`: more of
+    the same table).
 
     A key of `wanted` that is held by another attachment changes hands: addresses and interfaces belong to one
     attachment at a time, so the holder is a ghost. A key of `exclusive` does not: Taken. CniError 999.
@@ -39,6 +41,8 @@ def place(
     failed: dict[Element, int] = {}
     for _ in range(_TRIES):
         sections.ensure(socket, section, chains)
+        for further in also:
+            sections.ensure(socket, further)
         failed = elements.change(socket, create=everything)
         if not failed:
             return

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET, Nfnetlink
-from cni_plugins.kernel.nft import elements, nat, owner, sections
+from cni_plugins.kernel.nft import elements, nat, owner, sections, tables
 from cni_plugins.kernel.nft.elements import Element
 from cni_plugins.kernel.nft.placing import place
 from cni_plugins.kernel.nft.sections import Chain
@@ -111,18 +111,28 @@ def add(host: Namespace, identity: Identity, wanted: Publication) -> None:
     """Publish. placing.Taken when a port is another attachment's, CniError 999; then nothing was changed."""
     exclusive, others = _elements(identity, wanted)
     with Nfnetlink(host) as socket:
+        also = [nat.conditional(wanted.conditions)] if any(wanted.conditions) else []
+        place(socket, nat.SECTION, others, also=also, chains=wanted.chains, exclusive=exclusive)
+
+
+def repair(host: Namespace, identity: Identity, wanted: Publication) -> None:
+    """`add` again, after somebody flushed what it made, or part of it. placing.Taken, CniError 999."""
+    with Nfnetlink(host) as socket:
+        sections.repair(socket, nat.SECTION, wanted.chains)
         if any(wanted.conditions):
-            sections.ensure(socket, nat.SECTION)
-            sections.ensure(socket, nat.conditional(wanted.conditions))
-        place(socket, nat.SECTION, others, chains=wanted.chains, exclusive=exclusive)
+            sections.repair(socket, nat.conditional(wanted.conditions))
+    add(host, identity, wanted)
 
 
-def remove(host: Namespace, identity: Identity, wanted: Publication) -> None:
-    """Undo `add`; what is gone, or another attachment's, is left alone. CniError 999."""
+def remove(host: Namespace, identity: Identity, wanted: Publication) -> bool:
+    """Undo `add`; what is gone, or another attachment's, is left alone. Whether the table may have no element
+    left. CniError 999.
+    """
     exclusive, others = _elements(identity, wanted)
     with Nfnetlink(host) as socket:
         elements.remove_own(socket, exclusive + others)
-        elements.prune(socket, NFPROTO_INET, {chain.name: len(chain.rules) for chain in wanted.chains})
+        pruned = tables.prune(socket, NFPROTO_INET, {chain.name: len(chain.rules) for chain in wanted.chains})
+        return pruned or not wanted.chains
 
 
 def missing(host: Namespace, identity: Identity, wanted: Publication) -> list[Forward]:
@@ -130,6 +140,10 @@ def missing(host: Namespace, identity: Identity, wanted: Publication) -> list[Fo
     exclusive, others = _elements(identity, wanted)
     with Nfnetlink(host) as socket:
         held = elements.comments(socket, [*exclusive, *others])
+        if sections.broken(socket, nat.SECTION, wanted.chains) or (
+            any(wanted.conditions) and sections.broken(socket, nat.conditional(wanted.conditions))
+        ):
+            return list(wanted.forwards)
     absent = [text != item.comment for text, item in zip(held, [*exclusive, *others], strict=True)]
     if any(absent[len(exclusive) :]):
         return list(wanted.forwards)

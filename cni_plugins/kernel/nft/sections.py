@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Nfnetlink
-from cni_plugins.kernel.nft import elements, library
+from cni_plugins.kernel.nft import elements, library, tables
 from cni_plugins.spec.errors import CniError, Code
 
 _FAMILIES = {NFPROTO_INET: "inet", NFPROTO_BRIDGE: "bridge"}
@@ -54,21 +54,57 @@ def script(section: Section) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _expected_uses(section: Section) -> dict[str, int]:
+    """What each chain's use count is at least: its rules, and the jumps of others of the section to it."""
+    words = [word for chain in section.chains for rule in chain.rules for word in rule.split()]
+    return {chain.name: len(chain.rules) + words.count(chain.name) for chain in section.chains}
+
+
 def ensure(socket: Nfnetlink, section: Section, extra: Iterable[Chain] = ()) -> None:
-    """Make `section` and the chains of `extra` exist. Costs a look-up each when they do.
+    """Make `section` and the chains of `extra` exist, and rules that somebody flushed. Costs a look-up for
+    each chain when they do; rules of a chain that elements lead to are not counted: see `repair`.
 
     CniError 999 with nft's text when the kernel has no such thing.
     """
     wanted: Sequence[Chain] = tuple(extra)
-    looked_up = [elements.chain_message(section.family, elements.TABLE, section.version)]
-    looked_up += [elements.chain_message(section.family, elements.TABLE, chain.name) for chain in wanted]
-    present, *have = elements.exist(socket, looked_up)
-    missing = tuple(chain for chain, there in zip(wanted, have, strict=True) if not there)
-    if present and not missing:
+    expected = _expected_uses(section)
+    names = [section.version, *expected, *(chain.name for chain in wanted)]
+    version, *counts = tables.uses(socket, section.family, names)
+    whole = version is not None and all(
+        count is not None and count >= least for count, least in zip(counts, expected.values(), strict=False)
+    )
+    have = counts[len(expected) :]
+    missing = tuple(chain for chain, count in zip(wanted, have, strict=True) if count is None)
+    _write(socket, section, missing, whole=whole)
+
+
+def broken(socket: Nfnetlink, section: Section, extra: Iterable[Chain] = ()) -> list[str]:
+    """The names of the chains of `section` and `extra` that are not there or have not all of their rules."""
+    counts = tables.rule_counts(socket, section.family)
+    listed = [*section.chains, *extra]
+    there = tables.uses(socket, section.family, [chain.name for chain in listed])
+    return [
+        chain.name
+        for chain, use in zip(listed, there, strict=True)
+        if use is None or counts.get(chain.name, 0) != len(chain.rules)
+    ]
+
+
+def repair(socket: Nfnetlink, section: Section, extra: Iterable[Chain] = ()) -> None:
+    """Write anew what `broken` names; the elements stay. CniError 999."""
+    wanted = tuple(extra)
+    harmed = frozenset(broken(socket, section, wanted))
+    if harmed:
+        missing = tuple(chain for chain in wanted if chain.name in harmed)
+        _write(socket, section, missing, whole=len(missing) == len(harmed))
+
+
+def _write(socket: Nfnetlink, section: Section, missing: Sequence[Chain], *, whole: bool) -> None:
+    if whole and not missing:
         return
-    text = "" if present else script(section)
+    text = "" if whole else script(section)
     if missing:
-        text += script(Section(section.family, section.version, missing))
+        text += script(Section(section.family, section.version, tuple(missing)))
     try:
         library.run(socket.namespace, text)
     except library.ScriptError as error:

@@ -1,7 +1,7 @@
 """MAC spoof check: a guarded bridge port may send frames from its own MAC address only."""
 
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, Nfnetlink
-from cni_plugins.kernel.nft import elements, owner
+from cni_plugins.kernel.nft import elements, owner, sections
 from cni_plugins.kernel.nft.elements import Element
 from cni_plugins.kernel.nft.placing import place
 from cni_plugins.kernel.nft.sections import Chain, Section
@@ -40,14 +40,24 @@ def add(host: Namespace, identity: Identity, port: str, mac: str) -> None:
         place(socket, SECTION, _elements(identity, port, mac))
 
 
-def remove(host: Namespace, identity: Identity, port: str, mac: str) -> None:
-    """Undo `add`; idempotent. CniError 999."""
+def remove(host: Namespace, identity: Identity, port: str, mac: str) -> bool:
+    """Undo `add`; idempotent. Whether the table has no element left. CniError 999."""
     with Nfnetlink(host) as socket:
         elements.remove_own(socket, _elements(identity, port, mac))
+        return not elements.any_listed(socket, NFPROTO_BRIDGE, "guarded")
 
 
 def present(host: Namespace, identity: Identity, port: str, mac: str) -> bool:
     """Whether the port is guarded for this attachment."""
     wanted = _elements(identity, port, mac)
     with Nfnetlink(host) as socket:
-        return elements.comments(socket, wanted) == [item.comment for item in wanted]
+        if elements.comments(socket, wanted) != [item.comment for item in wanted]:
+            return False
+        return not sections.broken(socket, SECTION)
+
+
+def repair(host: Namespace, identity: Identity, port: str, mac: str) -> None:
+    """`add` again, after somebody flushed what it made, or part of it. CniError 999."""
+    with Nfnetlink(host) as socket:
+        sections.repair(socket, SECTION)
+    add(host, identity, port, mac)

@@ -45,14 +45,4 @@ class Silence:
     """No answer at all; the connection stays open until the agent stops."""
 
 
-@dataclass(frozen=True, slots=True)
-class Endless:
-    """`first`, then `again` for ever with `pause` seconds between. `taken`: the call took effect."""
-
-    first: bytes
-    again: bytes
-    pause: float = 0.0
-    taken: bool = False
-
-
-Answer = Accept | Refuse | Reset | Close | Silence | Endless
+Answer = Accept | Refuse | Reset | Close | Silence

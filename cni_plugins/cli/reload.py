@@ -1,0 +1,66 @@
+"""`mesokit reload`: make again what somebody flushed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import click
+
+from cni_plugins.attach.reload import Outcome, reload
+from cni_plugins.plugins.registry import Plugins
+from cni_plugins.spec.errors import CniError
+from cni_plugins.spec.namespace import OWN_NETNS, open_namespace
+from cni_plugins.spec.roots import roots_from
+from cni_plugins.spec.text import printable
+
+
+@click.command("reload")
+@click.option("--network", metavar="NAME", help="Only attachments to this network.")
+@click.option("--container", metavar="ID", help="Only attachments of this container.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
+def command(network: str | None, container: str | None, as_json: bool) -> None:
+    """Make again what somebody flushed: rules of masquerading, published ports and spoof checks, rate limits,
+    forwarding, gateway addresses.
+
+    It works from the attachment records under /run/mesokit, changes nothing that is there, and may be run at
+    any time. A running node service does it by itself for nf_tables. What belongs to a container alone
+    (its interface, addresses, routes) cannot be made again: attach it anew. Exit status 1 if something could
+    not be made again.
+
+    \b
+    mesokit reload                    all attachments of this host
+    mesokit reload --network app-net  those of one network
+    """
+    try:
+        host = open_namespace(OWN_NETNS)
+    except CniError as error:
+        raise click.ClickException(str(error)) from error
+    if host is None:
+        raise click.ClickException(f"cannot open {OWN_NETNS}: is /proc mounted?")
+    outcomes = reload(roots_from(os.environ), host, Plugins(), network=network, container=container)
+    failed = [item for item in outcomes if item.errors]
+    if as_json:
+        click.echo(json.dumps([_as_json(item) for item in outcomes], indent=2))
+    else:
+        for item in failed:
+            for problem in item.errors:
+                click.echo(printable(f"{_named(item)}: {problem}"), err=True)
+        count = len(outcomes) - len(failed)
+        click.echo(f"{count} attachment{'' if count == 1 else 's'} as made, {len(failed)} not")
+    sys.exit(1 if failed else 0)
+
+
+def _named(item: Outcome) -> str:
+    return f"{item.identity.container_id} {item.identity.ifname} on {item.identity.network} ({item.plugin})"
+
+
+def _as_json(item: Outcome) -> dict[str, object]:
+    return {
+        "network": item.identity.network,
+        "containerID": item.identity.container_id,
+        "ifname": item.identity.ifname,
+        "plugin": item.plugin,
+        "errors": list(item.errors),
+    }

@@ -1,0 +1,42 @@
+"""When to make rules again: somebody who is not of the service removed something from our nf_tables tables.
+
+Then the records are gone through (attach/reload.py), in a process forked for that, so that nothing of the
+service waits. What is told within a moment is dealt with together. Whoever it was is told apart by process;
+where the service is in a pid namespace of its own its own changes look like somebody else's, which costs a
+look at the records and nothing more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Container
+from dataclasses import dataclass, field
+
+from cni_plugins.kernel.nft.changes import Changes
+
+_MOMENT_SECONDS = 0.2
+
+
+@dataclass(slots=True)
+class RulesWatch:
+    """A first look is due at once: something may have been flushed while no service ran."""
+
+    changes: Changes
+    _due: float | None = field(default_factory=lambda: time.monotonic() + _MOMENT_SECONDS)
+
+    def hear(self, own: Container[int]) -> None:
+        """Take what was told; `own` are the processes whose changes are no harm."""
+        for maker in self.changes.removals():
+            if maker not in own and self._due is None:
+                self._due = time.monotonic() + _MOMENT_SECONDS
+
+    def patience(self) -> float | None:
+        """Seconds until a reload is due, None when none is."""
+        return None if self._due is None else max(0.0, self._due - time.monotonic())
+
+    def is_due(self) -> bool:
+        """Whether the records are to be gone through now; true once."""
+        if self._due is None or time.monotonic() < self._due:
+            return False
+        self._due = None
+        return True
