@@ -5,9 +5,10 @@ how many interim answers may come before the real one, how long a body may be. N
 a clock: bytes that came go into `receive` (none for the end of the stream), `next` says what they mean, and
 whoever owns the socket gives the conversation a deadline and other work its turn.
 
-h11 is stricter in places than servers are. A client's bytes pass a reader (`_Front`) that takes the blanks
-out of a chunk's size line, which RFC 9112 7.1.1 allows; and for a caller that asks for it (`lenient`: health
-checks, which look at the head alone) out of a head what h11 would refuse and curl does not.
+h11 is stricter in places than servers are, and takes its time. A client's bytes pass a reader (`_Front`)
+that takes the blanks out of a chunk's size line, which RFC 9112 7.1.1 allows, makes one of many small chunks,
+and for a caller that asks for it (`lenient`: health checks, which look at the head alone) takes out of a head
+what h11 would refuse and curl does not.
 """
 
 import enum
@@ -23,6 +24,9 @@ T = TypeVar("T")
 
 MAX_LINE = 4096
 """Bytes of a chunk's size line."""
+
+MAX_JOINED = 64 * 1024
+"""Bytes of small chunks that are handed on as one."""
 
 CUT_SHORT = "the connection was closed inside an answer"
 
@@ -299,20 +303,50 @@ class _Front:
         return block
 
     def _size(self) -> bytes | None:
-        end = self._buffer.find(b"\n", 0, MAX_LINE)
-        if end < 0:
-            if len(self._buffer) >= MAX_LINE:
-                raise HttpError("a line without an end where a chunk should begin")
+        """A chunk's size line; or where whole chunks have come, as many as there are, made one."""
+        joined: list[bytearray] = []
+        at = length = 0
+        while length < MAX_JOINED:
+            try:
+                found = self._chunk_at(at)
+            except HttpError:
+                if not joined:
+                    raise
+                break  # what came before it counts
+            if found is None or found[1] == 0 or found[0] + found[1] + 2 > len(self._buffer):
+                break
+            start, size = found
+            if self._buffer[start + size : start + size + 2] != b"\r\n":
+                if not joined:
+                    raise HttpError("a chunk does not end where it should")
+                break
+            joined.append(self._buffer[start : start + size])
+            length += size
+            at = start + size + 2
+        if joined:
+            self._cut(at)
+            return b"%x\r\n%s\r\n" % (length, b"".join(joined))
+        if found is None:
             return None
-        line = self._cut(end + 1)
-        size = line.partition(b";")[0].strip()
-        if not size or len(size) > 16 or not _HEX.issuperset(size):
-            raise HttpError(f"a chunk has no size: {_shown(line)}")
-        self._chunk = int(size, 16)
+        self._cut(found[0])
+        self._chunk = found[1]
         self._part = _Part.CHUNK if self._chunk else _Part.TRAILER
+        line = b"%x\r\n" % self._chunk
         if self._chunk:
             self._chunk += 2  # its own end of line
-        return size + b"\r\n"
+        return line
+
+    def _chunk_at(self, at: int) -> tuple[int, int] | None:
+        """Where the data of the chunk begin whose size line is here, and their length; None: not all came."""
+        end = self._buffer.find(b"\n", at, at + MAX_LINE)
+        if end < 0:
+            if len(self._buffer) - at >= MAX_LINE:
+                raise HttpError("a line without an end where a chunk should begin")
+            return None
+        size = bytes(self._buffer[at:end]).partition(b";")[0].strip()
+        if not size or len(size) > 16 or not _HEX.issuperset(size):
+            raise HttpError(f"a chunk has no size: {_shown(bytes(self._buffer[at:end]))}")
+        return end + 1, int(size, 16)
 
     def _cut(self, size: int) -> bytes:
         piece = bytes(memoryview(self._buffer)[:size])
@@ -378,4 +412,4 @@ def _spoken(act: Callable[[], T]) -> T:
 
 
 def _shown(data: bytes) -> str:
-    return repr(bytes(data[:MAX_SHOWN]))
+    return repr(data[:MAX_SHOWN])

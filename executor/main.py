@@ -1,8 +1,9 @@
 """mesokit-executor: the program.
 
-The order matters. The token leaves the environment first; then the warden is forked, which holds on to all
-memory that is in use at that moment, so nothing large may be imported before. At the end the process leaves
-without taking its modules down one by one: nothing is left to do, and somebody waits for the exit.
+The order matters. The token leaves the environment first, and memory; then the warden is forked, which holds
+on to all memory that is in use at that moment, so nothing large may be imported before. At the end the
+process leaves without taking its modules down one by one: nothing is left to do, and somebody waits for the
+exit.
 """
 
 import gc
@@ -11,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from executor.config.token import TOKEN_VARIABLE, take_token
-from executor.process.warden import spawn
+from executor.config.token import TOKEN_VARIABLE, set_aside, take_back, take_token
+from executor.process.prctl import hide_memory
+from executor.process.warden import Warden, spawn
 
 MISCONFIGURED = 2
 """The exit status for settings that cannot be used."""
@@ -28,20 +30,44 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    token = take_token(os.environ)
-    warden = spawn()
+    warden, token = _guarded()
     # What is imported stays, so there is no garbage to look for until all is.
     gc.disable()
     from executor.config.settings import ConfigError, load  # noqa: PLC0415
     from executor.start import run  # noqa: PLC0415 (see above)
 
-    environ = {**os.environ, TOKEN_VARIABLE: token or ""}
+    environ = {**os.environ, TOKEN_VARIABLE: token}
     try:
         return run(load(environ, arguments, Path.cwd()), warden)
     except ConfigError as error:
         for problem in error.problems:
             sys.stderr.write(f"mesokit-executor: {problem}\n")
         return MISCONFIGURED
+
+
+def _guarded() -> tuple[Warden, str]:
+    """The warden, and the token, which is empty where there is none: it was nowhere in memory when the warden
+    was forked.
+    """
+    _forget_what_python_set()
+    token = take_token(os.environ)
+    if not token:
+        hide_memory()
+        return spawn(), ""
+    # In the one-file form our parent is the boot loader, which was started with the same environment.
+    others = [os.getppid()] if Path(getattr(sys, "_MEIPASS", "")).name.startswith("_MEI") else []
+    held = set_aside(token, *others)
+    del token
+    hide_memory()
+    warden = spawn()
+    return warden, take_back(held)
+
+
+def _forget_what_python_set() -> None:
+    """Where no locale is set, Python sets LC_CTYPE for itself (PEP 538), and for all that it starts."""
+    start = Path("/proc/self/environ").read_bytes().split(b"\0")
+    if not any(entry.startswith(b"LC_CTYPE=") for entry in start):
+        os.environ.pop("LC_CTYPE", None)
 
 
 def _leave(status: int) -> NoReturn:

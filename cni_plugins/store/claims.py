@@ -1,8 +1,9 @@
 """What attachments of one node must not share (a host port) or do share (a setting of an interface).
 
 A claim is a small file `<run>/claims/<subject>/<member>` that holds its owner. All of them change under
-one lock, held for some 50 µs. A claim whose owner has no attachment record any more is the trace of a
-crash and counts for nothing; an empty file is one whose writer died.
+one lock, held for a few file operations; only a conflict makes its holder read a network's records. A claim
+whose owner has no attachment record any more is the trace of a crash and counts for nothing; an empty file is
+one whose writer died.
 """
 
 from collections.abc import Callable, Collection, Mapping

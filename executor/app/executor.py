@@ -7,6 +7,7 @@ whether it is time to leave. Nobody calls back: both sides are asked for what th
 
 import json
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -50,6 +51,7 @@ class Executor:
         self._loop = loop
         self._connection = connection
         self._leaving: Shutdown | None = None
+        self._leave_by = math.inf
         self._leave_timer: tuple[float, Timer] | None = None
         self._about_to_leave = False
         self._status: int | None = None
@@ -156,6 +158,7 @@ class Executor:
         if self._leaving is None:
             log.info("shutting down: %s", why.reason)
             self._leaving = why
+            self._leave_by = self._loop.now() + leave_grace(self._settings.shutdown_grace)
         self.tasks.kill_all(kill_grace(self._settings.shutdown_grace), f"killed: {why.reason}")
 
     def _leave_when_idle(self) -> None:
@@ -168,7 +171,8 @@ class Executor:
             return None
         session = self._connection.session
         if self._leaving is not None:
-            return session.wait_until()
+            # An agent that takes no updates ends us after the grace it gave, acknowledged or not.
+            return min(session.wait_until(), self._leave_by if session.told_to_leave else math.inf)
         if self._settings.stay or not self.tasks.received:
             return None
         return max(session.wait_until(), session.changed_at + self._settings.linger)
@@ -223,3 +227,8 @@ def kill_grace(shutdown_grace: float) -> float:
 
 def _nothing() -> None:
     """For a turn in which only the state is looked at anew."""
+
+
+def leave_grace(shutdown_grace: float) -> float:
+    """Seconds after which an executor that its agent told to leave leaves, whatever was not acknowledged."""
+    return max(shutdown_grace - min(1.0, 0.2 * shutdown_grace), 0.0)

@@ -4,7 +4,6 @@ import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from mesos.v1 import mesos_pb2
 
@@ -38,14 +37,8 @@ class Surroundings:
     @classmethod
     def of(cls, settings: Settings, own: Mapping[str, str]) -> "Surroundings":
         """From the executor's own environment."""
-        private = {TOKEN_VARIABLE, *(option.variable for option in OPTIONS), *_from_interpreter()}
+        private = {TOKEN_VARIABLE, *(option.variable for option in OPTIONS)}
         return cls(settings, environment.inherited(own, private, bundle=getattr(sys, "_MEIPASS", None)))
-
-
-def _from_interpreter() -> set[str]:
-    """Where no locale is set, Python sets LC_CTYPE for itself (PEP 538), and for all that it starts."""
-    start = Path("/proc/self/environ").read_bytes().split(b"\0")
-    return set() if any(entry.startswith(b"LC_CTYPE=") for entry in start) else {"LC_CTYPE"}
 
 
 def prepare(

@@ -29,6 +29,8 @@ def become(plan: Plan, descriptors: list[int], report: int, ignored: list[signal
     warden = os.getppid()
     stage, detail = "session", b""
     try:
+        # Before it has a session of its own: what is in one and has no mark is no start of ours (tree.py).
+        prctl.set_timer_slack(procfs.MARK_BASE + mark)
         os.setsid()
         stage = "output"
         _move(descriptors)
@@ -51,7 +53,6 @@ def become(plan: Plan, descriptors: list[int], report: int, ignored: list[signal
         os.chdir(directory)
         # A change of user clears the signal, so it is set last; a warden that died meanwhile sends none.
         prctl.set_parent_death_signal(signal.SIGKILL)
-        prctl.set_timer_slack(procfs.MARK_BASE + mark)
         if os.getppid() != warden:
             os._exit(1)
         stage, detail = "exec", program
@@ -61,6 +62,8 @@ def become(plan: Plan, descriptors: list[int], report: int, ignored: list[signal
     except ValueError:
         _tell(report, stage, errno.EINVAL, detail)
     except OSError as error:
+        if stage == "exec" and error.errno == errno.ENOENT:
+            detail = _interpreter(program)
         _tell(report, stage, error.errno or 0, detail)
     except BaseException as error:
         _tell(report, stage, 0, repr(error).encode())
@@ -100,3 +103,21 @@ def _execute(program: bytes, argv: list[bytes], environment: dict[bytes, bytes])
             elif error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 raise
     raise denied or OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
+def _interpreter(program: bytes) -> bytes:
+    """What a program needs to run, when it is there itself and exec(2) found nothing; empty else. Looked up
+    here, where the task's own rights decide what may be read.
+    """
+    try:
+        descriptor = os.open(program, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        first = os.read(descriptor, 256).split(b"\n")[0]
+    except OSError:
+        first = b""
+    finally:
+        os.close(descriptor)
+    words = first[2:].split(maxsplit=1)
+    return words[0] if first.startswith(b"#!") and words else b"(the dynamic loader)"

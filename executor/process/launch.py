@@ -124,7 +124,7 @@ def explain(launch: Launch, stage: Stage, number: int, detail: bytes) -> LaunchE
         case Stage.DIRECTORY:
             text = f"cannot enter the working directory {os.fsdecode(detail)!r}: {reason}"
         case Stage.EXEC:
-            text = f"cannot run {_short(launch.file)!r}: {_exec_reason(launch, number, reason)}"
+            text = f"cannot run {_short(launch.file)!r}: {_exec_reason(launch, number, reason, detail)}"
         case _:
             text = f"cannot prepare the process ({stage.value}): {reason}"
     return LaunchError(stage, number, text)
@@ -141,28 +141,16 @@ def _limit_text(launch: Launch, detail: bytes) -> str:
     return f"{_LIMIT_NAMES.get(kind, f'resource limit {kind}')}{values}"
 
 
-def _exec_reason(launch: Launch, number: int, reason: str) -> str:
+def _exec_reason(launch: Launch, number: int, reason: str, detail: bytes) -> str:
     """errno's text, made plainer where the same number has several causes."""
     if number == errno.E2BIG:
         size = sum(len(os.fsencode(entry)) + 1 for entry in launch.argv)
         return f"{reason} ({len(launch.argv)} arguments of {size} bytes in all)"
     if number == errno.ENOENT:
-        program = launch.cwd / launch.file
         if "/" not in launch.file:
             return f"{reason} (looked in PATH={launch.env.get('PATH', '')})"
-        if program.exists():
-            interpreter = _interpreter(program) or "(the dynamic loader)"
-            return f"{reason}: its interpreter {interpreter!r}"
+        if detail:
+            return f"{reason}: its interpreter {os.fsdecode(detail)!r}"
     if number == errno.ETIMEDOUT:
         return "it did not start within the time allowed"
     return reason
-
-
-def _interpreter(program: Path) -> str | None:
-    try:
-        with program.open("rb") as script:
-            first = script.readline(256)
-    except OSError:
-        return None
-    words = first[2:].split(maxsplit=1)
-    return os.fsdecode(words[0]) if first.startswith(b"#!") and words else None

@@ -4,6 +4,7 @@ import ctypes
 import os
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_TIMERSLACK = 29
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -29,3 +30,10 @@ def set_timer_slack(nanoseconds: int) -> None:
 def become_subreaper() -> None:
     """Adopt every descendant whose parent dies, whatever session or group it has moved to."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def hide_memory() -> None:
+    """Let no process of the same user look into this one: not by ptrace(2), and not through /proc/PID's mem,
+    environ, maps, fd, cwd and root, which belong to root from now on. Children inherit it until they exec.
+    """
+    _prctl(_PR_SET_DUMPABLE, 0)

@@ -9,6 +9,7 @@ import errno
 import os
 import select
 import signal
+import struct
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -34,6 +35,9 @@ class Supervisor:
         # Distinguishes our cookies from those of an executor that we run under, or that runs as a task of
         # ours.
         self._instance = os.urandom(4).hex()
+        # Each number comes up once, since the step ends in 3 and MARKS has no factors but 2 and 5.
+        self._first_mark, step = struct.unpack("=II", os.urandom(8))
+        self._mark_step = step * 10 + 3
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self._reserve: list[int] = []
         self._fill_reserve()
@@ -55,8 +59,19 @@ class Supervisor:
         except OSError as error:
             raise explain(launch, Stage.FORK, error.errno or 0, b"") from None
         self._count += 1
-        cookie = f"{self._instance}.{self._count}"
-        mark = self._count % procfs.MARKS + 1
+        # Nobody who knows one of them can tell another's (tree.py).
+        cookie = f"{self._instance}.{self._count}.{os.urandom(4).hex()}"
+        mark = (self._first_mark + self._count * self._mark_step) % procfs.MARKS + 1
+        self._lineage.expect(cookie, mark)
+        try:
+            process = self._start(launch, cookie, mark)
+        except LaunchError:
+            self._lineage.abandon(mark)
+            raise
+        self._lineage.add(process)
+        return process
+
+    def _start(self, launch: Launch, cookie: str, mark: int) -> Process:
         user = launch.user
         environment = {os.fsencode(name): os.fsencode(value) for name, value in launch.env.items()}
         environment[os.fsencode(procfs.COOKIE)] = os.fsencode(cookie)

@@ -2,13 +2,18 @@
 
 Every process that a task ever made is below one subreaper (see warden.py), so only those are looked at. One
 of them belongs to a task when it descends from the task's process, or is in a session or group led by one
-that does, or was started with the task's cookie, or was seen to belong before, or has the task's mark: a
-daemon that cleared its environment has no cookie any more.
+that does, or was seen to belong before, or has the task's mark, or was started with the task's cookie: a
+daemon that has left its parent and its session still has those two.
+
+It can get rid of them: cookie and mark are its own to change, and so they are guesses. Neither tells another
+task's, both being drawn at random for each start, and those of no living task are no better than none. What
+nothing is known of was made by somebody who is older; where only one living task is, it is that one's. Where
+several are, it lives on until one of them is left; so it outlives its task, and never all of them.
 """
 
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from executor.process import procfs
 from executor.process.launch import Process
@@ -29,8 +34,23 @@ class Lineage:
     def __init__(self, root: Callable[[], int]) -> None:
         """`root` tells below which process all tasks are."""
         self._root = root
+        self._living: dict[str, Process] = {}
+        self._starting: dict[int, str] = {}
         self._known: dict[tuple[int, int], str] = {}
         self._no_cookie: set[tuple[int, int]] = set()
+
+    def expect(self, cookie: str, mark: int) -> None:
+        """Something is being started: what bears its mark is its own."""
+        self._starting[mark] = cookie
+
+    def add(self, process: Process) -> None:
+        """It was started."""
+        self._starting.pop(process.mark, None)
+        self._living[process.cookie] = process
+
+    def abandon(self, mark: int) -> None:
+        """It was not."""
+        self._starting.pop(mark, None)
 
     def members(self, processes: Iterable[Process]) -> dict[str, list[Stat]]:
         """The living processes of each task, by cookie, from one look at all that is below the warden."""
@@ -39,10 +59,13 @@ class Lineage:
         alive = {entry.identity: entry for entry in entries}
         self._known = {identity: cookie for identity, cookie in self._known.items() if identity in alive}
         self._no_cookie &= alive.keys()
-        for process in wanted.values():
+        living = {**self._living, **wanted}
+        for process in living.values():
             if (process.pid, process.started) in alive:
                 self._known[process.pid, process.started] = process.cookie
-        self._spread(entries, wanted.values())
+        self._spread(entries, living)
+        owners = set(self._known.values())
+        self._living = {cookie: process for cookie, process in self._living.items() if cookie in owners}
         found: dict[str, list[Stat]] = {cookie: [] for cookie in wanted}
         for entry in entries:
             cookie = self._known.get(entry.identity)
@@ -50,19 +73,19 @@ class Lineage:
                 found[cookie].append(entry)
         return found
 
-    def _spread(self, entries: list[Stat], processes: Iterable[Process]) -> None:
+    def _spread(self, entries: list[Stat], living: Mapping[str, Process]) -> None:
         """Give each entry its owner; parents come before children, and what is learnt of one teaches of
         others.
         """
         numbers = {entry.pid: entry for entry in entries}
         leaders: dict[int, str] = {}
-        for process in processes:
+        for process in living.values():
             # A dead leader's number stays taken while its session or group lives; a new process of that
             # number ends it.
             reused = process.pid in numbers and numbers[process.pid].started != process.started
             if not reused:
                 leaders[process.pid] = process.cookie
-        marks = _marks(processes)
+        marks = _marks(living.values()) | self._starting
         for entry in entries:
             owner = self._known.get(entry.identity)
             if owner is not None:
@@ -73,27 +96,48 @@ class Lineage:
             for entry in entries:
                 if entry.identity in self._known:
                     continue
-                owner = self._owner(entry, numbers, leaders, marks)
+                owner = self._owner(entry, numbers, leaders) or self._guess(entry, numbers, living, marks)
                 if owner is not None:
                     self._known[entry.identity] = owner
                     leaders.setdefault(entry.pid, owner)
                     changed = True
 
-    def _owner(
-        self, entry: Stat, numbers: dict[int, Stat], leaders: dict[int, str], marks: dict[int, str]
-    ) -> str | None:
+    def _owner(self, entry: Stat, numbers: Mapping[int, Stat], leaders: Mapping[int, str]) -> str | None:
         parent = numbers.get(entry.parent)
         if parent is not None and parent.identity in self._known:
             return self._known[parent.identity]
         for leader in (entry.session, entry.group):
             if leader in leaders:
                 return leaders[leader]
+        return None
+
+    def _guess(
+        self,
+        entry: Stat,
+        numbers: Mapping[int, Stat],
+        living: Mapping[str, Process],
+        marks: Mapping[int, str],
+    ) -> str | None:
+        """The owner of a process that has left its parent and its session; None where nothing tells."""
+        if entry.parent in numbers:
+            return None  # its parent's owner is its own, and that one's turn comes
+        owner = marks.get(procfs.mark(entry.pid))
+        if owner is not None:
+            return owner
         if entry.identity not in self._no_cookie:
             cookie = procfs.cookie(entry.pid)
-            if cookie is not None:
+            if cookie in living:
                 return cookie
             self._no_cookie.add(entry.identity)
-        return marks.get(procfs.mark(entry.pid))
+        if self._starting or entry.session == self._session():
+            return None  # it may be a start of ours that has not come to its program
+        older = [cookie for cookie, process in living.items() if process.started <= entry.started]
+        return older[0] if len(older) == 1 else None
+
+    def _session(self) -> int:
+        """The session of the process that starts all: none of a task's can be in it."""
+        root = procfs.stat(self._root())
+        return root.session if root is not None else 0
 
 
 def _marks(processes: Iterable[Process]) -> dict[int, str]:

@@ -37,12 +37,15 @@ log = logging.getLogger(__name__)
 MAX_ERROR_TEXT = 500
 """Bytes of an error answer's body that are kept for the log."""
 
-MAX_WAITING = 4 * 1024 * 1024
+MAX_WAITING = 256 * 1024
 """Bytes of records, and of a little more for each, that may wait for the owner thread; one record is always
 let through, whatever its size."""
 
 RECORD_COST = 512
 """Bytes that an event costs beside those of its record, roughly."""
+
+MAX_COMPLAINTS = 100
+"""Records without an event that are logged."""
 
 BODY_PATIENCE = 1.0
 """Seconds for the rest of an answer whose status is known; the connection is given up after them."""
@@ -207,6 +210,7 @@ class _Stream:
         self._body: bytes | None = None
         self._connection: HttpConnection | None = None
         self._waiting = 0
+        self._complaints = 0
         self._closed = False
         threading.Thread(target=self._run, name="stream", daemon=True).start()
 
@@ -276,13 +280,20 @@ class _Stream:
             try:
                 report = EventReceived(attempt, decode_event(record, self._target.encoding))
             except DecodeError as error:
-                log.warning("ignoring a record of %d bytes that holds no event: %s", len(record), error)
+                self._complain(f"ignoring a record of {len(record)} bytes that holds no event: {error}")
                 report = Noise(attempt)
-            except Exception:
+            except Exception as error:
                 # The next record may be a KILL: it must not pay for this one.
-                log.exception("a defect: a record of %d bytes is lost", len(record))
+                self._complain(f"a defect: a record of {len(record)} bytes is lost: {error!r}")
                 report = Noise(attempt)
             self._report(report, len(record) + RECORD_COST)
+
+    def _complain(self, text: str) -> None:
+        self._complaints += 1
+        if self._complaints < MAX_COMPLAINTS:
+            log.warning("%s", text)
+        elif self._complaints == MAX_COMPLAINTS:
+            log.warning("%s; there were %d, and no further ones are told", text, MAX_COMPLAINTS)
 
     def _report(self, report: Report, cost: int) -> None:
         """Hand on a report, when there is room for it. Raises AbortedError if its attempt ends before."""

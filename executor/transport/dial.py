@@ -40,6 +40,8 @@ KEEPALIVE_PROBES = 6
 lost."""
 
 READ_SIZE = 64 * 1024
+RECEIVE_BUFFER = 256 * 1024
+"""Bytes that the kernel takes for us before we do: a KILL waits behind them all."""
 
 FULL_QUEUE_PAUSE = 0.02
 """Seconds until the next look at a Unix socket whose queue of connections is full: nothing tells of its
@@ -172,6 +174,7 @@ class Wire:
             try:
                 sock = socket.socket(family, kind, protocol)
                 self._own(sock)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
                 self._connect(sock, address, until)
                 break
             except AbortedError:

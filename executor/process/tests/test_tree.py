@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from executor.process.tests.fixtures import (
     shell,
     supervised,
 )
+from executor.process.tree import Lineage
 
 DAEMON = """
 import os, sys, time
@@ -195,3 +197,58 @@ def test_descendants_with_and_without_the_kernels_lists(walk: bool, monkeypatch:
 def _state(pid: int) -> str:
     entry = procfs.stat(pid)
     return entry.state if entry else ""
+
+
+WASHED = """
+import ctypes, os, sys, time
+if os.fork():
+    time.sleep(1000)
+os.setsid()
+if os.fork():
+    os._exit(0)
+ctypes.CDLL(None).prctl(29, ctypes.c_ulong(60000), 0, 0, 0)  # timer slack
+environment = {forged!r}
+program = "import os, time; open({file!r}, 'w').write(f'{{os.getpid()}}\\\\n'); time.sleep(1000)"
+os.execve(sys.executable, [sys.executable, "-I", "-S", "-c", program], environment)
+"""
+
+
+@pytest.mark.parametrize("forged", [{}, {"MESOKIT_TASK": "no.such"}, {"MESOKIT_TASK": ""}])
+def test_who_forges_its_cookie_and_washes_its_mark_dies_with_its_task(
+    tmp_path: Path, forged: dict[str, str]
+) -> None:
+    with supervised() as supervisor:
+        process = supervisor.start(python(WASHED.format(forged=forged, file=str(tmp_path / "pid"))))
+        escaped = pid_in(tmp_path / "pid")
+        supervisor.signal_tree(process, signal.SIGKILL)
+        ending(supervisor, process)
+        eventually(lambda: not alive(escaped), "the end of what escaped")
+
+
+def test_who_might_be_of_two_tasks_outlives_one_and_never_both(tmp_path: Path) -> None:
+    with supervised() as supervisor:
+        other = supervisor.start(launch("sleep", "1000"))
+        process = supervisor.start(python(WASHED.format(forged={}, file=str(tmp_path / "pid"))))
+        escaped = pid_in(tmp_path / "pid")
+        time.sleep(0.05)  # start times are told in hundredths of a second
+        younger = supervisor.start(launch("sleep", "1000"))
+        supervisor.signal_tree(process, signal.SIGKILL)
+        ending(supervisor, process)
+        assert [entry.pid for entry in supervisor.survivors(younger)] == [younger.pid]
+        supervisor.signal_tree(other, signal.SIGKILL)
+        ending(supervisor, other)
+        eventually(lambda: not alive(escaped), "the end of what escaped")
+        assert [entry.pid for entry in supervisor.survivors(younger)] == [younger.pid]
+
+
+def test_a_start_that_has_not_come_to_its_program_is_nobody_elses() -> None:
+    """What the warden has forked for one task must not be taken for another's orphan."""
+    with supervised() as supervisor:
+        process = supervisor.start(launch("sleep", "1000"))
+        lineage = Lineage(lambda: supervisor.warden_pid)
+        lineage.add(process)
+        lineage.expect("another", 7)
+        starting = supervisor.start(launch("sleep", "1000"))
+        assert [entry.pid for entry in lineage.members([process])[process.cookie]] == [process.pid]
+        lineage.abandon(7)
+        assert starting.pid in [entry.pid for entry in lineage.members([process])[process.cookie]]

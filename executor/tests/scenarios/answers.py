@@ -45,4 +45,14 @@ class Silence:
     """No answer at all; the connection stays open until the agent stops."""
 
 
-Answer = Accept | Refuse | Reset | Close | Silence
+@dataclass(frozen=True, slots=True)
+class Endless:
+    """`first`, then `again` for ever with `pause` seconds between. `taken`: the call took effect."""
+
+    first: bytes
+    again: bytes
+    pause: float = 0.0
+    taken: bool = False
+
+
+Answer = Accept | Refuse | Reset | Close | Silence | Endless

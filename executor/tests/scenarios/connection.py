@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from mesos.v1.executor import executor_pb2
 
 from executor.tests.scenarios.answers import Answer
-from executor.tests.scenarios.http_wire import Reader, Request
+from executor.tests.scenarios.http_wire import ConnectionEndedError, Reader, Request
 from executor.tests.scenarios.ledger import state_name
 
 LINGER_RESET = struct.pack("ii", 1, 0)
@@ -68,3 +68,15 @@ class Connection:
         """Bytes to the peer, each in a segment of its own if `singly`. Raises OSError."""
         for piece in (data[i : i + 1] for i in range(len(data))) if singly else (data,):
             self.peer.sendall(piece)
+
+    def send_without_end(self, first: bytes, again: bytes, pause: float) -> None:
+        """`first`, then `again` for ever, as it is taken. Raises ConnectionEndedError when asked for the end,
+        and OSError when the peer has gone.
+        """
+        self.peer.settimeout(0.1)
+        data = first
+        while not self.reader.woken(pause if not data else 0.0):
+            data = data or again
+            with contextlib.suppress(TimeoutError):
+                data = data[self.peer.send(data) :]
+        raise ConnectionEndedError

@@ -73,6 +73,10 @@ class EventStream:
                 return False
         return True
 
+    def bound_buffer(self, size: int) -> None:
+        """Let the kernel hold no more bytes that the executor has no room for."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+
     def end(self) -> None:
         """The orderly end: the last chunk, then FIN."""
         self.raw(b"0\r\n\r\n")

@@ -89,6 +89,10 @@ class Reader:
         select.select([self._woken], [], [])
         raise ConnectionEndedError
 
+    def woken(self, seconds: float) -> bool:
+        """Whether `wake` was called, now or within some seconds."""
+        return bool(select.select([self._woken], [], [], seconds)[0])
+
     def _take(self, count: int) -> bytes:
         while len(self._buffer) < count:
             self._more()

@@ -22,7 +22,7 @@ from mesos.v1.executor import executor_pb2
 from executor.protocol import Encoding
 from executor.tests.scenarios import acknowledgements, events
 from executor.tests.scenarios.addresses import PORT, Tcp, Unix, listen
-from executor.tests.scenarios.answers import Accept, Answer, Close, Refuse, Reset, Silence
+from executor.tests.scenarios.answers import Accept, Answer, Close, Endless, Refuse, Reset, Silence
 from executor.tests.scenarios.call_rules import Identity, RefusedError, check
 from executor.tests.scenarios.connection import LINGER_RESET, Connection, Entry
 from executor.tests.scenarios.event_stream import EventStream
@@ -308,6 +308,8 @@ class ScriptedAgent:
                 raise ConnectionEndedError
             case Silence():
                 connection.reader.until_woken()
+            case Endless(first, again, pause):
+                connection.send_without_end(first, again, pause)
 
     def _note(self, entry: Entry) -> None:
         with self._changed:
@@ -389,4 +391,4 @@ class ScriptedAgent:
 
 
 def _took(outcome: Answer) -> bool:
-    return isinstance(outcome, Accept) or (isinstance(outcome, (Reset, Close)) and outcome.taken)
+    return isinstance(outcome, Accept) or (isinstance(outcome, (Reset, Close, Endless)) and outcome.taken)
