@@ -8,6 +8,7 @@ import time
 from mesos.v1 import mesos_pb2
 
 from executor.checks.tests.servers import endless, self_signed
+from executor.protocol import Encoding
 from executor.tests.hostile_peers.measured import (
     KILL_GRACE,
     SLACK,
@@ -78,3 +79,18 @@ def test_servers_without_end_hold_up_nothing(scene: Scene) -> None:
                 agent.wait_state(name, "KILLED")
             assert gone(executor, name)
         shutdown_obeyed(executor, f"{len(names) - len(victims)} such servers")
+
+
+@scenario(Encoding.PROTOBUF)
+def test_a_server_faster_than_its_reader(scene: Scene) -> None:
+    """Alone, so that there is always more to read: the owner thread must not wait for it to stop."""
+    agent = scene.agent()
+    executor = scene.start(agent, VARIABLES)
+    with endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n") as port:
+        agent.send(launch_group(_checked("t", port, "http")))
+        wait_until(scene.path("t.pid").exists, "t to run")
+        time.sleep(1.0)
+        with measured("KILL, 100 Continue faster than it is read", KILL_GRACE, SLACK):
+            agent.send(kill("t", KILL_GRACE))
+            wait_until(lambda: gone(executor, "t"), "t to be gone")
+        shutdown_obeyed(executor, "100 Continue faster than it is read")

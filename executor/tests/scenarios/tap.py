@@ -18,8 +18,9 @@ _SERVER_NAME, _SUPPORTED_GROUPS = 0, 10
 
 @dataclass
 class Tap:
-    """`sent`: for each connection, in order, what came from its client."""
+    """`port`: where it listens; `sent`: for each connection, in order, what came from its client."""
 
+    port: int
     sent: list[bytearray] = field(default_factory=list)
 
     @property
@@ -29,9 +30,9 @@ class Tap:
 
 @contextmanager
 def tapped(where: tuple[str, int], target: tuple[str, int]) -> Iterator[Tap]:
-    """Listen at `where` for what is meant for `target`."""
-    tap = Tap()
+    """Listen at `where` (port 0: any) for what is meant for `target`."""
     listener = socket.create_server(where, backlog=64)
+    tap = Tap(listener.getsockname()[1])
     open_: list[socket.socket] = []
 
     def copy(source: socket.socket, sink: socket.socket, kept: bytearray | None) -> None:
