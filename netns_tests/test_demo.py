@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -74,3 +75,32 @@ def test_ctrl_c_at_the_terminal_ends_the_private_node() -> None:
     assert demo.wait(60) == 130
     assert "interrupted; everything was cleaned up" in rest
     assert "All" not in rest
+
+
+def test_output_that_nobody_reads_or_that_has_no_room_ends_it_in_order(node: Node) -> None:
+    before = snapshot(node)
+    demo = f"{sys.executable} {TOP / 'packaging/demo.py'} --on-host"
+    for script, status in (
+        (f"({demo}; echo $? > /run/status) | head -n 4", 141),
+        (f"{demo} > /dev/full; echo $? > /run/status", 1),
+    ):
+        done = node.run(["sh", "-c", script], check=False, timeout=150)
+        assert b"Traceback" not in done.stderr
+        assert node.path("/run/status").read_text() == f"{status}\n"
+        node.path("/run/status").unlink()
+    assert residue(node, before) == []
+
+
+def test_colours_are_for_terminals_that_take_them(node: Node) -> None:
+    demo = shlex.join([*ON_HOST, "--plugin-dir", "/nothing"])
+    for env, coloured in (({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False), ({"NO_COLOR": "1"}, False)):
+        done = node.run(["script", "-qec", demo, "/dev/null"], env={"TERM": "xterm", **env}, check=False)
+        assert ("\x1b[" in done.text) == coloured, env
+
+
+def test_an_ordinary_user_is_told_that_it_needs_root() -> None:
+    capability = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *capability]
+    done = subprocess.run([*nobody, *ON_HOST], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "demo: run me as root: containers and network namespaces need it\n"

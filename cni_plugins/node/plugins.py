@@ -8,8 +8,7 @@ import os
 from contextlib import suppress
 
 from cni_plugins.attach.reload import reload
-from cni_plugins.kernel.netlink import codec
-from cni_plugins.kernel.netlink.layouts import ADDRESS, LINK, ROUTE
+from cni_plugins.kernel.netlink import layouts
 from cni_plugins.kernel.nft import library
 from cni_plugins.node.service import Handler
 from cni_plugins.plugins.registry import MODULES, Handlers, Plugins
@@ -59,7 +58,7 @@ def prepare() -> Handler:
         registry.load(kind)
     for module in _LATER:
         importlib.import_module(module)
-    codec.load(LINK, ADDRESS, ROUTE)
+    layouts.load_fallbacks()
     with suppress(CniError):  # a host without libnftables can do without it
         library.load()
     handlers = Handlers()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from typing import Any
 
-from cni_plugins.kernel.netlink.codec import Layout, Table, Unknown, pack
+from cni_plugins.kernel.netlink.codec import Layout, Table, Unknown, load, pack
 
 _NESTED = 0x8000
 _8, _16, _32, _64 = (struct.Struct(f"={letter}").pack for letter in "BHIQ")
@@ -261,3 +261,10 @@ CONNECTION = Layout(
         "CTA_FILTER": (25 | _NESTED, _attrs({"CTA_FILTER_ORIG_FLAGS": (1, _32)})),
     },
 )
+
+
+def load_fallbacks() -> None:
+    """Import pyroute2's classes for the messages of links, addresses and routes, which may get an attribute
+    that no table holds, in a process that may not find them later.
+    """
+    load(LINK, ADDRESS, ROUTE)
