@@ -24,9 +24,9 @@ _MESSAGE_LIMIT = 512
 _FEW = 8
 _BUDGET = 0.01
 """Seconds of processor time for one piece of a stream."""
-_SHORT = 256
+_SHORT = 64
 """Bytes that are searched without a trial."""
-_GROWTH = 8
+_GROWTH = 16
 """What a line of twice the length may cost more: a pattern with repeats one after the other goes by powers of
 the length, and `compile_pattern` refuses those that are worse."""
 

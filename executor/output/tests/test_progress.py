@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,34 @@ def test_a_flood_of_progress_waits_once_on_the_loop() -> None:
         assert len(loop._posted) == 1
         watcher.finish()
     assert [report.percent for report in told] == [99]
+
+
+@pytest.mark.parametrize("pattern", [DEFAULT_PATTERN, r"([0-9]*)([0-9]*)([0-9]*)x"])
+def test_lines_made_for_a_slow_search_cost_a_budget_and_no_more(pattern: str) -> None:
+    scanner = Scanner(compile_pattern(pattern))
+    hostile = b"progress: " + b"0" * 4000 + b"x\n" if pattern == DEFAULT_PATTERN else b"0" * 4000 + b"\n"
+    began = time.thread_time()
+    for _ in range(20):
+        scanner.feed(hostile * 16)
+    assert time.thread_time() - began < 20 * 0.5
+    if pattern == DEFAULT_PATTERN:
+        assert scanner.feed(hostile * 16 + b"progress: 6 on time\n") == Reading(6, "on time")
+
+
+def test_a_long_line_that_costs_nothing_is_searched_to_the_limit() -> None:
+    assert Scanner(PATTERN).feed(b"x" * 4000 + b" progress: 5\n") == Reading(5, "")
+
+
+def test_a_file_with_another_name_or_of_another_user_is_not_read(tmp_path: Path) -> None:
+    """A hard link may lead to what the task's user must not read."""
+    (tmp_path / "hidden").write_text("progress: 10\n")
+    (tmp_path / "progress").hardlink_to(tmp_path / "hidden")
+    seen: list[bytes] = []
+    with running_loop() as loop:
+        FollowedFile(loop, Directory.of(tmp_path), "progress", seen.append).close()
+        (tmp_path / "hidden").unlink()
+        os.chown(tmp_path / "progress", 54321, -1)
+        FollowedFile(loop, Directory.of(tmp_path), "progress", seen.append).close()
+        assert not seen
+        FollowedFile(loop, Directory.of(tmp_path), "progress", seen.append, 54321).close()
+    assert b"".join(seen) == b"progress: 10\n"
