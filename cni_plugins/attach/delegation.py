@@ -17,10 +17,8 @@ from cni_plugins.spec.config import decode, shown
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Result, encode
 from cni_plugins.spec.values import JsonObject, fold
-from cni_plugins.steps import delegate as foreign
 from cni_plugins.steps import registry
 from cni_plugins.steps.context import Context, collection_lock
-from cni_plugins.steps.delegate import Delegate
 from cni_plugins.steps.step import Step
 
 _INHERITED = (
@@ -114,6 +112,8 @@ def validate(call: Call, config: JsonObject, context: Context) -> None:
     name = type_of(config)
     plugin = context.plugins.get(name)
     if plugin is None:
+        from cni_plugins.steps import delegate as foreign
+
         foreign.find(name, call.path)
         return
     child = _child(call, config, None, name)
@@ -148,9 +148,11 @@ def _add(call: Call, tx: Transaction, name: str) -> Result:
     plugin = tx.context.plugins.get(name)
     if plugin is not None:
         return run_add(plugin, replace(call, plugin=name), tx)
+    from cni_plugins.steps import delegate as foreign
+
     foreign.find(name, call.path)
     tx.intend(
-        Delegate(
+        foreign.Delegate(
             plugin=name,
             config=call.config,
             container_id=call.container_id,
@@ -190,6 +192,8 @@ def forward(verb: Verb, call: Call, context: Context, name: str) -> None:
     plugin = context.plugins.get(name)
     if plugin is None:
         # Nothing is recorded of it here, so a plugin that is gone is no reason to fail for ever.
+        from cni_plugins.steps import delegate as foreign
+
         if verb not in {Verb.DEL, Verb.GC} or not foreign.is_missing(name, call):
             foreign.run(verb, call, name, call.config)
         return

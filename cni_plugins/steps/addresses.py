@@ -1,11 +1,7 @@
-"""Addresses and routes: of the container's interface, and of the host towards a routed container.
-
-Both go with their links, so there is nothing to undo.
-"""
+"""Addresses and routes of the container's interface. They go with it, so there is nothing to undo."""
 
 import errno
 from collections.abc import Sequence
-from dataclasses import dataclass
 from ipaddress import ip_interface
 
 from cni_plugins.kernel import addresses, interface, links, routes, verify
@@ -15,7 +11,7 @@ from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Result, Route
 from cni_plugins.spec.values import Ip, IpInterface
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.step import Step
+from cni_plugins.steps.step import Step, step
 
 
 def whole(ip: Ip) -> IpInterface:
@@ -23,7 +19,7 @@ def whole(ip: Ip) -> IpInterface:
     return ip_interface(f"{ip}/{ip.max_prefixlen}")
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class Addresses(Step):
     """The container's interface `ifname` in service. `dad`, `up` and `notify` as in kernel.interface.Plan.
 
@@ -88,25 +84,3 @@ def _inner_routes(ips: Sequence[Address]) -> list[tuple[Route, Ip]]:
         if network.num_addresses > 1:
             listed.append((Route(ip_interface(str(network)), entry.gateway), source))
     return listed
-
-
-@dataclass(frozen=True, slots=True)
-class HostRoutes(Step):
-    """The gateways' addresses on the host's end `name` of a pair, and routes to the container's addresses."""
-
-    name: str
-    ips: tuple[Address, ...]
-
-    def apply(self, context: Context) -> None:
-        index = interface.index_of(context.call.host, self.name)
-        batch: list[Message] = []
-        for entry in self.ips:
-            if entry.gateway is not None:
-                batch.append(addresses.add(index, whole(entry.gateway), dad=False))
-            scope = routes.SCOPE_HOST if entry.address.version == 4 else None
-            batch.append(routes.add(Route(whole(entry.address.ip), scope=scope), index))
-        if batch:
-            context.host.request(*batch)
-
-    def check(self, context: Context) -> None:
-        verify.route_list(context.host, [Route(whole(entry.address.ip)) for entry in self.ips])

@@ -4,19 +4,17 @@ A bridge of ours carries the alias `mesokit` or the MAC address that its first s
 last port; the bridge's lock keeps its making and the making of a port apart from its removal.
 """
 
-from dataclasses import dataclass
-
 from cni_plugins.kernel import addresses, bridges, interface, links, sysctl, verify, vlans
 from cni_plugins.kernel.links import Link
 from cni_plugins.kernel.netlink.route import Message
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.values import IpInterface
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.step import Step
+from cni_plugins.steps.step import Step, step
 from cni_plugins.store.locks import locked
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class Bridge(Step):
     """`mac` is what it gets if it has to be made; one that is there keeps its own. `pinned`: its address does
     not follow its ports'.
@@ -85,7 +83,7 @@ class Bridge(Step):
             raise CniError(Code.INTERNAL, f"bridge {self.name} is not promiscuous")
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class BridgePort(Step):
     """The host end `name` (MAC address `mac`) of a pair, as a port of `bridge`. It goes with the pair.
 
@@ -166,7 +164,7 @@ def membership(
     return changes + [vlans.trunk(port, index, first, last) for first, last in trunks]
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class Gateway(Step):
     """The gateways' addresses on `interface`: a bridge, or what stands for one of its VLANs. They stay:
     others use them, and they go with a bridge of ours.

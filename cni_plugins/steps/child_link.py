@@ -14,9 +14,9 @@ from cni_plugins.kernel import links, verify
 from cni_plugins.kernel.links import Link
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Result
-from cni_plugins.steps import link_settings
+from cni_plugins.steps import mtu
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.step import Step
+from cni_plugins.steps.step import Step, step
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Attribute:
     raw: int = -1
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class ChildLink(Step):
     """`temporary` is the name that it is made under, `mac` "" the master's or the kernel's choice; `master`
     is "" for a link without one, `in_container` says where the master is. `mtu` 0 is the master's.
@@ -101,4 +101,4 @@ class ChildLink(Step):
                 raise CniError(
                     Code.INTERNAL, f"{item.name} of {self.ifname} is {found}, not {item.raw} ({item.value})"
                 )
-        link_settings.require_mtu(context, link, self.mtu)
+        mtu.require_mtu(context, link, self.mtu)

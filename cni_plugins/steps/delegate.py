@@ -6,7 +6,7 @@ namespace, and must be done before the call's deadline. Its stdout is captured; 
 
 import os
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Result, decode
 from cni_plugins.spec.values import JsonObject, dump_json, fold, parse_json
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.step import Step
+from cni_plugins.steps.step import Step, step
 
 #: Set by `mesokit cni forget`: a foreign plugin that cannot take down what it made is passed over.
 FORGET = "MESOKIT_FORGET"
@@ -92,7 +92,7 @@ def _failure(name: str, done: program.Finished) -> CniError:
     return CniError(Code.INTERNAL, f"plugin {name} failed with {how}", text[:2000])
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class Delegate(Step):
     """A foreign plugin's ADD, which the caller runs; undo runs its DEL with the configuration and environment
     that its ADD got.

@@ -2,17 +2,15 @@
 advertisements (see kernel/forwarding.py), which is put back.
 """
 
-from dataclasses import dataclass
-
 from cni_plugins.kernel import forwarding
 from cni_plugins.kernel.forwarding import Uplink
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.step import Step
+from cni_plugins.steps.step import Step, step
 from cni_plugins.store import claims
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class Forwarding(Step):
     """The host forwards packets of these families (4, 6). It is not turned off again: nobody can know who
     else counts on it.
@@ -37,7 +35,7 @@ class Forwarding(Step):
                 )
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class AdvertisedRouters(Step):
     """The host goes on to believe the routers that advertise themselves by these links though it forwards.
     All that count on the forwarding claim it (`subject`, `member`); the last one puts the links back, unless

@@ -7,15 +7,13 @@ from cni_plugins.kernel.links import Link
 from cni_plugins.kernel.netlink.route import Netlink
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.step import Step
-from cni_plugins.store import records
+from cni_plugins.steps.step import Step, step
 
 _FLAGS = (
     ("up", links.IFF_UP),
     ("promisc", links.IFF_PROMISC),
     ("allmulti", links.IFF_ALLMULTI),
 )
-_REFERENCE_TUNING = "/run/cni/tuning"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,7 @@ class Settings:
         return {key: value for key, value in named.items() if value is not None}
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class LinkSettings(Step):
     """Settings of the link `name`: of the container's namespace, or, when `host_mac` is given, of the host's
     with that MAC address. `before` is what undo puts back.
@@ -94,26 +92,3 @@ class LinkSettings(Step):
         for name, value in asked.items():
             if value is not None and value != there[name]:
                 raise CniError(Code.INTERNAL, f"{name} of {self.name} is {there[name]}, {plugin} set {value}")
-
-
-def require_mtu(context: Context, link: Link, wanted: int) -> None:
-    """CniError 999 when a link of the container has another MTU than it was made with (`wanted`; 0: any), and
-    nobody changed it on the attachment's behalf: a later plugin of the list, as prevResult or a record says,
-    or the reference's tuning.
-    """
-    call = context.call
-    if not wanted or link.mtu == wanted:
-        return
-    result = call.previous
-    for entry in result.interfaces if result is not None else ():
-        if entry.name == link.name and entry.sandbox and entry.mtu == link.mtu:
-            return
-    for _, contents in records.every(call.roots, call.network):
-        if contents.identity == call.identity and any(
-            line.get("step") == "link-settings" or line.get("undo") == "link.restore"
-            for line in contents.steps
-        ):
-            return
-    if call.roots.relocate(f"{_REFERENCE_TUNING}/{call.container_id}_{call.ifname}.json").exists():
-        return
-    raise CniError(Code.INTERNAL, f"{link.name} has MTU {link.mtu}, and was made with {wanted}")

@@ -4,19 +4,17 @@ What speaks to nf_tables and iptables is imported by the functions that need it:
 masquerade, and a call without service pays for each module.
 """
 
-from dataclasses import dataclass
-
 from cni_plugins.spec.config import one_of
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.values import IpInterface
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.step import Step
+from cni_plugins.steps.step import Step, step
 
 BACKEND = one_of("nftables", "iptables")
 NFTABLES, IPTABLES = "nftables", "iptables"
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class Masquerade(Step):
     """`addresses` are hidden, except from their own subnets. `backend` is a value of BACKEND. The elements
     carry the attachment's tag, the iptables rules its names.

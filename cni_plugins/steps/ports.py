@@ -20,7 +20,7 @@ from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.values import IpInterface
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.step import Step
+from cni_plugins.steps.step import Step, step
 from cni_plugins.store import claims
 
 PORT_TAKEN = 103  # what mesos-cni-port-mapper answers when a port cannot be mapped
@@ -38,7 +38,7 @@ class IptablesKeys:
     conditions_v6: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class Ports(Step):
     """The rules that publish: by nf_tables, or by iptables when there are `keys`. Elements carry the
     attachment's tag, iptables' chain its names. UDP flows that the change concerns are forgotten.
@@ -127,7 +127,7 @@ class Ports(Step):
                     call.warn(iptables.remove_ports(tool, call.identity))
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class PortClaims(Step):
     """Claims of the attachment: (subject, member) each."""
 
@@ -153,7 +153,7 @@ class PortClaims(Step):
             claims.sweep(call.roots, call.network, keep)
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class Localnet(Step):
     """127.0.0.1 reaches the container: route_localnet on the host's `interface` towards it, shared by all
     containers behind that interface, and shut for everybody but the host itself. The last of those who claim

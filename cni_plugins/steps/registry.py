@@ -54,7 +54,7 @@ _CLASSES: Mapping[Kind, tuple[str, str]] = {
     Kind.DELEGATE: ("delegate", "Delegate"),
     Kind.FORWARDING: ("forwarding", "Forwarding"),
     Kind.GATEWAY: ("bridge", "Gateway"),
-    Kind.HOST_ROUTES: ("addresses", "HostRoutes"),
+    Kind.HOST_ROUTES: ("host_routes", "HostRoutes"),
     Kind.LIMIT_RECEIVING: ("shaping", "LimitReceiving"),
     Kind.LIMIT_SENDING: ("shaping", "LimitSending"),
     Kind.LINK_SETTINGS: ("link_settings", "LinkSettings"),

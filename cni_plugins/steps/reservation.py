@@ -1,16 +1,15 @@
 """An address that is reserved in host-local's files."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.values import parse_ip
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.step import Step
+from cni_plugins.steps.step import Step, step
 from cni_plugins.store.reservations import Owner, opened
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class Reservation(Step):
     """The file of `address` in `directory`, which holds its owner. The plugin that chooses the address writes
     the file under the same lock.

@@ -5,14 +5,13 @@ redirected to an ifb link and leaves that through a bucket. Both links are told 
 """
 
 import hashlib
-from dataclasses import dataclass
 
 from cni_plugins.kernel import links, shaping
 from cni_plugins.kernel.links import Link
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.identity import Identity
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.step import Step
+from cni_plugins.steps.step import Step, step
 
 
 def ifb_name(identity: Identity, *, again: bool = False) -> str:
@@ -45,7 +44,7 @@ def _require(context: Context, name: str, mac: str) -> Link:
     return link
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class LimitReceiving(Step):
     """A token bucket on the way out of the host's end `name`: `rate` bits a second, `burst` bits at once,
     `latency` milliseconds that a packet may wait.
@@ -76,7 +75,7 @@ class LimitReceiving(Step):
             self.apply(context)
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class LimitSending(Step):
     """The ifb link `ifb` with a token bucket, and what comes in on the host's end `name` redirected to it."""
 

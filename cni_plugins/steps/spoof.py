@@ -1,13 +1,11 @@
 """The MAC spoof check (`macspoofchk`). Imports as in masquerade.py."""
 
-from dataclasses import dataclass
-
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.step import Step
+from cni_plugins.steps.step import Step, step
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class SpoofCheck(Step):
     """The container behind the bridge port `port` may send from `mac` only. The elements carry the
     attachment's tag.

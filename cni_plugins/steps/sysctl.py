@@ -1,14 +1,12 @@
 """Network sysctls of a container, put back by undo."""
 
-from dataclasses import dataclass
-
 from cni_plugins.kernel import sysctl
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.step import Step
+from cni_plugins.steps.step import Step, step
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class Sysctl(Step):
     """`net/<name>` of the container. Undo leaves a value alone that is not `after` any more."""
 

@@ -6,7 +6,6 @@ a result (the ADD died) the name is all there is.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
@@ -23,7 +22,7 @@ from cni_plugins.steps.ports import IptablesKeys, Localnet, PortClaims, Ports
 from cni_plugins.steps.reservation import Reservation
 from cni_plugins.steps.shaping import LimitReceiving, LimitSending
 from cni_plugins.steps.spoof import SpoofCheck
-from cni_plugins.steps.step import Step
+from cni_plugins.steps.step import Step, step
 from cni_plugins.steps.sysctl import Sysctl
 from cni_plugins.steps.vlan import VlanGateway
 from cni_plugins.store.records import Contents
@@ -31,7 +30,7 @@ from cni_plugins.store.records import Contents
 _KINDS = frozenset(("veth", "ifb", "macvlan"))
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class NamedLink(Step):
     """A link of the host or of the container (`where`); `mac` is "" when the record does not tell it."""
 
@@ -65,7 +64,7 @@ class NamedLink(Step):
         return links.other_end(context.sandbox, context.host, link) is not None
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class _UndoOnly(Step):
     """What a record of version 1 does not tell enough of to make it again."""
 
@@ -75,7 +74,7 @@ class _UndoOnly(Step):
         self.inner.undo(context)
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class HostSysctl(Step):
     """A sysctl of the host that undo puts back, if nobody changed it since."""
 
@@ -110,7 +109,7 @@ def _link_restore(args: Mapping[str, Any], contents: Contents) -> Step:
     return LinkSettings(args["name"], Settings(), before, mac)
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class Nothing(Step):
     """For what cannot be undone for certain, and goes with the link that it was a setting of."""
 

@@ -4,18 +4,16 @@ Its identity is the host end's name and MAC address. We chose the address at ran
 container can change it, so a link of that name with another address is not ours, whatever it is called.
 """
 
-from dataclasses import dataclass
-
 from cni_plugins.kernel import links, verify
 from cni_plugins.kernel.links import Link
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Result
-from cni_plugins.steps import link_settings
+from cni_plugins.steps import mtu
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.step import Step
+from cni_plugins.steps.step import Step, step
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class Veth(Step):
     """`name` and `mac` are the host end's, `ifname` and `peer_mac` the container's; `mtu` 0 is the kernel's
     choice, `bridge` the bridge that the host end is a port of.
@@ -72,4 +70,4 @@ class Veth(Step):
                 f"the host's end {outside.name} of {self.ifname} is down",
                 f"ip link set {outside.name} up",
             )
-        link_settings.require_mtu(context, inside, self.mtu)
+        mtu.require_mtu(context, inside, self.mtu)

@@ -4,14 +4,12 @@ It is one end of a veth pair whose other end is a port of the bridge in that VLA
 alias and goes with the last port of the VLAN.
 """
 
-from dataclasses import dataclass
-
 from cni_plugins.kernel import bridges, links, vlans
 from cni_plugins.kernel.links import Link
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.steps.bridge import membership
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.step import Step
+from cni_plugins.steps.step import Step, step
 from cni_plugins.store.locks import locked
 
 
@@ -26,7 +24,7 @@ def gateway_name(bridge: str, vid: int) -> str:
     return name
 
 
-@dataclass(frozen=True, slots=True)
+@step
 class VlanGateway(Step):
     """Stands in a record before the port's pair, which has to be gone when this is undone."""
 

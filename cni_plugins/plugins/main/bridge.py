@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_interface
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cni_plugins.attach import delegation, veth, wishes
 from cni_plugins.attach.forwarding import forward
@@ -38,11 +38,13 @@ from cni_plugins.steps.bridge import Bridge, BridgePort, Gateway
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.forwarding import Forwarding
 from cni_plugins.steps.masquerade import BACKEND, NFTABLES, Masquerade
-from cni_plugins.steps.spoof import SpoofCheck
 from cni_plugins.steps.step import Step
 from cni_plugins.steps.veth import Veth
-from cni_plugins.steps.vlan import VlanGateway, gateway_name
 from cni_plugins.store.locks import locked
+
+if TYPE_CHECKING:
+    from cni_plugins.steps.spoof import SpoofCheck
+    from cni_plugins.steps.vlan import VlanGateway
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +113,8 @@ def validate(call: Call, config: BridgeConfig) -> None:
         )
     bridge_vlan.validate(config.trunk)
     wishes.validate(call, host_name=config.host_interface)
-    if config.vlan and config.gateway:
-        gateway_name(config.bridge, config.vlan)
+    if config.gateway:
+        _gateway_name(config)
 
 
 def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
@@ -125,7 +127,7 @@ def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
         bridge, pair = _attach(call, config, tx, mac)
         extra = _give_gateways(config, tx, bridge, ips)
     if config.mac_spoof_check:
-        tx.apply(SpoofCheck(pair.name, pair.peer_mac))
+        tx.apply(_spoof_check(pair.name, pair.peer_mac))
     addresses = Addresses(call.ifname, ips, routes, config.dad, up=not config.no_interface, notify=False)
     tx.apply(addresses)
     if config.ip_masq and ips:
@@ -178,7 +180,7 @@ def _attach(call: Call, config: BridgeConfig, tx: Transaction, mac: str | None) 
     made = _bridge(config, links.random_mac())
     tx.intend(made)
     if config.vlan and config.gateway:  # before the port, which has to be gone when this is undone
-        tx.intend(VlanGateway(config.bridge, config.vlan))
+        tx.intend(_vlan_gateway(config))
     bridge = made.make(tx.context)
     if config.vlans:
         bridge_vlan.require_filtering(bridge)
@@ -201,6 +203,27 @@ def _attach(call: Call, config: BridgeConfig, tx: Transaction, mac: str | None) 
     if bridge.alias != bridges.ALIAS:  # an address that is not set follows the ports'
         bridge = bridges.find(tx.context.host, config.bridge) or bridge
     return bridge, pair
+
+
+def _spoof_check(port: str, mac: str) -> "SpoofCheck":
+    from cni_plugins.steps.spoof import SpoofCheck
+
+    return SpoofCheck(port, mac)
+
+
+def _vlan_gateway(config: BridgeConfig) -> "VlanGateway":
+    from cni_plugins.steps.vlan import VlanGateway
+
+    return VlanGateway(config.bridge, config.vlan)
+
+
+def _gateway_name(config: BridgeConfig) -> str:
+    """The interface that has the gateway's addresses. CniError 7 when its name does not fit."""
+    if not config.vlan:
+        return config.bridge
+    from cni_plugins.steps.vlan import gateway_name
+
+    return gateway_name(config.bridge, config.vlan)
 
 
 def _bridge(config: BridgeConfig, mac: str) -> Bridge:
@@ -237,7 +260,7 @@ def _give_gateways(
     target = bridge
     extra: tuple[Interface, ...] = ()
     if config.vlan:
-        target = VlanGateway(config.bridge, config.vlan).make(tx.context, bridge, config.mtu or bridge.mtu)
+        target = _vlan_gateway(config).make(tx.context, bridge, config.mtu or bridge.mtu)
         extra = (Interface(target.name, target.mac),)
     gateway, forwarding = _gateway(config, gateways)
     tx.intend(gateway)
@@ -247,7 +270,7 @@ def _give_gateways(
 
 
 def _gateway(config: BridgeConfig, gateways: Sequence[IpInterface]) -> tuple[Gateway, Forwarding]:
-    name = gateway_name(config.bridge, config.vlan) if config.vlan else config.bridge
+    name = _gateway_name(config)
     return (
         Gateway(name, tuple(gateways), config.force_address, config.dad),
         Forwarding(tuple(sorted({item.version for item in gateways}))),
@@ -272,7 +295,7 @@ def steps(call: Call, config: BridgeConfig, context: Context, result: Result) ->
     pair = Veth(port.name, mac, call.ifname, inside.mac, config.mtu, config.bridge)
     listed: list[Step] = [_bridge(config, ""), pair, _port(config, port.name, mac)]
     if config.mac_spoof_check:
-        listed.append(SpoofCheck(port.name, inside.mac.lower()))
+        listed.append(_spoof_check(port.name, inside.mac.lower()))
     listed.append(Addresses(call.ifname, ips, result.routes, config.dad, up=not config.no_interface))
     gateways = _gateway_addresses(config, ips)
     if gateways:

@@ -24,9 +24,10 @@ from cni_plugins.spec.config import BOOL, INTERFACE_NAME, mtu, option
 from cni_plugins.spec.result import Address, Interface, Result
 from cni_plugins.spec.values import first_host
 from cni_plugins.steps import registry
-from cni_plugins.steps.addresses import Addresses, HostRoutes
+from cni_plugins.steps.addresses import Addresses
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.forwarding import Forwarding
+from cni_plugins.steps.host_routes import HostRoutes
 from cni_plugins.steps.masquerade import BACKEND, NFTABLES, Masquerade
 from cni_plugins.steps.step import Step
 from cni_plugins.steps.veth import Veth
