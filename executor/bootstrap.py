@@ -1,22 +1,34 @@
-"""An executor with all its parts at work, to its orderly end."""
+"""An executor with all its parts at work, from its settings to its orderly end.
+
+Everything is loaded, then SUBSCRIBE is sent. An agent answers it with the tasks it has waiting, so what were
+loaded after it would be waited for by the first of them: 25 ms less to SUBSCRIBE cost 30 ms more from LAUNCH
+to RUNNING.
+"""
 
 import contextlib
 import faulthandler
+import gc
 import logging
 import os
 import resource
 import signal
+from functools import partial
 
+from executor import logs
 from executor.app.connection import Connection
-from executor.app.equipment import Equipment
 from executor.app.executor import Executor
 from executor.app.launch_spec import Surroundings
-from executor.app.observers import Observers
-from executor.config.settings import Settings
+from executor.app.sandbox import Sandbox
+from executor.app.task_manager import TaskManager
+from executor.app.task_run import Services
+from executor.config.settings import ConfigError, Settings
 from executor.eventloop import READ, SelectorLoop
+from executor.monitoring.server import Observers
 from executor.output.directory import Directory
+from executor.process.signals import Sweep
 from executor.process.supervisor import Supervisor
 from executor.process.warden import Warden
+from executor.transport import Dialler, Link, Target
 
 log = logging.getLogger(__name__)
 
@@ -26,21 +38,43 @@ DEFECT = 70
 """The exit status after an error that should not be possible."""
 
 
-def serve(
-    settings: Settings, loop: SelectorLoop, connection: Connection, warden: Warden, sandbox: Directory
+def run(settings: Settings, warden: Warden) -> int:
+    """Run an executor to its exit status. Raises ConfigError for TLS files or a sandbox that cannot be
+    used."""
+    dialler = Dialler.of(settings.endpoint, settings.tls, max(1.0, settings.backoff_max))
+    try:
+        directory = Directory.of(settings.sandbox)
+    except OSError as error:
+        raise ConfigError([f"the sandbox {settings.sandbox} cannot be opened: {error.strerror}"]) from None
+    logs.set_up(settings, directory)
+    log.info("executor %s of framework %s, pid %d", settings.executor_id, settings.framework_id, os.getpid())
+    target = Target(
+        dialler, settings.encoding, settings.token, settings.max_record, settings.subscribe_timeout
+    )
+    loop = SelectorLoop()
+    connection = Connection(settings, loop, partial(Link, target))
+    # What is imported stays: looking through it for garbage again and again would find none.
+    gc.freeze()
+    gc.enable()
+    connection.open()
+    return _serve(settings, loop, connection, Supervisor(warden), directory)
+
+
+def _serve(
+    settings: Settings,
+    loop: SelectorLoop,
+    connection: Connection,
+    supervisor: Supervisor,
+    directory: Directory,
 ) -> int:
     """Do what the agent asks for until it is time to leave; the exit status."""
     _allow_descriptors()
-    supervisor = Supervisor(warden)
-    executor = Executor(
-        settings,
-        loop,
-        supervisor,
-        connection,
-        around=Surroundings.of(settings, os.environ),
-        equipment=Equipment.of(settings, loop, sandbox),
-    )
-    observers = Observers(settings, loop, executor, connection.session, supervisor, sandbox=sandbox)
+    sandbox = Sandbox.of(settings, loop, directory)
+    services = Services(loop, supervisor, Sweep(loop, supervisor), sandbox.prepare, settings)
+    tasks = TaskManager(services, Surroundings.of(settings, os.environ))
+    executor = Executor(settings, loop, connection, tasks)
+    observers = Observers(settings, loop, executor, connection.session, supervisor, sandbox=directory)
+    supervisor.attach(loop)
     _heed_signals(loop, executor)
     loop.watch(supervisor.warden_pidfd, READ, lambda: _warden_lost(loop, supervisor, executor))
     try:

@@ -33,8 +33,8 @@ def _run(arguments: list[str]) -> int:
     warden, token = _guarded()
     # What is imported stays, so there is no garbage to look for until all is.
     gc.disable()
+    from executor.bootstrap import run  # noqa: PLC0415 (see above)
     from executor.config.settings import ConfigError, load  # noqa: PLC0415
-    from executor.start import run  # noqa: PLC0415 (see above)
 
     environ = {**os.environ, TOKEN_VARIABLE: token}
     try:

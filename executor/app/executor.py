@@ -15,13 +15,11 @@ from mesos.v1 import mesos_pb2
 from mesos.v1.executor import executor_pb2
 
 from executor.app.connection import Connection, News
-from executor.app.equipment import Equipment
-from executor.app.launch_spec import Surroundings
-from executor.app.task_manager import ProgressMade, Said, StatusUpdate, TaskManager
+from executor.app.task_manager import TaskManager
+from executor.app.task_run import ProgressMade, Said, StatusUpdate
 from executor.config.settings import Settings
 from executor.eventloop import Timer, TurningLoop
 from executor.output.progress_reporter import Progress
-from executor.process.supervisor import Supervisor
 from executor.protocol import Acknowledged, Deliver, Shutdown
 
 log = logging.getLogger(__name__)
@@ -41,11 +39,8 @@ class Executor:
         self,
         settings: Settings,
         loop: TurningLoop,
-        supervisor: Supervisor,
         connection: Connection,
-        *,
-        around: Surroundings,
-        equipment: Equipment,
+        tasks: TaskManager,
     ) -> None:
         self._settings = settings
         self._loop = loop
@@ -57,7 +52,7 @@ class Executor:
         self._status: int | None = None
         self._defects: deque[float] = deque()
         self.container_id: str | None = None
-        self.tasks = TaskManager(loop, supervisor, around, equipment)
+        self.tasks = tasks
 
     def run(self) -> int:
         """Everything; the exit status. Raises what a defect raises that comes again and again: one that
@@ -139,7 +134,7 @@ class Executor:
         self.container_id = subscribed.container_id.value or None
         self.tasks.executor_info = subscribed.executor_info
         kinds = {capability.type for capability in subscribed.framework_info.capabilities}
-        self.tasks.tells_killing = mesos_pb2.FrameworkInfo.Capability.TASK_KILLING_STATE in kinds
+        self.tasks.tell_killing(mesos_pb2.FrameworkInfo.Capability.TASK_KILLING_STATE in kinds)
         idle = self._settings.idle_timeout
         if idle and not self.tasks.received:
             self._loop.call_at(self._loop.now() + idle, self._leave_when_idle)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from mesos.v1 import mesos_pb2
 
 from executor.app.container_address import own_address
+from executor.checks.check import empty_status
+from executor.checks.plan import HealthPlan, Plan, check_plan, health_plan
 from executor.config.settings import OPTIONS, Settings
 from executor.config.token import TOKEN_VARIABLE
 from executor.process.identity import Identity, resolve
@@ -39,6 +41,43 @@ class Surroundings:
         """From the executor's own environment."""
         private = {TOKEN_VARIABLE, *(option.variable for option in OPTIONS)}
         return cls(settings, environment.inherited(own, private, bundle=getattr(sys, "_MEIPASS", None)))
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec:
+    """What is started for a task, and how it is checked."""
+
+    info: mesos_pb2.TaskInfo
+    launch: Launch
+
+    def health(self, launch: Launch) -> HealthPlan | None:
+        """The health check of a task that was started so. Raises InvalidCheckError."""
+        info = self.info
+        return health_plan(info.health_check, launch) if info.HasField("health_check") else None
+
+    def check(self, launch: Launch) -> Plan | None:
+        """The check of a task that was started so. Raises InvalidCheckError."""
+        return check_plan(self.info.check, launch) if self.info.HasField("check") else None
+
+    def check_status(self) -> mesos_pb2.CheckStatusInfo | None:
+        """What a status says of the check before its first result."""
+        check = self.check(self.launch)
+        return empty_status(check) if check is not None else None
+
+
+def specify(
+    task: mesos_pb2.TaskInfo,
+    executor: mesos_pb2.ExecutorInfo,
+    around: Surroundings,
+    address: str | None = None,
+) -> LaunchSpec:
+    """The launch of a task, its checks read. Raises InvalidTaskError, UnknownUserError, InvalidCheckError,
+    and OSError where there is no descriptor to look with.
+    """
+    spec = LaunchSpec(task, prepare(task, executor, around, address))
+    spec.health(spec.launch)
+    spec.check(spec.launch)
+    return spec
 
 
 def prepare(

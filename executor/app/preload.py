@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 MODULES = (
     # What our own functions import when they are called (a test compares).
-    "executor.app.view",
     "executor.monitoring.prometheus",
     "executor.monitoring.snapshot",
     "executor.monitoring.usage",

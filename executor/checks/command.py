@@ -10,7 +10,7 @@ from dataclasses import replace
 from mesos.v1 import mesos_pb2
 
 from executor.checks.result import Result
-from executor.eventloop import READ, Loop
+from executor.eventloop import Loop
 from executor.process.launch import Exit, Launch, LaunchError, Process, Stage
 from executor.process.supervisor import Supervisor
 from executor.task.command import find_program
@@ -23,33 +23,35 @@ class CommandProbe:
     def __init__(self, supervisor: Supervisor, launch: Launch) -> None:
         self._supervisor = supervisor
         self._launch = launch
+        self._number = 0
         self._process: Process | None = None
         self._done: Callable[[Result], None] | None = None
 
     def start(self, loop: Loop, done: Callable[[Result], None]) -> None:
         self._done = done
         try:
-            process = self._supervisor.start(self._launch)
+            self._number = self._supervisor.begin(self._launch, self._started, self._ended)
         except LaunchError as error:
-            self._tell(Result(False, error.text, transient=_is_ours(error)))
-            return
-        self._process = process
-        loop.watch(process.pidfd, READ, lambda: self._ended(loop, process))
+            self._started(error)
 
     def cancel(self) -> None:
-        # The process is still watched and collected when it dies of this.
         self._done = None
         if self._process is not None:
+            # It is collected when it dies of this.
             self._supervisor.signal_tree(self._process, signal.SIGKILL)
+        else:
+            self._supervisor.cancel(self._number)
 
-    def _ended(self, loop: Loop, process: Process) -> None:
-        loop.unwatch(process.pidfd)
-        ending = self._supervisor.reap(process)
-        if ending is None:
-            loop.watch(process.pidfd, READ, lambda: self._ended(loop, process))
-            return
-        self._process = None
-        self._supervisor.signal_tree(process, signal.SIGKILL)
+    def _started(self, outcome: Process | LaunchError) -> None:
+        if isinstance(outcome, LaunchError):
+            self._tell(Result(False, outcome.text, transient=_is_ours(outcome)))
+        else:
+            self._process = outcome
+
+    def _ended(self, ending: Exit) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            self._supervisor.signal_tree(process, signal.SIGKILL)
         self._tell(_result(ending))
 
     def _tell(self, result: Result) -> None:

@@ -1,7 +1,8 @@
-"""The executor's side of process supervision: start, reap, signal and list, all through the warden.
+"""The executor's side of process supervision: start, end, signal and list.
 
-Used by one thread only, the owner of the executor's state. Nothing here waits for a task: a start waits for
-exec (or its failure), everything else for the warden's answer.
+Used by one thread only, the owner of the executor's state. Nothing here waits for a task or for the warden: a
+start is asked for and heard of later, as is an end. `attach` has a loop call `pump` when the warden has
+something to say.
 """
 
 import contextlib
@@ -11,9 +12,11 @@ import select
 import signal
 import struct
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
+from executor.eventloop import READ, WRITE, Loop, Timer
 from executor.process import ipc, procfs
 from executor.process.launch import Exit, Launch, LaunchError, Process, Stage, explain
 from executor.process.procfs import Stat
@@ -22,6 +25,28 @@ from executor.process.warden import Warden
 
 # Descriptors kept for looking at processes: where tasks have taken all others, they can still be killed.
 _RESERVE = 4
+# Seconds for a word about a start. The warden gives one up by itself after 10; this is for a warden that is
+# stopped or stuck.
+_WARDEN_PATIENCE = 15.0
+
+Started = Callable[[Process | LaunchError], None]
+Ended = Callable[[Exit], None]
+
+
+@dataclass(slots=True)
+class _Start:
+    launch: Launch
+    cookie: str
+    mark: int
+    started: Started
+    ended: Ended
+    patience: Timer | None = None
+
+
+@dataclass(slots=True)
+class _Running:
+    process: Process
+    ended: Ended
 
 
 class Supervisor:
@@ -31,6 +56,7 @@ class Supervisor:
 
     def __init__(self, warden: Warden) -> None:
         self._warden = warden
+        self._channel = ipc.Channel(warden.channel)
         self._lineage = Lineage(self._root)
         # Distinguishes our cookies from those of an executor that we run under, or that runs as a task of
         # ours.
@@ -41,7 +67,11 @@ class Supervisor:
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self._reserve: list[int] = []
         self._fill_reserve()
+        self._loop: Loop | None = None
+        self._starts: dict[int, _Start] = {}
+        self._running: dict[int, _Running] = {}
         self._lost: dict[int, Exit] = {}
+        self._gone = False
         self._count = 0
         self.warden_pidfd = os.pidfd_open(warden.pid)
 
@@ -50,28 +80,40 @@ class Supervisor:
         """The warden's process number."""
         return self._warden.pid
 
-    def start(self, launch: Launch) -> Process:
-        """Start a process and return once it runs its program. Raises LaunchError when it does not come to
-        that.
+    @property
+    def descriptor(self) -> int:
+        """Readable when `pump` has something to do."""
+        return self._channel.descriptor
+
+    def attach(self, loop: Loop) -> None:
+        """Have the loop call `pump`; starts get a deadline from here on."""
+        self._loop = loop
+        self._watch()
+
+    def detach(self) -> None:
+        """The opposite."""
+        if self._loop is not None and not self._gone:
+            self._loop.unwatch(self._channel.descriptor)
+        self._loop = None
+
+    def begin(self, launch: Launch, started: Started, ended: Ended) -> int:
+        """Ask for a process. `started` is called with it once it runs its program, or with the reason why it
+        does not come to that; then `ended`, when it has ended. Neither is called before this returns. Returns
+        a number for `cancel`. Raises LaunchError where nothing can even be asked for.
         """
+        if self._gone:
+            raise LaunchError(
+                Stage.WARDEN, 0, "cannot start a process: the executor's warden has been killed"
+            )
         try:
             self._fill_reserve()
         except OSError as error:
             raise explain(launch, Stage.FORK, error.errno or 0, b"") from None
         self._count += 1
+        number = self._count
         # Nobody who knows one of them can tell another's (tree.py).
-        cookie = f"{self._instance}.{self._count}.{os.urandom(4).hex()}"
-        mark = (self._first_mark + self._count * self._mark_step) % procfs.MARKS + 1
-        self._lineage.expect(cookie, mark)
-        try:
-            process = self._start(launch, cookie, mark)
-        except LaunchError:
-            self._lineage.abandon(mark)
-            raise
-        self._lineage.add(process)
-        return process
-
-    def _start(self, launch: Launch, cookie: str, mark: int) -> Process:
+        cookie = f"{self._instance}.{number}.{os.urandom(4).hex()}"
+        mark = (self._first_mark + number * self._mark_step) % procfs.MARKS + 1
         user = launch.user
         environment = {os.fsencode(name): os.fsencode(value) for name, value in launch.env.items()}
         environment[os.fsencode(procfs.COOKIE)] = os.fsencode(cookie)
@@ -86,33 +128,128 @@ class Supervisor:
         )
         streams = (launch.stdin, launch.stdout, launch.stderr)
         handed = [self._null if stream < 0 else stream for stream in streams]
-        answer, descriptors = self._ask(("start", plan), handed)
-        if answer[0] == "started":
-            _, token, pid, started = answer
-            if not descriptors:
-                # The kernel drops what we have no room for, and a process without its pidfd is not ours.
-                self._ask(("undo", token))
-                raise explain(launch, Stage.FORK, errno.EMFILE, b"")
-            return Process(launch.key, pid, descriptors[0], started, cookie, token, mark)
-        if answer[0] == "failed":
-            raise explain(launch, Stage(answer[1]), answer[2], answer[3])
-        raise LaunchError(Stage.WARDEN, 0, "cannot start a process: the executor's warden has been killed")
+        start = self._starts[number] = _Start(launch, cookie, mark, started, ended)
+        self._lineage.expect(cookie, mark)
+        try:
+            self._tell(("start", number, plan), handed)
+        except OSError as error:
+            self._forget(number)
+            raise LaunchError(Stage.WARDEN, error.errno or 0, f"cannot start a process: {error}") from None
+        if self._loop is not None:
+            until = self._loop.now() + _WARDEN_PATIENCE
+            start.patience = self._loop.call_at(until, partial(self._give_up, number))
+        return number
 
-    def reap(self, process: Process) -> Exit | None:
-        """How a process ended; None while it runs. Call it when `pidfd` is readable; it closes `pidfd`."""
-        answer, _ = self._ask(("ending", process.token))
-        match answer:
-            case ("running",):
-                return None
-            case ("ended", status, user, system):
-                ended = _decode(status, user, system)
-            case _:
-                self.reap_orphans()
-                if process.pid not in self._lost and not _has_ended(process.pidfd):
-                    return None
-                ended = self._lost.pop(process.pid, Exit(None, signal.SIGKILL))
-        os.close(process.pidfd)
-        return ended
+    def cancel(self, number: int) -> None:
+        """A start is not wanted any more: whatever becomes of it is killed, and nobody is called."""
+        if self._forget(number) is not None:
+            self._undo(number)
+
+    def pump(self) -> None:
+        """Hear what the warden has to say, and call whom it concerns."""
+        if self._gone:
+            return
+        try:
+            self._channel.flush()
+            while (received := self._channel.receive()) is not None:
+                self._hear(*received)
+        except (EOFError, ConnectionError):
+            self._warden_gone()
+            return
+        self._watch()
+
+    def _watch(self) -> None:
+        if self._loop is not None and not self._gone:
+            events = READ | WRITE if self._channel.sending else READ
+            self._loop.watch(self._channel.descriptor, events, self.pump)
+
+    def _tell(self, message: ipc.Message, descriptors: list[int] | None = None) -> None:
+        self._channel.send(message, descriptors)
+        self._watch()
+
+    def _forget(self, number: int) -> _Start | None:
+        """A start is not under way any more."""
+        start = self._starts.pop(number, None)
+        if start is not None:
+            self._lineage.abandon(start.mark)
+            if start.patience is not None:
+                start.patience.cancel()
+        return start
+
+    def _undo(self, number: int) -> None:
+        with contextlib.suppress(OSError):
+            self._tell(("undo", number))
+
+    def _hear(self, message: ipc.Message, descriptors: list[int]) -> None:
+        kind, number, *facts = message
+        if kind == "ended":
+            running = self._running.pop(number, None)
+            if running is not None:
+                self._end(running, _decode(*facts))
+            return
+        start = self._forget(number)
+        if start is None:
+            # Cancelled or given up; the warden may not have heard of it when it wrote this.
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return
+        if kind == "failed":
+            stage, error, detail = facts
+            start.started(explain(start.launch, Stage(stage), error, detail))
+        elif not descriptors:
+            # The kernel drops what we have no room for, and a process without its pidfd is not ours.
+            self._undo(number)
+            start.started(explain(start.launch, Stage.FORK, errno.EMFILE, b""))
+        else:
+            pid, started = facts
+            process = Process(
+                start.launch.key, pid, descriptors[0], started, start.cookie, number, start.mark
+            )
+            self._lineage.add(process)
+            self._running[number] = _Running(process, start.ended)
+            start.started(process)
+
+    def _give_up(self, number: int) -> None:
+        start = self._starts.pop(number, None)
+        if start is not None:
+            self._undo(number)
+            text = (
+                f"cannot start a process: the executor's warden has not answered for {_WARDEN_PATIENCE:g} s"
+            )
+            start.started(LaunchError(Stage.WARDEN, errno.ETIMEDOUT, text))
+
+    def _end(self, running: _Running, ending: Exit) -> None:
+        if self._loop is not None:
+            self._loop.unwatch(running.process.pidfd)
+        os.close(running.process.pidfd)
+        running.ended(ending)
+
+    def _warden_gone(self) -> None:
+        """What it was starting will not be; what it started dies with it, and comes to us to be collected."""
+        if self._loop is not None:
+            self._loop.unwatch(self._channel.descriptor)
+        self._gone = True
+        for number in list(self._starts):
+            start = self._forget(number)
+            assert start is not None
+            error = LaunchError(
+                Stage.WARDEN, 0, "cannot start a process: the executor's warden has been killed"
+            )
+            if self._loop is not None:
+                self._loop.post(partial(start.started, error))
+            else:
+                start.started(error)
+        if self._loop is not None:
+            for running in self._running.values():
+                collect = partial(self.collect_lost, running.process)
+                self._loop.watch(running.process.pidfd, READ, collect)
+
+    def collect_lost(self, process: Process) -> None:
+        """Without a warden: tell of the end of a process whose pidfd is readable."""
+        self.reap_orphans()
+        running = self._running.pop(process.token, None)
+        if running is not None:
+            self._end(running, self._lost.pop(process.pid, Exit(None, signal.SIGKILL)))
 
     def reap_orphans(self) -> int:
         """Collect children of the executor itself: the warden, and its children if it was killed. Call on
@@ -149,7 +286,8 @@ class Supervisor:
 
     def close(self, patience: float = 5.0) -> None:
         """Let the warden kill whatever is left and leave, waiting at most `patience` seconds for it."""
-        self._warden.channel.close()
+        self.detach()
+        self._channel.close()
         poll = select.poll()
         poll.register(self.warden_pidfd, select.POLLIN)
         if poll.poll(patience * 1000):
@@ -193,16 +331,6 @@ class Supervisor:
             for entry in left:
                 procfs.send_signal(entry, signal.SIGKILL)
             time.sleep(0.002)
-
-    def _ask(
-        self, request: tuple[object, ...], descriptors: list[int] | None = None
-    ) -> tuple[tuple[Any, ...], list[int]]:
-        try:
-            ipc.send(self._warden.channel, request, descriptors)
-            received = ipc.receive(self._warden.channel)
-        except OSError:
-            received = None
-        return received or (("gone",), [])
 
 
 def _has_ended(pidfd: int) -> bool:

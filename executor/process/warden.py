@@ -13,9 +13,21 @@ its children, which settles four matters at once:
   then kills all that is below it and leaves;
 * when the warden itself is killed, the parent death signal kills its children.
 
-The executor sees exits through pidfds, which the warden hands over with each start. It keeps the ending of
-each (status and usage) until it is asked for. Imports are few on purpose: what is loaded here is held
-twice.
+Nothing here waits but for the next of all events. A child that was forked is a start under way until it has
+exec'ed, has told why it cannot, or has had its time: a start that hangs (a directory or a program on a dead
+file server) is given up by itself, beside all others. The executor hears of each start and of each ending by
+messages; neither end waits for the other. Imports are few on purpose: what is loaded here is held twice.
+
+Messages to the warden, with the executor's number of the start:
+
+* ("start", number, plan), with descriptors 0, 1 and 2 of the child;
+* ("undo", number): kill what the start has become, session and all, and never tell of it.
+
+And from it:
+
+* ("started", number, pid, start time), with the pidfd;
+* ("failed", number, stage, errno, detail);
+* ("ended", number, wait status, user s, system s).
 """
 
 import errno
@@ -26,12 +38,12 @@ import select
 import signal
 import socket
 import time
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from executor.process import child, ipc, procfs
 from executor.process.prctl import become_subreaper
 
-# A start that hangs here (a directory on a dead file server) stops all other starts.
+# Seconds until a start that hangs is given up.
 _START_LIMIT = 10.0
 # What survives SIGKILL this long sits in the kernel; it dies when the kernel lets it go.
 _LEAVE_LIMIT = 30.0
@@ -77,33 +89,34 @@ def spawn() -> Warden:
         os._exit(1)
 
 
-def _serve(channel: socket.socket, executor: int) -> NoReturn:
+def _serve(connected: socket.socket, executor: int) -> NoReturn:
     os.setsid()
     become_subreaper()
-    _detach(channel)
+    _detach(connected)
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    brood = _Brood()
-    poll = select.poll()
-    poll.register(channel, select.POLLIN)
-    poll.register(wake_read, select.POLLIN)
-    while os.getppid() == executor:
-        ready = {descriptor for descriptor, _ in poll.poll()}
-        if wake_read in ready:
-            os.read(wake_read, 4096)
-            brood.collect()
-        if channel.fileno() in ready:
-            received = ipc.receive(channel)
-            if received is None:
-                break
-            _answer(channel, brood, *received)
-    poll.unregister(channel)
-    channel.close()
-    _leave(brood, poll, wake_read)
+    channel = ipc.Channel(connected)
+    children = _Children(channel)
+    try:
+        while os.getppid() == executor:
+            ready = children.wait(wake_read)
+            if wake_read in ready:
+                os.read(wake_read, 4096)
+            if channel.descriptor in ready:
+                channel.flush()
+                while (received := channel.receive()) is not None:
+                    children.obey(*received)
+            # What a start came to is told before how it ended.
+            children.hear(ready)
+            children.collect()
+    except (EOFError, ConnectionError):
+        pass  # the executor is gone
+    children.fall_silent()
+    _leave(children, wake_read)
 
 
 def _detach(channel: socket.socket) -> None:
@@ -122,68 +135,120 @@ def _detach(channel: socket.socket) -> None:
     os.close(null)
 
 
-def _answer(
-    channel: socket.socket, brood: "_Brood", request: tuple[Any, ...], descriptors: list[int]
-) -> None:
-    handed: list[int] = []
-    try:
-        if request[0] == "start":
-            answer, handed = brood.start(request[1], descriptors)
-        elif request[0] == "undo":
-            answer = brood.undo(request[1])
-        else:
-            answer = brood.ending(request[1])
-        ipc.send(channel, answer, handed)
-    except ConnectionError:
-        return  # the loop meets the same end of file
-    finally:
-        for descriptor in (*descriptors, *handed):
-            os.close(descriptor)
+class _Start:
+    """A child that has been forked and has not exec'ed yet, as far as is known."""
+
+    __slots__ = ("deadline", "ending", "number", "pid", "pidfd", "report")
+
+    def __init__(self, number: int, pid: int, pidfd: int, report: int) -> None:
+        self.number = number
+        self.pid = pid
+        self.pidfd = pidfd
+        self.report = report
+        self.deadline = time.monotonic() + _START_LIMIT
+        self.ending: tuple[int, float, float] | None = None
+        """Its end, where it was collected before its report was read."""
 
 
-class _Brood:
-    """The warden's children: which are ours to report, and how those that ended did."""
+class _Children:
+    """The warden's children: those that are being started, and those whose ends are ours to tell."""
 
-    def __init__(self) -> None:
-        self.tokens: dict[int, int] = {}
-        self.endings: dict[int, tuple[int, float, float]] = {}
-        self.next_token = 1
-        self.ignored = [s for s in signal.valid_signals() if signal.getsignal(s) is signal.SIG_IGN]
+    def __init__(self, channel: ipc.Channel) -> None:
+        self._channel = channel
+        self._starts: dict[int, _Start] = {}
+        self._numbers: dict[int, int] = {}
+        self._silent = False
+        self._ignored = [s for s in signal.valid_signals() if signal.getsignal(s) is signal.SIG_IGN]
 
-    def start(self, plan: child.Plan, descriptors: list[int]) -> tuple[tuple[Any, ...], list[int]]:
-        """Answer ("started", token, pid, start time) with its pidfd, or ("failed", stage, errno, detail)."""
+    def wait(self, wake_read: int) -> set[int]:
+        """Wait for something to happen; the descriptors that are ready."""
+        poll = select.poll()
+        poll.register(wake_read, select.POLLIN)
+        poll.register(
+            self._channel.descriptor, select.POLLIN | (select.POLLOUT if self._channel.sending else 0)
+        )
+        for report in self._starts:
+            poll.register(report, select.POLLIN)
+        deadline = min((start.deadline for start in self._starts.values()), default=None)
+        patience = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        return {descriptor for descriptor, _ in poll.poll(patience)}
+
+    def obey(self, request: ipc.Message, descriptors: list[int]) -> None:
+        """Do what a message asks for; what fails is told."""
         try:
-            read, write = os.pipe2(os.O_CLOEXEC)
-        except OSError as error:
-            return ("failed", "fork", error.errno, b""), []
+            if request[0] == "start":
+                self._start(request[1], request[2], descriptors)
+            else:
+                self._undo(request[1])
+        except (OSError, MemoryError) as error:
+            number = error.errno if isinstance(error, OSError) else errno.ENOMEM
+            self._channel.send(("failed", request[1], "fork", number or 0, b""))
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _start(self, number: int, plan: child.Plan, descriptors: list[int]) -> None:
+        if len(descriptors) != 3:
+            # The kernel drops those that this process has no room for.
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        read, write = os.pipe2(os.O_CLOEXEC)
         try:
             pid = os.fork()
-        except OSError as error:
+        except OSError:
             os.close(read)
             os.close(write)
-            return ("failed", "fork", error.errno, b""), []
+            raise
         if pid == 0:
-            child.become(plan, descriptors, write, self.ignored)
+            child.become(plan, descriptors, write, self._ignored)
         os.close(write)
-        failure = _outcome(read, pid)
-        if failure is not None:
-            # It ends as soon as it has told, or is collected with the orphans when it does not.
-            if failure[1] != errno.ETIMEDOUT:
-                os.waitpid(pid, 0)
-            return ("failed", *failure), []
-        # Nothing has collected the process yet, so both name it and no other, even if it is dead by now.
         try:
             pidfd = os.pidfd_open(pid)
-        except OSError as error:
-            _kill_session(pid)
-            return ("failed", "fork", error.errno, b""), []
-        entry = procfs.stat(pid)
-        token, self.next_token = self.next_token, self.next_token + 1
-        self.tokens[pid] = token
-        return ("started", token, pid, entry.started if entry else 0), [pidfd]
+        except OSError:
+            os.close(read)
+            _kill(pid)
+            raise
+        self._starts[read] = _Start(number, pid, pidfd, read)
+
+    def hear(self, ready: set[int]) -> None:
+        """Read what children have told of their starts, and give up those that have had their time."""
+        now = time.monotonic()
+        for start in list(self._starts.values()):
+            if start.report in ready:
+                told = os.read(start.report, 4096)
+                self._settle(start)
+                if told:
+                    os.close(start.pidfd)
+                    self._channel.send(("failed", start.number, *marshal.loads(told)))
+                else:
+                    self._started(start)
+            elif start.deadline <= now:
+                self._settle(start)
+                os.close(start.pidfd)
+                if start.ending is None:
+                    _kill(start.pid)
+                self._channel.send(("failed", start.number, "exec", errno.ETIMEDOUT, b""))
+
+    def _settle(self, start: _Start) -> None:
+        del self._starts[start.report]
+        os.close(start.report)
+
+    def _started(self, start: _Start) -> None:
+        # As long as nobody has collected the process its number names it and no other, even if it is dead.
+        entry = procfs.stat(start.pid) if start.ending is None else None
+        message = ("started", start.number, start.pid, entry.started if entry else 0)
+        self._channel.send(message, [start.pidfd], give=True)
+        if start.ending is None:
+            self._numbers[start.pid] = start.number
+        else:
+            self._channel.send(("ended", start.number, *start.ending))
+
+    def fall_silent(self) -> None:
+        """Nobody listens any more."""
+        self._silent = True
+        self._channel.close()
 
     def collect(self) -> None:
-        """Collect every dead child; keep the endings of those that were started, forget adopted ones."""
+        """Collect every dead child; tell of those that were started, forget adopted ones."""
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -191,58 +256,43 @@ class _Brood:
                 return
             if pid == 0:
                 return
-            token = self.tokens.pop(pid, None)
-            if token is not None:
-                self.endings[token] = (status, usage.ru_utime, usage.ru_stime)
+            ending = (status, usage.ru_utime, usage.ru_stime)
+            number = self._numbers.pop(pid, None)
+            if number is not None:
+                if not self._silent:
+                    self._channel.send(("ended", number, *ending))
+                continue
+            for start in self._starts.values():
+                if start.pid == pid:
+                    start.ending = ending
 
-    def undo(self, token: int) -> tuple[Any, ...]:
-        """Kill what was started under a token, session and all, and never tell of it; answer ("undone",)."""
-        for pid in [pid for pid, its in self.tokens.items() if its == token]:
-            _kill_session(pid)
-            del self.tokens[pid]
-        self.endings.pop(token, None)
-        return ("undone",)
-
-    def ending(self, token: int) -> tuple[Any, ...]:
-        """Answer ("ended", wait status, user s, system s), ("running",) or ("unknown",)."""
-        self.collect()
-        ending = self.endings.pop(token, None)
-        if ending is not None:
-            return ("ended", *ending)
-        return ("running",) if token in self.tokens.values() else ("unknown",)
-
-
-def _kill_session(pid: int) -> None:
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except OSError:
-        return  # it has ended, or has become somebody whom we may not kill
+    def _undo(self, number: int) -> None:
+        for start in [start for start in self._starts.values() if start.number == number]:
+            self._settle(start)
+            os.close(start.pidfd)
+            if start.ending is None:
+                _kill(start.pid)
+        for pid in [pid for pid, its in self._numbers.items() if its == number]:
+            del self._numbers[pid]
+            _kill(pid)
 
 
-def _outcome(read: int, pid: int) -> tuple[str, int, bytes] | None:
-    """What the child says of its start: None once it has exec'ed, else stage, errno and detail."""
-    try:
-        poll = select.poll()
-        poll.register(read, select.POLLIN)
-        deadline = time.monotonic() + _START_LIMIT
-        while not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            if time.monotonic() >= deadline:
-                os.kill(pid, signal.SIGKILL)
-                return "exec", errno.ETIMEDOUT, b""
-        told = os.read(read, 4096)
-    finally:
-        os.close(read)
-    if not told:
-        return None
-    stage, number, detail = marshal.loads(told)
-    return stage, number, detail
+def _kill(pid: int) -> None:
+    """Kill a child that was not collected yet, and its session, should it lead one already."""
+    for kill in (os.killpg, os.kill):
+        try:
+            kill(pid, signal.SIGKILL)
+        except OSError:
+            continue  # it has ended, leads no group yet, or has become somebody whom we may not kill
 
 
-def _leave(brood: _Brood, poll: select.poll, wake_read: int) -> NoReturn:
+def _leave(children: _Children, wake_read: int) -> NoReturn:
     """Kill what is left until there is nothing, then end."""
     deadline = time.monotonic() + _LEAVE_LIMIT
+    poll = select.poll()
+    poll.register(wake_read, select.POLLIN)
     while time.monotonic() < deadline:
-        brood.collect()
+        children.collect()
         try:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:

@@ -25,10 +25,9 @@ EXECUTOR_ORDER = (
     "config",
     "logs",
     "transport",
-    "monitoring",
     "app",
+    "monitoring",
     "bootstrap",
-    "start",
     "main",
 )
 CNI_ORDER = ("spec", "kernel", "store", "steps", "attach", "plugins", "chain", "node", "cli")
@@ -46,7 +45,6 @@ EXECUTOR_RULES: Rules = {
     # Progress patterns are checked where all settings are, by the layer that understands them.
     "config": frozenset({"protocol", "output"}),
     "transport": frozenset({"http1", "protocol", "config"}),
-    "monitoring": frozenset({"eventloop", "http1", "process", "checks", "output"}),
     # The one-machine agent stands on the other side of the wire: it shares the codec, and durations as text.
     "local_agent": frozenset({"http1", "protocol", "config"}),
     # A framework is a third party on the wire: it shares what bytes mean, and durations as text.

@@ -26,7 +26,7 @@ from executor.process.tests.fixtures import (
 
 def run(given: Launch) -> Result:
     results: list[Result] = []
-    with supervised() as supervisor, running_loop() as loop:
+    with running_loop() as loop, supervised(loop) as supervisor:
         CommandProbe(supervisor, given).start(loop, results.append)
         turn_until(loop, lambda: bool(results), "a result")
     return results[0]
@@ -47,17 +47,18 @@ def test_a_missing_program_is_a_failure() -> None:
 def test_no_room_for_a_process_is_nobodys_failure() -> None:
     user = resolve("54322")
     limit = Limit(resource.RLIMIT_NPROC, 0, 0)
-    with supervised() as supervisor, running_loop() as loop:
+    with running_loop() as loop, supervised(loop) as supervisor:
         results: list[Result] = []
         supervisor.start(launch("sleep", "1000", user=user))
         CommandProbe(supervisor, launch("true", user=user, rlimits=[limit])).start(loop, results.append)
+        turn_until(loop, lambda: bool(results), "a result")
     assert results[0].transient
 
 
 def test_no_descriptor_for_a_check_is_nobodys_failure() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     results: list[Result] = []
-    with supervised() as supervisor, running_loop() as loop:
+    with running_loop() as loop, supervised(loop) as supervisor:
         free = os.dup(0)
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
@@ -73,7 +74,7 @@ def test_no_descriptor_for_a_check_is_nobodys_failure() -> None:
 def test_a_hanging_check_is_killed_with_its_children_and_does_not_overlap(tmp_path: Path) -> None:
     script = f"echo run >>{tmp_path}/runs; setsid sh -c 'echo $$ >{tmp_path}/pid; sleep 1000' & wait"
     results: list[Result] = []
-    with supervised() as supervisor, running_loop() as loop:
+    with running_loop() as loop, supervised(loop) as supervisor:
         plan = Plan(CommandTarget(shell(script)), delay=0, interval=1000, timeout=0.5)
         runner = Runner(loop, supervisor, plan, results.append)
         runner.start()
@@ -89,7 +90,7 @@ def test_a_hanging_check_is_killed_with_its_children_and_does_not_overlap(tmp_pa
 def test_a_check_that_leaves_a_daemon_behind_is_tidied_up(tmp_path: Path) -> None:
     script = f"setsid sh -c 'echo $$ >{tmp_path}/pid; sleep 1000' & until test -s {tmp_path}/pid; do :; done"
     results: list[Result] = []
-    with supervised() as supervisor, running_loop() as loop:
+    with running_loop() as loop, supervised(loop) as supervisor:
         CommandProbe(supervisor, shell(script)).start(loop, results.append)
         turn_until(loop, lambda: bool(results), "a result")
         assert results[0].ok
@@ -100,7 +101,7 @@ def test_a_check_that_leaves_a_daemon_behind_is_tidied_up(tmp_path: Path) -> Non
 def test_pausing_kills_the_run_that_is_under_way(tmp_path: Path) -> None:
     script = f"echo $$ >{tmp_path}/pid; sleep 1000"
     results: list[Result] = []
-    with supervised() as supervisor, running_loop() as loop:
+    with running_loop() as loop, supervised(loop) as supervisor:
         plan = Plan(CommandTarget(shell(script)), delay=0, interval=0, timeout=math.inf)
         runner = Runner(loop, supervisor, plan, results.append)
         runner.start()

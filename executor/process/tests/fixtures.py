@@ -10,19 +10,58 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from executor.eventloop import SelectorLoop, Timer
+from executor.eventloop import Loop, SelectorLoop, Timer
 from executor.process import procfs
-from executor.process.launch import Exit, Launch, Process
+from executor.process.launch import Exit, Launch, LaunchError, Process
 from executor.process.supervisor import Supervisor
-from executor.process.warden import spawn
+from executor.process.warden import Warden, spawn
 
 PATIENCE = 30.0
 
 
+class WaitingSupervisor(Supervisor):
+    """A supervisor for tests without a loop: `start` waits for the process, `reap` asks for its end."""
+
+    def __init__(self, warden: Warden) -> None:
+        super().__init__(warden)
+        self._endings: dict[str, Exit] = {}
+
+    def start(self, launch: Launch) -> Process:
+        """Start a process and return once it runs its program. Raises LaunchError."""
+        outcomes: list[Process | LaunchError] = []
+
+        def ended(ending: Exit) -> None:
+            assert isinstance(outcomes[0], Process)
+            self._endings[outcomes[0].cookie] = ending
+
+        self.begin(launch, outcomes.append, ended)
+        poll = select.poll()
+        while not outcomes:
+            poll.register(self.descriptor, select.POLLIN | (select.POLLOUT if self._channel.sending else 0))
+            assert poll.poll(PATIENCE * 1000), "the warden says nothing"
+            self.pump()
+        outcome = outcomes[0]
+        if isinstance(outcome, LaunchError):
+            raise outcome
+        return outcome
+
+    def reap(self, process: Process) -> Exit | None:
+        """How a process ended; None while that is not known."""
+        self.pump()
+        if self._gone and process.cookie not in self._endings:
+            poll = select.poll()
+            poll.register(process.pidfd, select.POLLIN)
+            if poll.poll(0):
+                self.collect_lost(process)
+        return self._endings.pop(process.cookie, None)
+
+
 @contextlib.contextmanager
-def supervised() -> Iterator[Supervisor]:
-    """A supervisor whose warden and tasks are gone afterwards."""
-    supervisor = Supervisor(spawn())
+def supervised(loop: Loop | None = None) -> Iterator[WaitingSupervisor]:
+    """A supervisor whose warden and tasks are gone afterwards; `loop` serves it."""
+    supervisor = WaitingSupervisor(spawn())
+    if loop is not None:
+        supervisor.attach(loop)
     try:
         yield supervisor
     finally:
@@ -45,14 +84,16 @@ def python(script: str, **options: Any) -> Launch:
     return launch(sys.executable, "-I", "-S", "-c", script, **options)
 
 
-def ending(supervisor: Supervisor, process: Process) -> Exit:
+def ending(supervisor: WaitingSupervisor, process: Process) -> Exit:
     """Wait for a process to end and collect it."""
-    poll = select.poll()
-    poll.register(process.pidfd, select.POLLIN)
-    assert poll.poll(PATIENCE * 1000), "the process did not end"
-    exit_ = supervisor.reap(process)
-    assert exit_ is not None
-    return exit_
+    endings: list[Exit] = []
+
+    def ended() -> bool:
+        endings.extend(filter(None, [supervisor.reap(process)]))
+        return bool(endings)
+
+    eventually(ended, "the end of the process")
+    return endings[0]
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:

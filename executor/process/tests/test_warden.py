@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from executor.process.launch import LaunchError, Stage
-from executor.process.supervisor import Supervisor
 from executor.process.tests.fixtures import (
+    WaitingSupervisor,
     alive,
     ending,
     eventually,
@@ -32,8 +32,8 @@ warden = spawn()
 import os, time
 from pathlib import Path
 from executor.process.launch import Launch
-from executor.process.supervisor import Supervisor
-supervisor = Supervisor(warden)
+from executor.process.tests.fixtures import WaitingSupervisor
+supervisor = WaitingSupervisor(warden)
 for script in sys.argv[1:]:
     supervisor.start(Launch("task", [sys.executable, "-I", "-S", "-c", script], dict(os.environ), Path("/")))
 print(warden.pid, flush=True)
@@ -69,7 +69,7 @@ def test_no_task_outlives_a_killed_executor(tmp_path: Path, end: signal.Signals)
 
 
 def test_a_killed_warden_takes_its_tasks_along_and_is_noticed(tmp_path: Path) -> None:
-    supervisor = Supervisor(spawn())
+    supervisor = WaitingSupervisor(spawn())
     process = supervisor.start(launch("sleep", "1000"))
     parent = supervisor.start(python(DAEMON.format(parent="os._exit(0)", file=str(tmp_path / "daemon"))))
     ending(supervisor, parent)

@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
+from mesos.v1 import mesos_pb2
+
 from executor.app.preload import load_everything
-from executor.app.task_run import TaskRun
 from executor.config.settings import Settings
 from executor.eventloop import Loop
 from executor.output.directory import Directory, file_name, unsafe_ancestor
@@ -28,13 +29,25 @@ PROGRESS_VARIABLE = "MESOKIT_PROGRESS_FILE"
 
 
 @dataclass(frozen=True, slots=True)
-class Equipment:
-    """What all tasks are equipped from. `in_output` says whether progress is looked for in stdout and
+class TaskFiles:
+    """What a task has of the sandbox: the launch with its descriptors and variables, the one that commands
+    that check the task are derived from, and who looks after its output and progress.
+    """
+
+    launch: Launch
+    check_launch: Launch
+    output: TaskOutput
+    progress: ProgressWatcher | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """What all tasks get theirs from. `in_output` says whether progress is looked for in stdout and
     stderr; `unpacked` is where a one-file bundle lies, which its boot loader removes at the end.
     """
 
     loop: Loop
-    sandbox: Directory
+    directory: Directory
     pump: Pump
     policy: OutputPolicy
     pattern: re.Pattern[bytes]
@@ -44,16 +57,22 @@ class Equipment:
     unpacked: Path | None
 
     @classmethod
-    def of(cls, settings: Settings, loop: Loop, sandbox: Directory) -> "Equipment":
+    def of(cls, settings: Settings, loop: Loop, sandbox: Directory) -> "Sandbox":
         """From the settings."""
         policy = OutputPolicy(sandbox, settings.output_size, settings.output_backups)
         with suppress(OSError):  # each task will be told
             policy.prepare()
+        pump = Pump(loop)
+        if policy.size or settings.progress_regex is not None:
+            # Made at start: later a task may leave no room for a thread. If there is none now, each task
+            # tries.
+            with suppress(OSError):
+                pump.start()
         bundle = Path(getattr(sys, "_MEIPASS", ""))
         return cls(
             loop=loop,
-            sandbox=sandbox,
-            pump=Pump(loop),
+            directory=sandbox,
+            pump=pump,
             policy=policy,
             pattern=settings.progress_regex or compile_pattern(DEFAULT_PATTERN),
             in_output=settings.progress_regex is not None,
@@ -62,35 +81,39 @@ class Equipment:
             unpacked=bundle if bundle.name.startswith("_MEI") else None,
         )
 
-    def equip(self, kept: TaskRun, launch: Launch, tell: Callable[[Progress], None]) -> Launch:
-        """The launch with all that it needs; `kept.output`, `kept.progress` and `kept.launch` are set, the
-        last to what commands that check the task are derived from. Raises OSError.
-        """
-        user = launch.user
+    def prepare(
+        self, info: mesos_pb2.TaskInfo, launch: Launch, tell: Callable[[Progress], None]
+    ) -> TaskFiles:
+        """What a task gets of it; `tell` hears of its progress. Raises OSError."""
+        user, task_id = launch.user, info.task_id.value
         if user is not None and user.uid != os.geteuid():
             self._admit(user)
         environment = launch.env
         file: ProgressFile | None = None
+        progress: ProgressWatcher | None = None
         if self.file is not None:
-            file, path = self._progress_file(self.file, kept.task.id, user)
+            file, path = self._progress_file(self.file, task_id, user)
             environment = {PROGRESS_VARIABLE: str(path), **environment}
         if self.in_output or file is not None:
-            kept.progress = ProgressWatcher(self.loop, self.pattern, self.interval, tell, file)
-        tap = kept.progress.tap if kept.progress is not None and self.in_output else None
-        info = kept.task.info
+            progress = ProgressWatcher(self.loop, self.pattern, self.interval, tell, file)
+        tap = progress.tap if progress is not None and self.in_output else None
         checked = info.health_check.HasField("command") or info.check.HasField("command")
-        kept.output = TaskOutput(
-            self.pump, self.policy, kept.task.id, tap, for_checks=checked and self.policy.size > 0
-        )
-        equipped = replace(launch, env=environment, stdout=kept.output.stdout, stderr=kept.output.stderr)
-        kept.launch = equipped if self.policy.size else replace(launch, env=environment)
-        return equipped
+        rotated = self.policy.size > 0
+        try:
+            output = TaskOutput(self.pump, self.policy, task_id, tap, for_checks=checked and rotated)
+        except BaseException:
+            if progress is not None:
+                progress.finish()
+            raise
+        equipped = replace(launch, env=environment, stdout=output.stdout, stderr=output.stderr)
+        checks = equipped if rotated else replace(launch, env=environment)
+        return TaskFiles(equipped, checks, output, progress)
 
     def _admit(self, user: Identity) -> None:
         """Make ready for a task of another user than ours. Raises OSError."""
         load_everything()
         try:
-            self.sandbox.share(user)
+            self.directory.share(user)
         except PermissionError:
             if os.geteuid() == 0:
                 raise
@@ -109,11 +132,11 @@ class Equipment:
         """The file in its directory, where the task's user can write, and its path for the task."""
         *folders, name = [part.replace("{task}", file_name(task_id)) for part in file.parts]
         owner = user.uid if user is not None else None
-        folder = self.sandbox.enter(folders, make=True, owner=owner)
+        folder = self.directory.enter(folders, make=True, owner=owner)
         try:
             if user is not None and os.fstat(folder.descriptor).st_uid == os.geteuid():
                 folder.share(user)
         except BaseException:
             folder.close()
             raise
-        return ProgressFile(folder, name, owner), self.sandbox.path.joinpath(*folders, name)
+        return ProgressFile(folder, name, owner), self.directory.path.joinpath(*folders, name)
