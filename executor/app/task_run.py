@@ -481,11 +481,18 @@ class TaskRun:
         facts: Mapping[str, object] | None = None,
     ) -> None:
         """Go to a state and tell of it."""
-        now = time.time()
-        self.task.step(state, now)
-        log.info("task %r: %s%s", self.task.id, state.name, f": {message}" if message else "")
-        executor_id = self.services.settings.executor_id
-        status = make_status(self.task, executor_id, now, message=message, reason=reason, facts=facts)
+        now, task = time.time(), self.task
+        before, known = task.state, len(task.history)
+        task.step(state, now)
+        try:
+            executor_id = self.services.settings.executor_id
+            status = make_status(task, executor_id, now, message=message, reason=reason, facts=facts)
+        except BaseException:
+            # What cannot be told has not happened: for want of memory it is tried again.
+            task.state = before
+            del task.history[known:]
+            raise
+        log.info("task %r: %s%s", task.id, state.name, f": {message}" if message else "")
         self._said.append(StatusUpdate(status))
 
 
