@@ -73,7 +73,7 @@ class _Call:
 
 class SelectorLoop:
     """The Loop that runs: call `run_once` until done. Exceptions of callbacks reach the caller of
-    `run_once`.
+    `run_once`. A call that ends in MemoryError is made again in the next turn, which it must bear.
     """
 
     def __init__(self) -> None:
@@ -132,10 +132,21 @@ class SelectorLoop:
             callback, call.callback = call.callback, None
             if callback is None:
                 self._cancelled -= 1
-            else:
+                continue
+            try:
                 callback()
+            except MemoryError:
+                # Not for good: whoever runs the loop lets some time pass, and it is called again.
+                call.callback = callback
+                heapq.heappush(self._timers, (now, next(self._order), call))
+                raise
         for _ in range(len(self._posted)):
-            self._posted.popleft()()
+            callback = self._posted.popleft()
+            try:
+                callback()
+            except MemoryError:
+                self._posted.appendleft(callback)
+                raise
 
     def forget_one(self) -> None:
         """A timer was cancelled. It leaves the heap when due, or with the others before they are the greater

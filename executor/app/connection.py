@@ -102,6 +102,10 @@ class Connection:
         """The next of what has come for the executor."""
         return self._news.popleft() if self._news else None
 
+    def put_back(self, news: News) -> None:
+        """It could not be attended to now."""
+        self._news.appendleft(news)
+
     def _hear(self, report: Report) -> None:
         now = self._loop.now()
         match report:

@@ -5,11 +5,14 @@ handed to the tasks, and what the tasks say to the connection, until there is no
 whether it is time to leave. Nobody calls back: both sides are asked for what they have (`take`).
 """
 
+import contextlib
 import json
 import logging
 import math
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from mesos.v1 import mesos_pb2
 from mesos.v1.executor import executor_pb2
@@ -28,6 +31,9 @@ TOLERATED_DEFECTS = 20
 DEFECT_WINDOW = 3600.0
 """Errors that should not be possible and that no task accounts for: beyond so many within so many seconds the
 executor gives up."""
+
+MEMORY_PAUSE = 0.05
+"""Seconds until what there was no memory for is tried again."""
 
 _Event = executor_pb2.Event
 
@@ -80,6 +86,11 @@ class Executor:
     def _guarded(self, step: Callable[[], object]) -> None:
         try:
             step()
+        except MemoryError:
+            # No mistake of ours: what was done is done again when others have let go of some.
+            log.warning("out of memory: trying again")
+            time.sleep(MEMORY_PAUSE)
+            self._loop.post(_nothing)
         except Exception:
             now = self._loop.now()
             while self._defects and self._defects[0] <= now - DEFECT_WINDOW:
@@ -93,9 +104,11 @@ class Executor:
         """Hand on what was said, until nobody says anything."""
         while True:
             if (news := self._connection.take()) is not None:
-                self._act(news)
+                with _not_lost(partial(self._connection.put_back, news)):
+                    self._act(news)
             elif (said := self.tasks.take()) is not None:
-                self._tell(said)
+                with _not_lost(partial(self.tasks.put_back, said)):
+                    self._tell(said)
             else:
                 break
         self._consider_leaving()
@@ -200,6 +213,16 @@ class Executor:
             # An agent that asked to leave may have done with its framework, and takes no more of it.
             if session.refused_updates or not session.told_to_leave:
                 self._status = self._status or 1
+
+
+@contextlib.contextmanager
+def _not_lost(put_back: Callable[[], None]) -> Iterator[None]:
+    """For want of memory, what was taken is put back."""
+    try:
+        yield
+    except MemoryError:
+        put_back()
+        raise
 
 
 def progress_message(task_id: str, progress: Progress) -> bytes:

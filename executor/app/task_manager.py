@@ -55,6 +55,10 @@ class TaskManager:
         """The next of what the tasks have said."""
         return self._said.popleft() if self._said else None
 
+    def put_back(self, said: Said) -> None:
+        """It could not be told now."""
+        self._said.appendleft(said)
+
     @property
     def living(self) -> tuple[TaskRun, ...]:
         """The tasks that have not ended."""
@@ -73,14 +77,21 @@ class TaskManager:
         self._groups += 1
         self.received = True
         group = self._groups if grouped else None
-        added = [self._add(info, group) for info in infos if not self._repeated(info.task_id.value)]
+        added: list[TaskRun] = []
+        try:
+            added.extend(self._add(info, group) for info in infos if not self._repeated(info.task_id.value))
+            if added and not self._waiting:
+                self._services.loop.post(self._start_next)
+        except MemoryError:
+            # All or nothing: it will be tried again.
+            for run in added:
+                del self._runs[run.task.id]
+            raise
+        self._waiting.extend(added)
         for run in added:
             # One that cannot run takes the rest of its group with it before they begin.
             if run.stage is Stage.RECEIVED:
                 self._begin(run)
-        if added and not self._waiting:
-            self._services.loop.post(self._start_next)
-        self._waiting.extend(added)
 
     def refuse(self, infos: Iterable[mesos_pb2.TaskInfo], why: str) -> None:
         """Answer tasks that come too late with KILLED."""
@@ -141,6 +152,8 @@ class TaskManager:
         run = self._waiting.popleft()
         if self._waiting:
             self._services.loop.post(self._start_next)
+        if run.stage is Stage.RECEIVED:
+            self._begin(run)
         self._feed(run, Event.TURN)
 
     def _feed(self, run: TaskRun, event: Event, what: Any = None) -> None:

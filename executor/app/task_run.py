@@ -513,6 +513,8 @@ TABLE: Mapping[Stage, Mapping[Event, Handler]] = {
         Event.NOT_STARTED: TaskRun._not_started,
         Event.KILL: TaskRun._kill_start,
         Event.DEADLINE: TaskRun._give_up_start,
+        # It may say so before we have heard of its start.
+        Event.PROGRESS: TaskRun._hear_progress,
     },
     Stage.RUNNING: {
         Event.KILL: TaskRun._kill,

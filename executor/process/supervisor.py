@@ -210,7 +210,7 @@ class Supervisor:
             start.started(process)
 
     def _give_up(self, number: int) -> None:
-        start = self._starts.pop(number, None)
+        start = self._forget(number)
         if start is not None:
             self._undo(number)
             text = (

@@ -199,6 +199,10 @@ class _Children:
             os.close(write)
             raise
         if pid == 0:
+            for start in self._starts.values():
+                # They are closed by exec anyhow; until then there may be no other descriptors left.
+                os.close(start.report)
+                os.close(start.pidfd)
             child.become(plan, descriptors, write, self._ignored)
         os.close(write)
         try:
