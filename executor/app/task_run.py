@@ -176,6 +176,7 @@ class TaskRun:
     checker: Checker | None = None
     _start: int = 0
     _defect: str = ""
+    _finishing: bool = False
     _escalation: Timer | None = None
     _completion: Timer | None = None
     _said: list[Said] = field(default_factory=list)
@@ -234,7 +235,7 @@ class TaskRun:
         assert self.spec is not None
         services = self.services
         try:
-            self.files = services.prepare(self.task.info, self.spec.launch, self._soon(Event.PROGRESS))
+            self.files = services.prepare(self.task.info, self.spec.launch, self._progress_made)
             self._start = services.supervisor.begin(self.files.launch, self._outcome, self._soon(Event.ENDED))
         except LaunchError as error:
             self._not_started(error)
@@ -402,8 +403,7 @@ class TaskRun:
     def _tell_ending(self, _: object) -> None:
         assert self.files is not None
         assert self.ending is not None
-        if self.files.progress is not None:
-            self.files.progress.finish()
+        self._finish_progress()
         ending, task = self.ending, self.task
         facts: dict[str, object] = {**ending.facts}
         if self.progress is not None:
@@ -441,6 +441,18 @@ class TaskRun:
             self.task.check_status = status
             self._step(State.RUNNING, "", Reason.REASON_TASK_CHECK_STATUS_UPDATED)
 
+    def _progress_made(self, progress: Progress) -> None:
+        if self._finishing:
+            # The last report comes before the end that is just being told.
+            self._hear_progress(progress)
+        else:
+            self.feed(self, Event.PROGRESS, progress)
+
+    def _finish_progress(self) -> None:
+        if self.files is not None and self.files.progress is not None:
+            self._finishing = True
+            self.files.progress.finish()
+
     def _hear_progress(self, progress: Progress) -> None:
         self._said.append(ProgressMade(self.task.id, progress))
 
@@ -449,8 +461,7 @@ class TaskRun:
         self._silence()
         if self.files is not None:
             self.files.output.close()
-            if self.files.progress is not None:
-                self.files.progress.finish()
+        self._finish_progress()
         self._cancel_escalation()
         self._forget_lingering()
         if end.begun and self.task.state is State.RECEIVED:
