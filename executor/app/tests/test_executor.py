@@ -77,7 +77,7 @@ def test_told_to_leave_it_does_not_wait_for_acknowledgements_that_cannot_come() 
     made.turn()
     made.world.started.ends(None, 15)
     made.turn()
-    assert made.turn(10.0) is None, "the agent has not taken the update"
+    assert made.turn(2.0) is None, "the agent has not taken the update"
     made.wire.answer(made.wire.updates()[-1], 202)
     assert made.turn(0.4) is None
     assert made.turn(0.2) == 0
