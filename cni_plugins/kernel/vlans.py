@@ -2,11 +2,13 @@
 
 import errno
 import struct
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable
 
-from cni_plugins.kernel.netlink.codec import encode
+from cni_plugins.kernel.netlink.codec import attributes, encode, every_attribute
 from cni_plugins.kernel.netlink.layouts import LINK
 from cni_plugins.kernel.netlink.route import RTM_DELLINK, RTM_GETLINK, RTM_SETLINK, Message, Netlink
+from cni_plugins.spec.errors import CniError
 
 _AF_BRIDGE = 7
 # linux/if_bridge.h, linux/rtnetlink.h
@@ -14,6 +16,8 @@ _PVID, _UNTAGGED, _RANGE_BEGIN, _RANGE_END = 0x2, 0x4, 0x8, 0x10
 _FILTER_BRVLAN = 2
 _IFLA_MASTER, _IFLA_AF_SPEC, _VLAN_INFO = 10, 26, 2
 _HEADER = 32
+_RTM_GETVLAN, _ENTRY, _ENTRY_INFO, _ENTRY_RANGE = 114, 1, 1, 2
+_VLAN_HEADER = struct.Struct("=BxxxI")
 
 
 def _message(
@@ -50,13 +54,13 @@ def of_ports(netlink: Netlink, bridge: int) -> dict[int, frozenset[int]]:
     for packet in netlink.dump("list the VLANs of bridge ports", RTM_GETLINK, body):
         (index,) = struct.unpack_from("=i", packet, 20)
         master, vids = 0, frozenset[int]()
-        for kind, payload in _each(packet, _HEADER):
+        for kind, payload in every_attribute(packet, _HEADER):
             if kind == _IFLA_MASTER:
                 (master,) = struct.unpack_from("=I", payload)
             elif kind == _IFLA_AF_SPEC:
                 vids = frozenset(
                     struct.unpack_from("=HH", info)[1]
-                    for number, info in _each(payload, 0)
+                    for number, info in every_attribute(payload)
                     if number == _VLAN_INFO
                 )
         if master == bridge and index != bridge:
@@ -64,11 +68,23 @@ def of_ports(netlink: Netlink, bridge: int) -> dict[int, frozenset[int]]:
     return found
 
 
-def _each(data: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
-    """Attributes of which several have one number."""
-    while offset + 4 <= len(data):
-        size, kind = struct.unpack_from("=HH", data, offset)
-        if size < 4:
-            return
-        yield kind & 0x3FFF, data[offset + 4 : offset + size]
-        offset += (size + 3) & ~3
+def of_port(netlink: Netlink, port: int, bridge: int) -> frozenset[int]:
+    """The VLANs of one port. CniError 999.
+
+    Kernels before 5.6 cannot be asked for one: there every port of the node is listed.
+    """
+    body = _VLAN_HEADER.pack(_AF_BRIDGE, port)
+    try:
+        packets = netlink.dump("list the VLANs of a bridge port", _RTM_GETVLAN, body)
+    except CniError:
+        return of_ports(netlink, bridge).get(port, frozenset())
+    found: set[int] = set()
+    for packet in packets:
+        for kind, entry in every_attribute(packet, 16 + _VLAN_HEADER.size):
+            if kind != _ENTRY:
+                continue
+            fields = attributes(entry)
+            first = struct.unpack_from("=HH", fields[_ENTRY_INFO])[1]
+            last = int.from_bytes(fields.get(_ENTRY_RANGE, b""), sys.byteorder) or first
+            found.update(range(first, last + 1))
+    return frozenset(found)

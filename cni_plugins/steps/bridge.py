@@ -140,7 +140,7 @@ class BridgePort(Step):
             self._check_vlans(context, port)
 
     def _check_vlans(self, context: Context, port: Link) -> None:
-        there = vlans.of_ports(context.host, port.master).get(port.index, frozenset())
+        there = vlans.of_port(context.host, port.index, port.master)
         wanted = {self.vid or 1}
         for first, last in self.trunks:
             wanted.update(range(first, last + 1))
