@@ -4,7 +4,7 @@ One of ours runs in the process and in the caller's transaction; any other is ex
 undo before its ADD starts. The configuration of a delegate is completed with what it needs of its caller's.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,8 +15,8 @@ from cni_plugins.attach.transaction import Transaction
 from cni_plugins.spec.call import Call, Verb, for_child
 from cni_plugins.spec.config import decode, shown
 from cni_plugins.spec.errors import CniError, Code
-from cni_plugins.spec.result import Result, encode
-from cni_plugins.spec.values import JsonObject, fold
+from cni_plugins.spec.result import Address, Result, encode
+from cni_plugins.spec.values import JsonObject, first_host, fold
 from cni_plugins.steps import registry
 from cni_plugins.steps.context import Context, collection_lock
 from cni_plugins.steps.step import Step
@@ -136,6 +136,14 @@ def addresses(call: Call, tx: Transaction) -> Result:
     if not result.ips:
         raise CniError(Code.INVALID_CONFIG, f"ipam plugin {name} returned no addresses")
     return result
+
+
+def with_gateways(ips: Sequence[Address]) -> tuple[Address, ...]:
+    """Each address with the gateway that it has anyhow: the IPAM plugin's, else its subnet's first host."""
+    return tuple(
+        entry if entry.gateway is not None else replace(entry, gateway=first_host(entry.address))
+        for entry in ips
+    )
 
 
 def add(call: Call, tx: Transaction, config: JsonObject, previous: Result | None = None) -> Result:

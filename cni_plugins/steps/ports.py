@@ -178,6 +178,14 @@ class Localnet(Step):
         ports.guard_loopback(context.call.host, self.interface)
         sysctl.ensure(context.call.host, {self._sysctl: "1"})
 
+    def check(self, context: Context) -> None:
+        if sysctl.read(context.call.host, self._sysctl) != "1":
+            raise CniError(
+                Code.INTERNAL,
+                f"127.0.0.1 does not reach the container: net/{self._sysctl} is not 1",
+                "mesokit reload sets it again",
+            )
+
     def restore(self, context: Context) -> None:
         if links.find(context.host, self.interface) is not None:
             self._open(context)

@@ -31,7 +31,7 @@ from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import BOOL, INTERFACE_NAME, integer, list_of, mtu, nested, option
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Interface, Result, Route
-from cni_plugins.spec.values import IpInterface, first_host, parse_cidr
+from cni_plugins.spec.values import IpInterface, parse_cidr
 from cni_plugins.steps import registry
 from cni_plugins.steps.addresses import Addresses
 from cni_plugins.steps.bridge import Bridge, BridgePort, Gateway
@@ -120,7 +120,7 @@ def validate(call: Call, config: BridgeConfig) -> None:
 def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
     interface.require_free(tx.context.inside, call.ifname)
     ipam = delegation.addresses(call, tx)
-    ips = _with_gateways(config, ipam.ips)
+    ips = delegation.with_gateways(ipam.ips) if config.gateway else ipam.ips
     mac = wishes.mac(call) or (wishes.mac_of_address(ips) if config.mac_from_ip else None)
     routes = (*ipam.routes, *_default_routes(config, ips, ipam.routes))
     with locked(bridges.lock_path(call.roots.run, config.bridge), call.deadline):
@@ -147,18 +147,6 @@ def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
         ips=tuple(replace(entry, interface=2) for entry in ips),
         routes=routes,
         dns=wishes.dns(call, ipam.dns),
-    )
-
-
-def _with_gateways(config: BridgeConfig, ips: Sequence[Address]) -> tuple[Address, ...]:
-    """The addresses, each with a gateway if the bridge is one: the IPAM plugin's, else the subnet's first
-    host.
-    """
-    if not config.gateway:
-        return tuple(ips)
-    return tuple(
-        entry if entry.gateway is not None else replace(entry, gateway=first_host(entry.address))
-        for entry in ips
     )
 
 

@@ -9,7 +9,6 @@ GATEWAY`. Without `ipam` both ends are up and have no address.
      "ipam": {"type": "host-local", "subnet": "10.60.0.0/24", "routes": [{"dst": "0.0.0.0/0"}]}}
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,8 +20,7 @@ from cni_plugins.kernel import interface, links, sysctl
 from cni_plugins.plugins.main import legacy
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import BOOL, INTERFACE_NAME, mtu, option
-from cni_plugins.spec.result import Address, Interface, Result
-from cni_plugins.spec.values import first_host
+from cni_plugins.spec.result import Interface, Result
 from cni_plugins.steps import registry
 from cni_plugins.steps.addresses import Addresses
 from cni_plugins.steps.context import Context
@@ -59,7 +57,7 @@ def validate(call: Call, config: PtpConfig) -> None:
 def add(call: Call, config: PtpConfig, tx: Transaction) -> Result:
     interface.require_free(tx.context.inside, call.ifname)
     ipam = delegation.addresses(call, tx)
-    ips = _with_gateways(ipam.ips)
+    ips = delegation.with_gateways(ipam.ips)
     mac = wishes.mac(call) or (wishes.mac_of_address(ips) if config.mac_from_ip else None)
     mac, host_mac = mac or links.random_mac(), links.random_mac()
     pair = veth.create(
@@ -82,14 +80,6 @@ def add(call: Call, config: PtpConfig, tx: Transaction) -> Result:
     return result
 
 
-def _with_gateways(ips: Sequence[Address]) -> tuple[Address, ...]:
-    """Each address with the gateway that it has anyhow: the IPAM plugin's, else its subnet's first host."""
-    return tuple(
-        entry if entry.gateway is not None else replace(entry, gateway=first_host(entry.address))
-        for entry in ips
-    )
-
-
 def steps(call: Call, config: PtpConfig, context: Context, result: Result) -> list[Step]:
     """The steps behind a result; the host's end is the first interface of it."""
     host, inside = result.host_interface(), result.container_interface(call.ifname)
@@ -98,7 +88,7 @@ def steps(call: Call, config: PtpConfig, context: Context, result: Result) -> li
 
 
 def _after_the_pair(config: PtpConfig, call: Call, result: Result) -> list[Step]:
-    ips = _with_gateways(result.ips_of(call.ifname))
+    ips = delegation.with_gateways(result.ips_of(call.ifname))
     listed: list[Step] = []
     if ips:
         listed.append(Forwarding(tuple(sorted({entry.address.version for entry in ips}))))

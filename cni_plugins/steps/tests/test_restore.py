@@ -58,6 +58,7 @@ MORE = [
     "sysctl -qw net.ipv4.ip_forward=0",
     "ip addr del 10.9.0.1/24 dev br0",
     "tc qdisc del dev {host} root",
+    "sysctl -qw net.ipv4.conf.br0.route_localnet=0",
 ]
 
 
