@@ -66,6 +66,7 @@ def test_a_service_that_is_stopped_holds_no_namespace(node: Node, ours: str) -> 
     """The request lies in its socket; what it carries does not hold the runtime's mount."""
     with started(node.popen([MESOKIT, "node"])):
         until(node.path("/run/mesokit/node.sock").is_socket)
+        assert node.json(MESOKIT, "node", "status", "--json")["workers"]  # all are there to be stopped
         signal_service(node, "STOP")
         program = ["python3", "-c", UNMOUNTS, f"{ours}/loopback", "1", json.dumps(bridge(type="loopback"))]
         assert node.run(program).text == "0\n"
