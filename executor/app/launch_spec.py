@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from mesos.v1 import mesos_pb2
 
 from executor.app.container_address import own_address
-from executor.checks.check import empty_status
-from executor.checks.plan import HealthPlan, Plan, check_plan, health_plan
+from executor.checks.check import Plan, check_plan
+from executor.checks.health import HealthPlan, health_plan
 from executor.config.settings import OPTIONS, Settings
 from executor.config.token import TOKEN_VARIABLE
 from executor.process.identity import Identity, resolve
@@ -61,8 +61,8 @@ class LaunchSpec:
 
     def check_status(self) -> mesos_pb2.CheckStatusInfo | None:
         """What a status says of the check before its first result."""
-        check = self.check(self.launch)
-        return empty_status(check) if check is not None else None
+        plan = self.check(self.launch)
+        return plan.check.status(None) if plan is not None else None
 
 
 def specify(

@@ -15,7 +15,7 @@ from mesos.v1 import mesos_pb2
 
 from executor.app.launch_spec import Surroundings, specify
 from executor.app.task_run import End, Event, Kill, Said, Services, Stage, TaskRun
-from executor.checks.plan import InvalidCheckError
+from executor.checks.fields import InvalidCheckError
 from executor.process.identity import UnknownUserError
 from executor.task.command import InvalidTaskError
 from executor.task.kill_policy import grace_of

@@ -5,16 +5,44 @@ behind.
 import errno
 import signal
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from mesos.v1 import mesos_pb2
 
-from executor.checks.result import Result
+from executor.checks.fields import InvalidCheckError
+from executor.checks.result import Probe, Result
 from executor.eventloop import Loop
 from executor.process.launch import Exit, Launch, LaunchError, Process, Stage
 from executor.process.supervisor import Supervisor
-from executor.task.command import find_program
+from executor.task.command import InvalidTaskError, find_program
 from executor.task.environment import of_command
+
+
+@dataclass(frozen=True, slots=True)
+class CommandCheck:
+    """A command that is run beside the task."""
+
+    launch: Launch
+
+    @classmethod
+    def parse(cls, field: str, command: mesos_pb2.CommandInfo, task: Launch) -> "CommandCheck":
+        """Read `field` of a check. Raises InvalidCheckError."""
+        try:
+            return cls(derive(task, command))
+        except InvalidTaskError as error:
+            raise InvalidCheckError(f"{field}: {error}") from None
+
+    def probe(self, supervisor: Supervisor) -> Probe:
+        """A new run."""
+        return CommandProbe(supervisor, self.launch)
+
+    def status(self, result: Result | None) -> mesos_pb2.CheckStatusInfo:
+        """What a CheckInfo reports of a result, or of none."""
+        status = mesos_pb2.CheckStatusInfo(type=mesos_pb2.CheckInfo.COMMAND)
+        status.command.SetInParent()
+        if result is not None and result.exit_code is not None:
+            status.command.exit_code = result.exit_code
+        return status
 
 
 class CommandProbe:

@@ -8,11 +8,44 @@ are not. So many failures in a row as the check allows are told with `kill`.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from executor.checks.plan import HealthPlan
+from mesos.v1 import mesos_pb2
+
+from executor.checks import fields
+from executor.checks.check import Check, Plan, Run, Runner
+from executor.checks.command import CommandCheck
+from executor.checks.http import HttpCheck
 from executor.checks.result import Result
-from executor.checks.runner import Run, Runner
+from executor.checks.tcp import TcpCheck
 from executor.eventloop import Loop
+from executor.process.launch import Launch
 from executor.process.supervisor import Supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class HealthPlan:
+    """A check by which a task lives: `failures` in a row end it; failures in the first `grace` seconds are
+    forgiven.
+    """
+
+    plan: Plan
+    failures: int
+    grace: float
+
+
+def health_plan(message: mesos_pb2.HealthCheck, task: Launch) -> HealthPlan:
+    """Read TaskInfo.health_check. Raises InvalidCheckError."""
+    kind = mesos_pb2.HealthCheck
+    check: Check
+    if message.type == kind.COMMAND and message.HasField("command"):
+        check = CommandCheck.parse("health_check.command", message.command, task)
+    elif message.type == kind.HTTP and message.HasField("http"):
+        check = HttpCheck.of_health("health_check.http", message.http)
+    elif message.type == kind.TCP and message.HasField("tcp"):
+        check = TcpCheck.of_health("health_check.tcp", message.tcp)
+    else:
+        raise fields.unknown_type("health_check", message.type, message.HasField("type"))
+    grace = fields.seconds("health_check.grace_period_seconds", message.grace_period_seconds)
+    return HealthPlan(Plan.of("health_check", message, check), message.consecutive_failures, grace)
 
 
 @dataclass(frozen=True, slots=True)

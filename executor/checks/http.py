@@ -5,11 +5,16 @@ itself over the loopback under no name that a certificate could have. Only the h
 curl reads it: a line that is no header field, or a length that is none, is passed over.
 """
 
+from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
 
+from mesos.v1 import mesos_pb2
+
+from executor.checks import fields
 from executor.checks.conversation import (
     Channel,
     SecureChannel,
+    SocketProbe,
     Steps,
     Talk,
     Wait,
@@ -17,8 +22,10 @@ from executor.checks.conversation import (
     failure,
     reason,
 )
-from executor.checks.result import Result
+from executor.checks.fields import InvalidCheckError
+from executor.checks.result import Probe, Result
 from executor.http1 import Answer, Budget, Client, HttpError
+from executor.process.supervisor import Supervisor
 
 _MAX_REDIRECTS = 20
 _BUDGET = Budget(head=64 * 1024, fields=512, interim=16)
@@ -27,6 +34,46 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _MAX_SHOWN = 200
 """Characters of a URL or an error in a result's text; a server may redirect to one of many thousands."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpCheck:
+    """A question to the task."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @classmethod
+    def of_health(cls, field: str, message: mesos_pb2.HealthCheck.HTTPCheckInfo) -> "HttpCheck":
+        """Read `field` of a health check. Raises InvalidCheckError."""
+        scheme = message.scheme or "http"
+        if scheme not in _DEFAULT_PORTS:
+            raise InvalidCheckError(f"{field}.scheme is {scheme!r}: use http or https")
+        path = fields.path(f"{field}.path", message.path)
+        port = fields.port(f"{field}.port", message.port)
+        return cls(scheme, fields.loopback(message.protocol), port, path)
+
+    @classmethod
+    def of_check(cls, field: str, message: mesos_pb2.CheckInfo.Http) -> "HttpCheck":
+        """Read `field` of a check, which has neither scheme nor protocol to choose. Raises
+        InvalidCheckError.
+        """
+        path = fields.path(f"{field}.path", message.path)
+        return cls("http", "127.0.0.1", fields.port(f"{field}.port", message.port), path)
+
+    def probe(self, _: Supervisor) -> Probe:
+        """A new run."""
+        return SocketProbe(lambda talk: http_steps(talk, self.scheme, self.host, self.port, self.path))
+
+    def status(self, result: Result | None) -> mesos_pb2.CheckStatusInfo:
+        """What a CheckInfo reports of a result, or of none."""
+        status = mesos_pb2.CheckStatusInfo(type=mesos_pb2.CheckInfo.HTTP)
+        status.http.SetInParent()
+        if result is not None and result.http_status is not None:
+            status.http.status_code = result.http_status
+        return status
 
 
 def http_steps(talk: Talk, scheme: str, host: str, port: int, path: str) -> Steps:
@@ -61,9 +108,9 @@ def _get(talk: Talk, url: str) -> Wait[Answer]:
     # Redirects come with blanks and letters of all kinds in them, as browsers and curl put up with.
     target = quote(target, safe=_SAFE, errors="surrogateescape")
     authority = quote(parts.netloc.rpartition("@")[2], safe=_SAFE, errors="surrogateescape")
-    fields = [("Host", authority), ("User-Agent", "mesokit"), ("Accept", "*/*"), ("Connection", "close")]
+    headers = [("Host", authority), ("User-Agent", "mesokit"), ("Accept", "*/*"), ("Connection", "close")]
     http = Client(_BUDGET, lenient=True)
-    yield from channel.send(http.request("GET", target, fields))
+    yield from channel.send(http.request("GET", target, headers))
     while not isinstance(answer := http.next(), Answer):
         http.receive((yield from channel.receive()))
     return answer

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from executor.checks.runner import Run
+from executor.checks.check import Run
 from executor.monitoring.cgroup import GroupUsage
 from executor.monitoring.usage import Usage
 from executor.output.progress_reporter import Progress

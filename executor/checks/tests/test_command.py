@@ -5,10 +5,9 @@ import os
 import resource
 from pathlib import Path
 
-from executor.checks.command import CommandProbe
-from executor.checks.plan import CommandTarget, Plan
+from executor.checks.check import Plan, Runner
+from executor.checks.command import CommandCheck, CommandProbe
 from executor.checks.result import Result
-from executor.checks.runner import Runner
 from executor.process.identity import resolve
 from executor.process.launch import Launch, Limit
 from executor.process.tests.fixtures import (
@@ -75,7 +74,7 @@ def test_a_hanging_check_is_killed_with_its_children_and_does_not_overlap(tmp_pa
     script = f"echo run >>{tmp_path}/runs; setsid sh -c 'echo $$ >{tmp_path}/pid; sleep 1000' & wait"
     results: list[Result] = []
     with running_loop() as loop, supervised(loop) as supervisor:
-        plan = Plan(CommandTarget(shell(script)), delay=0, interval=1000, timeout=0.5)
+        plan = Plan(CommandCheck(shell(script)), delay=0, interval=1000, timeout=0.5)
         runner = Runner(loop, supervisor, plan, results.append)
         runner.start()
         turn_until(loop, lambda: bool(results), "the timeout")
@@ -102,7 +101,7 @@ def test_pausing_kills_the_run_that_is_under_way(tmp_path: Path) -> None:
     script = f"echo $$ >{tmp_path}/pid; sleep 1000"
     results: list[Result] = []
     with running_loop() as loop, supervised(loop) as supervisor:
-        plan = Plan(CommandTarget(shell(script)), delay=0, interval=0, timeout=math.inf)
+        plan = Plan(CommandCheck(shell(script)), delay=0, interval=0, timeout=math.inf)
         runner = Runner(loop, supervisor, plan, results.append)
         runner.start()
         turn_until(loop, (tmp_path / "pid").exists, "the run")

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from mesos.v1 import mesos_pb2
 from pytest_mock import MockerFixture
 
-from executor.checks.check import Checker
-from executor.checks.health import Health, HealthChecker, HealthJudge
-from executor.checks.plan import HealthPlan, Plan, TcpTarget
+from executor.checks.check import Checker, Plan, Runner
+from executor.checks.health import Health, HealthChecker, HealthJudge, HealthPlan
 from executor.checks.result import Result
-from executor.checks.runner import Runner
+from executor.checks.tcp import TcpCheck
 from executor.eventloop import Loop
 from executor.process.tests.fixtures import ManualLoop
 
@@ -45,7 +44,7 @@ def faked(mocker: MockerFixture) -> list[FakeProbe]:
 
 
 def plan(delay: float = 15, interval: float = 10, timeout: float = 20) -> Plan:
-    return Plan(TcpTarget("127.0.0.1", 1), delay, interval, timeout)
+    return Plan(TcpCheck("127.0.0.1", 1), delay, interval, timeout)
 
 
 def test_delay_then_interval_after_each_end(mocker: MockerFixture) -> None:

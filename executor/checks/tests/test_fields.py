@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 from mesos.v1 import mesos_pb2
 
-from executor.checks.plan import (
-    CommandTarget,
-    HttpTarget,
-    InvalidCheckError,
-    TcpTarget,
-    check_plan,
-    health_plan,
-)
+from executor.checks.check import check_plan
+from executor.checks.command import CommandCheck
+from executor.checks.fields import InvalidCheckError
+from executor.checks.health import health_plan
+from executor.checks.http import HttpCheck
+from executor.checks.tcp import TcpCheck
 from executor.process.launch import Launch
 
 TASK = Launch("t", ["sh"], {"A": "task", "B": "task"}, Path("/sandbox"), program="/bin/sh")
@@ -27,7 +25,7 @@ def test_defaults() -> None:
     health = health_plan(Kind(type=Kind.TCP, tcp=Kind.TCPCheckInfo(port=80)), TASK)
     assert (health.failures, health.grace) == (3, 10)
     assert (health.plan.delay, health.plan.interval, health.plan.timeout) == (15, 10, 20)
-    assert health.plan.target == TcpTarget("127.0.0.1", 80)
+    assert health.plan.check == TcpCheck("127.0.0.1", 80)
 
 
 def test_timeout_zero_is_infinite() -> None:
@@ -37,18 +35,18 @@ def test_timeout_zero_is_infinite() -> None:
 
 def test_http_and_ipv6() -> None:
     http = Kind.HTTPCheckInfo(port=8080, path="/ok", scheme="https", protocol=mesos_pb2.NetworkInfo.IPv6)
-    assert health_plan(Kind(type=Kind.HTTP, http=http), TASK).plan.target == HttpTarget(
+    assert health_plan(Kind(type=Kind.HTTP, http=http), TASK).plan.check == HttpCheck(
         "https", "::1", 8080, "/ok"
     )
     tcp = Kind.TCPCheckInfo(port=1, protocol=mesos_pb2.NetworkInfo.IPv6)
-    assert health_plan(Kind(type=Kind.TCP, tcp=tcp), TASK).plan.target == TcpTarget("::1", 1)
+    assert health_plan(Kind(type=Kind.TCP, tcp=tcp), TASK).plan.check == TcpCheck("::1", 1)
 
 
 def test_command_runs_in_the_tasks_context() -> None:
     command = mesos_pb2.CommandInfo(value="echo", arguments=["echo", "x y"], shell=False, user="ignored")
     command.environment.variables.add(name="B", value="check")
-    target = health_plan(Kind(type=Kind.COMMAND, command=command), TASK).plan.target
-    assert isinstance(target, CommandTarget)
+    target = health_plan(Kind(type=Kind.COMMAND, command=command), TASK).plan.check
+    assert isinstance(target, CommandCheck)
     launch = target.launch
     assert (launch.program, list(launch.argv)) == ("echo", ["echo", "x y"])
     assert launch.env == {"A": "task", "B": "check"}
@@ -57,10 +55,10 @@ def test_command_runs_in_the_tasks_context() -> None:
 
 def test_check_kinds() -> None:
     check = mesos_pb2.CheckInfo(type=mesos_pb2.CheckInfo.HTTP, http=mesos_pb2.CheckInfo.Http(port=1))
-    assert check_plan(check, TASK).target == HttpTarget("http", "127.0.0.1", 1, "/")
+    assert check_plan(check, TASK).check == HttpCheck("http", "127.0.0.1", 1, "/")
     command = mesos_pb2.CheckInfo(type=mesos_pb2.CheckInfo.COMMAND)
     command.command.command.value = "exit 0"
-    assert isinstance(check_plan(command, TASK).target, CommandTarget)
+    assert isinstance(check_plan(command, TASK).check, CommandCheck)
 
 
 def _health(**fields: Any) -> Callable[[], object]:
