@@ -120,6 +120,15 @@ class LimitSending(Step):
         if not shaping.redirected(context.host, link.index):
             raise CniError(Code.INTERNAL, f"what comes in on {link.name} is not redirected to {self.ifb}")
 
+    def restore(self, context: Context) -> None:
+        if not self.rate or _found(context, self.name, self.mac) is None:
+            return
+        try:
+            self.check(context)
+        except CniError:  # half of it lets everything through, or nothing
+            self.undo(context)
+            self.apply(context)
+
     @classmethod
     def remove_legacy(cls, context: Context) -> None:
         """Remove the ifb link of the reference plugin; its qdiscs go with the veth. Its name is the

@@ -38,6 +38,8 @@ CHAIN: dict[str, Any] = {
             "type": "bandwidth",
             "ingressRate": 8_000_000,
             "ingressBurst": 800_000,
+            "egressRate": 4_000_000,
+            "egressBurst": 400_000,
         },
     ],
 }
@@ -58,6 +60,10 @@ MORE = [
     "sysctl -qw net.ipv4.ip_forward=0",
     "ip addr del 10.9.0.1/24 dev br0",
     "tc qdisc del dev {host} root",
+    "tc qdisc del dev {host} ingress",
+    "tc qdisc del dev {ifb} root",
+    "ip link set {ifb} down",
+    "ip link del {ifb}",
     "sysctl -qw net.ipv4.conf.br0.route_localnet=0",
 ]
 
@@ -90,9 +96,10 @@ def test_reload_makes_again_what_was_flushed(world: World, harm: str) -> None:
     """C9. CHECK says what is missing, reload restores the very same ruleset, and CHECK passes again."""
     result = prepared(world).add(CHAIN)
     host = next(item["name"] for item in result["interfaces"] if item["name"].startswith("veth"))
+    ifb = next(item["name"] for item in result["interfaces"] if item["name"].startswith("bwp"))
     before = ruleset(world)
     assert check(world, result) == ""
-    world.run(*harm.format(host=host).split())
+    world.run(*harm.format(host=host, ifb=ifb).split())
     assert check(world, result) != ""
     assert again(world) == [()]
     assert check(world, result) == ""
