@@ -67,7 +67,12 @@ def _members(call: Call, config: ChainConfig) -> tuple[JsonObject, ...]:
 
 
 def _named(members: Iterable[JsonObject]) -> list[tuple[str, JsonObject]]:
-    named = [(delegation.type_of(member), member) for member in members]
+    named = []
+    for number, member in enumerate(members):
+        try:
+            named.append((delegation.type_of(member), member))
+        except CniError as error:
+            raise CniError(error.code, f"plugins[{number}]: {error.msg}", error.details) from error
     for name, _ in named:
         if name == "chain":
             raise CniError(

@@ -5,6 +5,7 @@
 attachment, because a DEL that refuses leaves a container that can never be cleaned up.
 """
 
+import os
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from cni_plugins.spec import mesos
+from cni_plugins.spec import files, mesos
 from cni_plugins.spec.config import is_interface_name
 from cni_plugins.spec.deadline import Deadline, after
 from cni_plugins.spec.errors import CniError, Code
@@ -46,6 +47,7 @@ _REQUIRED: Mapping[Verb, tuple[str, ...]] = {
 }
 _FORGIVING = frozenset((Verb.DEL, Verb.GC))  # they take things away, and need no more than identity
 _SINCE: Mapping[Verb, str] = {Verb.CHECK: "0.4.0", Verb.GC: "1.1.0", Verb.STATUS: "1.1.0"}
+_LONGEST_START = 10.0  # seconds that a process may wait for a processor; older ones are somebody else
 _SECONDS: Mapping[Verb, float] = {
     Verb.ADD: 30.0,
     Verb.DEL: 10.0,
@@ -319,20 +321,39 @@ def parse(verb: Verb, request: Request, host: Namespace, sandbox: Namespace | No
         network_info=info,
         valid=_valid_attachments(config) if verb is Verb.GC else None,
         args_error=args_error,
-        began=_began(env),
+        began=_began(verb, env),
     )
 
 
-def _began(env: Mapping[str, str]) -> float:
+def _began(verb: Verb, env: Mapping[str, str]) -> float:
     """When the caller started the plugin, in seconds of CLOCK_BOOTTIME. The launcher writes it into the
     call's number (`PID-NANOSECONDS`), so that neither a program that is slow to start nor a busy service
     makes a list of GC look younger than it is. Without a launcher it is now.
+
+    A list of GC is older than the launcher's process, which may have waited for a processor before it looked
+    at the clock while an ADD that was started later did not.
     """
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    number = env.get("MESOKIT_CALL", "").partition("-")[2]
-    if not (number.isascii() and number.isdigit()):
+    process, _, number = env.get("MESOKIT_CALL", "").partition("-")
+    if not (process.isdecimal() and number.isascii() and number.isdigit()):
         return now
-    return min(now, int(number[:24]) / 1e9)
+    began = min(now, int(number[:24]) / 1e9)
+    if verb is Verb.GC:
+        started = _started(process)
+        if began - _LONGEST_START <= started < began:
+            return started
+    return began
+
+
+def _started(process: str) -> float:
+    """When a process was made, in seconds of CLOCK_BOOTTIME: proc(5), `starttime`; 0 if that is unknown (it
+    is in another PID namespace).
+    """
+    try:
+        line = files.read(f"/proc/{process}/stat")
+        return int(line.rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def check_environment(verb: Verb, env: Mapping[str, str]) -> None:

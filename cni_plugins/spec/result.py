@@ -152,6 +152,19 @@ def decode_route(value: object, where: str) -> Route:
     )
 
 
+def configured_route(value: object, where: str) -> Route:
+    """One route of a configuration, whose gateway must be able to stand for it. CniError 7 naming `where`."""
+    try:
+        route = decode_route(value, where)
+    except CniError as error:
+        raise CniError(Code.INVALID_CONFIG, error.msg, error.details) from error
+    if route.gw is not None and route.gw.version != route.dst.version:
+        raise CniError(
+            Code.INVALID_CONFIG, f"{where}.gw is {route.gw}, which is of another family than dst {route.dst}"
+        )
+    return route
+
+
 def decode_dns(value: object, where: str) -> Dns:
     """A `dns` object of a configuration or a result. CniError 6 naming `where`."""
     if value is None:

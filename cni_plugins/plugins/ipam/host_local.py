@@ -33,7 +33,7 @@ from cni_plugins.plugins.ipam.ranges import (
 from cni_plugins.spec.call import Call, Verb
 from cni_plugins.spec.config import ABSOLUTE_PATH, ANY, BOOL, CIDR, IP, list_of, option, parsed_by, shown
 from cni_plugins.spec.errors import CniError, Code
-from cni_plugins.spec.result import Address, Dns, Result, Route, decode_route
+from cni_plugins.spec.result import Address, Dns, Result, Route, configured_route
 from cni_plugins.spec.values import Ip, IpInterface, parse_cidr, parse_ip
 from cni_plugins.spec.versions import at_least
 from cni_plugins.steps.context import Context
@@ -60,7 +60,7 @@ class HostLocalConfig:
     )
     routes: tuple[Route, ...] = option(
         "routes",
-        list_of(parsed_by("route", decode_route)),
+        list_of(parsed_by("route", configured_route)),
         (),
         "copied to the result: {dst, gw, mtu, advmss, …}",
     )

@@ -19,7 +19,7 @@ from cni_plugins.plugins.ipam.ranges import check_gateway, unusable
 from cni_plugins.spec.call import Call, Verb
 from cni_plugins.spec.config import CIDR, IP, list_of, nested, option, parsed_by
 from cni_plugins.spec.errors import CniError, Code
-from cni_plugins.spec.result import Address, Dns, Result, Route, decode_dns, decode_route
+from cni_plugins.spec.result import Address, Dns, Result, Route, configured_route, decode_dns
 from cni_plugins.spec.values import Ip, IpInterface, parse_cidr, parse_ip
 from cni_plugins.spec.versions import at_least
 from cni_plugins.steps.context import Context
@@ -43,7 +43,7 @@ class StaticConfig:
         "networks (`10.20.0.128/25`) in which a task may choose addresses",
     )
     routes: tuple[Route, ...] = option(
-        "routes", list_of(parsed_by("route", decode_route)), (), "routes, copied to the result"
+        "routes", list_of(parsed_by("route", configured_route)), (), "routes, copied to the result"
     )
     dns: Dns = option("dns", parsed_by("dns", decode_dns), Dns(), "name servers, copied to the result")
 
