@@ -123,6 +123,8 @@ class Framework:
         self._suppressed = False
         self._revive_at = 0.0
         self._ended = asyncio.Event()
+        self.loaded = asyncio.Event()
+        """Set when what was stored has been read: before that nobody should ask for anything."""
 
     # ---- life
 
@@ -187,8 +189,14 @@ class Framework:
             state.history = deque(
                 sorted(state.history, key=lambda item: item.wall_ended), maxlen=records.HISTORY
             )
-        for instance_id in self.instances:
-            self._silent_since[instance_id] = now
+        for instance in self.instances.values():
+            self._silent_since[instance.id] = now
+            owner = self.apps.get(instance.app)
+            if owner is not None and readiness(owner.versions.get(instance.version, owner.app), instance):
+                self._ready_since[instance.id] = now
+            if instance.state is State.UNREACHABLE:
+                self._away_since[instance.id] = now
+        self.loaded.set()
         log.info("loaded %d apps and %d instances", len(self.apps), len(self.instances))
 
     def _info(self) -> mesos_pb2.FrameworkInfo:

@@ -165,11 +165,14 @@ async def _lead(
             return 0
         leadership = campaign.result()
         log.info("this instance leads (%s)", leadership.token)
-        framework = site.framework = Framework(settings, site.store, leadership)
+        framework = Framework(settings, site.store, leadership)
         detector = _detect(masters, framework)
         work = asyncio.create_task(framework.run())
-        made.leading.set()
+        loaded = asyncio.create_task(framework.loaded.wait())
         try:
+            await asyncio.wait({work, loaded}, return_when=asyncio.FIRST_COMPLETED)
+            site.framework = framework
+            made.leading.set()
             await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
             framework.stop()
             await work
@@ -178,6 +181,7 @@ async def _lead(
             log.error("this instance leads no more: %s", error)
             return LED_NO_MORE
         finally:
+            loaded.cancel()
             site.framework = None
             if detector is not None:
                 await asyncio.to_thread(detector.stop)
