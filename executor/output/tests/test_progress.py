@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -222,3 +223,44 @@ def test_a_file_with_another_name_or_of_another_user_is_not_read(tmp_path: Path)
         assert not seen
         FollowedFile(loop, Directory.of(tmp_path), "progress", seen.append, 54321).close()
     assert b"".join(seen) == b"progress: 10\n"
+
+
+def test_a_file_that_grows_while_it_is_read_is_read_another_time(tmp_path: Path) -> None:
+    file, pieces = tmp_path / "progress", list[int]()
+
+    def grow(data: bytes) -> None:
+        pieces.append(len(data))
+        assert len(pieces) < 100, "it never ends"
+        with file.open("ab") as stream:
+            stream.write(b"x" * 131072)
+
+    file.write_bytes(b"x")
+    with running_loop() as loop:
+        followed = FollowedFile(loop, Directory.of(tmp_path), "progress", grow)
+        assert pieces == [1]
+        followed.close()
+    assert pieces == [1, 65536]
+
+
+def test_a_reading_that_comes_while_another_is_taken_is_told() -> None:
+    """Appended when the owner has looked for the last time: it must be called once more."""
+    told: list[Progress] = []
+    with running_loop() as loop:
+        watcher = ProgressWatcher(loop, PATTERN, 0.1, told.append)
+        tap = watcher.tap()
+        stop, last = threading.Event(), list[int]()
+
+        def write() -> None:
+            number = 0
+            while not stop.is_set():
+                number = (number + 1) % 100
+                tap(b"progress: %d\n" % number)
+                last[:] = [number]
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        turn_for(loop, 1.0)
+        stop.set()
+        thread.join()
+        turn_until(loop, lambda: bool(told) and told[-1].percent == last[0], "the last reading")
+        watcher.finish()

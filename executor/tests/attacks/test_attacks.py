@@ -13,7 +13,7 @@ from executor.tests.attacks import play as plays
 from executor.tests.attacks.forms import FORMS, build, laid
 from executor.tests.attacks.races import race
 from executor.tests.scenarios import scene as scenes
-from executor.tests.scenarios.events import launch, task
+from executor.tests.scenarios.events import launch, launch_group, shutdown, task
 from executor.tests.scenarios.scene import Scene
 from executor.tests.scenarios.strangers import as_user
 
@@ -36,6 +36,26 @@ def test_a_hostile_task_changes_nothing_outside(form: str, options: dict[str, st
 @pytest.mark.parametrize("form", FORMS)
 def test_nothing_of_the_program_is_opened_once_another_users_task_runs(form: str) -> None:
     scenes.play(lambda scene: plays.quiet(scene, form), Encoding.PROTOBUF)
+
+
+def test_a_one_file_bundle_where_others_may_rename_runs_no_task_of_theirs() -> None:
+    """The boot loader empties, as root and by name, what it has unpacked: nobody may exchange it."""
+
+    def act(scene: Scene) -> None:
+        scene.directory.chmod(0o777)
+        agent = scene.agent()
+        with laid("one-file", scene.sandbox) as variables:
+            executor = scene.start(agent, {**variables, "MESOKIT_STAY": "true"})
+            agent.send(launch_group(plays.of_user("nobody", "other", "exit 0")))
+            message = agent.wait_state("other", "FAILED").message
+            assert "runs no task of user 'nobody' here" in message
+            assert str(scene.directory) in message
+            agent.send(launch_group(plays.of_user("root", "own", "exit 0")))
+            agent.wait_state("own", "FINISHED")
+            agent.send(shutdown())
+            assert executor.wait_exit() == 0
+
+    scenes.play(act, Encoding.PROTOBUF)
 
 
 def test_a_thousand_exchanged_names(tmp_path: Path) -> None:
