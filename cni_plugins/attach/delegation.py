@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from cni_plugins.attach import suspicions
+from cni_plugins.attach import suspicions, wishes
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.spec.call import Call, Verb, for_child
@@ -135,6 +135,7 @@ def addresses(call: Call, tx: Transaction) -> Result:
     result = _add(call, tx, name)
     if not result.ips:
         raise CniError(Code.INVALID_CONFIG, f"ipam plugin {name} returned no addresses")
+    wishes.require_ipv6_mtu(fold(call.config, "mtu"), result.ips)
     return result
 
 

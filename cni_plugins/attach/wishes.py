@@ -10,8 +10,11 @@ from typing import Any
 
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import INTERFACE_NAME, MAC_ADDRESS, Kind
+from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Dns, decode_dns
 from cni_plugins.spec.values import fold
+
+MINIMUM_MTU_OF_IPV6 = 1280
 
 
 class Source(Enum):
@@ -81,3 +84,17 @@ def validate(call: Call, *, mac_address: str | None = None, host_name: str = "")
     mac(call, mac_address)
     host_interface(call, host_name)
     dns(call, Dns())
+
+
+def require_ipv6_mtu(mtu: object, ips: Sequence[Address]) -> None:
+    """CniError 7 for an MTU with which the kernel takes IPv6 away from an interface that is to have it."""
+    if not isinstance(mtu, int) or not 0 < mtu < MINIMUM_MTU_OF_IPV6:
+        return
+    for entry in ips:
+        if entry.address.version == 6:
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"mtu is {mtu}, and below {MINIMUM_MTU_OF_IPV6} (RFC 8200) the interface cannot have "
+                f"the IPv6 address {entry.address}",
+                "raise it, or give the network no IPv6 range",
+            )

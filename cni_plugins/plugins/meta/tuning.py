@@ -214,6 +214,7 @@ def _tuned(call: Call, config: TuningConfig, result: Result) -> Result:
 def add(call: Call, config: TuningConfig, tx: Transaction) -> Result:
     assert call.previous is not None
     config, settings = _plan(call, config)
+    wishes.require_ipv6_mtu(config.mtu, call.previous.ips)
     for step in _sysctl_steps(settings, tx.context):
         tx.apply(step)
     if any(

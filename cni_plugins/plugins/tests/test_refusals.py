@@ -12,6 +12,7 @@ from cni_plugins.main import handle
 from cni_plugins.spec.call import Request
 
 LOCAL: dict[str, Any] = {"type": "host-local", "subnet": "10.9.0.0/24"}
+SIX: dict[str, Any] = {"type": "host-local", "ranges": [[{"subnet": "fd00:9::/64"}]]}
 BRIDGE: dict[str, Any] = {"cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "br0"}
 IPAM: dict[str, Any] = {"cniVersion": "1.1.0", "name": "net", "type": "host-local", "ipam": LOCAL}
 STATIC: dict[str, Any] = {"cniVersion": "1.1.0", "name": "net", "type": "static"}
@@ -73,6 +74,9 @@ def test_what_go_writes_for_nothing_is_nothing(world: World, config: dict[str, A
     ("config", "words"),
     [
         (BRIDGE | {"mtu": 10}, ["mtu is 10", "68"]),
+        (BRIDGE | {"mtu": 1000, "ipam": SIX}, ["mtu is 1000", "1280"]),
+        ({**BRIDGE, "type": "ptp", "mtu": 1000, "ipam": SIX}, ["mtu is 1000", "1280"]),
+        ({**BRIDGE, "type": "tuning", "mtu": 1000, "delegate": BRIDGE | {"ipam": SIX}}, ["mtu is 1000"]),
         (BRIDGE | {"vlan": 5000}, ["vlan is 5000"]),
         (BRIDGE | {"vlanTrunk": [{"id": 5}, {"minID": -1}]}, ["vlanTrunk[1].minID is -1"]),
         (
