@@ -23,7 +23,7 @@ from executor.framework.service.api import Site, application
 from executor.framework.service.core import Framework, Settings
 from executor.framework.service.files import Served, read_files
 from executor.framework.store import sqlite
-from executor.framework.store.interface import FencedError, Store, StoreError
+from executor.framework.store.interface import FencedError, Leadership, Store, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -152,12 +152,22 @@ def _delivered(settings: Settings, files: dict[str, Served], base: str) -> Setti
     )
 
 
+async def _campaign(store: Store, advertised: str) -> Leadership:
+    """Wait to lead, also while the store is out of reach: whoever waits has nothing to lose."""
+    while True:
+        try:
+            return await store.campaign(advertised)
+        except StoreError as error:
+            log.warning("cannot wait for the leadership: %s", error)
+            await asyncio.sleep(1.0)
+
+
 async def _lead(
     settings: Settings, advertised: str, stop: asyncio.Event, masters: str, made: Instance
 ) -> int:
     site = made.site
     assert site is not None
-    campaign = asyncio.create_task(site.store.campaign(advertised))
+    campaign = asyncio.create_task(_campaign(site.store, advertised))
     stopped = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({campaign, stopped}, return_when=asyncio.FIRST_COMPLETED)

@@ -116,6 +116,7 @@ async def pair(
                 assert status == 201
                 await until(lambda: len(_tasks(master)) == 3, 30)
                 await _until(lambda: _done(one), 30, "the deployment is not done")
+                await _until(lambda: _answers(two), 60, "the follower does not answer")
                 yield master, one, two
 
 
@@ -148,7 +149,6 @@ def test_a_follower_sends_on_and_takes_over_from_a_leader_that_is_killed(
     async def scenario() -> None:
         async with pair(tmp_path, store[1]) as (master, one, two):
             before = _tasks(master)
-            await _until(lambda: _answers(two), 30, "the follower does not answer")
             status, location = await two.ask("GET", "/v1/apps")
             assert (status, location) == (307, f"http://{one.address}/v1/apps")
             one.send(signal.SIGKILL)
@@ -197,8 +197,7 @@ def test_a_store_out_of_reach_ends_a_leadership_and_nothing_runs_twice(
             await asyncio.to_thread(one.process.wait, 60)
             store[0].resume()
             assert one.process.returncode == 3, one.log.read_text()[-1500:]
-            if two.process.poll() is None:
-                await _until(two.leads, 40, "the follower does not lead")
+            await _until(two.leads, 60, "the follower does not lead")
             assert _tasks(master) == before
             launched = _launched(master)
             assert len(set(launched)) == len(launched) == 3
