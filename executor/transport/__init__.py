@@ -1,9 +1,10 @@
 """HTTP with the agent: two connections over TCP, TLS or a Unix socket."""
 
-from executor.transport.client import (
+from executor.transport.client import Link
+from executor.transport.dial import DialError, Dialler
+from executor.transport.reports import (
     CallAnswered,
     EventReceived,
-    Link,
     Noise,
     Report,
     StreamLost,
@@ -11,7 +12,6 @@ from executor.transport.client import (
     StreamRefused,
     Target,
 )
-from executor.transport.dial import DialError, Dialler
 
 __all__ = [
     "CallAnswered",
