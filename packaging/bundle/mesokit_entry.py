@@ -4,11 +4,16 @@ It is the first of our code that runs, for a plugin call without service too: it
 no more.
 """
 
-import gc
-import os
-import sys
+import _signal  # type: ignore[import-not-found]
 
-import packed
+# The compiled half of `signal`, which imports nothing: an interrupt may come before the next line.
+_signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
+import gc  # noqa: E402
+import os  # noqa: E402
+import sys  # noqa: E402
+
+import packed  # noqa: E402
 
 
 def clean_environment() -> None:
@@ -21,6 +26,7 @@ def main() -> int:
     clean_environment()
     packed.install()
     if sys.argv[1:2] == ["--plugin"]:
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)  # what was begun is taken back
         # A process of one call needs no collector, and no tidying up at its end: a third of its time.
         gc.disable()
         from cni_plugins.main import main as plugin  # noqa: PLC0415
