@@ -13,7 +13,7 @@ from typing import Any
 
 from cni_plugins.kernel import listeners
 from cni_plugins.kernel.nft.ports import Forward
-from cni_plugins.spec.config import Kind, list_of
+from cni_plugins.spec.config import BOOL, Kind, list_of, option
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import Ip
@@ -47,7 +47,26 @@ def _span(value: Any) -> Span:
     return Span(*numbers)
 
 
-SPANS = list_of(Kind("port or range", _span))
+_SPANS = list_of(Kind("port or range", _span))
+
+
+def allowed() -> Any:
+    """The key of a plugin that publishes ports."""
+    return option(
+        "allowedHostPorts", _SPANS, (), 'host ports that may be published: 8080, "31000-32000"; default all'
+    )
+
+
+def reserved() -> Any:
+    """The key of a plugin that publishes ports."""
+    return option("reservedHostPorts", _SPANS, (), "host ports that never are")
+
+
+def override() -> Any:
+    """The key of a plugin that publishes ports."""
+    return option(
+        "overrideListeners", BOOL, False, "publish a port also where a program of the host listens on it"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,11 @@ from cni_plugins.attach import publishing
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel.nft.ports import Hide, Publication
-from cni_plugins.plugins.meta.host_ports import SPANS, HostPorts, Span
+from cni_plugins.plugins.meta import host_ports
+from cni_plugins.plugins.meta.host_ports import HostPorts, Span
 from cni_plugins.plugins.meta.portmap import forwards, parse_mappings, targets
 from cni_plugins.spec.call import Call
-from cni_plugins.spec.config import BOOL, INTERFACE_NAME, TEXT, list_of, option
+from cni_plugins.spec.config import INTERFACE_NAME, TEXT, list_of, option
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Result
 from cni_plugins.spec.values import fold
@@ -39,18 +40,12 @@ class PortMapperConfig:
     exclude_devices: tuple[str, ...] = option(
         "excludeDevices", list_of(INTERFACE_NAME), (), "packets that come in by these devices are not mapped"
     )
-    allowed_host_ports: tuple[Span, ...] = option(
-        "allowedHostPorts", SPANS, (), 'host ports that may be published: 8080, "31000-32000"; default all'
-    )
-    reserved_host_ports: tuple[Span, ...] = option(
-        "reservedHostPorts", SPANS, (), "host ports that never are"
-    )
-    override_listeners: bool = option(
-        "overrideListeners", BOOL, False, "publish a port also where a program of the host listens on it"
-    )
+    allowed_host_ports: tuple[Span, ...] = host_ports.allowed()
+    reserved_host_ports: tuple[Span, ...] = host_ports.reserved()
+    override_listeners: bool = host_ports.override()
 
     @property
-    def host_ports(self) -> HostPorts:
+    def ports(self) -> HostPorts:
         return HostPorts(self.allowed_host_ports, self.reserved_host_ports, self.override_listeners)
 
 
@@ -67,7 +62,7 @@ def add(call: Call, config: PortMapperConfig, tx: Transaction) -> Result:
     call.served.add("portMappings")
     wanted = _wanted(call, config)
     if wanted is not None:
-        config.host_ports.require_unused(call.host, wanted.forwards)
+        config.ports.require_unused(call.host, wanted.forwards)
         publishing.publish(tx, Ports(wanted))
     return call.previous
 
@@ -84,7 +79,7 @@ def validate(call: Call, config: PortMapperConfig) -> None:
         raise CniError(
             Code.INVALID_CONFIG, "key 'delegate' is missing: the plugin that attaches the container"
         )
-    config.host_ports.require(item.host_port for item in parse_mappings(call.runtime("portMappings")))
+    config.ports.require(item.host_port for item in parse_mappings(call.runtime("portMappings")))
 
 
 def steps(call: Call, config: PortMapperConfig, context: Context, result: Result) -> list[Ports]:

@@ -30,7 +30,8 @@ from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import iptables
 from cni_plugins.kernel.nft.ports import PROTOCOLS, Forward, Hide, Publication
-from cni_plugins.plugins.meta.host_ports import SPANS, HostPorts, Span
+from cni_plugins.plugins.meta import host_ports
+from cni_plugins.plugins.meta.host_ports import HostPorts, Span
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import BOOL, TEXT, integer, list_of, one_of, option, shown
 from cni_plugins.spec.errors import CniError, Code
@@ -70,18 +71,12 @@ class PortmapConfig:
     external_set_mark_chain: str = option(
         "externalSetMarkChain", TEXT, "", "a chain of yours that sets that mark instead (iptables only)"
     )
-    allowed_host_ports: tuple[Span, ...] = option(
-        "allowedHostPorts", SPANS, (), 'host ports that may be published: 8080, "31000-32000"; default all'
-    )
-    reserved_host_ports: tuple[Span, ...] = option(
-        "reservedHostPorts", SPANS, (), "host ports that never are"
-    )
-    override_listeners: bool = option(
-        "overrideListeners", BOOL, False, "publish a port also where a program of the host listens on it"
-    )
+    allowed_host_ports: tuple[Span, ...] = host_ports.allowed()
+    reserved_host_ports: tuple[Span, ...] = host_ports.reserved()
+    override_listeners: bool = host_ports.override()
 
     @property
-    def host_ports(self) -> HostPorts:
+    def ports(self) -> HostPorts:
         return HostPorts(self.allowed_host_ports, self.reserved_host_ports, self.override_listeners)
 
 
@@ -271,7 +266,7 @@ def _wanted(call: Call, config: PortmapConfig) -> Publication | None:
 
 def validate(call: Call, config: PortmapConfig) -> None:
     _keys(config)
-    config.host_ports.require(item.host_port for item in parse_mappings(call.runtime("portMappings")))
+    config.ports.require(item.host_port for item in parse_mappings(call.runtime("portMappings")))
 
 
 def add(call: Call, config: PortmapConfig, tx: Transaction) -> Result:
@@ -280,7 +275,7 @@ def add(call: Call, config: PortmapConfig, tx: Transaction) -> Result:
     keys = _keys(config)
     wanted = _wanted(call, config)
     if wanted is not None:
-        config.host_ports.require_unused(call.host, wanted.forwards)
+        config.ports.require_unused(call.host, wanted.forwards)
         publishing.publish(tx, Ports(wanted, keys))
     return call.previous
 
