@@ -223,7 +223,7 @@ def _clear(record: Record, contents: Contents, call: Call, plugins: Plugins) -> 
 def _replay(contents: Contents, call: Call, plugins: Plugins) -> list[CniError]:
     """Undo the steps of a record and return what went wrong; nothing is touched when one is not known."""
     try:
-        steps = steps_of(contents)
+        steps = steps_of(contents, undoing=True)
     except CniError as error:
         return [error]
     with recorded_context(contents, call, plugins) as context:

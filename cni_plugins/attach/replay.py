@@ -9,17 +9,18 @@ from cni_plugins.steps.step import Step
 from cni_plugins.store.records import Contents
 
 
-def steps_of(contents: Contents) -> list[Step]:
-    """The steps that stand, oldest first. CniError 999 when one is of a kind that this release does not know:
-    then none may be touched, because what it does not know may need the others.
+def steps_of(contents: Contents, *, undoing: bool = False) -> list[Step]:
+    """The steps that stand, oldest first; for `undoing` only those that have something to undo. CniError 999
+    when one is of a kind that this release does not know: then none may be touched, because what it does not
+    know may need the others.
     """
-    found = []
+    found: list[Step] = []
     for line in contents.steps:
         if "undo" in line:
             from cni_plugins.steps import version1  # noqa: PLC0415 - every kind of step; such records get rare
 
             found.append(version1.decode(line, contents))
-        else:
+        elif not undoing or registry.class_of(line).undo is not Step.undo:
             found.append(registry.decode(line))
     return found
 

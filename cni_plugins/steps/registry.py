@@ -93,13 +93,16 @@ def _names(cls: type[Any]) -> tuple[str, ...]:
     return tuple(cls.__dataclass_fields__)
 
 
+_PLAIN = frozenset((type(None), bool, int, str))
+
+
 def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int)) or type(value) is str:
+    if type(value) in _PLAIN:
         return value
-    if isinstance(value, Enum):
-        return value.value
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
+    if isinstance(value, Enum):
+        return value.value
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if is_dataclass(value):
@@ -107,19 +110,24 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def decode(line: JsonObject) -> Step:
-    """The step of a record's line. CniError 999 for a kind or a field that this release does not know, or for
-    what is no step.
-    """
+def class_of(line: JsonObject) -> type[Step]:
+    """The class of the step of a record's line. CniError 999 for a kind that this release does not know."""
     name = line.get("step")
     try:
-        cls = load(Kind(str(name)))
+        return load(Kind(str(name)))
     except ValueError:
         raise CniError(
             Code.INTERNAL,
             f"the attachment record has a step {name!r}, which this release does not know",
             "a newer release wrote it: install that again and repeat the call; the record was left as it is",
         ) from None
+
+
+def decode(line: JsonObject) -> Step:
+    """The step of a record's line. CniError 999 for a kind or a field that this release does not know, or for
+    what is no step.
+    """
+    name, cls = line.get("step"), class_of(line)
     try:
         step: Step = _object(cls, line["args"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
