@@ -20,7 +20,7 @@ from pathlib import Path
 from mesos.v1 import mesos_pb2
 
 from executor.local_agent.cni import NetworkError
-from executor.local_agent.container import Bind, Container, LaunchFailure, Program, start
+from executor.local_agent.container import Bind, Container, LaunchFailure, Program, become, start
 from executor.local_agent.environment import Clocks, Endpoint, Identity, executor_environment
 from executor.local_agent.events import ContainerGone, ContainerStarted, ExecutorExited, Note, Observer
 from executor.local_agent.executor_api import ExecutorApi
@@ -31,6 +31,7 @@ from executor.local_agent.isolator import Attachment, IsolationError, Isolator
 from executor.local_agent.plugin_call import Patience
 from executor.local_agent.recovery import ISOLATOR_ROOT, clean_up_after_the_dead, take_lock
 from executor.local_agent.sandbox import make_sandbox, remove_sandboxes
+from executor.local_agent.spawner import Spawner
 from executor.local_agent.task_file import ContainerRequest
 from executor.local_agent.tokens import Claims, make_token
 
@@ -91,6 +92,7 @@ class Agent:
         self._server = HttpServer(self.api.handle, self.api.admit)
         self._port = 0
         self._lock: int | None = None
+        self._spawner: Spawner
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._heart: asyncio.Task[None] | None = None
         self._recovery: asyncio.Task[None] | None = None
@@ -102,6 +104,8 @@ class Agent:
 
     async def open(self) -> None:
         """Make the runtime directory, listen, begin to clean up after agents that died. Raises OSError."""
+        # First of all: there are no threads yet, and no lock that another process could hold on to.
+        self._spawner = Spawner(become)
         self._directory.mkdir(parents=True)
         self._lock = take_lock(self._directory, self.options.plugin_path)
         self._recovery = asyncio.create_task(self._recover())
@@ -139,6 +143,7 @@ class Agent:
             shutil.rmtree(self._directory, ignore_errors=True)
             if not self.options.keep_sandboxes:
                 remove_sandboxes(self.options.work_dir, self.id)
+        self._spawner.close()
         if self._lock is not None:
             os.close(self._lock)
 
@@ -225,7 +230,7 @@ class Agent:
             )
             await fetch(request, sandbox)
             hostname = request.executor.container.hostname
-            container = await start(network=bool(plan), uts=bool(plan or hostname))
+            container = await start(self._spawner, network=bool(plan), uts=bool(plan or hostname))
             await self._release(executor, container, plan, sandbox)
             await self._until_exit(executor, container)
         except (NetworkError, IsolationError, LaunchFailure, FetchError, OSError) as error:

@@ -1,9 +1,9 @@
 """A container: one process tree in namespaces of its own, as the Mesos containerizer launches it.
 
 Start is in two steps, because a plugin needs the network namespace before the program may run in it. `start`
-forks a child that makes the namespaces and waits; the agent attaches the networks; `release` tells the child
-the rest (files to bind over /etc, host name, environment, program), and the child sets lo up and becomes the
-program.
+has a child forked (spawner.py) that makes the namespaces and waits; the agent attaches the networks;
+`release` tells the child the rest (files to bind over /etc, host name, environment, program), and the child
+sets lo up and becomes the program.
 A container has no pid namespace, so its processes are found by the mount namespace that only they are in.
 """
 
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from executor.local_agent import namespaces
+from executor.local_agent.spawner import Spawner, SpawnError
 
 
 class LaunchFailure(Exception):
@@ -55,14 +56,23 @@ class Program:
 class Container:
     """One container, from `start` to the end of its last process."""
 
-    def __init__(self, pid: int, control: socket.socket, has_network: bool, has_uts: bool) -> None:
+    def __init__(
+        self,
+        spawner: Spawner,
+        pid: int,
+        pidfd: int,
+        control: socket.socket,
+        *,
+        has_network: bool,
+        has_uts: bool,
+    ) -> None:
         self.pid = pid
         self._control = control
-        self._pidfd = os.pidfd_open(pid)
+        self._pidfd = pidfd
         self._has_network, self._has_uts = has_network, has_uts
         self._mount_namespace = ""
         self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
+        spawner.on_exit(pid, self._ended)
 
     @property
     def nsenter(self) -> tuple[str, ...]:
@@ -73,8 +83,9 @@ class Container:
     async def release(self, program: Program) -> None:
         """Let the waiting child become the program. Raises LaunchFailure."""
         loop = asyncio.get_running_loop()
+        order = {**asdict(program), "identity": _identity(program.user)}
         try:
-            await loop.sock_sendall(self._control, json.dumps(asdict(program)).encode())
+            await loop.sock_sendall(self._control, json.dumps(order).encode())
             self._control.shutdown(socket.SHUT_WR)
             failure = await _read_all(self._control)
         except OSError as error:
@@ -123,30 +134,30 @@ class Container:
             raise LaunchFailure(answer.decode(errors="replace") or "the container ended at once")
         self._mount_namespace = Path(f"/proc/{self.pid}/ns/mnt").readlink().name
 
-    def _reap(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._pidfd)
+    def _ended(self, status: int) -> None:
         os.close(self._pidfd)
-        _, status = os.waitpid(self.pid, 0)
         self._exit.set_result(status)
 
 
-async def start(*, network: bool, uts: bool) -> Container:
-    """Fork a child into new mount (and network, uts) namespaces, where it waits. Raises LaunchFailure."""
+async def start(spawner: Spawner, *, network: bool, uts: bool) -> Container:
+    """Have a child made in new mount (and network, uts) namespaces, where it waits. Raises LaunchFailure and
+    OSError.
+    """
     flags = namespaces.CLONE_NEWNS
     flags |= namespaces.CLONE_NEWNET if network else 0
     flags |= namespaces.CLONE_NEWUTS if uts else 0
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    # No signal of the agent's may be handled by the child before it has put its own house in order.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        pid = os.fork()
-        if pid == 0:
-            _become(theirs, ours, flags, network)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    theirs.close()
-    container = Container(pid, ours, network, uts)
+        with theirs:
+            pid, pidfd = await spawner.spawn(theirs, flags, network)
+    except SpawnError as error:
+        ours.close()
+        raise LaunchFailure(str(error)) from None
+    except BaseException:
+        ours.close()
+        raise
+    container = Container(spawner, pid, pidfd, ours, has_network=network, has_uts=uts)
     try:
         await container.ready()
     except BaseException:
@@ -158,11 +169,10 @@ async def start(*, network: bool, uts: bool) -> Container:
 _READY = b"\0ready"
 
 
-def _become(control: socket.socket, other_end: socket.socket, flags: int, network: bool) -> NoReturn:
+def become(control: socket.socket, flags: int, network: bool) -> NoReturn:
     """The child: make the namespaces, wait for the rest, become the program. Never returns."""
     step = "start"
     try:
-        other_end.close()
         signal.set_wakeup_fd(-1)
         for number in signal.valid_signals():
             with contextlib.suppress(OSError, ValueError):
@@ -189,7 +199,7 @@ def _become(control: socket.socket, other_end: socket.socket, flags: int, networ
         step = "open the sandbox"
         _redirect(program["stdout"], program["stderr"])
         step = f"become user {program['user']}"
-        _switch_user(program["user"])
+        _switch_user(program["identity"])
         os.chdir(program["directory"])
         step = f"run {program['argv'][0]}"
         os.umask(0o022)
@@ -216,12 +226,25 @@ def _redirect(stdout: str, stderr: str) -> None:
         os.dup2(descriptor, number)
 
 
-def _switch_user(user: str) -> None:
-    if user:
+def _identity(user: str) -> tuple[int, int, list[int]] | None:
+    """User, group and groups to become: looked up by the agent, for a look-up takes locks and loads
+    libraries. Raises LaunchFailure.
+    """
+    if not user:
+        return None
+    try:
         entry = pwd.getpwnam(user)
-        os.initgroups(user, entry.pw_gid)
-        os.setgid(entry.pw_gid)
-        os.setuid(entry.pw_uid)
+    except (KeyError, ValueError):
+        raise LaunchFailure(f"cannot become user {user}: there is no such user on this host") from None
+    return entry.pw_uid, entry.pw_gid, os.getgrouplist(entry.pw_name, entry.pw_gid)
+
+
+def _switch_user(identity: tuple[int, int, list[int]] | None) -> None:
+    if identity is not None:
+        uid, gid, groups = identity
+        os.setgroups(groups)
+        os.setgid(gid)
+        os.setuid(uid)
 
 
 async def _read_all(control: socket.socket) -> bytes:
