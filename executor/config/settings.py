@@ -9,7 +9,7 @@ line; the command line wins. A bad duration is refused, never replaced by a defa
 import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,49 +51,6 @@ class Endpoint:
         if self.socket is not None:
             return "localhost"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Durations are seconds, sizes are bytes."""
-
-    framework_id: str
-    executor_id: str
-    agent_id: str | None
-    endpoint: Endpoint
-    tls: TlsSettings | None
-    token: str | None
-    sandbox: Path
-    checkpoint: bool
-    recovery_timeout: float
-    backoff_max: float
-    shutdown_grace: float
-    allocation_role: str | None
-    encoding: Encoding
-    max_record: int
-    registration_timeout: float
-    subscribe_timeout: float
-    ack_timeout: float
-    idle_timeout: float
-    watchdog: float
-    heartbeat_interval: float
-    kill_grace: float
-    linger: float
-    stay: bool
-    log_file: Path | None
-    log_level: str
-    log_size: int
-    log_backups: int
-    output_size: int
-    output_backups: int
-    inspect: bool
-    progress_regex: re.Pattern[bytes] | None
-    progress_file: Path | None
-    progress_interval: float
-    usage_interval: float
-
-    def __repr__(self) -> str:
-        return f"Settings({self.framework_id!r}, {self.executor_id!r}, {self.endpoint!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,108 +117,149 @@ def _record_limit(text: str) -> int:
     return size
 
 
-OPTIONS = (
-    Option("encoding", "protobuf|json", "protobuf", _encoding, "how messages are written on the wire"),
-    Option(
-        "max-record",
-        "SIZE",
-        f"{DEFAULT_MAX_RECORD >> 20}MB",
-        _record_limit,
-        "largest event accepted; a larger one drops the subscription",
-    ),
-    Option(
-        "registration-timeout",
-        "DURATION",
-        "1mins",
-        seconds,
-        "give up when the first subscription takes longer",
-    ),
-    Option(
-        "subscribe-timeout",
-        "DURATION",
-        "15secs",
-        seconds,
-        "longest wait for the answer to SUBSCRIBE on an open connection",
-    ),
-    Option(
-        "ack-timeout",
-        "DURATION",
-        "60secs",
-        seconds,
-        "longest wait for the last acknowledgement before leaving without it",
-    ),
-    Option(
-        "idle-timeout",
-        "DURATION",
-        "0ns",
-        seconds,
-        "leave when subscribed this long without ever getting a task; 0ns waits for ever",
-    ),
-    Option(
-        "watchdog",
-        "DURATION",
-        "65mins",
-        seconds,
-        "subscribe anew after this long without an event; agents send one every 30mins; 0ns never does",
-    ),
-    Option("heartbeat-interval", "DURATION", "30mins", seconds, "between HEARTBEAT calls; 0ns sends none"),
-    Option(
-        "kill-grace",
-        "DURATION",
-        "3secs",
-        seconds,
-        "between SIGTERM and SIGKILL where no kill policy says otherwise",
-    ),
-    Option(
-        "linger",
-        "DURATION",
-        "30ms",
-        seconds,
-        "stay this long after the last acknowledgement, for a LAUNCH that answers it",
-    ),
-    Option("stay", "", "false", parse_flag, "stay when the last task is done, instead of leaving"),
-    Option(
-        "log-file",
-        "PATH",
-        "mesokit-executor.log",
-        _optional_path,
-        "the executor's own log, relative to the sandbox; empty for standard error",
-    ),
-    Option("log-level", "LEVEL", "info", _level, "debug, info, warning or error"),
-    Option("log-size", "SIZE", "5MB", parse_size, "size at which the log is rotated"),
-    Option("log-backups", "N", "2", _count, "rotated logs kept"),
-    Option(
-        "output-size",
-        "SIZE",
-        "0B",
-        parse_size,
-        "rotate stdout and stderr of tasks at this size; 0B hands them the sandbox's own pipes",
-    ),
-    Option("output-backups", "N", "2", _count, "rotated outputs kept"),
-    Option("inspect", "true|false", "true", parse_flag, "serve the state on mesokit.sock in the sandbox"),
-    Option(
-        "progress-regex",
-        "REGEX",
-        "",
-        _optional_pattern,
-        "find progress in the output: group 1 is per cent, group 2 a message",
-    ),
-    Option(
-        "progress-file",
-        "PATH",
-        "",
-        _optional_path,
-        "a file in the sandbox where tasks write progress, named to them in MESOKIT_PROGRESS_FILE; "
-        "{task} in it stands for the task's id",
-    ),
-    Option("progress-interval", "DURATION", "1secs", seconds, "least time between two progress messages"),
-    Option(
-        "usage-interval",
-        "DURATION",
-        "0ns",
-        seconds,
-        "time between two samples of what tasks use; 0ns on demand",
-    ),
+def option(value: str, default: str, parse: Callable[[str], Any], about: str) -> dict[str, Any]:
+    """What makes a field of Settings an option: see Option."""
+    return {"option": (value, default, parse, about)}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Durations are seconds, sizes are bytes. An option of the command line is a field with `option`: what it
+    is called, its default, how it is read and what the help says of it are here and nowhere else.
+    """
+
+    framework_id: str
+    executor_id: str
+    agent_id: str | None
+    endpoint: Endpoint
+    tls: TlsSettings | None
+    token: str | None
+    sandbox: Path
+    checkpoint: bool
+    recovery_timeout: float
+    backoff_max: float
+    shutdown_grace: float
+    allocation_role: str | None
+
+    encoding: Encoding = field(
+        metadata=option("protobuf|json", "protobuf", _encoding, "how messages are written on the wire")
+    )
+    max_record: int = field(
+        metadata=option(
+            "SIZE",
+            f"{DEFAULT_MAX_RECORD >> 20}MB",
+            _record_limit,
+            "largest event accepted; a larger one drops the subscription",
+        )
+    )
+    registration_timeout: float = field(
+        metadata=option("DURATION", "1mins", seconds, "give up when the first subscription takes longer")
+    )
+    subscribe_timeout: float = field(
+        metadata=option(
+            "DURATION", "15secs", seconds, "longest wait for the answer to SUBSCRIBE on an open connection"
+        )
+    )
+    ack_timeout: float = field(
+        metadata=option(
+            "DURATION",
+            "60secs",
+            seconds,
+            "longest wait for the last acknowledgement before leaving without it",
+        )
+    )
+    idle_timeout: float = field(
+        metadata=option(
+            "DURATION",
+            "0ns",
+            seconds,
+            "leave when subscribed this long without ever getting a task; 0ns waits for ever",
+        )
+    )
+    watchdog: float = field(
+        metadata=option(
+            "DURATION",
+            "65mins",
+            seconds,
+            "subscribe anew after this long without an event; agents send one every 30mins; 0ns never does",
+        )
+    )
+    heartbeat_interval: float = field(
+        metadata=option("DURATION", "30mins", seconds, "between HEARTBEAT calls; 0ns sends none")
+    )
+    kill_grace: float = field(
+        metadata=option(
+            "DURATION", "3secs", seconds, "between SIGTERM and SIGKILL where no kill policy says otherwise"
+        )
+    )
+    linger: float = field(
+        metadata=option(
+            "DURATION",
+            "30ms",
+            seconds,
+            "stay this long after the last acknowledgement, for a LAUNCH that answers it",
+        )
+    )
+    stay: bool = field(
+        metadata=option("", "false", parse_flag, "stay when the last task is done, instead of leaving")
+    )
+    log_file: Path | None = field(
+        metadata=option(
+            "PATH",
+            "mesokit-executor.log",
+            _optional_path,
+            "the executor's own log, relative to the sandbox; empty for standard error",
+        )
+    )
+    log_level: str = field(metadata=option("LEVEL", "info", _level, "debug, info, warning or error"))
+    log_size: int = field(metadata=option("SIZE", "5MB", parse_size, "size at which the log is rotated"))
+    log_backups: int = field(metadata=option("N", "2", _count, "rotated logs kept"))
+    output_size: int = field(
+        metadata=option(
+            "SIZE",
+            "0B",
+            parse_size,
+            "rotate stdout and stderr of tasks at this size; 0B hands them the sandbox's own pipes",
+        )
+    )
+    output_backups: int = field(metadata=option("N", "2", _count, "rotated outputs kept"))
+    inspect: bool = field(
+        metadata=option("true|false", "true", parse_flag, "serve the state on mesokit.sock in the sandbox")
+    )
+    progress_regex: re.Pattern[bytes] | None = field(
+        metadata=option(
+            "REGEX",
+            "",
+            _optional_pattern,
+            "find progress in the output: group 1 is per cent, group 2 a message",
+        )
+    )
+    progress_file: Path | None = field(
+        metadata=option(
+            "PATH",
+            "",
+            _optional_path,
+            "a file in the sandbox where tasks write progress, named to them in MESOKIT_PROGRESS_FILE; "
+            "{task} in it stands for the task's id",
+        )
+    )
+    progress_interval: float = field(
+        metadata=option("DURATION", "1secs", seconds, "least time between two progress messages")
+    )
+    usage_interval: float = field(
+        metadata=option(
+            "DURATION", "0ns", seconds, "time between two samples of what tasks use; 0ns on demand"
+        )
+    )
+
+    def __repr__(self) -> str:
+        return f"Settings({self.framework_id!r}, {self.executor_id!r}, {self.endpoint!r})"
+
+
+OPTIONS = tuple(
+    Option(declared.name.replace("_", "-"), *declared.metadata["option"])
+    for declared in fields(Settings)
+    if "option" in declared.metadata
 )
 
 
