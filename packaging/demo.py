@@ -348,20 +348,30 @@ def say(text: str, colour: str = "") -> None:
             os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def here(plugin_dir: Path | None) -> int:
+def here(plugin_dir: Path | None, *, framework: bool = False) -> int:
     """Tell the story on the network that we are on."""
     check = Checks()
     with tempfile.TemporaryDirectory(prefix="mesokit-demo-", dir="/run") as directory:
         scratch = Path(directory)
         plugins = plugin_dir or our_plugins(scratch / "plugins")
         with node_service(plugins):
-            story(plugins, scratch, check)
+            (framework_story if framework else story)(plugins, scratch, check)
     failed = [what for what, seen in check.results.items() if not seen]
     for what in failed:
         say(f"not seen: {what}", "31")
     if check.all_held:
         say(f"\nAll {len(check.results)} things were seen. Now try it yourself; README.md has the tour.", "1")
     return 0 if check.all_held else 1
+
+
+def framework_story(plugins: Path, scratch: Path, check: Checks) -> None:
+    """The other story: demo_framework.py's."""
+    import demo_framework  # noqa: PLC0415  (beside this file; the ordinary demo does without)
+
+    write_networks(scratch / "net.d", plugins)
+    executor = str(TOP / ".venv" / "bin" / "mesokit-executor")
+    tools = demo_framework.Tools(check, title, say, MESOKIT, lambda: traces(scratch))
+    demo_framework.story(tools, scratch / "net.d", plugins, executor, scratch)
 
 
 def our_plugins(directory: Path) -> Path:
@@ -415,6 +425,9 @@ def output_is_lost(number: int, _frame: FrameType | None) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--on-host", action="store_true", help="use this host's own network")
+    parser.add_argument(
+        "--framework", action="store_true", help="the framework's story: deploy, update, scale"
+    )
     parser.add_argument("--plugin-dir", type=Path, help="CNI plugins to use instead of ours")
     options = parser.parse_args()
     # However somebody asks us to end, the blocks above are left in order; a shell that starts us in the
@@ -428,7 +441,7 @@ def main() -> int:
         return 2
     try:
         if options.on_host:
-            return here(options.plugin_dir)
+            return here(options.plugin_dir, framework=options.framework)
         return in_a_node(sys.argv[1:])
     except KeyboardInterrupt:
         say("\ninterrupted; everything was cleaned up")

@@ -15,7 +15,9 @@ _PATH = click.Path(dir_okay=False, path_type=Path)
 EXAMPLES = """\b
 Examples:
   mesokit framework --fake-master
-      everything on this machine, to try it
+      a master and two agents that only pretend, to try it
+  mesokit framework --local
+      the whole of it on this machine: a master, this machine as its agent, tasks on its networks
   mesokit framework --master m1:5050 --master m2:5050 --file dist/mesokit-executor --listen 10.0.0.5:8080
       one instance, its state in /var/lib/mesokit/framework.db; agents fetch the executor from it
   mesokit framework --zk zk://z1:2181,z2:2181/mesos --store-zk z1:2181,z2:2181 --listen 10.0.0.5:8080
@@ -31,6 +33,17 @@ Examples:
     "--zk", "zookeeper_masters", metavar="URL", help="Find the leading master: zk://host:port,…/path."
 )
 @click.option("--fake-master", is_flag=True, help="Start a master of our own with two agents, to try things.")
+@click.option(
+    "--local", is_flag=True, help="The same with this machine as its agent: tasks really run (root)."
+)
+@click.option(
+    "--network-config-dir",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/cni/net.d"),
+    show_default=True,
+    help="With --local: network configurations.",
+)
+@click.option("--plugin-dir", default="", help="With --local: plugin directories, as of `mesokit run`.")
 @click.option(
     "--listen", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT", help="API and page."
 )

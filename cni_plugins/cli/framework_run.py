@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import ssl
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import click
+from mesos.v1 import mesos_pb2
 
+from cni_plugins.cli.run import executor_command, plugin_path
+from executor.framework.fake_master.agent import FakeAgent
+from executor.framework.fake_master.local import LocalBackend
+from executor.framework.fake_master.master import Master
+from executor.framework.fake_master.options import Options as MasterOptions
+from executor.framework.fake_master.server import serve as serve_master
 from executor.framework.sdk.client import Settings as ClientSettings
 from executor.framework.sdk.credentials import CredentialError, Credentials, basic, bearer
 from executor.framework.sdk.leader import LeaderUrlError
@@ -17,7 +26,11 @@ from executor.framework.service.serve import Place, Stored
 from executor.framework.service.serve import run as serve
 from executor.framework.service.taskinfo import Delivery
 from executor.framework.store.interface import StoreError
+from executor.local_agent.agent import AgentOptions
+from executor.local_agent.events import Note, Observation, PluginCalled
 from executor.protocol.encoding import Encoding
+
+log = logging.getLogger(__name__)
 
 
 async def run(options: dict[str, Any]) -> int:
@@ -25,10 +38,14 @@ async def run(options: dict[str, Any]) -> int:
     try:
         async with AsyncExitStack() as stack:
             masters = tuple(options["masters"])
-            if options["fake_master"]:
+            if options["local"]:
+                masters = (await _local(stack, options),)
+            elif options["fake_master"]:
                 masters = (await _fake_master(stack),)
             elif not masters and not options["zookeeper_masters"]:
-                raise click.ClickException("no master: give --master, --zk, or --fake-master to try it")
+                raise click.ClickException(
+                    "no master: give --master, --zk, or --local or --fake-master to try it"
+                )
             return await serve(
                 _settings(options, masters),
                 _place(options),
@@ -110,14 +127,7 @@ def _stored(options: dict[str, Any]) -> Stored:
 
 async def _fake_master(stack: AsyncExitStack) -> str:
     """A master with two agents whose tasks only say that they run."""
-    from mesos.v1 import mesos_pb2  # noqa: PLC0415 (only where it is asked for)
-
-    from executor.framework.fake_master.agent import FakeAgent  # noqa: PLC0415
-    from executor.framework.fake_master.master import Master  # noqa: PLC0415
-    from executor.framework.fake_master.options import Options  # noqa: PLC0415
-    from executor.framework.fake_master.server import serve as serve_master  # noqa: PLC0415
-
-    options = Options()
+    options = MasterOptions()
     server = await stack.enter_async_context(serve_master(Master(options)))
     for number in (1, 2):
         info = mesos_pb2.AgentInfo(hostname=f"pretended-{number}")
@@ -128,3 +138,46 @@ async def _fake_master(stack: AsyncExitStack) -> str:
         server.master.register(FakeAgent(info, options), server.now())
     click.echo(f"a master of our own listens on {server.address}; nothing is really started", err=True)
     return server.address
+
+
+async def _local(stack: AsyncExitStack, options: dict[str, Any]) -> str:
+    """A master with this machine as its agent. Raises click.ClickException."""
+    if os.geteuid() != 0:
+        raise click.ClickException("--local: run me as root: containers and network namespaces need it")
+    prefix = os.environ.get("MESOKIT_ROOT", "")
+    runtime = Path(f"{prefix}/run/mesokit/agent").resolve()
+    work = Path(f"{prefix}/var/lib/mesokit/agent").resolve()
+    for folder in (runtime, work):
+        folder.mkdir(parents=True, exist_ok=True)
+    local = LocalBackend(
+        AgentOptions(
+            config_dir=options["network_config_dir"],
+            plugin_path=plugin_path(options["plugin_dir"]),
+            runtime_dir=runtime,
+            work_dir=work,
+            executor=executor_command(options["executor_command"] or None),
+        ),
+        _tell,
+    )
+    await local.agent.open()
+    stack.push_async_callback(_close, local)
+    server = await stack.enter_async_context(serve_master(Master(MasterOptions())))
+    server.master.register(local.fake, server.now())
+    click.echo(f"a master of our own listens on {server.address}; this machine is its agent", err=True)
+    return server.address
+
+
+async def _close(local: LocalBackend) -> None:
+    """End what runs, within the tasks' own grace periods."""
+    local.agent.kill_all()
+    await local.agent.wait()
+    await local.agent.close()
+
+
+def _tell(observation: Observation) -> None:
+    if isinstance(observation, Note) and observation.trouble:
+        log.warning("%s", observation.text)
+    elif isinstance(observation, PluginCalled) and observation.error:
+        log.warning(
+            "%s %s %s: %s", observation.verb, observation.network, observation.plugin, observation.error
+        )

@@ -212,17 +212,17 @@ def command(
     requests = _read(task)
     if os.geteuid() != 0:
         raise RefusalError("run me as root: containers and network namespaces need it")
-    plugin_path = _plugin_path(plugin_dir)
-    notes = list(_check_directories(requests, network_config_dir, plugin_path, plugin_dir))
+    plugins = plugin_path(plugin_dir)
+    notes = list(_check_directories(requests, network_config_dir, plugins, plugin_dir))
     prefix = os.environ.get("MESOKIT_ROOT", "")
     options = AgentOptions(
         config_dir=network_config_dir,
-        plugin_path=plugin_path,
+        plugin_path=plugins,
         plugin_timeout=plugin_timeout / 1e9,
         keep_sandboxes=keep_sandbox,
         runtime_dir=(runtime_dir or Path(f"{prefix}/run/mesokit/agent")).resolve(),
         work_dir=(work_dir or Path(f"{prefix}/var/lib/mesokit/agent")).resolve(),
-        executor=_executor(executor),
+        executor=executor_command(executor),
         use_tcp=tcp,
         ip=ip,
         port=port,
@@ -238,7 +238,7 @@ def command(
     sys.exit(asyncio.run(_run(requests, options, wanted, notes)))
 
 
-def _plugin_path(given: str) -> str:
+def plugin_path(given: str) -> str:
     """The directories to look for plugins in, as CNI_PATH has them."""
     if given:
         return given
@@ -289,7 +289,8 @@ def _read(task: str) -> tuple[ContainerRequest, ...]:
         raise RefusalError(str(error)) from None
 
 
-def _executor(given: str | None) -> list[str]:
+def executor_command(given: str | None) -> list[str]:
+    """The executor to run: the one that is named, else the one installed with us. Raises RefusalError."""
     if given is None:
         beside = Path(sys.executable).parent / "mesokit-executor"
         found = str(beside) if beside.exists() else shutil.which("mesokit-executor")

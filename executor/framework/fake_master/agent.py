@@ -8,6 +8,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from mesos.v1 import mesos_pb2
 
@@ -79,6 +80,18 @@ class Executor:
     resources: Resources
 
 
+class Backend(Protocol):
+    """What runs tasks for real, in place of a script; it reports through `FakeAgent.report`."""
+
+    def launch(
+        self, tasks: Sequence[mesos_pb2.TaskInfo], executor: mesos_pb2.ExecutorInfo | None
+    ) -> None: ...
+
+    def kill(self, task_id: str, policy: mesos_pb2.KillPolicy) -> None: ...
+
+    def shutdown(self, executor_id: str) -> None: ...
+
+
 class FakeAgent:
     """`send` takes each update that goes to the master. `kill_takes`: seconds from a KILL to TASK_KILLED."""
 
@@ -95,6 +108,7 @@ class FakeAgent:
         self.script = script
         self.kill_takes = kill_takes
         self.ignores_kills = False
+        self.backend: Backend | None = None
         self.tasks: dict[str, Task] = {}
         self.executors: dict[tuple[str, str], Executor] = {}
         self.send: Callable[[FakeAgent, Task, Status], None] = lambda _agent, _task, _status: None
@@ -133,21 +147,31 @@ class FakeAgent:
         for info in tasks:
             task = Task(info, framework_id, executor_id, parse(info.resources))
             self.tasks[info.task_id.value] = task
+            if self.backend is not None:
+                continue
             due = now
             for step in self.script(info):
                 due += step.after
                 task.steps.append((due, step))
+        if self.backend is not None:
+            self.backend.launch(tasks, executor)
 
-    def kill(self, task_id: str, now: float) -> None:
+    def kill(self, task_id: str, now: float, policy: mesos_pb2.KillPolicy | None = None) -> None:
         """Kill a task; one that is not there is none of this agent's business."""
         task = self.tasks.get(task_id)
         if task is None or task.ended or self.ignores_kills:
+            return
+        if self.backend is not None:
+            self.backend.kill(task_id, policy or mesos_pb2.KillPolicy())
             return
         task.steps.clear()
         task.steps.append((now + self.kill_takes, Step(0.0, mesos_pb2.TASK_KILLED, "killed on request")))
 
     def shutdown(self, framework_id: str, executor_id: str, now: float) -> None:
         """Shut an executor down: its tasks are killed."""
+        if self.backend is not None:
+            self.backend.shutdown(executor_id)
+            return
         for task in list(self.tasks.values()):
             if (task.framework_id, task.executor_id) == (framework_id, executor_id):
                 self.kill(task.info.task_id.value, now)
@@ -207,6 +231,25 @@ class FakeAgent:
         if task.ended:
             task.steps.clear()
             self._end_executor(task)
+
+    def report(self, given: Status) -> None:
+        """A backend's update of a task."""
+        task = self.tasks.get(given.task_id.value)
+        if task is None or task.ended:
+            return
+        status = Status()
+        status.CopyFrom(given)
+        status.agent_id.value = self.id
+        if not status.uuid:
+            status.uuid = uuid.uuid4().bytes
+        task.state, task.last = status.state, status
+        task.updates.append(status)
+
+    def executor_gone(self, framework_id: str, executor_id: str) -> None:
+        """A backend's executor has ended."""
+        executor = self.executors.pop((framework_id, executor_id), None)
+        if executor is not None:
+            self.ended(self, executor)
 
     def _end_executor(self, task: Task) -> None:
         key = (task.framework_id, task.executor_id)

@@ -349,7 +349,7 @@ def _kill(master: Master, framework: Framework, call: Call, now: float) -> None:
     if entry is None:
         _answer(master, framework, task_id, call.kill.agent_id.value, now)
     elif entry.connected and call.kill.agent_id.value in ("", entry.agent.id):
-        entry.agent.kill(task_id, now)
+        entry.agent.kill(task_id, now, call.kill.kill_policy)
 
 
 def _holder(master: Master, framework: Framework, task_id: str) -> AgentEntry | None:

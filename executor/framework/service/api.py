@@ -134,7 +134,9 @@ async def history(framework: Framework, request: Request) -> Response:
 
 async def instances(framework: Framework, request: Request) -> Response:
     found = framework.instances.values()
-    return JSONResponse([view.instance(item) for item in sorted(found, key=lambda item: item.id)])
+    return JSONResponse(
+        [view.instance(item, framework.is_ready(item)) for item in sorted(found, key=lambda it: it.id)]
+    )
 
 
 async def one_instance(framework: Framework, request: Request) -> Response:
@@ -144,7 +146,7 @@ async def one_instance(framework: Framework, request: Request) -> Response:
     if request.method == "DELETE":
         wish = wishes.kill(found.id, scale_down=_flag(request, "scale"))
         return JSONResponse(await framework.wish(wish), 202)
-    return JSONResponse(view.instance(found))
+    return JSONResponse(view.instance(found, framework.is_ready(found)))
 
 
 async def output(framework: Framework, request: Request) -> Response:

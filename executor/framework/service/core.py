@@ -653,13 +653,21 @@ class Framework:
 
     def kill(self, instance: Instance, why: str, turn: Turn) -> None:
         """Kill an instance: said again until it ends."""
+        now = _now()
         if not instance.killed_for:
+            was_ready = instance.id in self._ready_since
             instance = replace(instance, killed_for=why)
             self._keep(instance)
             self._ready_since.pop(instance.id, None)
             turn.put(f"instances/{instance.id}", encode(instance))
             self.say("instance.kill", instance.app, {"instance": instance.id, "why": why})
-        self._kill_at[instance.id] = _now() + self.settings.kill_again
+            state = self.apps.get(instance.app)
+            drain = state.versions.get(instance.version, state.app).drain if state is not None else 0.0
+            if drain and was_ready:
+                # Whoever sends requests to it has so long to hear that it leaves.
+                self._kill_at[instance.id] = now + drain
+                return
+        self._kill_at[instance.id] = now + self.settings.kill_again
         for task_id in instance.living_tasks:
             self._post_after(turn, calls.kill(TaskRef(task_id, instance.agent_id)))
 

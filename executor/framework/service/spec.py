@@ -69,7 +69,7 @@ _TASK_KEYS = {
     "command": _COMMAND,
     "resources": Object({"cpu": Number(), "mem": Number(), "disk": Number(), "gpu": Number(whole=True)}),
     "healthcheck": APPLICATION.keys["healthcheck"],
-    "kill": Object({"grace": _DURATION}),
+    "kill": Object({"grace": _DURATION, "drain": _DURATION}),
     "labels": MapOf(Text()),
 }
 _ANY_CONSTRAINT = ListOf(
@@ -167,7 +167,10 @@ class RestartPolicy:
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A checked app. `version` names its content, the number of instances aside: scaling is no update."""
+    """A checked app. `version` names its content, the number of instances aside: scaling is no update.
+
+    `drain`: seconds from an instance's leaving the ready ones to its KILL.
+    """
 
     name: str
     document: Json = field(repr=False)
@@ -182,6 +185,7 @@ class App:
     restart: RestartPolicy
     replace_after: float
     launch_timeout: float
+    drain: float
     cron: str
     collision: str
     version: str
@@ -370,6 +374,7 @@ _DURATIONS = (
     ("restart", "longest"),
     ("restart", "reset_after"),
     ("kill", "grace"),
+    ("kill", "drain"),
 )
 
 
@@ -444,6 +449,7 @@ def _app(document: Json) -> App:
         ),
         replace_after=_seconds(document, ("replace_after",), 300.0),
         launch_timeout=_seconds(document, ("launch_timeout",), 300.0),
+        drain=_seconds(document, ("kill", "drain"), 0.0),
         cron=(document.get("schedule") or {}).get("cron") or "",
         collision=((document.get("schedule") or {}).get("collision") or "skip").lower(),
         version=version_of(document),

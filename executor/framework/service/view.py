@@ -10,14 +10,15 @@ if TYPE_CHECKING:
     from executor.framework.service.core import Framework
 
 
-def instance(item: Instance) -> dict[str, Any]:
-    """One instance."""
+def instance(item: Instance, ready: bool = False) -> dict[str, Any]:
+    """One instance; `ready`: requests may be sent to it."""
     return {
         "id": item.id,
         "app": item.app,
         "version": item.version,
         "state": item.state.value,
         "healthy": item.healthy,
+        "ready": ready,
         "host": item.hostname,
         "agent": item.agent_id,
         "ports": dict(item.ports),
@@ -47,7 +48,7 @@ def app(framework: "Framework", state: AppState) -> dict[str, Any]:
     return {
         **summary(framework, state),
         "spec": state.app.document,
-        "live": [instance(item) for item in living],
+        "live": [instance(item, framework.is_ready(item)) for item in living],
     }
 
 
