@@ -18,8 +18,8 @@ from mesos.v1 import mesos_pb2
 from mesos.v1.executor import executor_pb2
 
 from executor.app.connection import Connection, News
+from executor.app.task_event import ProgressMade, Said, StatusUpdate
 from executor.app.task_manager import TaskManager
-from executor.app.task_run import ProgressMade, Said, StatusUpdate
 from executor.config.settings import Settings
 from executor.eventloop import Timer, TurningLoop
 from executor.output.progress_reporter import Progress

@@ -14,7 +14,8 @@ from typing import Any
 from mesos.v1 import mesos_pb2
 
 from executor.app.launch_spec import Surroundings, specify
-from executor.app.task_run import End, Event, Kill, Said, Services, Stage, TaskRun
+from executor.app.task_event import End, Event, Kill, Said, Stage
+from executor.app.task_run import Services, TaskRun
 from executor.checks.fields import InvalidCheckError
 from executor.process.identity import UnknownUserError
 from executor.task.command import InvalidTaskError

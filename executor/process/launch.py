@@ -75,7 +75,7 @@ class Launch:
 class Process:
     """A process that was started.
 
-    `pidfd` is readable once it has ended and is closed by `reap`. `started` is its start time in clock
+    `pidfd` is readable once it has ended; the supervisor closes it. `started` is its start time in clock
     ticks since boot; with `pid` it names this process and no later one. `cookie` (the value of
     MESOKIT_TASK) and `mark` are on it and on all that it starts.
     """

@@ -13,8 +13,9 @@ from executor.app.connection import Connection
 from executor.app.executor import Executor
 from executor.app.launch_spec import Surroundings
 from executor.app.sandbox import TaskFiles
+from executor.app.task_event import ProgressMade, Said
 from executor.app.task_manager import TaskManager
-from executor.app.task_run import ProgressMade, Said, Services
+from executor.app.task_run import Services
 from executor.config.settings import Settings, load
 from executor.output.progress_reporter import Progress
 from executor.output.pump import Pump

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from mesos.v1 import mesos_pb2
 
-from executor.app.task_run import TABLE, Event, Stage
+from executor.app.task_event import Event, Stage
+from executor.app.task_run import TABLE
 from executor.app.tests.by_hand import World, task, world
 from executor.checks.health import Health
 from executor.process.launch import LaunchError
