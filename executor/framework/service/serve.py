@@ -59,12 +59,15 @@ class Stored:
 
 @dataclass(slots=True)
 class Instance:
-    """What `run` made, for tests and for whoever embeds it. `port` is set once the API listens."""
+    """What `run` made, for tests and for whoever embeds it. `port` is set once the API listens; set
+    `stop` to end it.
+    """
 
     site: Site | None = None
     port: int = 0
     listening: asyncio.Event = field(default_factory=asyncio.Event)
     leading: asyncio.Event = field(default_factory=asyncio.Event)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 async def open_store(stored: Stored) -> Store:
@@ -96,7 +99,7 @@ async def run(
     token = place.token_file.read_text().strip() if place.token_file is not None else ""
     scheme = "https" if place.certificate is not None else "http"
     site = made.site = Site(store, files, token, scheme)
-    stop = asyncio.Event()
+    stop = made.stop
     server = _server(site, place)
     api = asyncio.create_task(server.serve())
     try:
