@@ -26,7 +26,7 @@ _IGNORED = re.compile(
     r"\w+: (fdb |address \S+ fe80|route \S+ \S+ (fe80|ff00)|route local|nft |sysctl \S+/(router_solicit|mtu))"
     r"|(file|dir|socket) /run|dir /|process |mount |netns "
 )
-_OF_THE_CALL = ("time", "call", "netnsID")
+_OF_THE_CALL = ("time", "call", "netnsID", "hostID", "boot", "began")
 #: In records: chosen names and addresses, and the host's namespace.
 _RANDOM = ((r"veth[0-9a-f]{8}", "veth"), (r"(\w\w:){5}\w\w", "mac"), (r"-\d{10}-", "-host-"))
 #: Set by the test itself, so not random.

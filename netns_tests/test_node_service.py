@@ -78,6 +78,7 @@ def records(node: Node) -> list[list[dict[str, Any]]]:
                 line.pop("call", None)
                 line.pop("began", None)
                 line.pop("netnsID", None)
+                line.pop("hostID", None)
             found.append(lines)
     return found
 
