@@ -13,6 +13,7 @@ from pathlib import Path
 from mesos.v1 import mesos_pb2
 
 from executor.protocol import Encoding
+from executor.tests.scenarios.addresses import Unix
 from executor.tests.scenarios.events import group_task, kill, launch, launch_group, task
 from executor.tests.scenarios.scene import Scene, play, scenario
 
@@ -93,3 +94,24 @@ def test_a_limit_of_infinity_as_it_is_written_on_the_wire(scene: Scene) -> None:
     agent.send(launch_group(info))
     agent.wait_state("t", "FINISHED")
     assert scene.text("limit") == "0\n"
+
+
+@scenario()
+def test_a_container_with_networks_of_its_own_is_told_its_address(scene: Scene) -> None:
+    """Over the agent's domain socket, where no connection tells it; IPv6 alone as well."""
+    for number, address in enumerate(("10.1.2.3/24", "fd00::7/64 nodad")):
+        stage = scene.another()
+        agent = stage.agent(Unix(stage.directory / "agent.sock"))
+        script = (
+            "ip link set lo up; ip link add eth0 type veth peer name other; ip link set eth0 up; "
+            f'ip addr add {address.split()[0]} dev eth0 {" ".join(address.split()[1:])}; exec "$@"'
+        )
+        executor = stage.start(
+            agent,
+            {"LIBPROCESS_IP": "0.0.0.0"},
+            wrap=["/usr/bin/unshare", "--net", "/bin/sh", "-ec", script, "sh"],
+        )
+        agent.send(launch(task(f"t{number}", 'printf "%s" "$MESOS_CONTAINER_IP" >address; exit 0')))
+        agent.wait_state(f"t{number}", "FINISHED")
+        assert stage.text("address") == address.split("/")[0]
+        assert executor.wait_exit() == 0
