@@ -35,8 +35,23 @@ MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE, MS_SHARED = 0x1000, 0x2000, 0x4000, 1 << 1
 COPIES = ("/etc", "/opt", "/var", "/root")
 #: Directories that start empty. /var/lib/containers must not lie on an overlay: podman mounts its own there.
 EMPTY = ("/var/lib/cni", "/var/lib/mesokit", "/var/lib/containers", "/var/lib/containerd", "/var/tmp")
-#: What was installed for the whole machine and would change what a node does.
+#: What else was installed for the whole machine and would change what a node does.
 HIDDEN = ("/etc/cni", "/opt/cni")
+
+#: A mesokit that is installed on this machine, in either way, which is not what is tested.
+INSTALLED = (
+    "/etc/mesokit",
+    "/etc/systemd/system/mesokit-*",
+    "/etc/systemd/system/*.wants/mesokit-*",
+    "/usr/bin/mesokit*",
+    "/usr/lib/mesokit",
+    "/usr/lib/systemd/system/mesokit-*",
+    "/usr/share/*/mesokit*",
+    "/usr/share/*/*/*mesokit*",
+    "/usr/local/bin/mesokit*",
+    "/usr/local/lib/mesokit",
+    "/usr/local/share/*/*/*mesokit*",
+)
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -61,6 +76,9 @@ def build(copies: tuple[str, ...] = COPIES, *, with_cgroups: bool = True) -> Non
     if Path("/run/.cgroup").is_dir():
         mount("/run/.cgroup", "/sys/fs/cgroup", None, MS_MOVE)
         Path("/run/.cgroup").rmdir()
+    installed = [path for pattern in INSTALLED for path in sorted(Path("/").glob(pattern.lstrip("/")))]
+    if installed and "/usr" not in copies:
+        copies = (*copies, "/usr")
     Path("/run/.copies").mkdir()
     mount("tmpfs", "/run/.copies", "tmpfs", 0, "mode=0755")
     for path in copies:
@@ -71,6 +89,8 @@ def build(copies: tuple[str, ...] = COPIES, *, with_cgroups: bool = True) -> Non
     # The mounts above keep it alive; unmounted here, nothing in the node sees it.
     libc.umount2(b"/run/.copies", 2)
     Path("/run/.copies").rmdir()
+    for each in installed:
+        hide(each)
     for path in EMPTY:
         Path(path).mkdir(parents=True, exist_ok=True)
         mount("tmpfs", path, "tmpfs", 0, "mode=1777" if path == "/var/tmp" else "mode=0755")
@@ -83,6 +103,16 @@ def build(copies: tuple[str, ...] = COPIES, *, with_cgroups: bool = True) -> Non
     mount("/run/netns", "/run/netns", None, MS_BIND)  # else the first `ip netns add` does it
     mount("none", "/run/netns", None, MS_SHARED)
     Path("/run/lock").mkdir(parents=True)
+
+
+def hide(path: Path) -> None:
+    """Removes it from the copy that this node has."""
+    if path.is_dir() and not path.is_symlink():
+        for inner in path.iterdir():
+            hide(inner)
+        path.rmdir()
+    else:
+        path.unlink()
 
 
 def child(message: dict[str, Any], fds: list[int]) -> None:

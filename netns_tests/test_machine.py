@@ -92,3 +92,19 @@ def test_it_ends_with_its_keeper() -> None:
     maker.communicate()
     with Machine():
         assert not own.exists()
+
+
+LOOK = """
+from netns_tests.node import Node
+with Node() as node:
+    print(node.shell("find /usr /etc /opt /run -name '*mesokit*' -not -path '*/site-packages/*'"))
+"""
+
+
+def test_what_is_installed_is_not_seen(installed: Machine) -> None:
+    """Tests are about the checkout, whatever the machine has installed."""
+    find = ["find", "/usr", "-name", "*mesokit*"]
+    assert "/usr/bin/mesokit\n" in installed.run(find).text
+    python = f"{TOP}/.venv/bin/python"
+    assert installed.run([python, "-c", LOOK], cwd=str(TOP)).text.strip() == ""
+    assert "/usr/bin/mesokit\n" in installed.run(find).text

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import frozen
+
 TOP = Path(__file__).resolve().parents[2]
 LOADER = "ld-linux.so.2"  # the name that packaging/launcher/bundle.h knows
 
@@ -83,7 +85,7 @@ def complete(bundle: Path) -> None:
     for name, path in sorted(wanted.items()):
         if name in have or name == interpreter.name:
             continue
-        found = path if path.exists() else Path("/usr/lib/x86_64-linux-gnu") / name
+        found = path if path.exists() else frozen.libraries() / name
         if not found.exists():
             raise BuildError(f"{name} is needed and is neither in the bundle nor on this machine")
         shutil.copyfile(found, libraries / name)

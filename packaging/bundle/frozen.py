@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -69,9 +70,8 @@ def without(entries: Iterable[Entry], pattern: str, keep: frozenset[str] = froze
 def needless(entries: Iterable[Entry]) -> list[Entry]:
     """Binaries and data without what hooks add on suspicion."""
     codecs = r".*/_(codecs_(jp|hk|cn|kr|tw|iso2022)|multibytecodec)\..*"
-    return without(
-        entries, rf"{codecs}|mesokit\.egg-info/.*|.*\.dist-info/(licenses/.*|INSTALLER|RECORD|WHEEL)"
-    )
+    installer = r".*\.dist-info/(licenses/.*|INSTALLER|RECORD|REQUESTED|WHEEL|direct_url\.json)"
+    return without(entries, rf"{codecs}|mesokit\.egg-info/.*|{installer}")
 
 
 def metadata(build: Path) -> list[tuple[str, str]]:
@@ -82,6 +82,11 @@ def metadata(build: Path) -> list[tuple[str, str]]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: mesokit\nVersion: {version}\n")
     return [(os.fspath(folder / "METADATA"), folder.name)]
+
+
+def libraries() -> Path:
+    """Where Debian keeps this processor's libraries (multiarch: /usr/lib/x86_64-linux-gnu)."""
+    return Path("/usr/lib") / str(sysconfig.get_config_var("MULTIARCH"))
 
 
 def version_of_project() -> str:

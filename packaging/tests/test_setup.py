@@ -23,7 +23,8 @@ def locked() -> dict[str, str]:
 def test_the_lock_has_what_is_declared() -> None:
     project = tomllib.loads((TOP / "pyproject.toml").read_text())
     declared = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
-    declared += project["project"]["optional-dependencies"]["dev"]
+    for extra in project["project"]["optional-dependencies"].values():
+        declared += [requirement for requirement in extra if not requirement.startswith("mesokit[")]
     for requirement in declared:
         name, _, version = requirement.partition("==")
         assert locked()[name] == version, "run packaging/lock"
@@ -79,3 +80,15 @@ def test_a_lock_that_somebody_put_there_is_refused(tmp_path: Path, kind: str) ->
     assert ended.stdout == b""
     assert f"{lock} is not a directory of user" in ended.stderr.decode()
     assert victim.read_text() == "precious"
+
+
+def test_what_is_built_names_no_processor() -> None:
+    """Paths and file names come from Python and dpkg."""
+    folders = ("bundle", "launcher", "lib", "systemd")
+    texts = {path: path.read_text() for each in folders for path in (TOP / "packaging" / each).glob("*.*")}
+    assert len(texts) > 10
+    named = re.compile(r"x86|amd64|aarch64|arm64|i386")
+    allowed = ("(multiarch: /usr/lib/x86_64-linux-gnu)",)
+    for path, text in texts.items():
+        for line in text.splitlines():
+            assert not named.search(line) or any(each in line for each in allowed), f"{path}: {line}"
