@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from cni_plugins.cli import manual
+from cni_plugins.cli import installation, manual
 from cni_plugins.plugins.registry import MODULES
 
 
@@ -71,6 +71,20 @@ def show(plugin: str | None, as_json: bool, markdown: bool, into: Path | None) -
         raise click.BadParameter(f"no plugin is named {plugin!r}; {hint}", param_hint="PLUGIN")
     item = manual.page(plugin)
     click.echo(json.dumps(manual.as_json(item), indent=2) if as_json else manual.plain(item, _columns()))
+
+
+@command.command("install")
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+def install(directory: Path) -> None:
+    """Make the plugins in DIRECTORY, where an agent finds them. After `pip install`, this Python runs them.
+
+    \b
+    mesokit cni install /opt/cni/bin
+
+    What was made here before is renewed; a file of somebody else is left, and is an error.
+    """
+    made = installation.install(directory)
+    click.echo(f"{len(made)} plugins in {directory}: {' '.join(made)}")
 
 
 @command.command("forget")

@@ -15,6 +15,8 @@ import archive
 import deb
 import freeze
 import launchers
+import release
+import wheel
 from frozen import version_of_project
 
 TOP = freeze.TOP
@@ -28,8 +30,13 @@ def say(text: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="packaging/build")
+    parser.add_argument(
+        "--check", action="store_true", help="only tell, by the status, whether all is up to date"
+    )
     parser.add_argument("--force", action="store_true", help="build even what is there")
     options = parser.parse_args()
+    if options.check:
+        return 0 if up_to_date() else 1
     DIST.mkdir(exist_ok=True)
     work = TOP / "build"
     work.mkdir(exist_ok=True)
@@ -44,21 +51,27 @@ def main() -> int:
 
 
 def products() -> list[Path]:
-    package = DIST / deb.file_name(version_of_project())
-    return [DIST / name for name in (EXECUTOR, f"{EXECUTOR}.tar.gz", "mesokit-cni.tar.gz")] + [package]
+    names = [EXECUTOR, f"{EXECUTOR}.tar.gz", "mesokit-cni.tar.gz", f"{release.name()}.tar.gz"]
+    return [DIST / name for name in (*names, wheel.file_name(), deb.file_name(version_of_project()))]
+
+
+def state() -> str:
+    """What the products depend on."""
+    return f"{freeze.digest()} {freeze.epoch()}"
+
+
+def up_to_date() -> bool:
+    stamp = DIST / ".built-from"
+    if not stamp.exists() or stamp.read_text() != state():
+        return False
+    return all(path.exists() for path in (*products(), TOP / "build" / "release" / "RELEASE"))
 
 
 def build(work: Path, *, force: bool) -> bool:
     """Whether anything had to be built."""
-    digest = f"{freeze.digest()} {freeze.epoch()}"
-    stamp = DIST / ".built-from"
-    if (
-        not force
-        and stamp.exists()
-        and stamp.read_text() == digest
-        and all(path.exists() for path in products())
-    ):
+    if not force and up_to_date():
         return False
+    digest, stamp = state(), DIST / ".built-from"
     stamp.unlink(missing_ok=True)
     bundles = work / "bundle"
     shutil.rmtree(bundles, ignore_errors=True)
@@ -74,7 +87,9 @@ def build(work: Path, *, force: bool) -> bool:
     executor_archive(bundles, work / "stage-executor", date)
     plugins_archive(bundles, work / "stage-plugins", date)
     deb.build(bundles, work / "stage-deb", DIST, date)
-    (DIST / ".release").write_text(f"{version_of_project()} {digest[:12]}\n")
+    release.stage(work / "stage-deb", DIST, work / "release", digest)
+    release.write(work / "release", DIST, date)
+    wheel.build(work / "stage-wheel", DIST, date)
     stamp.write_text(digest)
     return True
 

@@ -1,4 +1,4 @@
-"""What packaging/install does, after its set-up."""
+"""Installs a release (release.py): behind packaging/install and the release's own `install`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import installed
 from installed import LINKS, UNITS, Manifest, Place
 
-TOP = Path(__file__).resolve().parents[2]
-DIST = TOP / "dist"
-STAGES = TOP / "build"
+BUILT = Path(__file__).resolve().parents[2] / "build" / "release"
 
 _HELP = """\
-Installs what packaging/build made. May be run again at any time, containers running or not: running executors
+Installs mesokit on this host. May be run again at any time, containers running or not: running executors
 and plugin calls go on in the release they were started from. packaging/uninstall takes it all away again.
 """
 
@@ -25,8 +24,15 @@ def say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="packaging/install", description=_HELP)
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="install", description=_HELP)
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="DIR",
+        default=os.fspath(BUILT),
+        help="an unpacked release (default: what was built)",
+    )
     parser.add_argument(
         "--plugin-dir",
         action="append",
@@ -38,21 +44,24 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--no-service", action="store_true", help="do not install the node service's units")
     parser.add_argument("--root", default="", metavar="DIR", help="install into the root file system in DIR")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> int:
-    options = arguments()
+def main(argv: Sequence[str] | None = None) -> int:
+    """`argv` without the program's name; the exit status."""
+    os.umask(0o022)
+    options = arguments(argv)
+    source = Path(options.source)
     place = Place(options.root.rstrip("/"), options.prefix.rstrip("/"))
     before = installed.load(place) or Manifest()
     plugin_dirs = [
         os.path.normpath(each) for each in options.plugin_dir or before.plugin_dirs or ["/opt/cni/bin"]
     ]
-    version, digest = (DIST / ".release").read_text().split()
+    version, digest = (source / "RELEASE").read_text().split()
     release = f"{version}-{digest}"
     now = Manifest(version, release, not options.no_service, plugin_dirs, [], dict(before.replaced))
 
-    add_release(place, release)
+    add_release(place, source, release)
     for name in LINKS:
         if installed.turn(place.library / name, f"releases/{release}/{name}"):
             say(f"{place.prefix}/lib/mesokit/{name} is now release {release}")
@@ -61,9 +70,9 @@ def main() -> int:
     commands(place, now)
     for folder in plugin_dirs:
         plugins(place, now, folder)
-    documents(place, now)
+    documents(place, now, source)
     if now.service:
-        units(place, now)
+        units(place, now, source)
     elif before.service and installed.stop_service(place):
         say("stopped the node service")
     retire(place, before, now)
@@ -77,7 +86,7 @@ def main() -> int:
     return 0
 
 
-def add_release(place: Place, release: str) -> None:
+def add_release(place: Place, source: Path, release: str) -> None:
     target = place.library / "releases" / release
     if target.is_dir():
         say(f"release {release} is there already")
@@ -85,11 +94,10 @@ def add_release(place: Place, release: str) -> None:
     fresh = target.with_name(f".{release}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.parent.mkdir(parents=True, exist_ok=True)
-    library = STAGES / "stage-deb/usr/lib/mesokit"
-    shutil.copytree(library, fresh)
-    shutil.copytree(STAGES / "stage-deb/usr/bin", fresh / "bin")
-    for name in ("mesokit-executor", "mesokit-executor.tar.gz"):
-        shutil.copy(DIST / name, fresh / name)
+    shutil.copytree(source / "lib/mesokit", fresh)
+    shutil.copytree(source / "bin", fresh / "bin")
+    for each in (source / "uri").iterdir():
+        shutil.copy(each, fresh / each.name)
     fresh.rename(target)
     say(f"added release {release} in {place.prefix}/lib/mesokit/releases")
 
@@ -143,20 +151,20 @@ def plugins(place: Place, manifest: Manifest, folder: str) -> None:
         say(f"installed {len(names)} plugins in {folder}: {' '.join(names)}")
 
 
-def documents(place: Place, manifest: Manifest) -> None:
-    share = STAGES / "stage-deb/usr/share"
-    for source in sorted(share.rglob("*")):
-        if source.is_file() and "doc" not in source.relative_to(share).parts:
-            put(place, manifest, source, f"{place.prefix}/share/{source.relative_to(share)}")
+def documents(place: Place, manifest: Manifest, source: Path) -> None:
+    share = source / "share"
+    for each in sorted(share.rglob("*")):
+        if each.is_file():
+            put(place, manifest, each, f"{place.prefix}/share/{each.relative_to(share)}")
 
 
-def units(place: Place, manifest: Manifest) -> None:
+def units(place: Place, manifest: Manifest, source: Path) -> None:
     for name in UNITS:
-        text = (TOP / "packaging/systemd" / name).read_text().replace("@BINDIR@", f"{place.prefix}/bin")
-        source = place.library / f".{name}"
-        source.write_text(text)
-        put(place, manifest, source, f"/etc/systemd/system/{name}")
-        source.unlink()
+        text = (source / "systemd" / name).read_text().replace("@BINDIR@", f"{place.prefix}/bin")
+        written = place.library / f".{name}"
+        written.write_text(text)
+        put(place, manifest, written, f"/etc/systemd/system/{name}")
+        written.unlink()
 
 
 def retire(place: Place, before: Manifest, now: Manifest) -> None:
@@ -191,5 +199,4 @@ def start(place: Place, before: Manifest, now: Manifest) -> None:
 
 
 if __name__ == "__main__":
-    os.umask(0o022)
     sys.exit(main())

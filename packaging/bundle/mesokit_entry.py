@@ -33,6 +33,13 @@ def main() -> int:
 
         sys.argv = sys.argv[2:]
         os._exit(plugin())
+    if sys.argv[1:2] in (["--install-release"], ["--uninstall-release"]):
+        # The release archive's own `install` and `uninstall`, on a host that may have no Python.
+        import install  # noqa: PLC0415
+        import uninstall  # noqa: PLC0415
+
+        status: int = (install if sys.argv[1] == "--install-release" else uninstall).main(sys.argv[2:])
+        return status
     from cni_plugins.cli.start import main as command  # noqa: PLC0415
 
     command()

@@ -1,10 +1,11 @@
-"""What packaging/uninstall does."""
+"""Takes an installed release away: behind packaging/uninstall and the release's own `uninstall`."""
 
 from __future__ import annotations
 
 import argparse
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import installed
@@ -21,11 +22,12 @@ def say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="packaging/uninstall", description=_HELP)
+def main(argv: Sequence[str] | None = None) -> int:
+    """`argv` without the program's name; the exit status."""
+    parser = argparse.ArgumentParser(prog="uninstall", description=_HELP)
     parser.add_argument("--prefix", default="/usr/local", help="as given to install (default %(default)s)")
     parser.add_argument("--root", default="", metavar="DIR", help="as given to install")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     place = Place(options.root.rstrip("/"), options.prefix.rstrip("/"))
     manifest = installed.load(place)
     if manifest is None:
