@@ -31,7 +31,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(["/usr/bin/python3", "-m", "venv", folder / "venv"], check=True)
     lock = folder / "runtime.lock"
     lock.write_text(without_hashes())
-    pip = [folder / "venv/bin/pip", "install", "--quiet", "--constraint", lock, "--prefer-binary"]
+    pip: list[str | Path] = [
+        folder / "venv/bin/pip",
+        "install",
+        "--quiet",
+        "--constraint",
+        lock,
+        "--prefer-binary",
+    ]
     subprocess.run([*pip, wheel], check=True)
     return folder / "venv/bin"
 
@@ -107,7 +114,7 @@ def test_a_plugin_reserves_an_address(installed: Path, tmp_path: Path) -> None:
 
 def test_a_plugin_of_somebody_else_is_left(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "bridge").write_text("theirs")
-    argv = [installed / "mesokit", "cni", "install", tmp_path]
+    argv: list[str | Path] = [installed / "mesokit", "cni", "install", tmp_path]
     ended = subprocess.run(argv, capture_output=True, check=False)
     assert ended.returncode == 1
     assert f"{tmp_path}/bridge is not of mesokit" in ended.stderr.decode()
