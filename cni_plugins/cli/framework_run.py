@@ -21,7 +21,7 @@ from executor.framework.fake_master.server import serve as serve_master
 from executor.framework.sdk.client import Settings as ClientSettings
 from executor.framework.sdk.credentials import CredentialError, Credentials, basic, bearer
 from executor.framework.sdk.leader import LeaderUrlError
-from executor.framework.service.core import Settings
+from executor.framework.service.books import Settings
 from executor.framework.service.serve import Place, Stored
 from executor.framework.service.serve import run as serve
 from executor.framework.service.taskinfo import Delivery

@@ -61,7 +61,7 @@ class RefusedError(Exception):
 
 def _state(framework: Framework, request: Request) -> AppState:
     name = request.path_params["name"]
-    found = framework.apps.get(name)
+    found = framework.books.apps.get(name)
     if found is None:
         raise RefusedError(404, f"there is no app {name!r}")
     return found
@@ -73,7 +73,7 @@ async def deploy(framework: Framework, request: Request, *, fresh: bool) -> Resp
     if name is not None and [app.name for app in apps] != [name]:
         raise RefusedError(422, f"the document is of app {apps[0].name!r}, the path of {name!r}")
     force = _flag(request, "force")
-    taken = [app.name for app in apps if fresh and app.name in framework.apps]
+    taken = [app.name for app in apps if fresh and app.name in framework.books.apps]
     if taken:
         raise RefusedError(409, f"app {taken[0]!r} is there already: PUT changes it")
     done = [await framework.wish(wishes.deploy(app, force=force, fresh=fresh)) for app in apps]
@@ -93,11 +93,13 @@ async def change(framework: Framework, request: Request) -> Response:
 
 
 async def listed(framework: Framework, request: Request) -> Response:
-    return JSONResponse([view.summary(framework, item) for _, item in sorted(framework.apps.items())])
+    return JSONResponse(
+        [view.summary(framework.books, item) for _, item in sorted(framework.books.apps.items())]
+    )
 
 
 async def one(framework: Framework, request: Request) -> Response:
-    return JSONResponse(view.app(framework, _state(framework, request)))
+    return JSONResponse(view.app(framework.books, _state(framework, request)))
 
 
 async def remove(framework: Framework, request: Request) -> Response:
@@ -125,7 +127,7 @@ async def steer(framework: Framework, request: Request) -> Response:
 
 
 async def why(framework: Framework, request: Request) -> Response:
-    return JSONResponse(view.why(framework, _state(framework, request)))
+    return JSONResponse(view.why(framework.books, _state(framework, request)))
 
 
 async def history(framework: Framework, request: Request) -> Response:
@@ -133,27 +135,27 @@ async def history(framework: Framework, request: Request) -> Response:
 
 
 async def instances(framework: Framework, request: Request) -> Response:
-    found = framework.instances.values()
+    found = framework.books.instances.values()
     return JSONResponse(
-        [view.instance(item, framework.is_ready(item)) for item in sorted(found, key=lambda it: it.id)]
+        [view.instance(item, framework.books.is_ready(item)) for item in sorted(found, key=lambda it: it.id)]
     )
 
 
 async def one_instance(framework: Framework, request: Request) -> Response:
-    found = framework.instances.get(request.path_params["id"])
+    found = framework.books.instances.get(request.path_params["id"])
     if found is None:
         raise RefusedError(404, f"no instance {request.path_params['id']!r} lives")
     if request.method == "DELETE":
         wish = wishes.kill(found.id, scale_down=_flag(request, "scale"))
         return JSONResponse(await framework.wish(wish), 202)
-    return JSONResponse(view.instance(found, framework.is_ready(found)))
+    return JSONResponse(view.instance(found, framework.books.is_ready(found)))
 
 
 async def output(framework: Framework, request: Request) -> Response:
     """What an instance printed; one that has ended lately is asked for too."""
     wanted, name = request.path_params["id"], request.path_params["name"]
-    ended = (item for state in framework.apps.values() for item in state.history if item.id == wanted)
-    found = framework.instances.get(wanted) or next(ended, None)
+    ended = (item for state in framework.books.apps.values() for item in state.history if item.id == wanted)
+    found = framework.books.instances.get(wanted) or next(ended, None)
     if found is None or name not in ("stdout", "stderr"):
         raise RefusedError(404, f"there is no {name} of an instance {wanted!r}")
     offset = request.query_params.get("offset", "0")
@@ -175,7 +177,7 @@ async def events(framework: Framework, request: Request) -> Response:
 
 
 async def status(framework: Framework, request: Request) -> Response:
-    return JSONResponse(view.status(framework))
+    return JSONResponse(view.status(framework.books, framework.phase.value))
 
 
 async def talk(framework: Framework, request: Request) -> Response:
@@ -197,13 +199,16 @@ async def talk(framework: Framework, request: Request) -> Response:
 
 
 async def all_apps(framework: Framework, request: Request) -> Response:
-    return JSONResponse([view.app(framework, item) for _, item in sorted(framework.apps.items())])
+    return JSONResponse([view.app(framework.books, item) for _, item in sorted(framework.books.apps.items())])
 
 
 async def metrics(site: Site, _request: Request) -> Response:
     found = site.framework
     leading = f"# TYPE mesokit_framework_leading gauge\nmesokit_framework_leading {int(found is not None)}\n"
-    return Response(leading + (view.metrics(found) if found is not None else ""), media_type="text/plain")
+    return Response(
+        leading + (view.metrics(found.books, found.phase.value) if found is not None else ""),
+        media_type="text/plain",
+    )
 
 
 async def health(site: Site, _request: Request) -> Response:
@@ -327,7 +332,7 @@ def _flag(request: Request, name: str) -> bool:
 async def _stream(framework: Framework, number: int | None) -> AsyncIterator[str]:
     yield ": mesokit\n\n"
     try:
-        async for event in framework.journal.since(number):
+        async for event in framework.books.journal.since(number):
             yield _line(event)
     except BehindError as error:
         yield f"event: behind\ndata: {json.dumps({'message': str(error)})}\n\n"

@@ -199,6 +199,11 @@ def _task_after(task: TaskState, status: TaskStatus) -> TaskState:
     return replace(task, state=state, healthy=healthy, message=message[:500], ips=ips or task.ips)
 
 
+def state_of(status: TaskStatus) -> State:
+    """What a status says of its task; LOST for a state that we do not know."""
+    return _OF_TASK.get(status.state, State.LOST)
+
+
 def encode(instance: Instance) -> bytes:
     """For the store."""
     document: dict[str, Any] = {

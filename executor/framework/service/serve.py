@@ -20,7 +20,8 @@ import uvicorn
 
 from executor.framework.sdk.leader import Detector
 from executor.framework.service.api import Site, application
-from executor.framework.service.core import Framework, Settings
+from executor.framework.service.books import Settings
+from executor.framework.service.core import Framework
 from executor.framework.service.files import Served, read_files
 from executor.framework.store import sqlite
 from executor.framework.store.interface import FencedError, Leadership, Store, StoreError
@@ -189,7 +190,7 @@ async def _lead(
             await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
             framework.stop()
             await work
-            return REFUSED if framework.phase.value == "failed" or framework.problem else 0
+            return REFUSED if framework.phase.value == "failed" or framework.books.problem else 0
         except FencedError as error:
             log.error("this instance leads no more: %s", error)
             return LED_NO_MORE
@@ -216,7 +217,7 @@ def _detect(masters: str, framework: Framework) -> Detector | None:
     detector = Detector(
         masters,
         report,
-        by_name=framework.settings.client.tls is not None,
+        by_name=framework.books.settings.client.tls is not None,
     )
     detector.start()
     return detector

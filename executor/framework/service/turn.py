@@ -3,16 +3,25 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from executor.framework.sdk.calls import Call
 from executor.framework.store.interface import Delete, Put, Write
 
 
 @dataclass(slots=True)
 class Turn:
-    """`after` is done once all `writes` are stored; `dirty` are the apps to be planned anew."""
+    """Once all `writes` are stored, `calls` are made, in order, and `after` is done. `dirty`: apps to plan
+    anew. `suppressed`: roles that the next SUBSCRIBE says are suppressed, None for as before.
+    """
 
     writes: dict[str, Write] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
     after: list[Callable[[], None]] = field(default_factory=list)
     dirty: set[str] = field(default_factory=set)
+    suppressed: frozenset[str] | None = None
+
+    def call(self, call: Call) -> None:
+        """Say something to the master when all is stored."""
+        self.calls.append(call)
 
     def put(self, key: str, value: bytes) -> None:
         """Store a value; the last word of a turn counts."""

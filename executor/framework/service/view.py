@@ -1,13 +1,11 @@
 """The framework as JSON, for the API, the command and the page."""
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from executor.framework.service.apps import AppState
+from executor.framework.service.books import Books
 from executor.framework.service.instance import Instance
-
-if TYPE_CHECKING:
-    from executor.framework.service.core import Framework
 
 
 def instance(item: Instance, ready: bool = False) -> dict[str, Any]:
@@ -39,22 +37,22 @@ def instance(item: Instance, ready: bool = False) -> dict[str, Any]:
     }
 
 
-def app(framework: "Framework", state: AppState) -> dict[str, Any]:
+def app(books: Books, state: AppState) -> dict[str, Any]:
     """One app, its instances included."""
     living = sorted(
-        (framework.instances[key] for key in framework.by_app[state.name]),
+        (books.instances[key] for key in books.by_app[state.name]),
         key=lambda item: item.wall_launched,
     )
     return {
-        **summary(framework, state),
+        **summary(books, state),
         "spec": state.app.document,
-        "live": [instance(item, framework.is_ready(item)) for item in living],
+        "live": [instance(item, books.is_ready(item)) for item in living],
     }
 
 
-def summary(framework: "Framework", state: AppState) -> dict[str, Any]:
+def summary(books: Books, state: AppState) -> dict[str, Any]:
     """One app in a line."""
-    living = [framework.instances[key] for key in framework.by_app[state.name]]
+    living = [books.instances[key] for key in books.by_app[state.name]]
     deployment = state.deployment
     return {
         "name": state.name,
@@ -62,7 +60,7 @@ def summary(framework: "Framework", state: AppState) -> dict[str, Any]:
         "version": state.app.version,
         "instances": state.wanted,
         "running": sum(item.state.value == "running" for item in living),
-        "ready": sum(framework.is_ready(item) for item in living),
+        "ready": sum(books.is_ready(item) for item in living),
         "finished": state.finished,
         "deleting": state.deleting,
         "deployment": {
@@ -74,21 +72,21 @@ def summary(framework: "Framework", state: AppState) -> dict[str, Any]:
             "message": deployment.message or None,
             "started": deployment.wall_started,
         },
-        "back_off_seconds": max(round(state.retry_at - framework.now(), 1), 0.0) if state.retry_at else 0.0,
+        "back_off_seconds": max(round(state.retry_at - books.now(), 1), 0.0) if state.retry_at else 0.0,
         "next_run": state.next_run,
     }
 
 
-def why(framework: "Framework", state: AppState) -> dict[str, Any]:
+def why(books: Books, state: AppState) -> dict[str, Any]:
     """Why what is missing is not placed."""
     log = state.why_not
-    missing = framework.missing(state.name)
+    missing = books.missing(state.name)
     if not missing:
         sentence = "nothing is missing"
-    elif not framework.connected:
-        sentence = f"not subscribed with a master: {framework.problem or 'connecting'}"
-    elif framework.now() < state.retry_at:
-        wait = state.retry_at - framework.now()
+    elif not books.connected:
+        sentence = f"not subscribed with a master: {books.problem or 'connecting'}"
+    elif books.now() < state.retry_at:
+        wait = state.retry_at - books.now()
         sentence = f"waiting {wait:.1f} s after {state.failures_in_row} failures in a row"
     elif not log.looked_at:
         sentence = "no offer has come yet"
@@ -110,29 +108,29 @@ def why(framework: "Framework", state: AppState) -> dict[str, Any]:
     }
 
 
-def status(framework: "Framework") -> dict[str, Any]:
+def status(books: Books, phase: str) -> dict[str, Any]:
     """The framework itself."""
-    living = framework.instances.values()
+    living = books.instances.values()
     states: dict[str, int] = {}
     for item in living:
         states[item.state.value] = states.get(item.state.value, 0) + 1
     return {
-        "framework_id": framework.framework_id or None,
-        "connected": framework.connected,
-        "phase": framework.phase.value,
-        "problem": framework.problem or None,
-        "apps": len(framework.apps),
+        "framework_id": books.framework_id or None,
+        "connected": books.connected,
+        "phase": phase,
+        "problem": books.problem or None,
+        "apps": len(books.apps),
         "instances": states,
-        "counters": dict(framework.counters),
-        "unreconciled": framework.unreconciled,
-        "last_event": framework.journal.last,
+        "counters": dict(books.counters),
+        "unreconciled": books.reconciler.remaining,
+        "last_event": books.journal.last,
         "time": time.time(),
     }
 
 
-def metrics(framework: "Framework") -> str:
+def metrics(books: Books, phase: str) -> str:
     """Prometheus' text format."""
-    found = status(framework)
+    found = status(books, phase)
     lines = [
         "# TYPE mesokit_framework_connected gauge",
         f"mesokit_framework_connected {int(found['connected'])}",
@@ -146,8 +144,7 @@ def metrics(framework: "Framework") -> str:
     ]
     lines.append("# TYPE mesokit_framework_missing gauge")
     lines += [
-        f'mesokit_framework_missing{{app="{name}"}} {framework.missing(name)}'
-        for name in sorted(framework.apps)
+        f'mesokit_framework_missing{{app="{name}"}} {books.missing(name)}' for name in sorted(books.apps)
     ]
     for name, number in sorted(found["counters"].items()):
         lines += [

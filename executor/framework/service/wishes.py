@@ -9,17 +9,16 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from executor.framework.service import apps as records
+from executor.framework.service import killing
 from executor.framework.service.apps import AppState
+from executor.framework.service.books import Books
 from executor.framework.service.instance import Instance
 from executor.framework.service.rollout import Deployment, Status
 from executor.framework.service.spec import MAX_INSTANCES, App, read_app
-
-if TYPE_CHECKING:
-    from executor.framework.service.core import Framework
-    from executor.framework.service.turn import Turn
+from executor.framework.service.turn import Turn
 
 _UNDER_WAY = (Status.DEPLOYING, Status.CANARY, Status.ROLLING_BACK)
 
@@ -32,15 +31,15 @@ class WishError(Exception):
         self.status = status
 
 
-def deploy(app: App, *, force: bool = False, fresh: bool = False) -> "Callable[[Framework, Turn], Any]":
+def deploy(app: App, *, force: bool = False, fresh: bool = False) -> Callable[[Books, Turn], Any]:
     """A new app, or a new version or size of one. `fresh`: only if there is none of that name."""
 
-    def do(framework: "Framework", turn: "Turn") -> Any:
-        state = framework.apps.get(app.name)
+    def do(books: Books, turn: Turn) -> Any:
+        state = books.apps.get(app.name)
         if state is None:
             deployment = _new_deployment(app.version, "")
-            state = AppState(app, app.instances, deployment, {app.version: app}, started_at=framework.now())
-            framework.apps[app.name] = state
+            state = AppState(app, app.instances, deployment, {app.version: app}, started_at=books.now())
+            books.apps[app.name] = state
             turn.put_write(records.write_version(app))
         elif fresh:
             raise WishError(409, f"app {app.name!r} is there already: PUT changes it")
@@ -48,53 +47,53 @@ def deploy(app: App, *, force: bool = False, fresh: bool = False) -> "Callable[[
             _require_free(state, force)
             state.wanted = app.instances
             state.finished = 0
-            _turn_to(framework, state, app, turn)
-        framework.write_app(state, turn)
+            _turn_to(books, state, app, turn)
+        books.write_app(state, turn)
         turn.dirty.add(app.name)
-        framework.say("app.deployed", app.name, {"deployment": state.deployment.id, "version": app.version})
+        books.say("app.deployed", app.name, {"deployment": state.deployment.id, "version": app.version})
         return {"app": app.name, "version": app.version, "deployment": state.deployment.id}
 
     return do
 
 
-def scale(name: str, instances: int) -> "Callable[[Framework, Turn], Any]":
+def scale(name: str, instances: int) -> Callable[[Books, Turn], Any]:
     """Another number of instances; nothing is replaced."""
 
-    def do(framework: "Framework", turn: "Turn") -> Any:
-        state = _app(framework, name)
+    def do(books: Books, turn: Turn) -> Any:
+        state = _app(books, name)
         if not 0 <= instances <= MAX_INSTANCES:
             raise WishError(422, f"instances: {instances}: expected a whole number from 0 to {MAX_INSTANCES}")
         state.wanted = instances
         if state.deployment.status is Status.DONE:
             state.deployment = replace(state.deployment, status=Status.DEPLOYING, previous="")
-            state.started_at = framework.now()
-        framework.write_app(state, turn)
+            state.started_at = books.now()
+        books.write_app(state, turn)
         turn.dirty.add(name)
         return {"app": name, "instances": instances, "deployment": state.deployment.id}
 
     return do
 
 
-def restart(name: str, *, force: bool = False) -> "Callable[[Framework, Turn], Any]":
+def restart(name: str, *, force: bool = False) -> Callable[[Books, Turn], Any]:
     """Every instance replaced by a new one of the same content, as an update does it."""
 
-    def do(framework: "Framework", turn: "Turn") -> Any:
-        state = _app(framework, name)
+    def do(books: Books, turn: Turn) -> Any:
+        state = _app(books, name)
         _require_free(state, force)
         document = {**state.app.document, "restarted": secrets.token_hex(4)}
-        _turn_to(framework, state, read_app(document, name), turn)
-        framework.write_app(state, turn)
+        _turn_to(books, state, read_app(document, name), turn)
+        books.write_app(state, turn)
         turn.dirty.add(name)
         return {"app": name, "version": state.app.version, "deployment": state.deployment.id}
 
     return do
 
 
-def steer(name: str, what: str) -> "Callable[[Framework, Turn], Any]":
+def steer(name: str, what: str) -> Callable[[Books, Turn], Any]:
     """`approve`, `pause`, `resume` or `rollback` the deployment of an app."""
 
-    def do(framework: "Framework", turn: "Turn") -> Any:
-        state = _app(framework, name)
+    def do(books: Books, turn: Turn) -> Any:
+        state = _app(books, name)
         deployment = state.deployment
         match what:
             case "approve" if deployment.status is Status.CANARY:
@@ -103,7 +102,7 @@ def steer(name: str, what: str) -> "Callable[[Framework, Turn], Any]":
                 deployment = replace(deployment, status=Status.PAUSED, message="paused by request")
             case "resume" if deployment.status in (Status.PAUSED, Status.FAILED):
                 deployment = replace(deployment, status=Status.DEPLOYING, failures=0, message="")
-                state.failures_in_row, state.retry_at, state.started_at = 0, 0.0, framework.now()
+                state.failures_in_row, state.retry_at, state.started_at = 0, 0.0, books.now()
             case "rollback" if deployment.previous:
                 deployment = replace(
                     deployment,
@@ -119,46 +118,46 @@ def steer(name: str, what: str) -> "Callable[[Framework, Turn], Any]":
         state.deployment = deployment
         if what == "rollback":
             state.app = state.target
-        framework.write_app(state, turn)
+        books.write_app(state, turn)
         turn.dirty.add(name)
         return {"app": name, "deployment": deployment.id, "status": deployment.status.value}
 
     return do
 
 
-def kill(instance_id: str, *, scale_down: bool = False) -> "Callable[[Framework, Turn], Any]":
+def kill(instance_id: str, *, scale_down: bool = False) -> Callable[[Books, Turn], Any]:
     """Kill one instance; another takes its place, unless the app is made smaller by one with it."""
 
-    def do(framework: "Framework", turn: "Turn") -> Any:
-        instance: Instance | None = framework.instances.get(instance_id)
+    def do(books: Books, turn: Turn) -> Any:
+        instance: Instance | None = books.instances.get(instance_id)
         if instance is None:
             raise WishError(404, f"no instance {instance_id!r} lives")
-        state = framework.apps.get(instance.app)
+        state = books.apps.get(instance.app)
         if scale_down and state is not None:
             state.wanted = max(state.wanted - 1, 0)
-            framework.write_app(state, turn)
-        framework.kill(instance, "killed by request", turn)
+            books.write_app(state, turn)
+        killing.kill(books, instance, "killed by request", turn)
         turn.dirty.add(instance.app)
         return {"instance": instance_id}
 
     return do
 
 
-def delete(name: str) -> "Callable[[Framework, Turn], Any]":
+def delete(name: str) -> Callable[[Books, Turn], Any]:
     """The app and all that runs of it go."""
 
-    def do(framework: "Framework", turn: "Turn") -> Any:
-        state = _app(framework, name)
+    def do(books: Books, turn: Turn) -> Any:
+        state = _app(books, name)
         state.deleting = True
-        framework.write_app(state, turn)
+        books.write_app(state, turn)
         turn.dirty.add(name)
-        return {"app": name, "instances": len(framework.by_app[name])}
+        return {"app": name, "instances": len(books.by_app[name])}
 
     return do
 
 
-def _app(framework: "Framework", name: str) -> AppState:
-    state = framework.apps.get(name)
+def _app(books: Books, name: str) -> AppState:
+    state = books.apps.get(name)
     if state is None:
         raise WishError(404, f"there is no app {name!r}")
     return state
@@ -175,7 +174,7 @@ def _require_free(state: AppState, force: bool) -> None:
         )
 
 
-def _turn_to(framework: "Framework", state: AppState, app: App, turn: "Turn") -> None:
+def _turn_to(books: Books, state: AppState, app: App, turn: Turn) -> None:
     """Make `app` the target. The same version again keeps what runs."""
     before = state.target.version
     state.app = app
@@ -183,7 +182,7 @@ def _turn_to(framework: "Framework", state: AppState, app: App, turn: "Turn") ->
     turn.put_write(records.write_version(app))
     previous = before if before != app.version else ""
     state.deployment = _new_deployment(app.version, previous)
-    state.failures_in_row, state.retry_at, state.started_at = 0, 0.0, framework.now()
+    state.failures_in_row, state.retry_at, state.started_at = 0, 0.0, books.now()
     state.next_run = None
 
 

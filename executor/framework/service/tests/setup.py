@@ -15,7 +15,8 @@ from executor.framework.fake_master.options import Options
 from executor.framework.fake_master.server import FakeMasterServer, serve
 from executor.framework.sdk.client import Settings as ClientSettings
 from executor.framework.sdk.reconcile import Pace
-from executor.framework.service.core import Framework, Settings
+from executor.framework.service.books import Settings
+from executor.framework.service.core import Framework
 from executor.framework.service.instance import Instance, State
 from executor.framework.service.spec import App, read_app
 from executor.framework.store import sqlite
@@ -85,7 +86,7 @@ class Bench:
 
     def living(self, name: str = "web") -> list[Instance]:
         """The app's instances that the framework knows."""
-        found = [self.framework.instances[key] for key in self.framework.by_app[name]]
+        found = [self.framework.books.instances[key] for key in self.framework.books.by_app[name]]
         return sorted(found, key=lambda item: item.wall_launched)
 
     def running(self, name: str = "web", version: str = "") -> list[Instance]:
@@ -121,7 +122,7 @@ async def running(folder: Path, server: FakeMasterServer, **changes: Any) -> Asy
     framework = Framework(settings_for(server.address, **changes), store, await store.campaign(""))
     task = asyncio.create_task(framework.run())
     try:
-        await until(lambda: framework.connected or task.done())
+        await until(lambda: framework.books.connected or task.done())
         yield Bench(server, framework, store)
     finally:
         framework.stop()

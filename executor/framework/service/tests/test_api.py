@@ -67,7 +67,7 @@ async def served(
             await until(lambda: made.leading.is_set() or task.done())
             site = made.site
             assert site is not None
-            await until(lambda: site.framework is not None and site.framework.connected)
+            await until(lambda: site.framework is not None and site.framework.books.connected)
             yield master, Client(f"http://127.0.0.1:{made.port}", token)
         finally:
             made.stop.set()

@@ -101,10 +101,10 @@ async def _wished(framework: Framework, task: "asyncio.Task[None]", wish: Any) -
 
 
 def _reached(framework: Framework, server: FakeMasterServer, version: str, number: int) -> bool:
-    state = framework.apps.get("web")
+    state = framework.books.apps.get("web")
     if state is None or state.deployment.status is not Status.DONE:
         return False
-    living = [framework.instances[key] for key in framework.by_app["web"]]
+    living = [framework.books.instances[key] for key in framework.books.by_app["web"]]
     tasks = sorted(
         task_id
         for entry in server.master.books.agents.values()

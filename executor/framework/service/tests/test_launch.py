@@ -26,16 +26,16 @@ def test_deploy_scale_update_delete(tmp_path: Path) -> None:
         async with bench(tmp_path, agent(1), agent(2)) as here:
             await here.framework.wish(wishes.deploy(app(instances=3)))
             await until(lambda: len(here.running()) == 3)
-            await until(lambda: here.framework.apps["web"].deployment.status is Status.DONE)
+            await until(lambda: here.framework.books.apps["web"].deployment.status is Status.DONE)
             assert len(here.tasks()) == 3
             await here.framework.wish(wishes.scale("web", 1))
             await until(lambda: len(here.tasks()) == 1)
-            await until(lambda: here.framework.apps["web"].deployment.status is Status.DONE)
+            await until(lambda: here.framework.books.apps["web"].deployment.status is Status.DONE)
             await here.framework.wish(wishes.deploy(app(instances=2, cmd="sleep 2000")))
             new = app(cmd="sleep 2000").version
             await until(lambda: len(here.running(version=new)) == 2 and len(here.tasks()) == 2)
             await here.framework.wish(wishes.delete("web"))
-            await until(lambda: "web" not in here.framework.apps)
+            await until(lambda: "web" not in here.framework.books.apps)
             assert here.tasks() == []
             assert not await here.store.entries("apps/")
             assert not await here.store.entries("versions/")
@@ -63,7 +63,7 @@ def test_what_an_executor_and_its_group_look_like(tmp_path: Path) -> None:
             group = accept.accept.operations[0].launch_group
             executor, task = group.executor, group.task_group.tasks[0]
             assert executor.type == mesos_pb2.ExecutorInfo.CUSTOM
-            assert executor.framework_id.value == here.framework.framework_id
+            assert executor.framework_id.value == here.framework.books.framework_id
             assert executor.container.network_infos[0].name == "data-net"
             assert list(executor.container.network_infos[0].groups) == ["blue"]
             assert not task.HasField("container") and not task.HasField("executor")
@@ -86,7 +86,7 @@ def test_an_instance_that_fails_is_started_again_ever_more_slowly(tmp_path: Path
         async with bench(tmp_path, agent(script=fails)) as here:
             quick = {"delay": "50ms", "factor": 2, "longest": "1secs"}
             await here.framework.wish(wishes.deploy(app(restart=quick)))
-            state = here.framework.apps["web"]
+            state = here.framework.books.apps["web"]
             await until(lambda: state.failures_in_row >= 5)
             ids = [item.id for item in state.history]
             assert len(set(ids)) == len(ids) >= 5
@@ -103,7 +103,7 @@ def test_a_job_ends_when_it_has_finished(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with bench(tmp_path, agent(script=ends)) as here:
             await here.framework.wish(wishes.deploy(app(kind="job", instances=3)))
-            state = here.framework.apps["web"]
+            state = here.framework.books.apps["web"]
             await until(lambda: state.finished == 3)
             await asyncio.sleep(0.3)
             launched = sum(len(call.accept.operations) for call in here.server.calls(Call.ACCEPT))
@@ -120,9 +120,9 @@ def test_kill_a_framework_at_any_moment_and_start_it_again(tmp_path: Path) -> No
                 await here.framework.wish(wishes.deploy(app(instances=4)))
                 await until(lambda: len(here.running()) == 4)
                 before = here.tasks()
-                framework_id = here.framework.framework_id
+                framework_id = here.framework.books.framework_id
             async with running(tmp_path, server) as here:
-                assert here.framework.framework_id == framework_id
+                assert here.framework.books.framework_id == framework_id
                 await until(lambda: len(here.running()) == 4)
                 await asyncio.sleep(0.5)
                 assert here.tasks() == before
@@ -167,10 +167,10 @@ def test_why_nothing_starts_is_known(tmp_path: Path) -> None:
             await here.framework.wish(
                 wishes.deploy(app("other", constraints=[{"field": "rack", "operator": "is", "value": "b"}]))
             )
-            await until(lambda: here.framework.apps["other"].why_not.counts)
-            await until(lambda: here.framework.apps["web"].why_not.counts)
-            assert here.framework.apps["web"].why_not.examples == {"cpus": "host1 has 1"}
-            assert here.framework.apps["other"].why_not.examples == {"constraint rack is b": "host1"}
+            await until(lambda: here.framework.books.apps["other"].why_not.counts)
+            await until(lambda: here.framework.books.apps["web"].why_not.counts)
+            assert here.framework.books.apps["web"].why_not.examples == {"cpus": "host1 has 1"}
+            assert here.framework.books.apps["other"].why_not.examples == {"constraint rack is b": "host1"}
 
     asyncio.run(scenario())
 
@@ -182,7 +182,7 @@ def test_unknown_tasks_are_killed_and_acknowledged(tmp_path: Path) -> None:
             info.task_id.value, info.agent_id.value = "stranger", "A1"
             info.resources.add(name="cpus", type=mesos_pb2.Value.SCALAR).scalar.value = 1
             entry = here.master.books.agents["A1"]
-            entry.agent.launch(here.framework.framework_id, [info], None, here.server.now())
+            entry.agent.launch(here.framework.books.framework_id, [info], None, here.server.now())
             await until(lambda: not entry.agent.tasks)
 
     asyncio.run(scenario())
@@ -212,7 +212,7 @@ def test_an_agent_that_is_away_is_waited_for_and_then_replaced(tmp_path: Path) -
             here.add(agent(2))
             await until(lambda: [item.hostname for item in here.running()] == ["host2"])
             here.add(here.master.books.agents["A1"].agent)
-            await until(lambda: first.id not in here.framework.instances)
+            await until(lambda: first.id not in here.framework.books.instances)
             assert len(here.tasks()) == 1
 
     asyncio.run(scenario())

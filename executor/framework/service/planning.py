@@ -1,0 +1,158 @@
+"""What each app needs next, matched with the offers that are held."""
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from executor.framework.sdk import calls
+from executor.framework.service.books import Books
+from executor.framework.service.instance import Instance, TaskState, encode, new_id
+from executor.framework.service.killing import kill
+from executor.framework.service.matching import Assignment, Demand, Held, match
+from executor.framework.service.rollout import Situation, Status, plan
+from executor.framework.service.taskinfo import Terms, launch_of, name_ports
+from executor.framework.service.turn import Turn
+
+
+def plan_app(books: Books, name: str, turn: Turn) -> None:
+    """What an app needs: kills now, starts with the offers that come."""
+    state = books.apps.get(name)
+    books.missing_of.pop(name, None)
+    if state is None:
+        return
+    living = books.living(name)
+    if state.deleting:
+        for instance in living:
+            kill(books, instance, "the app was deleted", turn)
+        if not books.by_app[name]:
+            books.drop_app(state, turn)
+        return
+    now = books.now()
+    before = state.deployment
+    found = plan(
+        state.target,
+        Situation(books.wanted(state), now - state.started_at, now >= state.retry_at),
+        state.deployment,
+        [books.seen(instance, now) for instance in living],
+    )
+    state.deployment = found.deployment
+    if found.start:
+        books.missing_of[name] = (found.start, found.version)
+    for instance, why in found.kill:
+        kill(books, instance, why, turn)
+    if found.deployment != before:
+        books.write_app(state, turn)
+        if found.deployment.status is not before.status:
+            body = {"deployment": found.deployment.id, "message": found.deployment.message}
+            books.say(f"deployment.{found.deployment.status.value.replace(' ', '_')}", name, body)
+    books.prune_versions(state, turn)
+
+
+def place(books: Books, turn: Turn) -> None:
+    """Match what is missing with the offers that are held; decline the rest, or be quiet."""
+    demands = []
+    for name, (count, version) in books.missing_of.items():
+        state = books.apps[name]
+        app = state.versions.get(version)
+        if app is not None:
+            others = tuple(instance.place for instance in books.living(name))
+            demands.append(Demand(app, count, others))
+    if demands and books.pool.held:
+        why_not = {demand.app.name: books.apps[demand.app.name].why_not for demand in demands}
+        found = match(books.pool, demands, random.randrange, why_not, partial(_avoid, books))
+        _launch(books, found, turn)
+        for name in {item.app.name for item in found}:
+            plan_app(books, name, turn)
+    _level(books, bool(books.missing_of), turn)
+    if books.pool.held:
+        ids = [offer_id for held in books.pool.held.values() for offer_id in held.ids]
+        books.pool.clear()
+        seconds = books.settings.refuse_busy if books.missing_of else books.settings.refuse_idle
+        turn.call(calls.decline(ids, seconds))
+
+
+def _avoid(books: Books, held: Held) -> str:
+    if held.place.agent_id in books.leaving_agents:
+        return "its machine leaves"
+    soon = held.unavailable is not None and (
+        held.unavailable - time.time() < books.settings.avoid_before_maintenance
+    )
+    return "maintenance is due" if soon else ""
+
+
+def _level(books: Books, wanting: bool, turn: Turn) -> None:
+    """SUPPRESS while nothing is missing, REVIVE when something is: by what is so, not by what changed."""
+    now = books.now()
+    roles = books.settings.roles
+    if wanting and books.suppressed and now >= books.revive_at:
+        books.suppressed = False
+        books.revive_at = now + books.settings.revive_every
+        turn.suppressed = frozenset(())
+        turn.call(calls.revive(roles))
+    elif not wanting and not books.suppressed:
+        books.suppressed = True
+        turn.suppressed = frozenset(roles)
+        turn.call(calls.suppress(roles))
+
+
+def _launch(books: Books, found: Sequence[Assignment], turn: Turn) -> None:
+    """Store the intents; one ACCEPT for each place after that."""
+    by_place: dict[tuple[str, str], list[tuple[Assignment, Instance]]] = defaultdict(list)
+    for item in found:
+        instance_id = new_id(item.app.name)
+        instance = Instance(
+            instance_id,
+            item.app.name,
+            item.app.version,
+            item.place.agent_id,
+            item.place.hostname,
+            f"{instance_id}.executor",
+            tuple(TaskState(task.name) for task in item.app.tasks),
+            dict(item.place.values),
+            name_ports(item.app, item.ports),
+            time.time(),
+        )
+        by_place[item.key].append((item, instance))
+    for key, listed in by_place.items():
+        held = books.pool.take(key)
+        operations = []
+        for item, instance in listed:
+            terms = Terms(books.settings.delivery, books.framework_id, partial(_secret, books))
+            try:
+                made = launch_of(item.app, instance, item.pieces, terms)
+            except (OSError, ValueError) as error:
+                _refuse_to_launch(books, item.app.name, str(error), turn)
+                continue
+            operations.append(calls.launch_group(made.executor, made.tasks))
+            books.keep(instance)
+            books.silent_since[instance.id] = books.now()
+            turn.put(f"instances/{instance.id}", encode(instance))
+            books.counters["launches"] += 1
+            books.say(
+                "instance.launching", instance.app, {"instance": instance.id, "host": instance.hostname}
+            )
+        call = calls.accept(held.ids, operations, 0.0)
+        turn.call(call)
+
+
+def _refuse_to_launch(books: Books, name: str, why: str, turn: Turn) -> None:
+    state = books.apps[name]
+    state.deployment = replace(state.deployment, status=Status.PAUSED, message=f"cannot be launched: {why}")
+    books.write_app(state, turn)
+
+
+def _secret(books: Books, name: str) -> bytes:
+    """A secret's bytes, from a file below the secrets folder. Raises ValueError, OSError."""
+    folder = books.settings.secrets
+    if folder is None:
+        raise ValueError(f"secret {name!r}: this framework was started without --secrets")
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise ValueError(f"secret {name!r} is outside the secrets folder")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"secret {name!r} cannot be read: {error.strerror}") from None
