@@ -73,7 +73,7 @@ def _restore(
 ) -> list[str]:
     errors = []
     steps = steps_of(contents)
-    with recorded_context(contents, _call(contents, roots, host), plugins) as context:
+    with recorded_context(contents, call_of(contents, roots, host), plugins) as context:
         for step in steps:
             try:
                 step.restore(context)
@@ -85,7 +85,7 @@ def _restore(
     return errors
 
 
-def _call(contents: Contents, roots: Roots, host: Namespace) -> Call:
+def call_of(contents: Contents, roots: Roots, host: Namespace) -> Call:
     """The call that steps see: the attachment's identity, and nothing of a runtime."""
     identity = contents.identity
     return Call(
@@ -99,7 +99,7 @@ def _call(contents: Contents, roots: Roots, host: Namespace) -> Call:
         path=(),
         config=contents.head.get("config", {}),
         version=NEWEST,
-        previous=decode(contents.result, NEWEST),
+        previous=decode(contents.result, NEWEST) if contents.result is not None else None,
         env=dict(os.environ),
         roots=roots,
         host=host,

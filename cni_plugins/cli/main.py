@@ -31,6 +31,8 @@ COMMANDS: Mapping[str, Subcommand] = {
     "framework": Subcommand(
         "cni_plugins.cli.framework", "Run apps on Mesos: the scheduler behind `mesokit app`."
     ),
+    "inspect": Subcommand("cni_plugins.cli.inspect", "Show all about one container, by any of its names."),
+    "ls": Subcommand("cni_plugins.cli.ls", "List what is attached: containers, tasks, addresses, ports."),
     "node": Subcommand("cni_plugins.cli.node", "Answer plugin calls from a resident process."),
     "ps": Subcommand("cni_plugins.cli.ps", "Show the tasks of the executors on this machine."),
     "reload": Subcommand("cni_plugins.cli.reload", "Make again the rules that somebody flushed."),

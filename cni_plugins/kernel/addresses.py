@@ -82,6 +82,12 @@ def of_link(netlink: Netlink, index: int) -> list[LinkAddress]:
     return [item for item in found if item.index == index]
 
 
+def every(netlink: Netlink) -> list[LinkAddress]:
+    """The addresses of all links. CniError 999."""
+    body = encode(ADDRESS, {}, [])
+    return [_parse(packet) for packet in netlink.dump("list addresses", RTM_GETADDR, body)]
+
+
 def _parse(packet: bytes) -> LinkAddress:
     family, length, flags, scope, index = _HEADER.unpack_from(packet, 16)
     found = attributes(packet, 24)

@@ -110,6 +110,12 @@ def of_link(netlink: Netlink, index: int, version: int, *, proxied: bool = False
     return [entry for entry in found if entry.index == index]
 
 
+def every(netlink: Netlink, version: int) -> list[Neighbour]:
+    """The entries of all links of a family. CniError 999."""
+    body = encode(NEIGHBOUR, {"family": _AF_INET if version == 4 else _AF_INET6}, [])
+    return [parse(packet) for packet in netlink.dump("list neighbours", RTM_GETNEIGH, body)]
+
+
 def parse(packet: bytes) -> Neighbour:
     """The entry of an RTM_NEWNEIGH message."""
     _, index, state, flags, _ = NEIGHBOUR.header.unpack_from(packet, 16)

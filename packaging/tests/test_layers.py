@@ -30,7 +30,7 @@ EXECUTOR_ORDER = (
     "bootstrap",
     "main",
 )
-CNI_ORDER = ("spec", "kernel", "store", "steps", "attach", "plugins", "chain", "node", "cli")
+CNI_ORDER = ("spec", "kernel", "store", "steps", "attach", "plugins", "chain", "view", "node", "cli")
 
 # What a layer may import beside itself. `None` stands for every layer before it in the order above.
 EXECUTOR_RULES: Rules = {

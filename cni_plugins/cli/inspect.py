@@ -1,0 +1,157 @@
+"""`mesokit inspect`: all about one container's attachments."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from cni_plugins.cli import look
+from cni_plugins.cli.colour import coloured
+from cni_plugins.plugins.registry import Plugins
+from cni_plugins.spec.text import printable
+from cni_plugins.view import endpoint
+from cni_plugins.view.attachments import Attachment
+from cni_plugins.view.endpoint import Endpoint, Interface, StepState, Verdict
+from cni_plugins.view.node import Node
+from cni_plugins.view.plain import attachment, document, plain
+
+MARKS = {Verdict.OK: ("ok", "32"), Verdict.FAILED: ("FAILED", "31"), Verdict.PASSIVE: ("-", "0")}
+_UNKNOWN = ("?", "33")
+
+
+@click.command("inspect")
+@click.argument("name")
+@click.option("--config", "with_config", is_flag=True, help="Print the network configuration as well.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(name: str, with_config: bool, as_json: bool) -> None:
+    """Show all about NAME: addresses, routes, neighbours, counters, the host's side, and each step of the
+    attachment with its state in the kernel.
+
+    NAME is a container id or its beginning, a task id, an address, a MAC address, an interface of the host, a
+    published port (tcp/8080), a process (pid/4711), or the name of a network namespace. Exit status 1 when
+    nothing goes by that name.
+
+    \b
+    mesokit inspect 4c7f                 the container whose id begins so
+    mesokit inspect web.1                that runs this task
+    mesokit inspect 10.9.0.7             that has this address
+    mesokit inspect tcp/8080             that publishes this port
+    mesokit inspect vethd28a3133         whose other end this is
+    """
+    place = look.here()
+    found = look.node(place)
+    items = look.named(found, name)
+    told = []
+    for item in items:
+        with look.sentences():
+            there = endpoint.endpoint(item, place.host)
+            steps = endpoint.check(item, place.roots, place.host, Plugins())
+        told.append((item, there, steps))
+    if as_json:
+        look.say_json(document("inspection", (_as_json(found, *each) for each in told)))
+        return
+    for number, (item, there, steps) in enumerate(told):
+        if number:
+            click.echo()
+        for line in _lines(found, item, there, steps):
+            click.echo(line)
+        if with_config:
+            click.echo("configuration")
+            click.echo(json.dumps(item.config, indent=2))
+
+
+def _as_json(node: Node, item: Attachment, there: Endpoint, steps: list[StepState]) -> dict[str, Any]:
+    return {
+        **attachment(node, item),
+        "nsenter": enter(item),
+        "inside": plain(there.inside),
+        "routes": list(there.routes),
+        "host": plain(there.outside),
+        "rules": list(there.rules),
+        "missing": there.missing,
+        "steps": plain(steps),
+        "config": item.config,
+    }
+
+
+def enter(item: Attachment) -> str:
+    """The line that shows the container's interfaces."""
+    return f"nsenter --net={shlex.quote(item.netns)} ip a" if item.netns else ""
+
+
+def _lines(node: Node, item: Attachment, there: Endpoint, steps: list[StepState]) -> Iterator[str]:
+    state = node.state(item)
+    yield printable(f"container {item.container_id}  {item.ifname} on network {item.network}")
+    task = node.task(item)
+    rows = [("state", state.value), ("type", f"{item.type} (plugins {', '.join(item.plugins)})")]
+    if task is not None:
+        rows.append(("task", f"{', '.join(task.names)} (framework {task.framework or '-'})"))
+    rows += [
+        ("since", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(item.since)) if item.since else "-"),
+        ("addresses", ", ".join(entry.address for entry in item.addresses) or "-"),
+        ("ports", ", ".join(map(str, item.ports)) or "-"),
+        ("host side", " in ".join(name for name in (item.host_interface, item.parent) if name) or "-"),
+        ("namespace", item.netns or "-"),
+        ("look", enter(item) or "-"),
+    ]
+    yield from _fitted(rows, "  ")
+    if there.missing:
+        yield printable(f"  inside: {there.missing}")
+    else:
+        yield "inside"
+        for interface in there.inside:
+            yield from _interface(interface)
+        for route in there.routes:
+            yield printable(f"  route {route}")
+    yield "host"
+    for interface in there.outside:
+        # What the host's end receives is what the container sends.
+        yield from _interface(interface)
+    if there.rules:
+        yield f"  rules in {', '.join(there.rules)}"
+    yield "steps"
+    yield from step_lines(steps)
+
+
+def _fitted(rows: list[tuple[str, str]], indent: str) -> Iterator[str]:
+    size = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        yield printable(f"{indent}{name:<{size}}  {text}")
+
+
+def _interface(item: Interface) -> Iterator[str]:
+    flags = "up" if item.up and item.running else "up, no carrier" if item.up else "DOWN"
+    what = f"  {item.name}  {item.kind or 'device'}  {flags}  mtu {item.mtu}  {item.mac}"
+    yield printable("  ".join((what, *item.addresses)))
+    if item.counters is not None:
+        carried = item.counters
+        lost = carried.received_dropped + carried.sent_dropped
+        errors = carried.received_errors + carried.sent_errors
+        yield (
+            f"    received {carried.received_packets} packets, {carried.received_bytes} bytes; "
+            f"sent {carried.sent_packets}, {carried.sent_bytes}; dropped {lost}, errors {errors}"
+        )
+    for entry in item.neighbours:
+        yield printable(f"    neighbour {entry}")
+
+
+def step_lines(steps: list[StepState], indent: str = "  ") -> Iterator[str]:
+    """Steps for people: the state, what it is, and where it does not stand why, and the way out."""
+    size = max((len(step.kind) for step in steps), default=0)
+    for step in steps:
+        mark, colour = MARKS.get(step.verdict, _UNKNOWN)
+        yield (
+            indent
+            + coloured(f"{mark:<6}", colour, sys.stdout)
+            + printable(f"  {step.kind:<{size}}  {step.about}").rstrip()
+        )
+        if step.problem:
+            yield printable(f"{indent}        {step.problem}")
+        if step.remedy:
+            yield printable(f"{indent}        remedy: {step.remedy}")

@@ -1,0 +1,37 @@
+"""What links have carried since they were made (linux/if_link.h, struct rtnl_link_stats64)."""
+
+import struct
+from dataclasses import dataclass
+
+from cni_plugins.kernel.netlink.codec import attributes, encode
+from cni_plugins.kernel.netlink.layouts import LINK
+from cni_plugins.kernel.netlink.route import RTM_GETLINK, Netlink
+
+_STATS64 = 23
+_FIELDS = struct.Struct("=8Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Packets, bytes, errors and drops, as the link itself receives and sends."""
+
+    received_packets: int
+    sent_packets: int
+    received_bytes: int
+    sent_bytes: int
+    received_errors: int
+    sent_errors: int
+    received_dropped: int
+    sent_dropped: int
+
+
+def every(netlink: Netlink) -> dict[int, Counters]:
+    """The counters of each link, by index. CniError 999."""
+    body = encode(LINK, {}, [])
+    found = {}
+    for packet in netlink.dump("list counters", RTM_GETLINK, body):
+        index = struct.unpack_from("=i", packet, 20)[0]
+        raw = attributes(packet, 16 + LINK.header.size, (_STATS64,)).get(_STATS64, b"")
+        if len(raw) >= _FIELDS.size:
+            found[index] = Counters(*_FIELDS.unpack_from(raw))
+    return found

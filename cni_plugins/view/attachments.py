@@ -1,0 +1,227 @@
+"""Attachments as an operator thinks of them, made of records. Pure: no I/O.
+
+Plugins of one list that a runtime calls one by one write a record each; they are one attachment here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from cni_plugins.spec.identity import Identity
+from cni_plugins.spec.values import JsonObject
+from cni_plugins.store.records import Contents
+
+#: Kinds of plugins that change what another made.
+_META = frozenset(("chain", "portmap", "mesos-cni-port-mapper", "bandwidth", "tuning", "firewall", "sbr"))
+
+
+class State(StrEnum):
+    """Of an attachment, as the records and one look at the host tell it.
+
+    UP: namespace and host side are there and up. DOWN: the host side is down. BROKEN: the host side is gone
+    or has another master. STALE: the namespace is gone, or another boot's. UNFINISHED: its ADD did not come
+    through. ELSEWHERE: made in another host namespace. UNKNOWN: what tells it may not be seen.
+    """
+
+    UP = "up"
+    DOWN = "down"
+    BROKEN = "broken"
+    STALE = "stale"
+    UNFINISHED = "unfinished"
+    ELSEWHERE = "elsewhere"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """An address of a container, `10.9.0.2/24`, and the gateway of its network ("" for none)."""
+
+    address: str
+    gateway: str
+
+    @property
+    def ip(self) -> str:
+        return self.address.partition("/")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A port of the host that leads to the container; `host_ip` "" is every address of the host."""
+
+    protocol: str
+    host_ip: str
+    host_port: int
+    container_port: int
+
+    def __str__(self) -> str:
+        where = f"[{self.host_ip}]:" if ":" in self.host_ip else f"{self.host_ip}:" if self.host_ip else ""
+        return f"{where}{self.host_port}->{self.container_port}/{self.protocol}"
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """`plugins` are those whose records these are, `type` is what made the interface. `parent` is the bridge
+    that the host's end is a port of, or the master of a link in the container. `since` is seconds since the
+    epoch, 0 where the record does not say. `steps` are the records' lines, oldest first.
+    """
+
+    identity: Identity
+    plugins: tuple[str, ...]
+    type: str
+    netns: str
+    netns_id: tuple[int, ...]
+    host_id: tuple[int, ...]
+    boot: str
+    since: float
+    complete: bool
+    mac: str
+    host_interface: str
+    host_mac: str
+    parent: str
+    addresses: tuple[Assigned, ...]
+    ports: tuple[Published, ...]
+    steps: tuple[JsonObject, ...]
+    config: JsonObject
+    paths: tuple[Path, ...]
+    contents: tuple[Contents, ...]
+
+    @property
+    def version(self) -> int:
+        """The oldest format of its records."""
+        return min(item.version for item in self.contents)
+
+    @property
+    def network(self) -> str:
+        return self.identity.network
+
+    @property
+    def container_id(self) -> str:
+        return self.identity.container_id
+
+    @property
+    def ifname(self) -> str:
+        return self.identity.ifname
+
+
+def attachments(found: Iterable[tuple[Path, Contents]]) -> list[Attachment]:
+    """The attachments of records, by network, container and interface."""
+    ordered = sorted(found, key=lambda item: (_key(item[1].identity), _time(item[1])))
+    return [
+        _attachment(identity, list(group))
+        for identity, group in groupby(ordered, key=lambda item: item[1].identity)
+    ]
+
+
+def _key(identity: Identity) -> tuple[str, str, str]:
+    return identity.network, identity.container_id, identity.ifname
+
+
+def _time(contents: Contents) -> float:
+    moment = contents.head.get("time")
+    return float(moment) if isinstance(moment, int | float) else 0.0
+
+
+def _attachment(identity: Identity, found: Sequence[tuple[Path, Contents]]) -> Attachment:
+    every = [contents for _, contents in found]
+    first = every[0].head
+    steps = tuple(line for contents in every for line in contents.steps)
+    result = next((item.result for item in reversed(every) if item.result is not None), None) or {}
+    interfaces = [item for item in _list(result, "interfaces") if isinstance(item, dict)]
+    inside = next(
+        (item for item in interfaces if item.get("sandbox") and item.get("name") == identity.ifname), {}
+    )
+    made = _arguments(steps, "veth")
+    child = _arguments(steps, "child-link")
+    outside = [str(item.get("name", "")) for item in interfaces if not item.get("sandbox")]
+    bridge = str(made.get("bridge") or _arguments(steps, "bridge").get("name", ""))
+    host = str(made.get("name", "")) or next((name for name in outside if name.startswith("veth")), "")
+    config = first.get("config", {})
+    return Attachment(
+        identity=identity,
+        plugins=tuple(str(item.head.get("plugin", "")) for item in every),
+        type=str(child.get("kind", "")) or _type(config, str(first.get("plugin", ""))),
+        netns=str(first.get("netns", "")),
+        netns_id=_numbers(first.get("netnsID")),
+        host_id=_numbers(first.get("hostID")),
+        boot=str(first.get("boot", "")),
+        since=_time(every[0]),
+        complete=all(item.result is not None for item in every),
+        mac=str(inside.get("mac") or made.get("peer_mac") or child.get("mac") or "").lower(),
+        host_interface=host,
+        host_mac=str(made.get("mac", "")),
+        parent=bridge or str(child.get("master", "")) or next((n for n in outside if n != host), ""),
+        addresses=tuple(_assigned(result, interfaces, identity.ifname)),
+        ports=tuple(_published(steps)),
+        steps=steps,
+        config=config,
+        paths=tuple(path for path, _ in found),
+        contents=tuple(every),
+    )
+
+
+def _list(document: Mapping[str, Any], key: str) -> list[Any]:
+    value = document.get(key)
+    return value if isinstance(value, list) else []
+
+
+def _numbers(value: object) -> tuple[int, ...]:
+    return tuple(item for item in value if isinstance(item, int)) if isinstance(value, list) else ()
+
+
+def _arguments(steps: Iterable[JsonObject], kind: str) -> Mapping[str, Any]:
+    return next(_every_arguments(steps, kind), {})
+
+
+def _every_arguments(steps: Iterable[JsonObject], kind: str) -> Iterator[Mapping[str, Any]]:
+    for line in steps:
+        arguments = line.get("args")
+        if line.get("step") == kind and isinstance(arguments, dict):
+            yield arguments
+
+
+def _assigned(
+    result: Mapping[str, Any], interfaces: Sequence[Mapping[str, Any]], ifname: str
+) -> Iterator[Assigned]:
+    for entry in _list(result, "ips"):
+        if not isinstance(entry, dict):
+            continue
+        number = entry.get("interface")
+        if isinstance(number, int) and 0 <= number < len(interfaces):
+            owner = interfaces[number]
+            if owner.get("name") != ifname or not owner.get("sandbox"):
+                continue
+        yield Assigned(str(entry.get("address", "")), str(entry.get("gateway") or ""))
+
+
+def _published(steps: Iterable[JsonObject]) -> Iterator[Published]:
+    seen = set()
+    for arguments in _every_arguments(steps, "ports"):
+        wanted = arguments.get("wanted")
+        for item in _list(wanted, "forwards") if isinstance(wanted, dict) else ():
+            port = Published(
+                str(item.get("protocol", "")),
+                str(item.get("host_ip") or ""),
+                int(item.get("host_port", 0)),
+                int(item.get("container_port", 0)),
+            )
+            if port not in seen:  # one for each family
+                seen.add(port)
+                yield port
+
+
+def _type(config: object, plugin: str) -> str:
+    """What made the interface: the first plugin of a list, what a meta plugin delegates to, or the plugin."""
+    name = plugin
+    while isinstance(config, dict):
+        name = str(config.get("type", name))
+        listed = config.get("plugins")
+        inner = listed[0] if isinstance(listed, list) and listed else config.get("delegate")
+        if name not in _META or not isinstance(inner, dict):
+            break
+        config = inner
+    return name

@@ -1,0 +1,265 @@
+"""One attachment as the kernel has it: inside of the container, on the host, and step by step."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from cni_plugins.attach.lifecycle import recorded_context
+from cni_plugins.attach.plugin import Plugin
+from cni_plugins.attach.reload import call_of
+from cni_plugins.kernel import addresses, counters, links, neighbours, routes
+from cni_plugins.kernel.counters import Counters
+from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Nfnetlink
+from cni_plugins.kernel.netlink.route import Netlink
+from cni_plugins.kernel.nft import elements, owner
+from cni_plugins.spec.deadline import after
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.namespace import Namespace, open_namespace
+from cni_plugins.spec.roots import Roots
+from cni_plugins.spec.values import JsonObject
+from cni_plugins.steps import registry
+from cni_plugins.steps.step import Step
+from cni_plugins.store.records import Contents
+from cni_plugins.view.attachments import Attachment
+
+_SECONDS = 5.0
+
+
+class Verdict(StrEnum):
+    """Of a step: it is in the kernel as made; it is not; it has nothing that could be checked; it cannot be
+    told.
+    """
+
+    OK = "ok"
+    FAILED = "failed"
+    PASSIVE = "passive"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class StepState:
+    """A step in words, whether it stands, and why not (`remedy` "" where the step knows none)."""
+
+    kind: str
+    about: str
+    verdict: Verdict
+    problem: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A link of a namespace with what it has; texts as `ip` would print them."""
+
+    name: str
+    kind: str
+    mac: str
+    mtu: int
+    up: bool
+    running: bool
+    addresses: tuple[str, ...]
+    counters: Counters | None
+    neighbours: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What the kernel has of an attachment; `inside` and `routes` are empty when the namespace is gone."""
+
+    inside: tuple[Interface, ...]
+    routes: tuple[str, ...]
+    outside: tuple[Interface, ...]
+    rules: tuple[str, ...]
+    missing: str = ""
+
+
+def opened(attachment: Attachment, host: Namespace) -> Namespace | None:
+    """The attachment's namespace, None when it is gone or its path leads to another. CniError 8."""
+    found = open_namespace(attachment.netns) if attachment.netns else None
+    if found is None:
+        return None
+    wanted = attachment.netns_id
+    if found.same(host) or (wanted and (found.device, found.inode) != wanted[:2]):
+        os.close(found.fd)
+        return None
+    return found
+
+
+@contextmanager
+def inside_of(attachment: Attachment, host: Namespace) -> Iterator[Namespace]:
+    """The attachment's namespace, for the block. CniError 8 when it is gone."""
+    found = opened(attachment, host)
+    if found is None:
+        raise CniError(
+            Code.INVALID_NETNS,
+            f"the network namespace of {attachment.container_id} is gone: {attachment.netns}",
+        )
+    try:
+        yield found
+    finally:
+        os.close(found.fd)
+
+
+def endpoint(attachment: Attachment, host: Namespace) -> Endpoint:
+    """Look at both sides. CniError 999 when the kernel does not answer."""
+    with Netlink(host, after(_SECONDS)) as netlink:
+        wanted = {name for name in (attachment.host_interface, attachment.parent) if name}
+        outside = tuple(_interfaces(netlink, wanted, {entry.ip for entry in attachment.addresses}))
+    rules = tuple(_rules(attachment, host))
+    try:
+        with inside_of(attachment, host) as namespace, Netlink(namespace, after(_SECONDS)) as netlink:
+            inside = tuple(_interfaces(netlink, None, None))
+            names = {link.index: link.name for link in links.every(netlink)}
+            ways = tuple(_routes(netlink, names))
+    except CniError as error:
+        return Endpoint((), (), outside, rules, str(error))
+    return Endpoint(inside, ways, outside, rules)
+
+
+def _interfaces(netlink: Netlink, wanted: set[str] | None, about: set[str] | None) -> Iterator[Interface]:
+    """Of these names, or all; with their neighbours of these addresses, or all."""
+    carried = counters.every(netlink)
+    given: dict[int, list[str]] = {}
+    for item in addresses.every(netlink):
+        notes = [
+            name
+            for flag, name in ((addresses.DADFAILED, "duplicate"), (addresses.TENTATIVE, "tentative"))
+            if item.flags & flag and item.address.version == 6
+        ]
+        given.setdefault(item.index, []).append(" ".join((str(item.address), *notes)))
+    known: dict[int, list[str]] = {}
+    for version in (4, 6):
+        for entry in neighbours.every(netlink, version):
+            if (about is None or str(entry.address) in about) and entry.state != neighbours.State.NOARP:
+                text = f"{entry.address} {entry.mac or '-'} {(entry.state.name or '-').lower()}"
+                known.setdefault(entry.index, []).append(text)
+    for link in links.every(netlink):
+        if wanted is None or link.name in wanted:
+            yield Interface(
+                link.name,
+                link.kind,
+                link.mac,
+                link.mtu,
+                link.up,
+                link.running,
+                tuple(given.get(link.index, ())),
+                carried.get(link.index),
+                tuple(known.get(link.index, ())),
+            )
+
+
+def _routes(netlink: Netlink, names: Mapping[int, str]) -> Iterator[str]:
+    for version in (4, 6):
+        for item in routes.every(netlink, version):
+            route = item.route
+            if route.table == 255 or (version == 6 and route.dst.network.is_multicast):
+                continue
+            text = str(route.dst.network) if route.dst.network.prefixlen else "default"
+            if route.gw is not None:
+                text += f" via {route.gw}"
+            if item.index:
+                text += f" dev {names.get(item.index, item.index)}"
+            if route.table not in {None, routes.MAIN_TABLE}:
+                text += f" table {route.table}"
+            if route.mtu:
+                text += f" mtu {route.mtu}"
+            yield text
+
+
+def _rules(attachment: Attachment, host: Namespace) -> Iterator[str]:
+    """The sets and maps of our tables that hold elements of the attachment."""
+    tag = owner.tag(attachment.identity)
+    with Nfnetlink(host) as socket:
+        for family, name in ((NFPROTO_INET, "inet"), (NFPROTO_BRIDGE, "bridge")):
+            for set_name in sorted(elements.sets(socket, family)):
+                count = sum(
+                    item.comment.partition(",")[0] == tag
+                    for item in elements.listed(socket, family, set_name)
+                )
+                if count:
+                    yield f"{name} {elements.TABLE} {set_name}" + (f" ({count})" if count > 1 else "")
+
+
+def check(
+    attachment: Attachment, roots: Roots, host: Namespace, plugins: Mapping[str, Plugin[Any]]
+) -> list[StepState]:
+    """Every step of the attachment, checked as CHECK would, each by itself. Nothing raises."""
+    found: list[StepState] = []
+    for contents in attachment.contents:
+        found += _checked(contents, roots, host, plugins)
+    return found
+
+
+def _checked(
+    contents: Contents, roots: Roots, host: Namespace, plugins: Mapping[str, Plugin[Any]]
+) -> list[StepState]:
+    found = []
+    try:
+        call = call_of(contents, roots, host)
+        with recorded_context(contents, call, plugins) as context:
+            found += [_one(line, lambda step: step.check(context)) for line in contents.steps]
+    except CniError as error:
+        found.append(StepState("record", "the attachment record", Verdict.UNKNOWN, str(error)))
+    return found
+
+
+def _one(line: JsonObject, checked: Any) -> StepState:
+    kind, about = str(line.get("step") or line.get("undo", "")), words(line)
+    if "undo" in line:
+        return StepState(kind, about, Verdict.PASSIVE)
+    try:
+        step = registry.decode(line)
+        if type(step).check is Step.check:
+            return StepState(kind, about, Verdict.PASSIVE)
+        checked(step)
+    except CniError as error:
+        if error.code == Code.INVALID_NETNS:
+            return StepState(kind, about, Verdict.UNKNOWN, error.msg, error.details)
+        verdict = Verdict.UNKNOWN if _refused(error) else Verdict.FAILED
+        return StepState(kind, about, verdict, error.msg, error.details)
+    except Exception as error:  # one broken step must not keep the others from being told
+        return StepState(kind, about, Verdict.UNKNOWN, f"{type(error).__name__}: {error}")
+    return StepState(kind, about, Verdict.OK)
+
+
+def _refused(error: CniError) -> bool:
+    """Whether it only says that this user may not look."""
+    return any(os.strerror(number) in str(error) for number in (errno.EPERM, errno.EACCES))
+
+
+def words(line: JsonObject) -> str:
+    """A step's arguments as text: what is set, the most telling ones first."""
+    arguments = line.get("args")
+    if not isinstance(arguments, dict):
+        return ""
+    return ", ".join(text for key, value in arguments.items() if (text := _said(key, value)))
+
+
+def _said(key: str, value: Any) -> str:
+    if value in (None, "", 0, False) or value in ([], {}):
+        return ""
+    if isinstance(value, list):
+        inner = [_item(item) for item in value]
+        return f"{key} {' '.join(item for item in inner if item)}"
+    if isinstance(value, dict):
+        listed = [text for name, item in value.items() if (text := _said(name, item))]
+        return "; ".join(listed)
+    return key if value is True else f"{key} {value}"
+
+
+def _item(value: Any) -> str:
+    if isinstance(value, dict):
+        if "host_port" in value:
+            return f"{value['protocol']}/{value['host_port']}->{value['target']}:{value['container_port']}"
+        if "dst" in value:
+            return f"{value['dst']}" + (f" via {value['gw']}" if value.get("gw") else "")
+        return str(value.get("address") or " ".join(str(item) for item in value.values() if item))
+    if isinstance(value, list):
+        return "-".join(str(item) for item in value)
+    return str(value)

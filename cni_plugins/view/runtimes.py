@@ -1,0 +1,152 @@
+"""What runtimes say of their containers: a Mesos agent's directories, and the results that libcni keeps.
+
+The agent's directories are read as they are on disk: the agent need not answer, nor be alive.
+`<work_dir>/meta/slaves/latest/frameworks/F/executors/E/runs/latest/tasks/T` (src/slave/paths.cpp) holds what
+is checkpointed; the sandboxes, `<work_dir>/slaves/S/frameworks/F/executors/E/runs/CONTAINER`, are always
+there. `/var/run/mesos/isolators/network/cni/CONTAINER/NETWORK/IFNAME` (src/slave/containerizer/mesos/
+isolators/network/cni/paths.cpp) is what the agent will detach. Names below the task directories are chosen by
+frameworks: they are told, and never followed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from cni_plugins.spec.identity import Identity
+from cni_plugins.spec.roots import Roots
+from cni_plugins.view.node import Task
+
+_WORK_DIRS = (
+    "/var/lib/mesos/slave",
+    "/var/lib/mesos/agent",
+    "/var/lib/mesos",
+    "/var/tmp/mesos",
+    "/tmp/mesos",
+)
+_AGENTS = frozenset((b"mesos-agent\n", b"mesos-slave\n", b"lt-mesos-agent\n"))
+_LARGEST = 1 << 20  # bytes of a kept result
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A Mesos agent of this host as its command line tells it."""
+
+    pid: int
+    flags: Mapping[str, str]
+
+
+def agents() -> list[Agent]:
+    """The Mesos agents that run here."""
+    found = []
+    for name in os.listdir("/proc"):  # noqa: PTH208 - a thousand processes
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/comm", "rb") as file:  # noqa: PTH123
+                if file.read() not in _AGENTS:
+                    continue
+            words = Path(f"/proc/{name}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            variables = Path(f"/proc/{name}/environ").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        flags = {}
+        for variable in variables:
+            key, _, value = variable.partition("=")
+            if key.startswith("MESOS_"):
+                flags[key.removeprefix("MESOS_").lower()] = value
+        for word in words:
+            if word.startswith("--"):
+                key, _, value = word[2:].partition("=")
+                flags[key] = value
+        found.append(Agent(int(name), flags))
+    return found
+
+
+def work_dirs(roots: Roots) -> list[Path]:
+    """Where agents of this host keep their state: what running ones say, else the usual places."""
+    said = [Path(agent.flags["work_dir"]) for agent in agents() if agent.flags.get("work_dir")]
+    usual = [roots.relocate(place) for place in _WORK_DIRS]
+    return said or [place for place in usual if (place / "meta").is_dir() or (place / "slaves").is_dir()]
+
+
+def tasks(roots: Roots, containers: Collection[str]) -> dict[str, Task]:
+    """The tasks of containers, by container id; those that nobody knows are missing."""
+    found: dict[str, Task] = {}
+    if not containers:
+        return found
+    for place in work_dirs(roots):
+        for run in _runs(place / "meta" / "slaves"):
+            if run.name in containers:
+                found[run.name] = _task(run, tuple(unquote(item.name) for item in _entries(run / "tasks")))
+        if len(found) < len(containers):
+            for run in _runs(place / "slaves"):
+                if run.name in containers and run.name not in found:
+                    found[run.name] = _task(run, ())
+    return found
+
+
+def _task(run: Path, names: tuple[str, ...]) -> Task:
+    executor, framework = unquote(run.parts[-3]), run.parts[-5]
+    return Task(run.name, names or (executor,), executor, framework)
+
+
+def _runs(slaves: Path) -> Iterator[Path]:
+    """…/slaves/S/frameworks/F/executors/E/runs/CONTAINER, the newest of each executor."""
+    agents_ = [slaves / "latest"] if (slaves / "latest").is_dir() else _entries(slaves)
+    for agent in agents_:
+        for framework in _entries(agent / "frameworks"):
+            for executor in _entries(framework / "executors"):
+                runs = executor / "runs"
+                with suppress(OSError):
+                    yield runs / Path(os.readlink(runs / "latest")).name  # noqa: PTH115 - its text is a path
+
+
+def _entries(place: Path) -> list[Path]:
+    try:
+        return sorted(item for item in place.iterdir() if item.name != "latest")
+    except OSError:
+        return []
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An attachment that a runtime keeps a note of; `netns` is "" where the note does not say."""
+
+    identity: Identity
+    runtime: str
+    netns: str
+
+
+def known(roots: Roots) -> list[Known]:
+    """What runtimes will still detach themselves: a Mesos agent's notes, and libcni's kept results (podman,
+    containerd, CRI-O, nerdctl).
+    """
+    return [*_of_agents(roots), *_of_libcni(roots)]
+
+
+def _of_agents(roots: Roots) -> Iterator[Known]:
+    said = {Path(agent.flags["runtime_dir"]) for agent in agents() if agent.flags.get("runtime_dir")}
+    places = {place.resolve() for place in said | {roots.relocate("/var/run/mesos")}}
+    for place in sorted({*places, *work_dirs(roots)}):
+        for container in _entries(place / "isolators/network/cni"):
+            for network in _entries(container):
+                for interface in _entries(network):
+                    if interface.is_dir():
+                        identity = Identity(network.name, container.name, interface.name)
+                        yield Known(identity, "mesos", str(container / "ns"))
+
+
+def _of_libcni(roots: Roots) -> Iterator[Known]:
+    for path in _entries(roots.relocate("/var/lib/cni/results")):
+        with suppress(OSError, ValueError, AttributeError):
+            with path.open("rb") as file:
+                document = json.loads(file.read(_LARGEST))
+            names = [document.get(key) for key in ("networkName", "containerId", "ifName", "netns")]
+            if all(isinstance(name, str) for name in names[:3]):
+                yield Known(Identity(*names[:3]), "libcni", str(names[3] or ""))

@@ -1,0 +1,129 @@
+"""The operator's commands on a node with containers, without and with the node service."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from netns_tests.node import Netns, Node
+from netns_tests.plugins import MESOKIT
+
+WEB: dict[str, Any] = {
+    "cniVersion": "1.1.0",
+    "name": "web-net",
+    "type": "chain",
+    "plugins": [
+        {
+            "type": "bridge",
+            "bridge": "web0",
+            "isDefaultGateway": True,
+            "ipMasq": True,
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": "10.9.0.0/24"}], [{"subnet": "fd00:9::/64"}]],
+            },
+        },
+        {"type": "portmap", "capabilities": {"portMappings": True}},
+    ],
+}
+POINT: dict[str, Any] = {
+    "cniVersion": "1.0.0",
+    "name": "ptp-net",
+    "type": "ptp",
+    "ipMasq": True,
+    "ipam": {"type": "host-local", "subnet": "10.8.0.0/28"},
+}
+
+
+def published(conf: dict[str, Any], host_port: int, container_port: int = 80) -> dict[str, Any]:
+    mapping = {"hostPort": host_port, "containerPort": container_port, "protocol": "tcp"}
+    return conf | {"runtimeConfig": {"portMappings": [mapping]}}
+
+
+def attach(node: Node, folder: str, conf: dict[str, Any], cid: str) -> Netns:
+    box = node.netns(cid)
+    node.cni("ADD", f"{folder}/{conf['type']}", conf, cid, box).ok()
+    return box
+
+
+def asked(node: Node, *words: str) -> Any:
+    return node.run([MESOKIT, *words, "--json"]).json()
+
+
+def items(node: Node, *words: str) -> list[dict[str, Any]]:
+    document = asked(node, *words)
+    assert document["schema"] == 1
+    found: list[dict[str, Any]] = document["items"]
+    return found
+
+
+def test_ls_and_inspect_find_a_container_by_all_its_names(node: Node, plugins: str) -> None:
+    attach(node, plugins, published(WEB, 8080), "4c7f-one")
+    box = attach(node, plugins, POINT, "9ab2-two")
+    one, two = items(node, "ls", "-n", "web-net")[0], items(node, "ls", "-n", "ptp-net")[0]
+    assert one["addresses"] == ["10.9.0.2/24", "fd00:9::2/64"] and one["state"] == two["state"] == "up"
+    sleeper = box.popen(["sleep", "600"])
+    pid = node.shell("pidof -s sleep").strip()
+    names = [
+        "4c7f-one",
+        "4c",
+        "10.9.0.2",
+        "fd00:9::2",
+        "FD00:9:0::2",
+        one["mac"],
+        one["host_interface"],
+        "8080",
+    ]
+    for name in [*names, "tcp/8080", "/run/netns/4c7f-one"]:
+        assert [item["container_id"] for item in items(node, "inspect", name)] == ["4c7f-one"], name
+    assert items(node, "inspect", f"pid/{pid}")[0]["container_id"] == "9ab2-two"
+    sleeper.kill()
+    shown = items(node, "inspect", "4c7f-one")[0]
+    assert {step["verdict"] for step in shown["steps"]} <= {"ok", "passive"}
+    assert "eth0" in {item["name"] for item in shown["inside"]}
+    lost = node.run([MESOKIT, "inspect", "10.9.0.77"], check=False)
+    assert lost.status == 1 and b"nothing here goes by '10.9.0.77'" in lost.stderr
+
+
+def run_of(node: Node, cid: str, executor: str, *tasks: str) -> None:
+    """What a Mesos agent has on disk of an executor's run, and of its tasks."""
+    place = node.path("/var/lib/mesos/meta/slaves/S1/frameworks/F1/executors") / executor / "runs"
+    for task in tasks:
+        (place / cid / "tasks" / task).mkdir(parents=True)
+    (place / "latest").symlink_to(f"/var/lib/mesos/meta/nowhere/{cid}")
+    latest = node.path("/var/lib/mesos/meta/slaves/latest")
+    if not latest.is_symlink():
+        latest.symlink_to("S1")
+
+
+@pytest.mark.parametrize("columns", ["60", "200"])
+def test_a_table_fits_the_terminal_and_no_name_acts_on_it(node: Node, ours: str, columns: str) -> None:
+    attach(node, ours, POINT, "c" * 36)
+    evil = "task\x1b]0;title\x07-\u202e" + "x" * 60
+    run_of(node, "c" * 36, "executor-1", evil, "web.1")
+    told = node.run([MESOKIT, "ls"], env={"COLUMNS": columns}).text
+    assert max(map(len, told.splitlines())) <= int(columns)
+    assert "\x1b" not in told and "\x07" not in told and "\u202e" not in told
+    assert items(node, "ls")[0]["tasks"] == [evil, "web.1"]
+    for name in ("web.1", "executor-1", evil):
+        told = node.run([MESOKIT, "inspect", name]).text
+        assert "10.8.0.2/28" in told and "\x1b" not in told, name
+
+
+def test_states_of_what_was_harmed(node: Node, ours: str) -> None:
+    for number in range(4):
+        attach(node, ours, WEB, f"c{number}")
+    links = {item["container_id"]: item["host_interface"] for item in items(node, "ls")}
+    node.shell(f"ip link set {links['c1']} down; ip link set {links['c2']} nomaster; ip netns del c3")
+    states = {item["container_id"]: item["state"] for item in items(node, "ls")}
+    assert states == {"c0": "up", "c1": "down", "c2": "broken", "c3": "stale"}
+
+
+def test_nothing_here_and_nothing_to_see(node: Node, ours: str) -> None:
+    told = node.run([MESOKIT, "ls"])
+    assert told.status == 0 and told.text == "" and b"nothing is attached here" in told.stderr
+    attach(node, ours, POINT, "c1")
+    user = ["setpriv", "--reuid", "1000", "--clear-groups"]
+    told = node.run([*user, MESOKIT, "ls"], check=False)
+    assert told.status == 0 and b"only root may read" in told.stderr and b"nothing is" not in told.stderr
