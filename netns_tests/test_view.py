@@ -127,3 +127,80 @@ def test_nothing_here_and_nothing_to_see(node: Node, ours: str) -> None:
     user = ["setpriv", "--reuid", "1000", "--clear-groups"]
     told = node.run([*user, MESOKIT, "ls"], check=False)
     assert told.status == 0 and b"only root may read" in told.stderr and b"nothing is" not in told.stderr
+
+
+def test_pools_tell_who_has_what_and_how_many_are_free(node: Node, plugins: str) -> None:
+    attach(node, plugins, WEB, "c1")
+    attach(node, plugins, POINT, "c2")
+    pools = {(item["network"], item["subnets"][0]): item for item in items(node, "ip")}
+    assert pools["web-net", "10.9.0.0/24"]["free"] == 252 and pools["ptp-net", "10.8.0.0/28"]["size"] == 13
+    (held,) = pools["ptp-net", "10.8.0.0/28"]["held"]
+    assert (held["address"], held["container_id"], held["state"]) == ("10.8.0.2", "c2", "up")
+    assert "10.8.0.2" in node.run([MESOKIT, "ip", "ptp-net"]).text
+
+
+def test_exec_runs_in_the_container_with_the_status_of_the_program(node: Node, ours: str) -> None:
+    attach(node, ours, POINT, "c1")
+    told = node.run([MESOKIT, "exec", "10.8.0.2", "--", "ip", "-br", "address", "show", "eth0"])
+    assert "10.8.0.2/28" in told.text
+    assert node.run([MESOKIT, "exec", "c1", "--", "sh", "-c", "exit 7"], check=False).status == 7
+    assert node.run([MESOKIT, "exec", "c1", "no-such-program"], check=False).status == 127
+
+
+def test_check_needs_no_configuration_and_its_remedies_work(node: Node, ours: str) -> None:
+    attach(node, ours, published(WEB, 8080), "c1")
+    attach(node, ours, POINT, "c2")
+    assert node.run([MESOKIT, "check"]).text == "2 attachments as made, 0 not\n"
+    (link,) = [item["host_interface"] for item in items(node, "ls", "c1")]
+    node.shell(
+        f"nft flush ruleset; ip route flush 10.8.0.2; ip link set {link} nomaster\n"
+        "nsenter --net=/run/netns/c2 ip route flush dev eth0\n"
+        "nsenter --net=/run/netns/c1 ip link set eth0 mtu 1300\n"
+        "sysctl -qw net.ipv4.ip_forward=0; ip addr del 10.9.0.1/24 dev web0"
+    )
+    told = node.run([MESOKIT, "check", "--json"], check=False)
+    steps = [step for item in told.json()["items"] for step in item["steps"] if step["verdict"] == "failed"]
+    assert told.status == 1
+    assert {"masquerade", "ports", "host-routes", "bridge-port", "addresses", "veth", "gateway"} <= {
+        step["kind"] for step in steps
+    }
+    for step in steps:
+        assert step["problem"] and step["remedy"], step
+        node.shell(step["remedy"].replace("mesokit", MESOKIT), check=False)
+    node.run([MESOKIT, "reload"])
+    assert node.run([MESOKIT, "check"], check=False).text == "2 attachments as made, 0 not\n"
+
+
+def test_gc_removes_what_is_stale_and_nothing_else(node: Node, ours: str) -> None:
+    for number in range(4):
+        attach(node, ours, published(WEB, 8000 + number), f"c{number}")
+    node.shell("ip netns del c1; ip netns del c2; ip netns del c3")
+    known = node.path("/run/mesos/isolators/network/cni/c3/web-net/eth0")
+    known.mkdir(parents=True)  # the agent will detach it
+    place = node.path("/var/lib/cni/networks/web-net")
+    (place / "10.9.0.77").write_bytes(b"somebody\r\neth0")  # by a reference plugin, as far as anybody knows
+    before = node.run([MESOKIT, "gc", "--dry-run"], check=False)
+    assert before.status == 1 and before.text.count("would go: attachment of") == 2
+    assert b"left alone: reservation of somebody eth0" in before.stderr
+    assert len(items(node, "ls")) == 4
+    told = node.run([MESOKIT, "gc"], check=False)
+    assert told.status == 0, told
+    assert {item["container_id"] for item in items(node, "ls")} == {"c0", "c3"}
+    left = {path.name for path in place.iterdir() if path.name.startswith("10.")}
+    assert left == {"10.9.0.2", "10.9.0.5", "10.9.0.77"}
+    rules = node.shell("nft list ruleset")
+    assert "id: c0" in rules and "id: c1" not in rules and "id: c2" not in rules
+    assert node.run([MESOKIT, "check", "c0"]).status == 0
+    assert node.run([MESOKIT, "gc"]).text == "nothing is stale\n"
+
+
+def test_what_cannot_be_undone_is_forgotten_on_request(node: Node, ours: str) -> None:
+    attach(node, ours, POINT, "c1")
+    (record,) = node.path("/run/mesokit/attachments/ptp-net").iterdir()
+    with record.open("a") as file:
+        file.write('{"step": "of-tomorrow", "id": 90, "args": {}}\n')
+    node.shell("ip netns del c1")
+    told = node.run([MESOKIT, "gc"], check=False)
+    assert told.status == 1 and b"of-tomorrow" in told.stderr and "left: attachment of c1" in told.text
+    assert node.run([MESOKIT, "gc", "--forget"], check=False).status == 0
+    assert items(node, "ls") == [] and items(node, "ip") == []

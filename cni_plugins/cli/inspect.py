@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from cni_plugins.cli import look
 from cni_plugins.cli.colour import coloured
 from cni_plugins.plugins.registry import Plugins
 from cni_plugins.spec.text import printable
-from cni_plugins.view import endpoint
+from cni_plugins.view import endpoint, remedies
 from cni_plugins.view.attachments import Attachment
 from cni_plugins.view.endpoint import Endpoint, Interface, StepState, Verdict
 from cni_plugins.view.node import Node
@@ -82,7 +81,7 @@ def _as_json(node: Node, item: Attachment, there: Endpoint, steps: list[StepStat
 
 def enter(item: Attachment) -> str:
     """The line that shows the container's interfaces."""
-    return f"nsenter --net={shlex.quote(item.netns)} ip a" if item.netns else ""
+    return remedies.enter(item.netns, "ip a") if item.netns else ""
 
 
 def _lines(node: Node, item: Attachment, there: Endpoint, steps: list[StepState]) -> Iterator[str]:

@@ -28,10 +28,14 @@ COMMANDS: Mapping[str, Subcommand] = {
     "app": Subcommand("cni_plugins.cli.app", "Deploy apps on a mesokit framework, and look after them."),
     "cni": Subcommand("cni_plugins.cli.cni", "Learn what the plugins make, and which keys they take."),
     "completion": Subcommand("cni_plugins.cli.main", "Print the completion script of a shell."),
+    "check": Subcommand("cni_plugins.cli.check", "Say whether attachments are as they were made."),
+    "exec": Subcommand("cni_plugins.cli.exec", "Run a program in a container's network."),
     "framework": Subcommand(
         "cni_plugins.cli.framework", "Run apps on Mesos: the scheduler behind `mesokit app`."
     ),
+    "gc": Subcommand("cni_plugins.cli.gc", "Remove what containers that are no more left behind."),
     "inspect": Subcommand("cni_plugins.cli.inspect", "Show all about one container, by any of its names."),
+    "ip": Subcommand("cni_plugins.cli.ip", "Show address pools: used, free, who, since when."),
     "ls": Subcommand("cni_plugins.cli.ls", "List what is attached: containers, tasks, addresses, ports."),
     "node": Subcommand("cni_plugins.cli.node", "Answer plugin calls from a resident process."),
     "ps": Subcommand("cni_plugins.cli.ps", "Show the tasks of the executors on this machine."),

@@ -47,18 +47,23 @@ def entered(namespace: Namespace) -> Iterator[None]:
     if before.same(namespace):
         yield
         return
-    try:
-        _setns(namespace.fd)
-    except OSError as error:
-        raise CniError(
-            Code.INVALID_NETNS, f"cannot enter the network namespace {namespace.path}", str(error)
-        ) from error
+    move_into(namespace)
     _here.namespace = namespace
     try:
         yield
     finally:
         _setns(before.fd)
         _here.namespace = before
+
+
+def move_into(namespace: Namespace) -> None:
+    """Take this thread into a namespace for good, before it becomes another program. CniError 8."""
+    try:
+        _setns(namespace.fd)
+    except OSError as error:
+        raise CniError(
+            Code.INVALID_NETNS, f"cannot enter the network namespace {namespace.path}", str(error)
+        ) from error
 
 
 def fingerprint(namespace: Namespace) -> list[int]:

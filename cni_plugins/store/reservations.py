@@ -223,15 +223,9 @@ class Reservations:
     def every(self) -> Iterator[Reservation]:
         """All reservations of the directory, read from the files themselves; torn ones are passed over."""
         for name in os.listdir(self.directory):
-            path = f"{self.directory}/{name}"
-            try:
-                address = parse_ip(name)
-                content = files.read(path).decode("utf-8", "replace").strip()
-            except (OSError, ValueError):
-                continue
-            if content:
-                container, _, ifname = content.partition("\r\n")
-                yield Reservation(address, container, ifname, *_mark(path))
+            found = read_reservation(f"{self.directory}/{name}", name)
+            if found is not None:
+                yield found
 
     def torn(self) -> list[str]:
         """The names of address files that a crash left empty."""
@@ -262,6 +256,21 @@ class Reservations:
         with suppress(OSError):
             os.utime(self.directory, ns=(stamp, stamp))
             files.write(f"{self._index}/stamp", str(os.stat(self.directory).st_mtime_ns).encode())
+
+
+def read_reservation(path: str, name: str) -> Reservation | None:
+    """The reservation in the file `path` of a network's directory, called `name` there; None for one that is
+    torn or cannot be read, and for what is no reservation.
+    """
+    try:
+        address = parse_ip(name)
+        content = files.read(path).decode("utf-8", "replace").strip()
+    except (OSError, ValueError):
+        return None
+    if not content:
+        return None
+    container, _, ifname = content.partition("\r\n")
+    return Reservation(address, container, ifname, *_mark(path))
 
 
 def _mark(path: str) -> tuple[str, float]:

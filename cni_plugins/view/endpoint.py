@@ -24,9 +24,11 @@ from cni_plugins.spec.namespace import Namespace, open_namespace
 from cni_plugins.spec.roots import Roots
 from cni_plugins.spec.values import JsonObject
 from cni_plugins.steps import registry
+from cni_plugins.steps.context import Context
 from cni_plugins.steps.step import Step
 from cni_plugins.store.records import Contents
 from cni_plugins.view.attachments import Attachment
+from cni_plugins.view.remedies import remedy
 
 _SECONDS = 5.0
 
@@ -192,40 +194,54 @@ def check(
     """Every step of the attachment, checked as CHECK would, each by itself. Nothing raises."""
     found: list[StepState] = []
     for contents in attachment.contents:
-        found += _checked(contents, roots, host, plugins)
+        found += _checked(attachment, contents, roots, host, plugins)
     return found
 
 
 def _checked(
-    contents: Contents, roots: Roots, host: Namespace, plugins: Mapping[str, Plugin[Any]]
+    attachment: Attachment,
+    contents: Contents,
+    roots: Roots,
+    host: Namespace,
+    plugins: Mapping[str, Plugin[Any]],
 ) -> list[StepState]:
     found = []
     try:
         call = call_of(contents, roots, host)
         with recorded_context(contents, call, plugins) as context:
-            found += [_one(line, lambda step: step.check(context)) for line in contents.steps]
+            found += [_one(attachment, line, context) for line in contents.steps]
     except CniError as error:
         found.append(StepState("record", "the attachment record", Verdict.UNKNOWN, str(error)))
     return found
 
 
-def _one(line: JsonObject, checked: Any) -> StepState:
+def _one(attachment: Attachment, line: JsonObject, context: Context) -> StepState:
     kind, about = str(line.get("step") or line.get("undo", "")), words(line)
     if "undo" in line:
         return StepState(kind, about, Verdict.PASSIVE)
     try:
         step = registry.decode(line)
-        if type(step).check is Step.check:
-            return StepState(kind, about, Verdict.PASSIVE)
-        checked(step)
+    except CniError as error:
+        return StepState(kind, about, Verdict.UNKNOWN, error.msg, error.details)
+    if type(step).check is Step.check:
+        return StepState(kind, about, Verdict.PASSIVE)
+    return _stands(attachment, step, StepState(kind, about, Verdict.OK), context)
+
+
+def _stands(attachment: Attachment, step: Step, ok: StepState, context: Context) -> StepState:
+    kind, about = ok.kind, ok.about
+    try:
+        step.check(context)
     except CniError as error:
         if error.code == Code.INVALID_NETNS:
             return StepState(kind, about, Verdict.UNKNOWN, error.msg, error.details)
-        verdict = Verdict.UNKNOWN if _refused(error) else Verdict.FAILED
-        return StepState(kind, about, verdict, error.msg, error.details)
+        if _refused(error):
+            return StepState(kind, about, Verdict.UNKNOWN, error.msg, error.details)
+        way_out = remedy(attachment, step, error.details)
+        return StepState(kind, about, Verdict.FAILED, error.msg, way_out)
     except Exception as error:  # one broken step must not keep the others from being told
         return StepState(kind, about, Verdict.UNKNOWN, f"{type(error).__name__}: {error}")
-    return StepState(kind, about, Verdict.OK)
+    return ok
 
 
 def _refused(error: CniError) -> bool:

@@ -1,0 +1,74 @@
+"""`mesokit check`: whether attachments are as they were made."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from cni_plugins.cli import look
+from cni_plugins.cli.inspect import step_lines
+from cni_plugins.plugins.registry import Plugins
+from cni_plugins.spec.text import printable
+from cni_plugins.view import endpoint
+from cni_plugins.view.attachments import State
+from cni_plugins.view.endpoint import Verdict
+from cni_plugins.view.plain import attachment, document, plain
+
+_BAD = frozenset((State.DOWN, State.BROKEN, State.STALE, State.UNFINISHED))
+
+
+@click.command("check")
+@click.argument("name", required=False)
+@click.option("-n", "--network", metavar="NAME", help="Only attachments to this network.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the steps that stand, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(name: str | None, network: str | None, verbose: bool, as_json: bool) -> None:
+    """Check attachments against the kernel, step by step, from their records: no configuration is needed.
+
+    All attachments of this node, or those of NAME (anything that `mesokit inspect` understands). Of each step
+    that does not stand: why, and what to do. Exit status: 0 all are as they were made, 1 some are not, 2 some
+    cannot be told (who is not root sees little).
+
+    \b
+    mesokit check                all
+    mesokit check web.1          one container
+    mesokit check -n app-net     one network
+    """
+    place = look.here()
+    found = look.node(place)
+    listed = look.named(found, name) if name is not None else list(found.attachments)
+    listed = [item for item in listed if network in {None, item.network} and found.here(item)]
+    told = [(item, endpoint.check(item, place.roots, place.host, Plugins())) for item in listed]
+    bad = [
+        item
+        for item, steps in told
+        if found.state(item) in _BAD or any(step.verdict is Verdict.FAILED for step in steps)
+    ]
+    unknown = [
+        item
+        for item, steps in told
+        if item not in bad and any(step.verdict is Verdict.UNKNOWN for step in steps)
+    ]
+    if as_json:
+        look.say_json(
+            document("checks", ({**attachment(found, item), "steps": plain(steps)} for item, steps in told))
+        )
+    else:
+        for item, steps in told:
+            shown = steps if verbose else [step for step in steps if step.problem]
+            if verbose or item in bad or item in unknown:
+                state = found.state(item)
+                click.echo(
+                    printable(f"{item.container_id}  {item.ifname} on network {item.network}: {state.value}")
+                )
+                if state is State.STALE:
+                    click.echo("  its network namespace is gone\n  remedy: mesokit gc")
+                    continue
+                for line in step_lines(shown):
+                    click.echo(line)
+        count = len(told) - len(bad) - len(unknown)
+        sure = f", {len(unknown)} cannot be told" if unknown else ""
+        click.echo(f"{count} attachment{'' if count == 1 else 's'} as made, {len(bad)} not{sure}")
+    hidden = bool(found.seen.hidden)
+    sys.exit(1 if bad else 2 if unknown or hidden else 0)

@@ -1,0 +1,90 @@
+"""`mesokit gc`: remove what containers that are no more left behind."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from cni_plugins.cli import look
+from cni_plugins.spec.text import printable
+from cni_plugins.view import collect
+from cni_plugins.view.collect import Plan, Stale
+from cni_plugins.view.plain import document, plain
+
+
+@click.command("gc")
+@click.option("-n", "--network", metavar="NAME", help="Only what is left on this network.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@click.option("--forget", is_flag=True, help="Drop records of attachments that cannot be undone, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(network: str | None, dry_run: bool, forget: bool, as_json: bool) -> None:
+    """Remove what containers that are no more left behind: attachments whose network namespace is gone or
+    whose ADD died, addresses and rules that belong to none.
+
+    What a Mesos agent, podman or containerd will detach itself is left to them, and so are addresses that
+    other plugins reserved (they are told). May run at any time, beside other calls. Exit status: 0 nothing
+    is left, 1 something is (with --dry-run: something would be removed).
+
+    \b
+    mesokit gc --dry-run         what is stale
+    mesokit gc                   remove it
+    mesokit gc --forget          and forget what cannot be undone: a record that no release knows
+    """
+    place = look.here()
+    found = look.node(place, tasks=False)
+    with look.sentences():
+        todo = _only(collect.plan(found, place.roots, place.host), network)
+        failures = [] if dry_run else collect.collect(todo, found, place.roots)
+        left: tuple[Stale, ...] = todo.stale
+        if not dry_run:
+            after = look.node(place, tasks=False)
+            left = _only(collect.plan(after, place.roots, place.host), network).stale
+    problems: list[str] = []
+    if forget and not dry_run:
+        for item in left:
+            problems += collect.forget(item)
+        with look.sentences():
+            after = look.node(place, tasks=False)
+            rest = _only(collect.plan(after, place.roots, place.host), network)
+            failures += collect.collect(rest, after, place.roots)
+            after = look.node(place, tasks=False)
+            left = _only(collect.plan(after, place.roots, place.host), network).stale
+    if as_json:
+        look.say_json(
+            document(
+                "stale",
+                todo.stale,
+                removed=len(todo.stale) - (len(todo.stale) if dry_run else len(left)),
+                left=plain(left),
+                foreign=plain(todo.foreign),
+                errors=[*(plain(item) for item in failures), *problems],
+            )
+        )
+    else:
+        for item in todo.stale:
+            verb = "would go" if dry_run else "left" if item in left else "gone"
+            click.echo(printable(f"{verb}: {_named(item)}"))
+        for failure in failures:
+            click.echo(printable(f"GC of {failure.network} ({failure.plugin}): {failure.error}"), err=True)
+        for problem in problems:
+            click.echo(printable(problem), err=True)
+        for item in todo.foreign:
+            click.echo(
+                printable(f"not ours, left alone: {_named(item)}; remove its file if nobody has it"), err=True
+            )
+        if not todo.stale:
+            click.echo("nothing is stale")
+    sys.exit(1 if left else 0)
+
+
+def _only(todo: Plan, network: str | None) -> Plan:
+    def chosen(items: tuple[Stale, ...]) -> tuple[Stale, ...]:
+        return tuple(item for item in items if network in {None, item.network})
+
+    return Plan(chosen(todo.stale), todo.valid, chosen(todo.foreign), todo.listed_at)
+
+
+def _named(item: Stale) -> str:
+    who = " ".join(part for part in (item.container_id, item.interface) if part)
+    return f"{item.what} of {who} on network {item.network}: {item.about}"

@@ -1,0 +1,216 @@
+"""What containers that are no more left behind, and its removal.
+
+Stale is: an attachment whose namespace is gone or whose ADD did not come through, a reservation of ours and
+an element of our tables that no attachment has. What a runtime still keeps a note of is left to the runtime:
+a Mesos agent detaches what its directories hold, podman and containerd (libcni) what they keep a result of
+while its namespace is there. Removal is GC of the plugins, with what is not stale as the list of what is
+valid, so that it decides under the same locks: what an ADD makes meanwhile is younger than the list and
+stays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Nfnetlink
+from cni_plugins.kernel.nft import elements, owner
+from cni_plugins.plugins.registry import MODULES, Handlers
+from cni_plugins.spec import dispatch
+from cni_plugins.spec.call import Request
+from cni_plugins.spec.deadline import after
+from cni_plugins.spec.errors import CniError
+from cni_plugins.spec.identity import Identity
+from cni_plugins.spec.namespace import Namespace
+from cni_plugins.spec.roots import Roots
+from cni_plugins.spec.values import JsonObject
+from cni_plugins.store import records
+from cni_plugins.view.attachments import Attachment, State
+from cni_plugins.view.load import namespaces
+from cni_plugins.view.node import Node
+from cni_plugins.view.pools import Pool, configurations, pools
+from cni_plugins.view.runtimes import known
+
+_NET = re.compile(r", net: (?P<network>[^,]+), if: (?P<ifname>[^,]*), id: (?P<container>.*)")
+#: GC of a network that no configuration is known of.
+_ANY: JsonObject = {
+    "cniVersion": "1.1.0",
+    "type": "chain",
+    "plugins": [{"type": "bridge", "ipam": {"type": "host-local"}}, {"type": "portmap"}],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """`what` is attachment, reservation or element; `about` says why or which."""
+
+    what: str
+    network: str
+    container_id: str
+    interface: str
+    about: str
+    paths: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is stale, what stays of each network, and what is nobody's of ours: left alone, and told."""
+
+    stale: tuple[Stale, ...]
+    valid: Mapping[str, tuple[Identity, ...]]
+    foreign: tuple[Stale, ...]
+    listed_at: int  # nanoseconds of CLOCK_BOOTTIME
+
+    @property
+    def networks(self) -> list[str]:
+        return sorted({item.network for item in self.stale})
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What GC of a network left, in the plugin's words."""
+
+    network: str
+    plugin: str
+    error: str
+
+
+def plan(node: Node, roots: Roots, host: Namespace) -> Plan:
+    """Look for what is stale; nothing is changed. `node` is older than what this returns: take it first."""
+    moment = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    noted = _noted(roots)
+    stale, kept = [], set(noted)
+    for item in node.attachments:
+        state = node.state(item)
+        if state in {State.STALE, State.UNFINISHED} and item.identity not in noted:
+            why = "its network namespace is gone" if state is State.STALE else "its ADD did not come through"
+            stale.append(Stale("attachment", item.network, item.container_id, item.ifname, why, item.paths))
+        else:
+            kept.add(item.identity)
+    recorded = {item.identity for item in node.attachments}
+    foreign = []
+    for pool in pools(node, roots):
+        for one in _unheld(pool, recorded | kept):
+            if one[1]:
+                stale.append(one[0])
+            else:
+                foreign.append(one[0])
+                kept.add(Identity(pool.network, one[0].container_id, one[0].interface))
+    stale += _elements(host, recorded | kept)
+    valid: dict[str, tuple[Identity, ...]] = {}
+    for identity in sorted(kept, key=lambda item: (item.network, item.container_id, item.ifname)):
+        valid[identity.network] = (*valid.get(identity.network, ()), identity)
+    return Plan(tuple(stale), valid, tuple(foreign), moment)
+
+
+def _noted(roots: Roots) -> set[Identity]:
+    """What runtimes will detach themselves."""
+    listed = known(roots)
+    there = namespaces({item.netns for item in listed if item.netns})
+    return {item.identity for item in listed if item.runtime == "mesos" or there.get(item.netns) is not None}
+
+
+def _unheld(pool: Pool, owners: set[Identity]) -> Iterator[tuple[Stale, bool]]:
+    """Reservations without an owner, and whether they are ours to give back."""
+    containers = {(item.network, item.container_id) for item in owners}
+    for held in pool.held:
+        if held.interface:
+            there = Identity(pool.network, held.container_id, held.interface) in owners
+        else:
+            there = (pool.network, held.container_id) in containers
+        if not there:
+            about = f"address {held.address}"
+            yield Stale("reservation", pool.network, held.container_id, held.interface, about), held.ours
+
+
+def _elements(host: Namespace, owners: set[Identity]) -> Iterator[Stale]:
+    tags = {owner.tag(item) for item in owners}
+    found: dict[tuple[str, str, str], list[str]] = {}
+    with Nfnetlink(host) as socket:
+        for family in (NFPROTO_INET, NFPROTO_BRIDGE):
+            for name in elements.sets(socket, family):
+                for item in elements.listed(socket, family, name):
+                    match = _NET.search(item.comment)
+                    if match and item.comment.partition(",")[0] not in tags:
+                        key = (match["network"], match["container"], match["ifname"])
+                        found.setdefault(key, []).append(name)
+    for (network, container, ifname), names in sorted(found.items()):
+        yield Stale("element", network, container, ifname, f"in {', '.join(sorted(set(names)))}")
+
+
+def collect(todo: Plan, node: Node, roots: Roots) -> list[Failure]:
+    """Have the plugins remove what is stale; what they could not."""
+    failures = []
+    for network in todo.networks:
+        for plugin, config in _calls(network, node, roots):
+            valid = [
+                {"containerID": item.container_id, "ifname": item.ifname}
+                for item in todo.valid.get(network, ())
+            ]
+            document = {
+                **config,
+                "cniVersion": "1.1.0",
+                "name": network,
+                "type": plugin,
+                "cni.dev/valid-attachments": valid,
+            }
+            env = {
+                **os.environ,
+                "CNI_COMMAND": "GC",
+                "CNI_PATH": os.environ.get("CNI_PATH", "/opt/cni/bin"),
+                "MESOKIT_CALL": f"{os.getpid()}-{todo.listed_at}",
+            }
+            request = Request(plugin, env, json.dumps(document).encode())
+            reply = dispatch.handle(request, Handlers())
+            for work in (*reply.later, *reply.idle):
+                work()
+            if reply.status:
+                failures.append(Failure(network, plugin, _error(reply.stdout)))
+    return failures
+
+
+def _calls(network: str, node: Node, roots: Roots) -> Iterator[tuple[str, JsonObject]]:
+    """Plugin and configuration of each GC of a network: one for each plugin that has records there."""
+    seen = set()
+    for item in reversed(node.attachments):
+        if item.network != network:
+            continue
+        for contents in item.contents:
+            plugin = str(contents.head.get("plugin", ""))
+            if plugin in MODULES and plugin not in seen:
+                seen.add(plugin)
+                yield plugin, contents.head.get("config", {})
+    if seen:
+        return
+    for name, config in configurations(node, roots):
+        if name == network and config.get("type") in MODULES:
+            yield str(config["type"]), config
+            return
+    yield "chain", _ANY
+
+
+def _error(stdout: bytes) -> str:
+    try:
+        document = json.loads(stdout)
+        return ": ".join(str(document[key]) for key in ("msg", "details") if document.get(key))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return stdout[:300].decode(errors="replace")
+
+
+def forget(item: Attachment | Stale) -> list[str]:
+    """Remove the records of an attachment whatever is left of it; what could not be, in sentences."""
+    problems = []
+    for path in item.paths:
+        try:
+            record = records.open_path(path, after(1))
+            if record is not None:
+                with record:
+                    record.remove()
+        except (CniError, OSError) as error:
+            problems.append(str(error))
+    return problems

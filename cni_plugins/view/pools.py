@@ -1,0 +1,215 @@
+"""Address pools: what networks may give, what is reserved, by whom and since when.
+
+A pool is a network's directory of reservations and the ranges of the configurations that point there: those
+of records, and those below /etc/cni/net.d. Reservation files are read without their lock; nothing is changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cni_plugins.plugins.ipam.ranges import RangeConfig, RangeSet, Remarks, make_range, make_set
+from cni_plugins.spec.config import decode
+from cni_plugins.spec.errors import CniError
+from cni_plugins.spec.roots import Roots
+from cni_plugins.spec.values import IpNetwork, JsonObject, parse_ip
+from cni_plugins.store.reservations import Reservation, directory_of, read_reservation
+from cni_plugins.view.attachments import State
+from cni_plugins.view.node import Node
+
+CONFIGURATIONS = "/etc/cni/net.d"
+_LARGEST = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A reserved address. `state` is that of its attachment, `unrecorded` when no record has one (a reference
+    plugin made it, or it was left behind). `since` is seconds since the epoch. `ours`: our host-local wrote
+    it.
+    """
+
+    address: str
+    container_id: str
+    interface: str
+    since: float
+    state: str
+    ours: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One range set, of which each interface gets an address: `size` can be given, `free` of them are.
+    Without `ranges`: what is reserved outside of all sets, or where no configuration tells them.
+    """
+
+    network: str
+    directory: str
+    ranges: tuple[str, ...]
+    subnets: tuple[str, ...]
+    size: int
+    used: int
+    free: int
+    held: tuple[Held, ...]
+
+
+def pools(node: Node, roots: Roots) -> list[Pool]:
+    """Every pool of the node, by network; hidden ones (who is not root) are left out."""
+    known: dict[tuple[str, str], dict[str, RangeSet]] = {}
+    for network, config in configurations(node, roots):
+        for ipam in _host_local(config):
+            data_dir = ipam.get("dataDir")
+            place = directory_of(roots, data_dir if isinstance(data_dir, str) else "", network)
+            sets = known.setdefault((network, place), {})
+            for one in _sets(ipam):
+                sets.setdefault(_text(one), one)
+    with suppress(OSError):
+        for path in sorted(roots.host_local.iterdir()):
+            if path.is_dir():
+                known.setdefault((path.name, str(path)), {})
+    states: dict[tuple[str, str], dict[str, State]] = {}
+    for item in node.attachments:
+        states.setdefault((item.network, item.container_id), {})[item.ifname] = node.state(item)
+    found: list[Pool] = []
+    for (network, place), sets in sorted(known.items()):
+        try:
+            held = [
+                Held(
+                    str(one.address),
+                    one.container_id,
+                    one.ifname,
+                    moment,
+                    _state(states.get((network, one.container_id), {}), one.ifname),
+                    bool(one.boot),
+                )
+                for one, moment in _reservations(Path(place))
+            ]
+        except OSError:
+            continue
+        found += _pools(network, place, list(sets.values()), held)
+    return found
+
+
+def _state(interfaces: Mapping[str, State], ifname: str) -> str:
+    """That of the interface, or of any where the reservation names none."""
+    state = interfaces.get(ifname) if ifname else next(iter(interfaces.values()), None)
+    return state.value if state is not None else "unrecorded"
+
+
+def _pools(network: str, place: str, sets: list[RangeSet], held: list[Held]) -> Iterator[Pool]:
+    rest = held
+    for ranges in sets:
+        inside = [item for item in held if any(parse_ip(item.address) in one for one in ranges)]
+        rest = [item for item in rest if item not in inside]
+        size = sum(
+            int(one.end) - int(one.start) + 1 - (one.gateway is not None and one.gateway in one)
+            for one in ranges
+        )
+        yield Pool(
+            network,
+            place,
+            tuple(f"{one.start}-{one.end}" for one in ranges),
+            tuple(dict.fromkeys(str(one.subnet) for one in ranges)),
+            size,
+            len(inside),
+            max(size - len(inside), 0),
+            _ordered(inside),
+        )
+    if rest:
+        yield Pool(network, place, (), (), 0, len(rest), 0, _ordered(rest))
+
+
+def _ordered(held: list[Held]) -> tuple[Held, ...]:
+    return tuple(sorted(held, key=lambda item: (":" in item.address, int(parse_ip(item.address)))))
+
+
+def _reservations(place: Path) -> Iterator[tuple[Reservation, float]]:
+    """OSError when the directory may not be read; files that may not be are passed over."""
+    try:
+        names = os.listdir(place)  # noqa: PTH208 - ten thousand addresses
+    except FileNotFoundError:
+        return
+    for name in names:
+        found = read_reservation(f"{place}/{name}", name)
+        if found is not None:
+            with suppress(OSError):
+                yield found, os.stat(f"{place}/{name}").st_mtime  # noqa: PTH116
+
+
+def configurations(node: Node, roots: Roots) -> Iterator[tuple[str, JsonObject]]:
+    """Network and configuration: of records, then of the files of the configuration directory."""
+    for item in node.attachments:
+        if isinstance(item.config, dict):
+            yield item.network, item.config
+    for _, config in files(roots):
+        if config is not None and isinstance(config.get("name"), str):
+            yield config["name"], config
+
+
+def files(roots: Roots) -> Iterator[tuple[Path, JsonObject | None]]:
+    """The configuration files of the node and what they hold; None for one that is no JSON object."""
+    try:
+        listed = sorted(roots.relocate(CONFIGURATIONS).iterdir())
+    except OSError:
+        return
+    for path in listed:
+        if path.suffix not in {".conf", ".conflist", ".json"}:
+            continue
+        try:
+            with path.open("rb") as file:
+                config = json.loads(file.read(_LARGEST))
+        except PermissionError:
+            continue
+        except (OSError, ValueError, RecursionError):
+            config = None
+        yield path, config if isinstance(config, dict) else None
+
+
+def sections(config: JsonObject, depth: int = 0) -> Iterator[JsonObject]:
+    """The configuration of every plugin in a configuration: itself, members of a list, delegates."""
+    yield config
+    inner: list[object] = []
+    if isinstance(config.get("plugins"), list):
+        inner += config["plugins"]
+    inner.append(config.get("delegate"))
+    for item in inner if depth < 8 else ():
+        if isinstance(item, dict):
+            yield from sections(item, depth + 1)
+
+
+def _host_local(config: JsonObject) -> Iterator[JsonObject]:
+    for section in sections(config):
+        ipam = section.get("ipam")
+        if isinstance(ipam, dict) and ipam.get("type") == "host-local":
+            yield ipam
+
+
+def _sets(ipam: JsonObject) -> Iterable[RangeSet]:
+    """The range sets of an IPAM section; what host-local would refuse is left out."""
+    remarks = Remarks(lambda text: None, lambda key: None)
+    if "subnet" in ipam:
+        with suppress(CniError):
+            yield (make_range(decode(RangeConfig, ipam, where="", unknown=remarks.unknown), "ipam", remarks),)
+    listed = ipam.get("ranges")
+    for item in listed if isinstance(listed, list) else ():
+        with suppress(CniError):
+            yield make_set(item, "ipam.ranges", remarks)
+
+
+def _text(one: RangeSet) -> str:
+    return " ".join(f"{each.start}-{each.end}" for each in one)
+
+
+def subnets(node: Node, roots: Roots) -> dict[IpNetwork, set[str]]:
+    """The networks (by name) that give addresses of each subnet."""
+    found: dict[IpNetwork, set[str]] = {}
+    for network, config in configurations(node, roots):
+        for ipam in _host_local(config):
+            for one in _sets(ipam):
+                for each in one:
+                    found.setdefault(each.subnet, set()).add(network)
+    return found
