@@ -1,10 +1,12 @@
-"""Cases of tuning and portmap, chained."""
+"""Cases of tuning, portmap and firewall, chained."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from netns_tests.case import (
+    ABROAD4,
+    ABROAD6,
     DUAL,
     GATEWAY4,
     V4,
@@ -13,6 +15,7 @@ from netns_tests.case import (
     Conf,
     Reach,
     bridge,
+    ping,
 )
 
 
@@ -162,4 +165,40 @@ def _portmap_cases() -> list[Case]:
     ]
 
 
-META = (*_tuning_cases(), *_portmap_cases())
+def _firewall_cases() -> list[Case]:
+    def guarded(ipam: Conf, **keys: Any) -> list[Conf]:
+        base = bridge(ipam, isDefaultGateway=True, ipMasq=True)
+        return [base, {"type": "firewall", "backend": "iptables", **keys}]
+
+    docker = "iptables -P FORWARD DROP; ip6tables -P FORWARD DROP"
+    return [
+        Case("firewall", guarded(V4), reach=(*GATEWAY4, ABROAD4)),
+        Case("firewall-dropped-without", guarded(V4)[:1], setup=docker, reach=(ABROAD4,)),
+        Case("firewall-docker", guarded(V4), setup=docker, reach=(ABROAD4, ping("world", "10.9.0.2"))),
+        Case(
+            "firewall-docker-default",
+            [*guarded(V4)[:1], {"type": "firewall"}],
+            setup=docker,
+            reach=(ABROAD4,),
+        ),
+        Case("firewall-docker-dual", guarded(DUAL), setup=docker, reach=(ABROAD4, ABROAD6)),
+        Case(
+            "firewall-admin-chain",
+            guarded(V4, iptablesAdminChainName="MINE"),
+            setup=f"{docker}; iptables -N MINE; iptables -A MINE -d 192.0.2.1 -j DROP",
+            reach=(ABROAD4,),
+        ),
+        Case(
+            "firewall-same-bridge",
+            guarded(V4, ingressPolicy="same-bridge"),
+            second=True,
+            reach=(ping("c1", "10.9.0.3"), ABROAD4),
+        ),
+        Case("firewall-policy-invalid", guarded(V4, ingressPolicy="closed")),
+        Case("firewall-0.4.0", guarded(V4), version="0.4.0", setup=docker, reach=(ABROAD4,)),
+        Case("firewall-alone", [{"type": "firewall", "backend": "iptables"}]),
+        Case("firewall-two-containers", guarded(V4), second=True, reach=(ping("c1", "10.9.0.3"),)),
+    ]
+
+
+META = (*_tuning_cases(), *_portmap_cases(), *_firewall_cases())

@@ -63,7 +63,7 @@ DIFFERENCES: tuple[Difference, ...] = (
         "DEL never needs a valid configuration, and what was never added is no error",
     ),
     Difference(
-        r"portmap-(mark-bit-invalid|port-zero)",
+        r"portmap-(mark-bit-invalid|port-zero)|firewall-policy-invalid",
         r"after DEL: (c1: |file /var/lib/cni/networks/net/10\.9\.0\.2).* -> nothing",
         "the reference's DEL refuses the configuration and so leaves the interface and the address",
     ),

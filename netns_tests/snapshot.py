@@ -48,6 +48,13 @@ PERMANENT: tuple[tuple[str, str], ...] = (
         "and of portmap in it",
     ),
     (r"node: nft rule ip6? nat CNI-HOSTPORT-(MASQ|SETMARK) ", "likewise"),
+    (
+        r"node: nft (table|chain) ip6? filter (filter|INPUT|FORWARD|OUTPUT|CNI-[A-Z]+(-STAGE-\d)?) ",
+        "the frame of the firewall, and the administrator's own rules",
+    ),
+    (r"node: nft rule ip6? filter FORWARD .*CNI-(FORWARD|ISOLATION-STAGE-1)\"", "likewise"),
+    (r"node: nft rule ip6? filter CNI-FORWARD .*CNI-ADMIN\"", "likewise"),
+    (r"node: nft rule ip6? filter CNI-ISOLATION-STAGE-\d .*\"return\"", "likewise"),
     (r"file /run/xtables\.lock ", "iptables' own"),
     (r"node: nft (table|chain|set|map|rule) (inet|bridge) mesokit\b", "the frame: attachments are elements"),
 )

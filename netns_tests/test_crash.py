@@ -79,6 +79,18 @@ SCENARIOS: Mapping[str, dict[str, Any]] = {
         "egressBurst": 400_000,
         "delegate": bridge(DUAL),
     },
+    "firewall-nftables": {
+        "type": "firewall",
+        "backend": "nftables",
+        "ingressPolicy": "isolated",
+        "delegate": bridge(DUAL, isGateway=True),
+    },
+    "firewall-iptables": {
+        "type": "firewall",
+        "backend": "iptables",
+        "ingressPolicy": "same-bridge",
+        "delegate": bridge(DUAL, isGateway=True),
+    },
     "chain": {
         "type": "chain",
         "runtimeConfig": {"portMappings": MAPPINGS[:1]},

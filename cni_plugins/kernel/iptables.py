@@ -38,19 +38,20 @@ _MULTIPORT = 15
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """iptables of a family in a namespace."""
+    """iptables of a family in a namespace, and one of its tables."""
 
     host: Namespace
     version: int
     deadline: Deadline
+    table: str = "nat"
 
     def save(self) -> list[str]:
-        """The lines of the nat table as iptables-save prints them. CniError 11 or 999."""
-        return self._run(f"{FAMILIES[self.version]}-save", ["-t", "nat"], "").splitlines()
+        """The lines of the table as iptables-save prints them. CniError 11 or 999."""
+        return self._run(f"{FAMILIES[self.version]}-save", ["-t", self.table], "").splitlines()
 
     def restore(self, lines: Sequence[str]) -> None:
-        """Change the nat table: all lines or none. CniError 11 or 999."""
-        text = "\n".join(["*nat", *lines, "COMMIT", ""])
+        """Change the table: all lines or none. CniError 11 or 999."""
+        text = "\n".join([f"*{self.table}", *lines, "COMMIT", ""])
         wait = max(1, min(_LOCK_SECONDS, int(self.deadline.remaining())))
         self._run(f"{FAMILIES[self.version]}-restore", ["--noflush", "-w", str(wait)], text)
 
@@ -85,13 +86,13 @@ def chain_name(prefix: str, identity: Identity) -> str:
     return f"CNI-{prefix}{digest}"[:28]
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 
 def _named(identity: Identity, prefix: str = "") -> str:
-    return _quoted(f'{prefix}name: "{identity.network}" id: "{identity.container_id}"')
+    return quoted(f'{prefix}name: "{identity.network}" id: "{identity.container_id}"')
 
 
 def _jumps(saved: Sequence[str], chain: str) -> list[str]:
@@ -144,7 +145,7 @@ def remove_masquerade(tool: Tool, identity: Identity, addresses: Sequence[IpInte
         words = line.split()
         return addresses is not None and "-s" in words and words[words.index("-s") + 1] not in sources
 
-    return _remove(
+    return remove(
         tool,
         chain,
         lambda saved: _gone(saved, chain, keep),
@@ -152,7 +153,7 @@ def remove_masquerade(tool: Tool, identity: Identity, addresses: Sequence[IpInte
     )
 
 
-def _remove(
+def remove(
     tool: Tool, chain: str, lines: Callable[[Sequence[str]], list[str]], by_netlink: Callable[[int], None]
 ) -> str:
     """Change by iptables what `lines` makes of what is there. Where iptables is not installed any more, or
@@ -167,13 +168,14 @@ def _remove(
         if error.code == Code.TRY_AGAIN:
             raise
         by_netlink(_NFPROTO[tool.version])
-        if not _legacy_in_use(tool.host, tool.version):
+        if not _legacy_in_use(tool.host, tool.version, tool.table):
             return ""
         if find(f"{FAMILIES[tool.version]}-save") is not None:
             raise
         return (
-            f"{FAMILIES[tool.version]} is not installed any more: rules of chain {chain} may remain in the"
-            " old table nat (x_tables) until it is installed and removes them, or the machine restarts"
+            f"{FAMILIES[tool.version]} is not installed any more: rules of chain {chain} may remain in the "
+            f"old table {tool.table} (x_tables) until it is installed and removes them, or the machine "
+            "restarts"
         )
     return ""
 
@@ -268,7 +270,7 @@ def remove_ports(tool: Tool, identity: Identity) -> str:
     removed, as a sentence, "" for nothing. CniError 11 or 999.
     """
     chain = chain_name("DN-", identity)
-    return _remove(
+    return remove(
         tool,
         chain,
         lambda saved: _gone(saved, chain),
@@ -292,36 +294,36 @@ def remove_commented(tool: Tool, chain: str, comment: str) -> str:
         return [
             "-D" + line[2:]
             for line in saved
-            if line.startswith(f"-A {chain} ") and f"--comment {_quoted(comment)} " in f"{line} "
+            if line.startswith(f"-A {chain} ") and f"--comment {quoted(comment)} " in f"{line} "
         ]
 
-    return _remove(
+    return remove(
         tool, chain, lines, lambda family: xtables.remove_commented(tool.host, family, chain, comment)
     )
 
 
-def versions_with(host: Namespace, chains: Sequence[str]) -> list[int]:
-    """The families (4, 6) whose nat table may hold one of `chains`, found without running a program: by name
+def versions_with(host: Namespace, chains: Sequence[str], table: str = "nat") -> list[int]:
+    """The families (4, 6) whose `table` may hold one of `chains`, found without running a program: by name
     where iptables works over nf_tables; where it is the old one, by the table being in use at all and by
     there being a program that could tell."""
     found = []
     with Nfnetlink(host) as socket:
         present = {
-            version: any(exist(socket, [chain_message(family, "nat", chain) for chain in chains]))
+            version: any(exist(socket, [chain_message(family, table, chain) for chain in chains]))
             for version, family in _NFPROTO.items()
         }
     for version, there in present.items():
-        if there or (_legacy_in_use(host, version) and find(f"{FAMILIES[version]}-save") is not None):
+        if there or (_legacy_in_use(host, version, table) and find(f"{FAMILIES[version]}-save") is not None):
             found.append(version)
     return found
 
 
-def _legacy_in_use(host: Namespace, version: int) -> bool:
+def _legacy_in_use(host: Namespace, version: int, table: str) -> bool:
     try:
         with entered(host):
             fd = os.open(_LEGACY_NAMES[version], os.O_RDONLY | os.O_CLOEXEC)
             try:
-                return b"nat\n" in os.read(fd, 4096)
+                return f"{table}\n".encode() in os.read(fd, 4096)
             finally:
                 os.close(fd)
     except OSError:

@@ -22,11 +22,13 @@ class Kind(StrEnum):
     """Of a step, as records name it."""
 
     ADDRESSES = "addresses"
+    ADMIT = "admit"
     ADVERTISED_ROUTERS = "advertised-routers"
     BRIDGE = "bridge"
     BRIDGE_PORT = "bridge-port"
     CHILD_LINK = "child-link"
     DELEGATE = "delegate"
+    FENCE = "fence"
     FORWARDING = "forwarding"
     GATEWAY = "gateway"
     HOST_ROUTES = "host-routes"
@@ -47,11 +49,13 @@ class Kind(StrEnum):
 #: Module (of this package) and class. Imported when first needed: a call needs a few of them.
 _CLASSES: Mapping[Kind, tuple[str, str]] = {
     Kind.ADDRESSES: ("addresses", "Addresses"),
+    Kind.ADMIT: ("firewall", "Admit"),
     Kind.ADVERTISED_ROUTERS: ("forwarding", "AdvertisedRouters"),
     Kind.BRIDGE: ("bridge", "Bridge"),
     Kind.BRIDGE_PORT: ("bridge", "BridgePort"),
     Kind.CHILD_LINK: ("child_link", "ChildLink"),
     Kind.DELEGATE: ("delegate", "Delegate"),
+    Kind.FENCE: ("firewall", "Fence"),
     Kind.FORWARDING: ("forwarding", "Forwarding"),
     Kind.GATEWAY: ("bridge", "Gateway"),
     Kind.HOST_ROUTES: ("host_routes", "HostRoutes"),

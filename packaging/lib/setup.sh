@@ -2,6 +2,7 @@
 # need_packages NAME...  installs the Debian packages that are missing
 # need_python            makes $top/.venv from requirements.lock, once for each state of it and of pyproject.toml
 # need_kernel            unpacks Debian's kernel for virtual machines into $top/build/kernel; installs nothing
+# need_unpacked NAME...  unpacks Debian packages into $top/build/unpacked; installs, and so starts, nothing
 # All print nothing when there is nothing to do, and may run at the same time in two shells.
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -87,6 +88,26 @@ fetch_kernel() {
         { tail -5 "$work/log" >&2; say "could not download $name"; exit 1; }
     dpkg -x "$work"/*.deb "$work/new"
     mv "$work/new" "$top/build/kernel/$name"
+    rm -rf "$work"
+}
+
+need_unpacked() {
+    local name
+    for name in "$@"; do
+        [ -d "$top/build/unpacked/$name" ] || locked "$top/build/.setup" unpack "$name"
+    done
+}
+
+unpack() {
+    local work="$top/build/.unpack"
+    [ -d "$top/build/unpacked/$1" ] && return 0
+    say "unpacking Debian's $1 into build/unpacked"
+    rm -rf "$work"
+    mkdir -p "$work" "$top/build/unpacked"
+    (cd "$work" && { apt-get download -q "$1" || { apt-get update && apt-get download -q "$1"; }; } >log 2>&1) ||
+        { tail -5 "$work/log" >&2; say "could not download $1"; exit 1; }
+    dpkg -x "$work"/*.deb "$work/new"
+    mv "$work/new" "$top/build/unpacked/$1"
     rm -rf "$work"
 }
 

@@ -16,7 +16,7 @@ from cni_plugins.kernel.netlink.codec import attribute, attributes, every_attrib
 from cni_plugins.kernel.netlink.netfilter import Message, Nfnetlink
 from cni_plugins.spec.namespace import Namespace
 
-_TABLE = "nat"
+_NAT = "nat"
 _DELCHAIN, _GETRULE, _DELRULE = 5, 7, 8
 # linux/netfilter/nf_tables.h
 _CHAIN_TABLE, _CHAIN_NAME = 1, 3
@@ -31,6 +31,7 @@ _TRIES = 5
 class _Rule:
     """Where it is, the chains that it leads to, the values that it compares with, its comments."""
 
+    table: str
     chain: str
     handle: bytes
     targets: frozenset[str]
@@ -48,9 +49,9 @@ def remove_chain(host: Namespace, family: int, chain: str, sources: Collection[b
         gone = [rule for rule in jumps if sources is None or rule.values.intersection(sources)]
         messages = [_delete(family, rule) for rule in gone]
         if len(gone) == len(jumps) and (jumps or any(rule.chain == chain for rule in rules)):
-            place = string(_RULE_TABLE, _TABLE) + string(_RULE_CHAIN, chain)
+            place = string(_RULE_TABLE, _NAT) + string(_RULE_CHAIN, chain)
             messages.append(Message(nfnetlink.SUBSYS_NFTABLES, _DELRULE, 0, family, place))
-            place = string(_CHAIN_TABLE, _TABLE) + string(_CHAIN_NAME, chain)
+            place = string(_CHAIN_TABLE, _NAT) + string(_CHAIN_NAME, chain)
             messages.append(Message(nfnetlink.SUBSYS_NFTABLES, _DELCHAIN, 0, family, place))
         return messages
 
@@ -66,11 +67,30 @@ def remove_commented(host: Namespace, family: int, chain: str, comment: str) -> 
     _change(host, family, doomed)
 
 
-def _change(host: Namespace, family: int, doomed: Callable[[list[_Rule]], list[Message]]) -> None:
+def remove_about(host: Namespace, family: int, chain: str, values: Collection[bytes], table: str) -> None:
+    """Delete the rules of `chain` in `table` that compare with one of `values`: packed addresses, or names of
+    interfaces without the NUL that ends them. Idempotent. CniError 999.
+    """
+
+    def doomed(rules: list[_Rule]) -> list[Message]:
+        gone = [
+            rule
+            for rule in rules
+            if rule.chain == chain
+            and any(item in values or item.rstrip(b"\0") in values for item in rule.values)
+        ]
+        return [_delete(family, rule) for rule in gone]
+
+    _change(host, family, doomed, table)
+
+
+def _change(
+    host: Namespace, family: int, doomed: Callable[[list[_Rule]], list[Message]], table: str = _NAT
+) -> None:
     """Somebody else may take rules away between the look and the change: then it is looked at again."""
     with Nfnetlink(host) as socket:
         for attempt in range(_TRIES):
-            failed = socket.batch(doomed(_rules(socket, family)))
+            failed = socket.batch(doomed(_rules(socket, family, table)))
             if not failed:
                 return
             code = next(iter(failed.values()))
@@ -80,13 +100,15 @@ def _change(host: Namespace, family: int, doomed: Callable[[list[_Rule]], list[M
 
 def _delete(family: int, rule: _Rule) -> Message:
     place = (
-        string(_RULE_TABLE, _TABLE) + string(_RULE_CHAIN, rule.chain) + attribute(_RULE_HANDLE, rule.handle)
+        string(_RULE_TABLE, rule.table)
+        + string(_RULE_CHAIN, rule.chain)
+        + attribute(_RULE_HANDLE, rule.handle)
     )
     return Message(nfnetlink.SUBSYS_NFTABLES, _DELRULE, 0, family, place)
 
 
-def _rules(socket: Nfnetlink, family: int) -> list[_Rule]:
-    question = Message(nfnetlink.SUBSYS_NFTABLES, _GETRULE, 0, family, string(_RULE_TABLE, _TABLE))
+def _rules(socket: Nfnetlink, family: int, table: str) -> list[_Rule]:
+    question = Message(nfnetlink.SUBSYS_NFTABLES, _GETRULE, 0, family, string(_RULE_TABLE, table))
     return [parse(body) for body in socket.dump(question)]
 
 
@@ -106,6 +128,7 @@ def parse(body: bytes) -> _Rule:
         elif kind == b"match\0" and inside.get(_MATCH_NAME) == b"comment\0":
             comments.add(_string(inside.get(_MATCH_INFO, b"")))
     return _Rule(
+        _string(fields.get(_RULE_TABLE, b"")),
         _string(fields.get(_RULE_CHAIN, b"")),
         fields.get(_RULE_HANDLE, struct.pack(">Q", 0)),
         frozenset(targets),

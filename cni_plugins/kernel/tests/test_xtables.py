@@ -94,7 +94,7 @@ def test_a_container_is_detached_after_iptables_was_uninstalled(
 
 def test_rules_of_the_old_tables_are_spoken_of(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     uninstall(monkeypatch)
-    monkeypatch.setattr(iptables, "_legacy_in_use", lambda host, version: True)
+    monkeypatch.setattr(iptables, "_legacy_in_use", lambda host, version, table: True)
     left = iptables.remove_masquerade(Tool(world.host, 6, after(30)), WHO, [SIX])
     assert left.startswith("ip6tables is not installed any more: rules of chain CNI-e8f6f419")
 
@@ -105,7 +105,7 @@ def test_an_iptables_that_fails_is_an_error_only_where_it_matters(
     monkeypatch.setattr(iptables, "find", lambda name: "/bin/false")
     tool = Tool(world.host, 4, after(30))
     assert iptables.remove_ports(tool, WHO) == ""
-    monkeypatch.setattr(iptables, "_legacy_in_use", lambda host, version: True)
+    monkeypatch.setattr(iptables, "_legacy_in_use", lambda host, version, table: True)
     with pytest.raises(CniError, match="iptables-save failed with status 1"):
         iptables.remove_ports(tool, WHO)
     with pytest.raises(CniError, match="after 0 s"):

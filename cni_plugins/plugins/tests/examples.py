@@ -98,6 +98,14 @@ EXAMPLES: dict[str, Conf] = {
         egressBurst=80000,
         delegate=BRIDGE,
     ),
+    "firewall": network(
+        type="firewall",
+        backend="nftables",
+        ingressPolicy="isolated",
+        iptablesAdminChainName="OURS",
+        firewalldZone="trusted",
+        delegate=BRIDGE,
+    ),
     "mesos-cni-port-mapper": network(
         "0.2.0", type="mesos-cni-port-mapper", chain="X", excludeDevices=["dum0"], delegate=BRIDGE, **MESOS
     ),
