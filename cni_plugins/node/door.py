@@ -40,7 +40,7 @@ class Door:
 
     warnings: Seldom
     turned_away: int = 0
-    _reserve: int = field(default_factory=lambda: os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    _reserve: int = field(default_factory=lambda: os.open("/", os.O_RDONLY | os.O_CLOEXEC))
 
     def accept(self, listening: socket.socket) -> socket.socket | None:
         """A connection; None where there is none, or no room for it. Does not wait where `listening` does
@@ -74,6 +74,6 @@ class Door:
             time.sleep(0.1)  # another thread was quicker, or it is not descriptors that are missing
         finally:
             try:
-                self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+                self._reserve = os.open("/", os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 self._reserve = -1  # the next connection that finds no room waits in the queue

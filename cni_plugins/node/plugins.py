@@ -24,6 +24,7 @@ log = logging.getLogger("mesokit.node")
 #: What functions import when they run, to spare a process of one call.
 _LATER = (
     "cni_plugins.kernel.iptables",
+    "cni_plugins.kernel.nft.masquerade",
     "cni_plugins.kernel.nft.orphans",
     "cni_plugins.kernel.nft.spoof",
     "cni_plugins.steps.version1",
