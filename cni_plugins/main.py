@@ -23,6 +23,11 @@ def main() -> int:
     os.umask(0o022)
     name = os.environ.get("MESOKIT_PLUGIN") or sys.argv[0].rpartition("/")[2]
     asked = os.environ.get("CNI_COMMAND")
+    if name == "dhcp" and asked is None and sys.argv[1:2] == ["daemon"]:
+        # A process that runs on, as runtimes start the reference plugins' daemon.
+        from cni_plugins.dhcp import program  # noqa: PLC0415
+
+        return program.main(sys.argv[2:])
     stdin = b"" if asked in {None, "VERSION"} else sys.stdin.buffer.read()
     request = Request(name, dict(os.environ), stdin)
     began = time.monotonic()

@@ -43,12 +43,15 @@ def add(call: Call, child: Child, tx: Transaction) -> Result:
     """ADD of such a plugin: the link, its addresses, and the result. CniError."""
     interface.require_free(tx.context.inside, call.ifname)
     master = find_master(child, tx.context)
-    ipam = delegation.addresses(call, tx)
+    late = delegation.needs_link(call, tx, mac_from_ip=child.mac_from_ip)
+    ipam = Result() if late else delegation.addresses(call, tx)
     mac = wishes.mac(call, child.mac) or (wishes.mac_of_address(ipam.ips) if child.mac_from_ip else None)
     if child.own_mac:
         mac = mac or links.random_mac()
     step = _link(call, child, master, mac or "")
     tx.apply(step)
+    if late:
+        ipam = delegation.addresses(call, tx)
     made = mac or (links.find(tx.context.sandbox, call.ifname) or master or _gone(call)).mac
     tx.apply(Addresses(call.ifname, ipam.ips, ipam.routes, dad=child.dad))
     return Result(

@@ -139,6 +139,23 @@ def addresses(call: Call, tx: Transaction) -> Result:
     return result
 
 
+def needs_link(call: Call, tx: Transaction, *, mac_from_ip: bool = False) -> bool:
+    """Whether a MAIN plugin's `ipam` is to be asked when the interface is there: it asks on it (dhcp). So may
+    one that is not ours. With `mac_from_ip` the address comes first. CniError 7.
+    """
+    name = ipam_type(call)
+    if not name:
+        return False
+    plugin = tx.context.plugins.get(name)
+    if mac_from_ip and plugin is not None and plugin.needs_link:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"macFromIP is true, and ipam.type {name!r} asks on the interface, with its MAC address",
+            "leave macFromIP out",
+        )
+    return not mac_from_ip and (plugin is None or plugin.needs_link)
+
+
 def with_gateways(ips: Sequence[Address]) -> tuple[Address, ...]:
     """Each address with the gateway that it has anyhow: the IPAM plugin's, else its subnet's first host."""
     return tuple(

@@ -57,7 +57,7 @@ class Plugin(Generic[C]):
     runtime; it runs before anything is changed, by this plugin, its delegate or another member of its chain.
     (Not before an IPAM plugin's own `add`, which chooses addresses before it reserves any.) All raise
     CniError. With `args` a CNI_ARGS that cannot be read is refused; the reference plugin of that name reads
-    it too.
+    it too. An IPAM plugin with `needs_link` asks for its addresses on the interface, which is made first.
     """
 
     name: str
@@ -75,3 +75,4 @@ class Plugin(Generic[C]):
     versions: tuple[str, ...] = VERSIONS
     args: bool = False
     takes_ipam: bool = True
+    needs_link: bool = False

@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, Subcommand] = {
     "completion": Subcommand("cni_plugins.cli.main", "Print the completion script of a shell."),
     "check": Subcommand("cni_plugins.cli.check", "Say whether attachments are as they were made."),
     "exec": Subcommand("cni_plugins.cli.exec", "Run a program in a container's network."),
+    "dhcp": Subcommand("cni_plugins.cli.dhcp", "Renew the leases of the dhcp plugin, without the service."),
     "framework": Subcommand(
         "cni_plugins.cli.framework", "Run apps on Mesos: the scheduler behind `mesokit app`."
     ),

@@ -10,6 +10,7 @@ from cni_plugins.kernel.netlink.layouts import ADDRESS
 from cni_plugins.kernel.netlink.route import (
     NLM_F_CREATE,
     NLM_F_EXCL,
+    NLM_F_REPLACE,
     RTM_DELADDR,
     RTM_GETADDR,
     RTM_NEWADDR,
@@ -34,7 +35,7 @@ class LinkAddress:
     scope: int
 
 
-def _body(index: int, address: IpInterface, flags: int = 0) -> bytes:
+def _body(index: int, address: IpInterface, flags: int = 0, seconds: int | None = None) -> bytes:
     fields = {
         "family": _AF_INET if address.version == 4 else _AF_INET6,
         "prefixlen": address.network.prefixlen,
@@ -46,7 +47,17 @@ def _body(index: int, address: IpInterface, flags: int = 0) -> bytes:
         listed.append(("IFA_FLAGS", flags))
     if isinstance(address, IPv4Interface) and address.network.prefixlen < 31:
         listed.append(("IFA_BROADCAST", str(address.network.broadcast_address)))
+    if seconds is not None:
+        listed.append(("IFA_CACHEINFO", {"ifa_preferred": seconds, "ifa_valid": seconds}))
     return encode(ADDRESS, fields, listed)
+
+
+def hold(index: int, address: IpInterface, seconds: int) -> Message:
+    """Let a link have an address for so many seconds, 0xffffffff for ever; then the kernel takes it away. It
+    is added if it is not there.
+    """
+    body = _body(index, address, seconds=seconds)
+    return Message(f"hold address {address}", RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, body)
 
 
 def add(

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 from collections.abc import MutableMapping
 from enum import Enum
 from pathlib import Path
 
 from cni_plugins.node.wire import HANDOVER, receive_descriptors
+from cni_plugins.store.sockets import bind
 
 _SYSTEMD_FIRST = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
-_BACKLOG = 1024
 _HANDOVER_SECONDS = 5.0
 
 
@@ -46,7 +45,7 @@ def obtain(
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         handed = _ask_predecessor(path)
-        return (handed, Origin.PREDECESSOR) if handed else (_bind(path), Origin.OWN)
+        return (handed, Origin.PREDECESSOR) if handed else (bind(path), Origin.OWN)
     except OSError as error:
         raise ListenError(f"cannot listen on {path}: {error}") from error
 
@@ -71,33 +70,3 @@ def _ask_predecessor(path: Path) -> socket.socket | None:
     if not descriptors:
         raise ListenError(f"systemd holds {path}, and its service runs: systemctl restart mesokit-node")
     return _adopt(descriptors[0])
-
-
-def _bind(path: Path) -> socket.socket:
-    """A fresh socket under a temporary name, renamed into place: it is never there without listening."""
-    if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
-        raise ListenError(f"{path} is there and is no socket; move it away")
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    fresh.unlink(missing_ok=True)
-    listening.bind(os.fspath(fresh))
-    fresh.chmod(0o600)
-    listening.listen(_BACKLOG)
-    fresh.rename(path)
-    listening.setblocking(False)
-    return listening
-
-
-def identity(path: Path) -> tuple[int, int] | None:
-    """What tells the socket at `path` from a later one of the same name; None if there is none."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def remove(path: Path, ours: tuple[int, int]) -> None:
-    """Take the socket out of the file system, unless another service has put its own there since."""
-    if identity(path) == ours:
-        path.unlink(missing_ok=True)

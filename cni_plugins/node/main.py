@@ -22,14 +22,16 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from cni_plugins.dhcp.store import Store, default_socket
 from cni_plugins.kernel.nft import changes
-from cni_plugins.node import listen, worker
+from cni_plugins.node import lease_process, listen, worker
 from cni_plugins.node.metrics import Metrics
 from cni_plugins.node.rules_watch import RulesWatch
 from cni_plugins.node.service import Handler
 from cni_plugins.node.supervisor import Supervisor, default_count, log
 from cni_plugins.plugins.registry import MODULES
 from cni_plugins.spec.roots import roots_from
+from cni_plugins.store import sockets
 from cni_plugins.store.failures import Failure, note
 
 _M_ARENA_MAX = -8  # mallopt(3)
@@ -83,7 +85,7 @@ def serve(
     except listen.ListenError as error:
         log.error("%s", error)
         return 1
-    identity = None if origin is listen.Origin.SYSTEMD else listen.identity(path)
+    identity = None if origin is listen.Origin.SYSTEMD else sockets.identity(path)
     count = options.workers or default_count()
     threads = max(1, options.threads // count)
     run = roots_from(os.environ).run
@@ -98,6 +100,10 @@ def serve(
     heard = changes.watch() if reload is not None else None
     if heard is not None:
         supervisor.rules, supervisor.reload = RulesWatch(heard), reload
+
+    supervisor.leases = lease_process.prepared(
+        Store(roots_from(os.environ)), default_socket(roots_from(os.environ))
+    )
 
     def ended(_number: int, _frame: FrameType | None) -> None:
         supervisor.stop()
@@ -120,7 +126,7 @@ def serve(
         supervisor.until_stopped()
         _notify("STOPPING=1")
         if identity is not None and not supervisor.handed_over:
-            listen.remove(path, identity)
+            sockets.remove(path, identity)
     # The socket is closed here, and by each worker: a launcher that waits in its queue does the call itself.
     # What was taken is finished.
     supervisor.until_idle()

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from cni_plugins.node import wire
 from cni_plugins.node.conversations import Conversations
 from cni_plugins.node.door import Door, Seldom
+from cni_plugins.node.lease_process import Closing, LeaseProcess
 from cni_plugins.node.listen import Origin
 from cni_plugins.node.metrics import Metrics
 from cni_plugins.node.queries import http_answer
@@ -80,6 +81,7 @@ class Supervisor:
     end_seconds: float = _END_SECONDS
     rules: RulesWatch | None = None
     reload: Callable[[], None] | None = None
+    leases: LeaseProcess | None = None
     _reloading: int = 0
     _stopping: bool = False
     _wake: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
@@ -93,6 +95,8 @@ class Supervisor:
 
     def start(self) -> None:
         self._replace()
+        if self.leases is not None:
+            self.leases.turn(set(), self._ours())
 
     def stop(self) -> None:
         """Returns at once. May be called from a signal handler."""
@@ -116,6 +120,9 @@ class Supervisor:
         are killed, and their launchers do what calls they had.
         """
         deadline = time.monotonic() + self.end_seconds
+        if self.leases is not None:
+            self.leases.stop()
+            self.leases = None
         for worker in self.workers:
             with contextlib.suppress(OSError):
                 worker.control.shutdown(socket.SHUT_WR)
@@ -161,6 +168,8 @@ class Supervisor:
             self._conversations.close()
             if self.rules is not None:
                 self.rules.changes.close()
+            if self.leases is not None:
+                self.leases.close()
             for other in (ours, *(worker.control for worker in self.workers), *self._scrapers()):
                 other.close()
             status = self.work(theirs)
@@ -194,6 +203,8 @@ class Supervisor:
             signal.alarm(_RELOAD_SECONDS)
             self._conversations.close()
             self.listening.close()
+            if self.leases is not None:
+                self.leases.close()
             for other in (*(worker.control for worker in self.workers), *self._scrapers()):
                 other.close()
             self.reload()
@@ -202,6 +213,11 @@ class Supervisor:
         finally:
             logging.shutdown()
             os._exit(0)
+
+    def _ours(self) -> list[Closing]:
+        """What a process of another role has no use for."""
+        rules: list[Closing] = [self.rules.changes] if self.rules is not None else []
+        return [*rules, self.listening, *(worker.control for worker in self.workers), *self._scrapers()]
 
     def _scrapers(self) -> list[socket.socket]:
         return [self.scrapers] if self.scrapers is not None else []
@@ -213,6 +229,8 @@ class Supervisor:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
         self._watch_rules()
+        if self.leases is not None and not self._stopping:
+            self.leases.turn(ready, self._ours())
         controls = {worker.control.fileno() for worker in self.workers if not worker.left}
         if ready & controls:
             time.sleep(_TOGETHER_SECONDS)
@@ -245,6 +263,10 @@ class Supervisor:
         if self.rules is not None and not self._stopping:
             events.register(self.rules.changes, select.POLLIN)
             ends.append(_TICK_SECONDS if self._reloading else self.rules.patience())
+        if self.leases is not None and not self._stopping:
+            for fd in self.leases.watched():
+                events.register(fd, select.POLLIN)
+            ends.append(self.leases.patience())
         if any(worker.left for worker in self.workers):
             ends.append(_TICK_SECONDS)
         soonest = min((end for end in ends if end is not None), default=None)

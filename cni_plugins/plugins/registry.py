@@ -14,6 +14,7 @@ MODULES: Mapping[str, str] = {
     "bandwidth": "cni_plugins.plugins.meta.bandwidth",
     "bridge": "cni_plugins.plugins.main.bridge",
     "chain": "cni_plugins.chain.plugin",
+    "dhcp": "cni_plugins.plugins.ipam.dhcp",
     "firewall": "cni_plugins.plugins.meta.firewall",
     "host-local": "cni_plugins.plugins.ipam.host_local",
     "ptp": "cni_plugins.plugins.main.ptp",

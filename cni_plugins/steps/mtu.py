@@ -11,7 +11,7 @@ _REFERENCE_TUNING = "/run/cni/tuning"
 def require_mtu(context: Context, link: Link, wanted: int) -> None:
     """CniError 999 when a link of the container has another MTU than it was made with (`wanted`; 0: any), and
     nobody changed it on the attachment's behalf: a later plugin of the list, as prevResult or a record says,
-    or the reference's tuning.
+    a DHCP server, or the reference's tuning.
     """
     call = context.call
     if not wanted or link.mtu == wanted:
@@ -22,7 +22,9 @@ def require_mtu(context: Context, link: Link, wanted: int) -> None:
             return
     for _, contents in records.every(call.roots, call.network):
         if contents.identity == call.identity and any(
-            line.get("step") == "link-settings" or line.get("undo") == "link.restore"
+            line.get("step") == "link-settings"
+            or line.get("undo") == "link.restore"
+            or (line.get("step") == "dhcp-lease" and link.mtu < wanted)  # option 26
             for line in contents.steps
         ):
             return

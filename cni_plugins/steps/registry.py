@@ -28,6 +28,7 @@ class Kind(StrEnum):
     BRIDGE_PORT = "bridge-port"
     CHILD_LINK = "child-link"
     DELEGATE = "delegate"
+    DHCP_LEASE = "dhcp-lease"
     FENCE = "fence"
     FORWARDING = "forwarding"
     GATEWAY = "gateway"
@@ -55,6 +56,7 @@ _CLASSES: Mapping[Kind, tuple[str, str]] = {
     Kind.BRIDGE_PORT: ("bridge", "BridgePort"),
     Kind.CHILD_LINK: ("child_link", "ChildLink"),
     Kind.DELEGATE: ("delegate", "Delegate"),
+    Kind.DHCP_LEASE: ("dhcp_lease", "DhcpLease"),
     Kind.FENCE: ("firewall", "Fence"),
     Kind.FORWARDING: ("forwarding", "Forwarding"),
     Kind.GATEWAY: ("bridge", "Gateway"),

@@ -30,7 +30,9 @@ EXECUTOR_ORDER = (
     "bootstrap",
     "main",
 )
-CNI_ORDER = ("spec", "kernel", "store", "steps", "attach", "plugins", "chain", "view", "node", "cli")
+CNI_ORDER = (
+    "spec", "kernel", "store", "dhcp", "steps", "attach", "plugins", "chain", "view", "node", "cli"
+)  # fmt: skip
 
 # What a layer may import beside itself. `None` stands for every layer before it in the order above.
 EXECUTOR_RULES: Rules = {

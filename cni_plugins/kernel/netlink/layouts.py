@@ -140,6 +140,7 @@ ADDRESS = Layout(
         "IFA_ADDRESS": (1, _ip),
         "IFA_LOCAL": (2, _ip),
         "IFA_BROADCAST": (4, _ip),
+        "IFA_CACHEINFO": (6, _fields("=IIII", "ifa_preferred", "ifa_valid", "cstamp", "tstamp")),
         "IFA_FLAGS": (8, _32),
     },
 )

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from cni_plugins.node import ask, wire
-from cni_plugins.node.listen import ListenError, Origin, identity, obtain, remove
+from cni_plugins.node.listen import ListenError, Origin, obtain
 from cni_plugins.node.tests.service_at import answer, connect, request, running, send
 from cni_plugins.spec.call import Reply, Request
+from cni_plugins.store.sockets import identity, remove
 
 
 @pytest.fixture

@@ -119,13 +119,19 @@ def validate(call: Call, config: BridgeConfig) -> None:
 
 def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
     interface.require_free(tx.context.inside, call.ifname)
-    ipam = delegation.addresses(call, tx)
-    ips = delegation.with_gateways(ipam.ips) if config.gateway else ipam.ips
-    mac = wishes.mac(call) or (wishes.mac_of_address(ips) if config.mac_from_ip else None)
-    routes = (*ipam.routes, *_default_routes(config, ips, ipam.routes))
-    with locked(bridges.lock_path(call.roots.run, config.bridge), call.deadline):
+    late = delegation.needs_link(call, tx, mac_from_ip=config.mac_from_ip)
+    ipam = Result() if late else delegation.addresses(call, tx)
+    mac = wishes.mac(call) or (wishes.mac_of_address(ipam.ips) if config.mac_from_ip else None)
+    lock = partial(locked, bridges.lock_path(call.roots.run, config.bridge), call.deadline)
+    with lock():
         bridge, pair = _attach(call, config, tx, mac)
-        extra = _give_gateways(config, tx, bridge, ips)
+        ips, extra = _with_gateways(config, tx, bridge, ipam)
+    if late:
+        _await_port(tx, pair)
+        ipam = delegation.addresses(call, tx)
+        with lock():
+            ips, extra = _with_gateways(config, tx, bridge, ipam)
+    routes = (*ipam.routes, *_default_routes(config, ips, ipam.routes))
     if config.mac_spoof_check:
         tx.apply(_spoof_check(pair.name, pair.peer_mac))
     addresses = Addresses(call.ifname, ips, routes, config.dad, up=not config.no_interface, notify=False)
@@ -148,6 +154,23 @@ def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
         routes=routes,
         dns=wishes.dns(call, ipam.dns),
     )
+
+
+def _with_gateways(
+    config: BridgeConfig, tx: Transaction, bridge: Link, ipam: Result
+) -> tuple[tuple[Address, ...], tuple[Interface, ...]]:
+    """The addresses, each with the gateway that the bridge has by now, and further interfaces for the
+    result.
+    """
+    ips = delegation.with_gateways(ipam.ips) if config.gateway else ipam.ips
+    return ips, _give_gateways(config, tx, bridge, ips)
+
+
+def _await_port(tx: Transaction, pair: Veth) -> None:
+    """Bring up the container's end, and wait until the bridge passes what it sends. CniError 11."""
+    netlink = tx.context.sandbox
+    netlink.request(links.change(pair.ifname, 0, set_flags=links.IFF_UP))
+    interface.wait_forwarding(tx.context.host, pair.name, tx.context.deadline)
 
 
 def _default_routes(config: BridgeConfig, ips: Sequence[Address], routes: Sequence[Route]) -> list[Route]:

@@ -1,0 +1,257 @@
+"""dhcp: an address leased from a DHCP server of the network that the interface is on.
+
+The interface is made and brought up first; then the plugin asks on it, inside the container's namespace, and
+probes the address (ARP) before it is used. A lease has to be renewed, so one process of the node looks after
+all of them: the node service does, and without it `mesokit dhcp` (or `dhcp daemon`, as the reference plugin
+is started). Leases are files below /var/lib/mesokit/leases: a restart or an upgrade of that process forgets
+none. DEL gives the lease back, whether that process runs or not. When a lease ends because no server renews
+it, the address is taken from the interface and the daemon's log says so; it goes on asking.
+
+    {"name": "lan", "type": "macvlan", "master": "eth0",
+     "ipam": {"type": "dhcp", "provide": [{"option": "host-name", "fromArg": "K8S_POD_NAME"}],
+              "request": [{"option": "routers"}, {"option": "42"}], "priority": 200}}
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cni_plugins.attach.plugin import Kind, Plugin
+from cni_plugins.attach.transaction import Transaction
+from cni_plugins.dhcp import client, link, options, protocol
+from cni_plugins.dhcp.lease import Lease, Place, State, Wish
+from cni_plugins.dhcp.packet import Option
+from cni_plugins.dhcp.store import Store
+from cni_plugins.kernel.namespace import fingerprint
+from cni_plugins.spec.call import Call
+from cni_plugins.spec.config import (
+    ABSOLUTE_PATH,
+    BOOL,
+    TEXT,
+    integer,
+    list_of,
+    nested,
+    option,
+)
+from cni_plugins.spec.config import (
+    Kind as KeyKind,
+)
+from cni_plugins.spec.deadline import after
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.identity import Identity
+from cni_plugins.spec.result import Result
+from cni_plugins.steps import dhcp_lease
+from cni_plugins.steps.context import Context
+from cni_plugins.steps.dhcp_lease import DhcpLease
+
+_SECONDS = 20.0
+_FOR_THE_REST = 4.0  # of a call's time: what comes after the address, and taking back
+_LONGEST_CLIENT_ID = 254
+_LONGEST_VALUE = 255
+_SHARES_MAC = frozenset(("ipvlan",))
+#: Asked for beside the two that the reference asks for: what we make use of.
+_DEFAULTS = (
+    Option.SUBNET_MASK,
+    Option.CLASSLESS_ROUTES,  # before 3 and 33, RFC 3442
+    Option.ROUTERS,
+    Option.STATIC_ROUTES,
+    Option.NAME_SERVERS,
+    Option.DOMAIN,
+    Option.SEARCH,
+    Option.MTU,
+    Option.T1,
+    Option.T2,
+)
+
+
+def _option_number(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise ValueError("not the name or number of an option")
+    return options.number_of(value)
+
+
+OPTION = KeyKind("name or number of an option", _option_number)
+
+
+@dataclass(frozen=True, slots=True)
+class Provided:
+    number: int = option("option", OPTION, 0, "`host-name`, `user-class`, …, or a number from 1 to 254")
+    value: str = option("value", TEXT, "", "what to say")
+    from_arg: str = option("fromArg", TEXT, "", "say what CNI_ARGS has under this name, if it has it")
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    number: int = option("option", OPTION, 0, "name or number of an option to ask for")
+    skip_default: bool = option(
+        "skipDefault", BOOL, False, "ask for the options that are listed and for no others"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DhcpConfig:
+    daemon_socket: str = option(
+        "daemonSocketPath",
+        ABSOLUTE_PATH,
+        "",
+        "where the lease daemon listens; default that of the node service, `/run/mesokit/dhcp.sock`",
+    )
+    provide: tuple[Provided, ...] = option(
+        "provide", list_of(nested(Provided)), (), "options that the client gives: `{option, value|fromArg}`"
+    )
+    request: tuple[Requested, ...] = option(
+        "request", list_of(nested(Requested)), (), "options to ask for beside the default ones"
+    )
+    priority: int | None = option("priority", integer(0, 2**32 - 1), None, "metric of the routes")
+    broadcast: bool = option(
+        "broadcast", BOOL, False, "servers must answer by broadcast; an ipvlan always asks that"
+    )
+
+
+def _given(call: Call, config: DhcpConfig) -> Mapping[int, bytes]:
+    """The options that the client gives, by number. CniError 7."""
+    given: dict[int, bytes] = {}
+    for place, entry in enumerate(config.provide):
+        where = f"ipam.provide[{place}]"
+        if not entry.number:
+            raise CniError(Code.INVALID_CONFIG, f"{where} has no 'option'")
+        if entry.value and entry.from_arg:
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"{where} has both value ({entry.value!r}) and fromArg ({entry.from_arg!r}): give one",
+            )
+        text = call.args.get(entry.from_arg) if entry.from_arg else entry.value
+        if not text:
+            continue
+        value = text.encode("utf-8", "surrogateescape")
+        if len(value) > _LONGEST_VALUE:
+            raise CniError(
+                Code.INVALID_CONFIG, f"{where}.value has {len(value)} bytes; an option has at most 255"
+            )
+        given[entry.number] = value
+    return given
+
+
+def _asked(config: DhcpConfig) -> tuple[int, ...]:
+    for place, entry in enumerate(config.request):
+        if not entry.number and not entry.skip_default:
+            raise CniError(Code.INVALID_CONFIG, f"ipam.request[{place}] has no 'option'")
+    listed = [entry.number for entry in config.request if entry.number]
+    defaults = () if any(entry.skip_default for entry in config.request) else _DEFAULTS
+    return tuple(dict.fromkeys(int(item) for item in (*defaults, *listed)))
+
+
+def _client_id(call: Call) -> bytes:
+    """As the reference has it (option 61), so that a server gives a container the address it had there."""
+    name = f"{call.container_id}/{call.network}/{call.ifname}".encode()
+    return b"\0" + name[:_LONGEST_CLIENT_ID]
+
+
+def _wish(call: Call, config: DhcpConfig, kind: str) -> Wish:
+    given = dict(_given(call, config))
+    client_id = given.pop(int(Option.CLIENT_ID), None) or _client_id(call)
+    return Wish(client_id, _asked(config), given, config.broadcast or kind in _SHARES_MAC, config.priority)
+
+
+def _refuse_wishes(call: Call) -> None:
+    """A server chooses the address. CniError 7 for a task that asks for one."""
+    wanted = call.network_info.addresses if call.network_info is not None else ()
+    if wanted:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"the task asked for address {', '.join(map(str, wanted))}, and on network {call.network} a DHCP "
+            "server chooses",
+            "ask for none, or let the operator reserve it on the server",
+        )
+
+
+def _identity(call: Call) -> Identity:
+    return Identity(call.network, call.container_id, call.ifname)
+
+
+def add(call: Call, config: DhcpConfig, tx: Transaction) -> Result:
+    sandbox = tx.context.inside
+    _refuse_wishes(call)
+    store = Store(call.roots, config.daemon_socket)
+    path = protocol.socket_of(call.roots, config.daemon_socket)
+    protocol.require_same(path, store, protocol.ask(path, {"hello": True}))
+    found = link.raise_up(sandbox, call.ifname)
+    place = Place(call.netns_path, tuple(fingerprint(sandbox)), call.ifname, found.mac)
+    wanted = Lease(_identity(call), place, _wish(call, config, found.kind))
+    store.prepare()
+    _refuse_second(call, store)
+    tx.intend(DhcpLease(config.daemon_socket, call.network, call.container_id, call.ifname))
+
+    def keep(lease: Lease) -> None:
+        with store.locked(call.deadline):
+            store.write(lease)
+
+    seconds = min(_SECONDS, max(1.0, call.deadline.remaining() - _FOR_THE_REST))
+    lease = client.acquire(sandbox, wanted, after(seconds), keep)
+    keep(lease)
+    link.limit_mtu(sandbox, found, lease)
+    protocol.tell(path, store, "watch", lease.identity)
+    return lease.result()
+
+
+def _refuse_second(call: Call, store: Store) -> None:
+    """CniError 7 for an interface that has a lease which holds; what a crash left is taken over."""
+    before = store.read(_identity(call))
+    if before is not None and before.holds and before.place.netns_id == tuple(fingerprint_of(call)):
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"{call.container_id} already has address {before.address} for {call.ifname}; DEL comes first",
+        )
+
+
+def fingerprint_of(call: Call) -> list[int]:
+    return fingerprint(call.sandbox) if call.sandbox is not None else []
+
+
+def check(call: Call, config: DhcpConfig, context: Context) -> None:
+    """The lease holds, and somebody renews it. CniError 999 or 11."""
+    dhcp_lease.check(context, Store(call.roots, config.daemon_socket), _identity(call))
+    protocol.ask(protocol.socket_of(call.roots, config.daemon_socket), {"hello": True})
+
+
+def remove_legacy(call: Call, config: DhcpConfig, context: Context) -> None:
+    dhcp_lease.give_back(
+        context, Store(call.roots, config.daemon_socket), config.daemon_socket, _identity(call)
+    )
+
+
+def gc(call: Call, config: DhcpConfig, context: Context) -> None:
+    """Forget the leases of this network that no attachment of the list holds. Their servers get them back
+    when they end: the namespaces are gone.
+    """
+    store = Store(call.roots, config.daemon_socket)
+    for lease in list(store.every()):
+        if lease.identity.network != call.network or lease.identity in context.keep():
+            continue
+        if lease.state is State.REQUESTING or lease.began < call.began:
+            dhcp_lease.give_back(context, store, config.daemon_socket, lease.identity)
+
+
+def status(call: Call, config: DhcpConfig, context: Context) -> None:
+    """CniError 11 when nobody would renew a lease."""
+    _given(call, config)
+    _asked(config)
+    path = protocol.socket_of(call.roots, config.daemon_socket)
+    protocol.require_same(path, Store(call.roots, config.daemon_socket), protocol.ask(path, {"hello": True}))
+
+
+PLUGIN: Plugin[Any] = Plugin(
+    name="dhcp",
+    kind=Kind.IPAM,
+    about="lease an address from a DHCP server, and renew it for as long as the container lives",
+    config=DhcpConfig,
+    add=add,
+    check=check,
+    remove_legacy=remove_legacy,
+    gc=gc,
+    status=status,
+    args=True,
+    needs_link=True,
+)
