@@ -140,20 +140,22 @@ def addresses(call: Call, tx: Transaction) -> Result:
 
 
 def needs_link(call: Call, tx: Transaction, *, mac_from_ip: bool = False) -> bool:
-    """Whether a MAIN plugin's `ipam` is to be asked when the interface is there: it asks on it (dhcp). So may
-    one that is not ours. With `mac_from_ip` the address comes first. CniError 7.
+    """Whether a MAIN plugin's `ipam` is to be asked when the interface is there: it asks on it (dhcp).
+    CniError 7; also with `mac_from_ip`, which needs the address first.
     """
     name = ipam_type(call)
     if not name:
         return False
     plugin = tx.context.plugins.get(name)
-    if mac_from_ip and plugin is not None and plugin.needs_link:
+    if plugin is None or not plugin.needs_link:
+        return False
+    if mac_from_ip:
         raise CniError(
             Code.INVALID_CONFIG,
             f"macFromIP is true, and ipam.type {name!r} asks on the interface, with its MAC address",
             "leave macFromIP out",
         )
-    return not mac_from_ip and (plugin is None or plugin.needs_link)
+    return True
 
 
 def with_gateways(ips: Sequence[Address]) -> tuple[Address, ...]:

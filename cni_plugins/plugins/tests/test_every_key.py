@@ -99,4 +99,4 @@ def _speaks(text: str) -> bool:
 
 
 def test_every_plugin_has_an_example() -> None:
-    assert {conf["type"] for conf in EXAMPLES.values()} | {"host-local", "static"} == set(MODULES)
+    assert {conf["type"] for conf in EXAMPLES.values()} | {"dhcp", "host-local", "static"} == set(MODULES)
