@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from netns_tests.node import Netns, Node, NodeError, Running, started, until
+from netns_tests.node import Netns, Node, Running, started, until
 from netns_tests.plugins import MESOKIT, service
 
 SERVER = "10.77.0.1"
