@@ -91,6 +91,11 @@ SCENARIOS: Mapping[str, dict[str, Any]] = {
         "ingressPolicy": "same-bridge",
         "delegate": bridge(DUAL, isGateway=True),
     },
+    "flannel": {
+        "type": "flannel",
+        "subnetFile": "/etc/subnet.env",
+        "delegate": {"bridge": "br0", "isDefaultGateway": True},
+    },
     "chain": {
         "type": "chain",
         "runtimeConfig": {"portMappings": MAPPINGS[:1]},
@@ -176,9 +181,14 @@ def _clean(node: Node, before: dict[str, str], box: Netns, why: str = "at the en
     assert_clean(node, before, why, boxes=[box], allowed=[r"file /run/lock/crash-counter"])
 
 
+#: What flanneld writes.
+LEASE = "FLANNEL_NETWORK=10.9.0.0/16\nFLANNEL_SUBNET=10.9.0.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
+
+
 def _kill_adds(name: str, shim: Path) -> None:
     with Node() as node:
         node.uplink()
+        node.path("/etc/subnet.env").write_text(LEASE)
         box = make_box(node)
         with driver(node, shim, {**NET, **SCENARIOS[name]}) as plugin:
             before = snapshot(node, [box])
@@ -204,6 +214,7 @@ def _kill_adds(name: str, shim: Path) -> None:
 def _kill_dels(name: str, shim: Path) -> None:
     with Node() as node:
         node.uplink()
+        node.path("/etc/subnet.env").write_text(LEASE)
         box = make_box(node)
         with driver(node, shim, {**NET, **SCENARIOS[name]}) as plugin:
             before = snapshot(node, [box])

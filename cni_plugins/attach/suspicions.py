@@ -42,7 +42,7 @@ def refuse(call: Call, kind: Kind, name: str) -> None:
             "make the type 'chain', or let a runtime that knows lists (a .conflist) call them one by one",
         )
     ipam = fold(call.config, "ipam")
-    if isinstance(ipam, dict) and not fold(ipam, "type") and _says_something(ipam):
+    if name != "flannel" and isinstance(ipam, dict) and not fold(ipam, "type") and _says_something(ipam):
         raise CniError(
             Code.INVALID_CONFIG,
             f"ipam.type is missing, so ipam ({shown(ipam)}) would give no address",

@@ -69,13 +69,19 @@ def create(netlink: Netlink, name: str, mac: str, *, mtu: int, promisc: bool, vl
 
 
 def give_addresses(
-    netlink: Netlink, bridge: Link, gateways: Sequence[IpInterface], *, force: bool, dad: bool
+    netlink: Netlink,
+    bridge: Link,
+    gateways: Sequence[IpInterface],
+    *,
+    force: bool,
+    dad: bool,
+    several: bool = False,
 ) -> None:
     """Put the gateways on a bridge, or on the interface that stands for one of its VLANs.
 
     CniError 7 when it has other addresses that conflict (any other IPv4 address, an IPv6 address of an
-    overlapping subnet), unless `force`, which takes those away. The bridge's MAC address is pinned, so that
-    it stops following its ports'.
+    overlapping subnet; with `several` only one of those), unless `force`, which takes those away. The
+    bridge's MAC address is pinned, so that it stops following its ports'.
     """
     there = {
         item.address for item in addresses.of_link(netlink, bridge.index) if item.scope == addresses.GLOBAL
@@ -85,7 +91,7 @@ def give_addresses(
         return
     changes: list[Message] = []
     for old in there.difference(gateways):
-        if not any(_conflict(old, gateway) for gateway in missing):
+        if not any(_conflict(old, gateway, several=several) for gateway in missing):
             continue
         if not force:
             raise CniError(
@@ -98,9 +104,9 @@ def give_addresses(
     netlink.request(*changes, links.change(bridge.name, bridge.index, address=bridge.mac))
 
 
-def _conflict(old: IpInterface, new: IpInterface) -> bool:
+def _conflict(old: IpInterface, new: IpInterface, *, several: bool) -> bool:
     if isinstance(old, IPv4Interface):
-        return isinstance(new, IPv4Interface)
+        return isinstance(new, IPv4Interface) and not (several and not old.network.overlaps(new.network))
     return isinstance(new, IPv6Interface) and old.network.overlaps(new.network)
 
 

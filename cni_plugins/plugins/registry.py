@@ -16,6 +16,7 @@ MODULES: Mapping[str, str] = {
     "chain": "cni_plugins.chain.plugin",
     "dhcp": "cni_plugins.plugins.ipam.dhcp",
     "firewall": "cni_plugins.plugins.meta.firewall",
+    "flannel": "cni_plugins.plugins.main.flannel",
     "host-local": "cni_plugins.plugins.ipam.host_local",
     "ptp": "cni_plugins.plugins.main.ptp",
     "macvlan": "cni_plugins.plugins.main.macvlan",

@@ -174,6 +174,7 @@ class Gateway(Step):
     addresses: tuple[IpInterface, ...]
     force: bool = False
     dad: bool = False
+    several: bool = False
 
     def apply(self, context: Context) -> None:
         link = links.find(context.host, self.interface)
@@ -183,7 +184,9 @@ class Gateway(Step):
 
     def make(self, context: Context, link: Link) -> None:
         """Give them to `link`. CniError 7 when it has others that conflict and `force` is false."""
-        bridges.give_addresses(context.host, link, self.addresses, force=self.force, dad=self.dad)
+        bridges.give_addresses(
+            context.host, link, self.addresses, force=self.force, dad=self.dad, several=self.several
+        )
 
     def check(self, context: Context) -> None:
         link = links.find(context.host, self.interface)

@@ -29,6 +29,7 @@ class Kind(StrEnum):
     CHILD_LINK = "child-link"
     DELEGATE = "delegate"
     DHCP_LEASE = "dhcp-lease"
+    DELEGATE_FILE = "delegate-file"
     FENCE = "fence"
     FORWARDING = "forwarding"
     GATEWAY = "gateway"
@@ -57,6 +58,7 @@ _CLASSES: Mapping[Kind, tuple[str, str]] = {
     Kind.CHILD_LINK: ("child_link", "ChildLink"),
     Kind.DELEGATE: ("delegate", "Delegate"),
     Kind.DHCP_LEASE: ("dhcp_lease", "DhcpLease"),
+    Kind.DELEGATE_FILE: ("delegate_file", "DelegateFile"),
     Kind.FENCE: ("firewall", "Fence"),
     Kind.FORWARDING: ("forwarding", "Forwarding"),
     Kind.GATEWAY: ("bridge", "Gateway"),

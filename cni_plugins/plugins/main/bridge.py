@@ -55,6 +55,9 @@ class BridgeConfig:
         "isDefaultGateway", BOOL, False, "isGateway, and the container's default route goes there"
     )
     force_address: bool = option("forceAddress", BOOL, False, "replace conflicting addresses of the bridge")
+    several_subnets: bool = option(
+        "severalSubnets", BOOL, False, "a bridge with the gateway of another subnet gets this one's as well"
+    )
     ip_masq: bool = option("ipMasq", BOOL, False, "hide the container's addresses behind the host's")
     ip_masq_backend: str | None = option(
         "ipMasqBackend", BACKEND, None, "what ipMasq is done with; default nftables"
@@ -283,7 +286,7 @@ def _give_gateways(
 def _gateway(config: BridgeConfig, gateways: Sequence[IpInterface]) -> tuple[Gateway, Forwarding]:
     name = _gateway_name(config)
     return (
-        Gateway(name, tuple(gateways), config.force_address, config.dad),
+        Gateway(name, tuple(gateways), config.force_address, config.dad, config.several_subnets),
         Forwarding(tuple(sorted({item.version for item in gateways}))),
     )
 

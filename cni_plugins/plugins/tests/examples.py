@@ -106,6 +106,13 @@ EXAMPLES: dict[str, Conf] = {
         firewalldZone="trusted",
         delegate=BRIDGE,
     ),
+    "flannel": network(
+        type="flannel",
+        subnetFile="/subnet.env",
+        dataDir="/data/flannel",
+        ipam={"type": "host-local", "routes": [{"dst": "10.20.0.0/16"}]},
+        delegate={"hairpinMode": True, "isDefaultGateway": True},
+    ),
     "mesos-cni-port-mapper": network(
         "0.2.0", type="mesos-cni-port-mapper", chain="X", excludeDevices=["dum0"], delegate=BRIDGE, **MESOS
     ),

@@ -32,6 +32,9 @@ def prepared(world: World) -> World:
         world.run("ip", "link", "add", "dum0", "type", "veth", "peer", "name", "dum1")
         world.run("ip", "addr", "add", "192.0.2.2/24", "dev", "dum0")
         world.run("ip", "link", "set", "dum0", "up")
+        (world.root / "subnet.env").write_text(
+            "FLANNEL_NETWORK=10.9.0.0/16\nFLANNEL_SUBNET=10.9.0.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
+        )
     return world
 
 
