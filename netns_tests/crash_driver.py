@@ -3,7 +3,8 @@ a change.
 
 A line of JSON on standard input is one call: {"env": {...}, "conf": {...}, "plugin": name, "crash": N};
 with N > 0 the child is killed just before its N-th change. The answer is a line: {"status": exit status or
--9, "changes": N, "stdout": text}. A fork of a process that has everything imported stands for a one-shot
+-9, "changes": N, "stdout": text}. With "update": [KEY=VALUE, …] it is `mesokit update` of all containers
+of the network. A fork of a process that has everything imported stands for a one-shot
 process, and costs a fiftieth of one.
 """
 
@@ -17,9 +18,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cni_plugins.attach.changes import parse
+from cni_plugins.attach.update import Where, Wish, update
 from cni_plugins.main import handle
 from cni_plugins.plugins.registry import Plugins
 from cni_plugins.spec.call import Request
+from cni_plugins.spec.namespace import OWN_NETNS, open_namespace
+from cni_plugins.spec.roots import roots_from
 
 
 def call(request: dict[str, Any], counter: mmap.mmap) -> dict[str, Any]:
@@ -28,6 +33,8 @@ def call(request: dict[str, Any], counter: mmap.mmap) -> dict[str, Any]:
     child = os.fork()
     if child == 0:
         os.setsid()
+        if "update" in request:
+            os._exit(_update(request))
         reply = handle(Request(request["plugin"], request["env"], json.dumps(request["conf"]).encode()))
         os.write(out, reply.stdout)
         os._exit(reply.status)
@@ -36,6 +43,15 @@ def call(request: dict[str, Any], counter: mmap.mmap) -> dict[str, Any]:
     answer = os.pread(out, 1 << 20, 0).decode()
     os.close(out)
     return {"status": os.waitstatus_to_exitcode(status), "changes": changes, "stdout": answer}
+
+
+def _update(request: dict[str, Any]) -> int:
+    host = open_namespace(OWN_NETNS)
+    assert host is not None
+    changes = parse(request["update"])
+    where = Where(roots_from({}), host, Plugins())
+    outcomes = list(update(where, lambda _: changes, Wish(disrupt=True), network=request["conf"]["name"]))
+    return 0 if all(item.changed and not item.problems for item in outcomes) else 1
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,6 +123,13 @@ class Driver:
         if box is not None:
             env["CNI_NETNS"] = box.path
         request = {"env": env, "conf": {**self.conf, **more}, "plugin": self.conf["type"], "crash": crash}
+        self.requests.write(json.dumps(request).encode() + b"\n")
+        answer: dict[str, Any] = json.loads(self.answers.readline())
+        return answer
+
+    def update(self, words: Sequence[str], crash: int = 0) -> dict[str, Any]:
+        """`mesokit update` of the network."""
+        request = {"env": {}, "conf": self.conf, "plugin": "", "crash": crash, "update": list(words)}
         self.requests.write(json.dumps(request).encode() + b"\n")
         answer: dict[str, Any] = json.loads(self.answers.readline())
         return answer

@@ -34,7 +34,7 @@ from cni_plugins.spec.versions import NEWEST
 from cni_plugins.steps.context import Context, collection_lock
 from cni_plugins.steps.step import Step
 from cni_plugins.store import boot, records
-from cni_plugins.store.records import Contents, Record
+from cni_plugins.store.records import Contents, Record, number_of
 
 Plugins = Mapping[str, Plugin[Any]]
 
@@ -71,28 +71,61 @@ def serve(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result | None:
             raise CniError(Code.INVALID_CONFIG, "CHECK needs the result of ADD: key 'prevResult' is missing")
         if call.verb is Verb.STATUS:
             records.require_writable(call.roots)
-        recorded = _recorded_steps(plugin, call) if call.verb is Verb.CHECK else None
-        with Context(call, plugins, call.sandbox, recorded) as context:
+        recorded, seen = (
+            _recorded_steps(plugin, plugins, call) if call.verb is Verb.CHECK else (None, call.previous)
+        )
+        with Context(replace(call, previous=seen), plugins, call.sandbox, recorded) as context:
             delegation.run_verb(call.verb, plugin, call, context)
     return None
 
 
-def _recorded_steps(plugin: Plugin[Any], call: Call) -> list[Step] | None:
-    """What the attachment's record says that is there; None without a record that says it: of version 1, of
-    another namespace, of an ADD that did not come through.
+def _recorded_steps(
+    plugin: Plugin[Any], plugins: Plugins, call: Call
+) -> tuple[list[Step] | None, Result | None]:
+    """What the attachment's record says that is there, and the result that the steps are compared with; None
+    without a record that says it: of version 1, of another namespace, of an ADD that did not come through.
+    After an update the result is the record's: what the runtime remembers of the ADD is history.
     """
     if plugin.kind is Kind.IPAM or call.sandbox is None:
-        return None
+        return None, call.previous
     record = records.find(call.roots, call.identity, plugin.name, call.deadline)
     if record is None:
-        return None
+        return None, call.previous
     with record:
         contents = record.contents
         if contents is None or contents.version < records.VERSION or contents.result is None:
-            return None
+            return None, call.previous
         if contents.head.get("netnsID") != fingerprint(call.sandbox):
-            return None
-        return steps_of(contents)
+            return None, call.previous
+        settle(record, call, plugins)
+        contents = record.contents or contents
+        seen = decode(contents.result, NEWEST) if contents.updated else call.previous
+        return steps_of(contents), seen
+
+
+def settle(record: Record, call: Call, plugins: Plugins) -> None:
+    """End what an update that died left: one that is not complete is taken back, of one that is the steps
+    that it replaced. CniError.
+    """
+    contents = record.contents
+    if contents is None or (contents.begun is None and not contents.going):
+        return
+    first = contents.begun
+    doomed = [
+        line
+        for line in contents.steps
+        if number_of(line) in contents.going or (first is not None and number_of(line) > first)
+    ]
+    steps = steps_of(replace(contents, steps=tuple(doomed), going=frozenset()))
+    with recorded_context(contents, call, plugins) as context:
+        errors = undo_all(context, steps)
+    if errors:
+        raise joined("an update that was interrupted cannot be ended", errors)
+    for line in doomed:
+        record.append(records.undone_line(number_of(line)))
+    if first is not None:
+        record.append(records.update_line((), 0))
+    record.reread()
 
 
 def _add_unrecorded(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cni_plugins.attach.lifecycle import recorded_context
+from cni_plugins.attach.lifecycle import recorded_context, settle
 from cni_plugins.attach.plugin import Plugin
 from cni_plugins.attach.replay import steps_of
 from cni_plugins.spec.call import Call, Verb
@@ -61,19 +61,19 @@ def reload(
             with record:
                 if record.contents is None or record.contents.result is None:
                     continue  # its ADD has failed or died; what is left of it is for DEL
-                errors = _restore(record.contents, roots, host, plugins)
+                call = call_of(record.contents, roots, host)
+                settle(record, call, plugins)
+                errors = _restore(record.contents, call, plugins)
         except CniError as error:
             errors = [str(error)]
         outcomes.append(Outcome(listed.identity, plugin, tuple(errors)))
     return outcomes
 
 
-def _restore(
-    contents: Contents, roots: Roots, host: Namespace, plugins: Mapping[str, Plugin[Any]]
-) -> list[str]:
+def _restore(contents: Contents, call: Call, plugins: Mapping[str, Plugin[Any]]) -> list[str]:
     errors = []
     steps = steps_of(contents)
-    with recorded_context(contents, call_of(contents, roots, host), plugins) as context:
+    with recorded_context(contents, call, plugins) as context:
         for step in steps:
             try:
                 step.restore(context)

@@ -6,16 +6,18 @@ from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.steps import registry
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.step import Step
-from cni_plugins.store.records import Contents
+from cni_plugins.store.records import Contents, number_of
 
 
 def steps_of(contents: Contents, *, undoing: bool = False) -> list[Step]:
-    """The steps that stand, oldest first; for `undoing` only those that have something to undo. CniError 999
-    when one is of a kind that this release does not know: then none may be touched, because what it does not
-    know may need the others.
+    """The steps that stand, oldest first; for `undoing` only those that have something to undo, with what an
+    update has replaced. CniError 999 when one is of a kind that this release does not know: then none may be
+    touched, because what it does not know may need the others.
     """
     found: list[Step] = []
     for line in contents.steps:
+        if not undoing and contents.going and number_of(line) in contents.going:
+            continue
         if "undo" in line:
             from cni_plugins.steps import version1  # noqa: PLC0415 - every kind of step; such records get rare
 

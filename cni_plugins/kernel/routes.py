@@ -10,6 +10,7 @@ from cni_plugins.kernel.netlink.codec import attributes, encode, number
 from cni_plugins.kernel.netlink.layouts import ROUTE
 from cni_plugins.kernel.netlink.route import (
     NLM_F_CREATE,
+    NLM_F_REPLACE,
     RTM_DELROUTE,
     RTM_GETROUTE,
     RTM_NEWROUTE,
@@ -92,6 +93,14 @@ def add(route: Route, index: int, source: Ip | None = None) -> Message:
     """
     what = f"add route to {route.dst}" + (f" by {route.gw}" if route.gw is not None else "")
     return Message(what, RTM_NEWROUTE, NLM_F_CREATE, _body(route, index, source), frozenset((errno.EEXIST,)))
+
+
+def replace(route: Route, index: int) -> Message:
+    """Put a route in the place of the one to the same destination with the same table and priority, or add
+    it: no packet is without a route meanwhile.
+    """
+    what = f"replace the route to {route.dst}"
+    return Message(what, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, _body(route, index, None))
 
 
 def delete(route: Route, index: int) -> Message:

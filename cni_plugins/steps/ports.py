@@ -128,6 +128,42 @@ class Ports(Step):
 
 
 @step
+class PortsChange(Step):
+    """Other published ports in the place of `before`, in one transaction of nf_tables, so that no new
+    connection is refused meanwhile. What only `before` had stays until it is taken back for itself. In a
+    record only while an update is at work.
+    """
+
+    before: Publication
+    after: Publication
+
+    def apply(self, context: Context) -> None:
+        """CniError 103 naming the container that has one of the ports, 11 or 999."""
+        Ports(self.after).apply(context)
+
+    def undo(self, context: Context) -> None:
+        call = context.call
+        ports.remove(call.host, call.identity, without(self.after, self.before))
+        if self.before.forwards:
+            ports.add(call.host, call.identity, self.before)
+        conntrack.forget_translated(call.host, _udp_ports(self.after.forwards))
+
+
+def without(some: Publication, others: Publication) -> Publication:
+    """What `some` publishes and `others` does not; targets that both have are left alone."""
+    held = {(item.protocol, item.host_ip, item.host_port, item.target.version) for item in others.forwards}
+    forwards = tuple(
+        item
+        for item in some.forwards
+        if (item.protocol, item.host_ip, item.host_port, item.target.version) not in held
+    )
+    shared = bool(set(some.targets) & set(others.targets))
+    return Publication(
+        forwards, Hide.NOBODY if shared else some.hide, some.excluded, conditions=some.conditions
+    )
+
+
+@step
 class PortClaims(Step):
     """Claims of the attachment: (subject, member) each."""
 

@@ -21,12 +21,17 @@ from cni_plugins.steps.step import Step
 class Kind(StrEnum):
     """Of a step, as records name it."""
 
+    ADDED_ADDRESSES = "added-addresses"
+    ADDED_HOST_ROUTES = "added-host-routes"
+    ADDED_ROUTES = "added-routes"
     ADDRESSES = "addresses"
     ADMIT = "admit"
     ADVERTISED_ROUTERS = "advertised-routers"
     BRIDGE = "bridge"
     BRIDGE_PORT = "bridge-port"
+    BUCKET_CHANGE = "bucket-change"
     CHILD_LINK = "child-link"
+    DNS_FILE = "dns-file"
     DELEGATE = "delegate"
     DHCP_LEASE = "dhcp-lease"
     DELEGATE_FILE = "delegate-file"
@@ -39,8 +44,11 @@ class Kind(StrEnum):
     LINK_SETTINGS = "link-settings"
     LOCALNET = "localnet"
     MASQUERADE = "masquerade"
+    PORT_FLAGS = "port-flags"
     PORT_CLAIMS = "port-claims"
     PORTS = "ports"
+    PORTS_CHANGE = "ports-change"
+    REPLACED_ROUTE = "replaced-route"
     RESERVATION = "reservation"
     SPOOF_CHECK = "spoof-check"
     SYSCTL = "sysctl"
@@ -50,16 +58,21 @@ class Kind(StrEnum):
 
 #: Module (of this package) and class. Imported when first needed: a call needs a few of them.
 _CLASSES: Mapping[Kind, tuple[str, str]] = {
+    Kind.ADDED_ADDRESSES: ("change", "AddedAddresses"),
+    Kind.ADDED_HOST_ROUTES: ("change", "AddedHostRoutes"),
+    Kind.ADDED_ROUTES: ("change", "AddedRoutes"),
     Kind.ADDRESSES: ("addresses", "Addresses"),
     Kind.ADMIT: ("firewall", "Admit"),
     Kind.ADVERTISED_ROUTERS: ("forwarding", "AdvertisedRouters"),
     Kind.BRIDGE: ("bridge", "Bridge"),
     Kind.BRIDGE_PORT: ("bridge", "BridgePort"),
+    Kind.BUCKET_CHANGE: ("change", "BucketChange"),
     Kind.CHILD_LINK: ("child_link", "ChildLink"),
     Kind.DELEGATE: ("delegate", "Delegate"),
     Kind.DHCP_LEASE: ("dhcp_lease", "DhcpLease"),
     Kind.DELEGATE_FILE: ("delegate_file", "DelegateFile"),
     Kind.FENCE: ("firewall", "Fence"),
+    Kind.DNS_FILE: ("dns_file", "DnsFile"),
     Kind.FORWARDING: ("forwarding", "Forwarding"),
     Kind.GATEWAY: ("bridge", "Gateway"),
     Kind.HOST_ROUTES: ("host_routes", "HostRoutes"),
@@ -68,8 +81,11 @@ _CLASSES: Mapping[Kind, tuple[str, str]] = {
     Kind.LINK_SETTINGS: ("link_settings", "LinkSettings"),
     Kind.LOCALNET: ("ports", "Localnet"),
     Kind.MASQUERADE: ("masquerade", "Masquerade"),
+    Kind.PORT_FLAGS: ("change", "PortFlags"),
     Kind.PORT_CLAIMS: ("ports", "PortClaims"),
     Kind.PORTS: ("ports", "Ports"),
+    Kind.PORTS_CHANGE: ("ports", "PortsChange"),
+    Kind.REPLACED_ROUTE: ("change", "ReplacedRoute"),
     Kind.RESERVATION: ("reservation", "Reservation"),
     Kind.SPOOF_CHECK: ("spoof", "SpoofCheck"),
     Kind.SYSCTL: ("sysctl", "Sysctl"),

@@ -5,7 +5,11 @@ A record is an append-only file of JSON lines (version 2):
     {"version": 2, "network": …, "containerID": …, "ifname": …, "plugin": …, …}   whose it is
     {"step": KIND, "id": N, "args": {…}}      a change, written before it is made; see steps/
     {"undone": N}                             that change is taken back, or was never made
-    {"result": {…}, "revision": N}            ADD, or the N-th update after it, is complete
+    {"result": {…}, "revision": N}            ADD is complete
+    {"update": [KEY, …], "after": N}          steps with higher numbers belong to an update (attach/update.py)
+    {"result": {…}, "revision": N, "config": {…}, "steps": […], "going": [N, …]}
+                                              the update is complete: these are the steps, the last ones named
+                                              are to be taken back
 
 ADD's roll-back, DEL, GC, CHECK and reload all work from the list of steps; nothing is looked for in the
 kernel. A process may die at any byte: a torn last line is a change that was never made, so it is ignored. The
@@ -17,7 +21,7 @@ works on its attachment. Version 1 had `{"undo": OPERATION, "args": {…}}` for 
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +39,10 @@ VERSION = 2
 @dataclass(frozen=True, slots=True)
 class Contents:
     """A record as read: `steps` are the lines of those that stand, oldest first; `result` is in the newest
-    version's shape; `revision` counts the results.
+    version's shape; `revision` counts the results. `begun` is the number of the last step before an update
+    that did not end (None: none is open), `going` are the numbers of steps that an update has replaced and
+    not all taken back yet. `updated` says that some update is complete: what the runtime remembers of the
+    ADD (prevResult) may be history.
     """
 
     head: JsonObject
@@ -43,6 +50,9 @@ class Contents:
     result: JsonObject | None
     revision: int = 0
     last_id: int = 0
+    begun: int | None = None
+    going: frozenset[int] = frozenset()
+    updated: bool = False
 
     @property
     def version(self) -> int:
@@ -80,6 +90,9 @@ def _parse(data: bytes) -> Contents | None:
     steps: list[JsonObject] = []
     result: JsonObject | None = None
     revision = last_id = 0
+    begun: int | None = None
+    going: frozenset[int] = frozenset()
+    updated = False
     for line in data.split(b"\n"):
         try:
             entry = parse_json(line)
@@ -92,18 +105,29 @@ def _parse(data: bytes) -> Contents | None:
                 head = entry
         elif "step" in entry or "undo" in entry:
             steps.append(entry)
-            last_id = max(last_id, _id_of(entry))
+            last_id = max(last_id, number_of(entry))
         elif "undone" in entry:
-            steps = [item for item in steps if _id_of(item) != entry["undone"]]
+            steps = [item for item in steps if number_of(item) != entry["undone"]]
         elif "cancel" in entry and steps:
             steps.pop()
         elif isinstance(entry.get("result"), dict):
             result = entry["result"]
             revision += 1
-    return Contents(head, tuple(steps), result, revision, last_id) if head is not None else None
+            begun = None
+            if head is not None and isinstance(entry.get("steps"), list):
+                head = head | {"config": entry["config"]}
+                steps = entry["steps"]
+                last_id = max((last_id, *map(number_of, steps)))
+                going = frozenset(entry["going"])
+                updated = True
+        elif "update" in entry:
+            begun = entry["after"]
+    if head is None:
+        return None
+    return Contents(head, tuple(steps), result, revision, last_id, begun, going, updated)
 
 
-def _id_of(entry: JsonObject) -> int:
+def number_of(entry: JsonObject) -> int:
     """The number of a step's line, 0 for one of version 1."""
     number = entry.get("id", 0)
     return number if isinstance(number, int) else 0
@@ -143,6 +167,10 @@ class Record:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise CniError(Code.IO, f"cannot write the attachment record {self.path}", str(error)) from error
+
+    def reread(self) -> None:
+        """Bring `contents` up to date with what was appended. CniError 5."""
+        self.contents = _parse(_read(self._fd, self.path))
 
     def clear(self) -> None:
         """Forget what the record held: it was taken down. CniError 5."""
@@ -291,3 +319,17 @@ def undone_line(number: int) -> JsonObject:
 
 def result_line(result: JsonObject, revision: int) -> JsonObject:
     return {"result": result, "revision": revision}
+
+
+def update_line(keys: Sequence[str], after: int) -> JsonObject:
+    """An update of `keys` begins, or (without any) the open one was taken back."""
+    return {"update": list(keys), "after": after} if keys else {"update": [], "after": None}
+
+
+def updated_line(
+    result: JsonObject, revision: int, config: JsonObject, steps: Sequence[JsonObject], going: Iterable[int]
+) -> JsonObject:
+    """An update is complete. One line, because a torn one must not count: the record is what it was before,
+    or all that an ADD of `config` would have written.
+    """
+    return result_line(result, revision) | {"config": config, "steps": list(steps), "going": sorted(going)}

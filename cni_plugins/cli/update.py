@@ -1,0 +1,121 @@
+"""`mesokit update`: change attachments that are there."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import click
+
+from cni_plugins.attach import changes as wanted_changes
+from cni_plugins.attach.update import Outcome, Where, Wish, update
+from cni_plugins.plugins.registry import Plugins
+from cni_plugins.spec.errors import CniError
+from cni_plugins.spec.namespace import OWN_NETNS, open_namespace
+from cni_plugins.spec.roots import roots_from
+from cni_plugins.spec.text import printable
+
+
+@click.command("update")
+@click.argument("words", nargs=-1, metavar="[CONTAINER] KEY=VALUE…")
+@click.option(
+    "--network", metavar="NAME", help="Only attachments to this network; all of them without CONTAINER."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be done and what it costs; change nothing.")
+@click.option(
+    "--disrupt",
+    "allowed",
+    flag_value="disrupt",
+    multiple=True,
+    help="Allow what ends flows or loses packets.",
+)
+@click.option(
+    "--force",
+    "allowed",
+    flag_value="force",
+    multiple=True,
+    help="Allow another first address than Mesos has told frameworks.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
+def command(
+    words: tuple[str, ...], network: str | None, dry_run: bool, allowed: tuple[str, ...], as_json: bool
+) -> None:
+    """Change networks under running containers.
+
+    Each container's attachment is changed as a whole or not at all: what is new is added first, then what
+    changes is replaced in place, then what is old is taken away, so that nothing is missing meanwhile. What
+    cannot be changed in place is said with the reason. The files under /etc/cni/net.d stay as they are: they
+    are what the next container gets.
+
+    \b
+    mesokit update web-1 mtu=1400
+    mesokit update web-1 routes+=10.8.0.0/16@10.50.0.9 routes-=10.9.0.0/16
+    mesokit update web-1 addresses+=10.50.0.77/16
+    mesokit update web-1 addresses-=10.50.0.77 --disrupt
+    mesokit update --network app-net gateway=10.50.0.254 --dry-run
+    mesokit update web-1 dns.nameservers=10.0.0.2,10.0.0.3 dns.search=a.example
+    mesokit update web-1 sysctl.net.core.somaxconn=500 ingressRate=50000000 ingressBurst=800000
+    mesokit update web-1 ports+=8080:81/tcp ports-=8443/tcp
+    mesokit update --network app-net macspoofchk=true portIsolation=true
+
+    Exit status 0: all have it; 3: some could not be changed; 1: none could.
+    """
+    container = words[0] if words and "=" not in words[0] else None
+    if container is None and network is None:
+        raise click.UsageError("name a container, or a network with --network")
+    try:
+        changes = wanted_changes.parse(words[1:] if container is not None else words)
+        if not changes.keys:
+            raise click.UsageError("name what to change: KEY=VALUE")
+        host = open_namespace(OWN_NETNS)
+    except CniError as error:
+        raise click.ClickException(str(error)) from error
+    if host is None:
+        raise click.ClickException(f"cannot open {OWN_NETNS}: is /proc mounted?")
+    where = Where(roots_from(os.environ), host, Plugins())
+    wish = Wish(apply=not dry_run, disrupt="disrupt" in allowed, force="force" in allowed)
+    outcomes = []
+    for outcome in update(where, lambda _: changes, wish, network=network, container=container):
+        outcomes.append(outcome)
+        if not as_json:
+            _tell(outcome, dry_run=dry_run)
+    if not outcomes:
+        what = f"container {container}" if container is not None else f"network {network}"
+        raise click.ClickException(f"{what} has no attachment of ours here")
+    if as_json:
+        click.echo(json.dumps([_as_json(item) for item in outcomes], indent=2))
+    failed = [item for item in outcomes if item.problems or item.leftovers]
+    sys.exit(0 if not failed else 1 if len(failed) == len(outcomes) else 3)
+
+
+def _tell(item: Outcome, *, dry_run: bool) -> None:
+    named = f"{item.identity.container_id} {item.identity.ifname} on {item.identity.network}"
+    if item.problems:
+        click.echo(printable(f"{named}: cannot: {'; '.join(item.problems)}"), err=not dry_run)
+        return
+    verb = "would change" if dry_run else "changed" if item.changed else "is as wanted"
+    click.echo(printable(f"{named}: {verb}" + (f" (revision {item.revision})" if item.changed else "")))
+    for operation in item.operations:
+        click.echo(printable(f"  {operation.what}: {operation.effect}"))
+    if dry_run:
+        for text in item.disruptions:
+            click.echo(printable(f"  needs --disrupt: {text}"))
+    for text in item.leftovers:
+        click.echo(printable(f"{named}: left for the next update, reload or DEL: {text}"), err=True)
+
+
+def _as_json(item: Outcome) -> dict[str, object]:
+    return {
+        "network": item.identity.network,
+        "containerID": item.identity.container_id,
+        "ifname": item.identity.ifname,
+        "plugin": item.plugin,
+        "can": not item.problems,
+        "changed": item.changed,
+        "revision": item.revision,
+        "operations": [{"what": step.what, "effect": step.effect} for step in item.operations],
+        "problems": list(item.problems),
+        "disruptions": list(item.disruptions),
+        "leftovers": list(item.leftovers),
+    }

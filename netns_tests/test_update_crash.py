@@ -1,0 +1,112 @@
+"""`mesokit update` killed between every two changes: it is taken back or finished by CHECK, or all goes with
+DEL, or with GC alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netns_tests.case import bridge
+from netns_tests.node import Netns, Node
+from netns_tests.snapshot import assert_clean, snapshot
+from netns_tests.test_crash import Driver, _clean, driver, make_box, shim
+from netns_tests.test_update import CHAIN, NET, PTP, record
+
+__all__ = ["shim"]
+
+COMMON = (
+    "mtu=1400",
+    "routes+=10.40.0.0/16",
+    "routes-=10.30.0.0/16",
+    "addresses+=10.9.0.77/24,fd00:9::77/64",
+)
+#: The record has lines of the attempt; a bridge looks for a duplicate of its own address for a second.
+ALLOWED = [r"file /run/lock/crash-counter", r"file /run/mesokit/attachments/", r"\bfe80::[0-9a-f:]+ - br0\b"]
+TWO = {"type": "static", "addresses": [{"address": "10.9.0.5/24"}, {"address": "10.9.0.6/24"}]}
+SCENARIOS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "chain": (
+        CHAIN,
+        (
+            *COMMON,
+            "gateway=10.9.0.254",
+            "sysctl.net.core.somaxconn=600",
+            "ingressRate=400000000",
+            "egressRate=200000000",
+            "ports+=9090:90/udp,8443:443",
+            "ports-=8080",
+            "macspoofchk=true",
+            "portIsolation=true",
+        ),
+    ),
+    "ptp": (PTP, COMMON),
+    "fewer": (
+        NET | bridge(TWO, isGateway=True, ipMasq=True, macspoofchk=True),
+        ("addresses-=10.9.0.6", "macspoofchk=false"),
+    ),
+}
+
+
+def _check(plugin: Driver, box: Netns, result: dict[str, Any]) -> None:
+    plugin.succeed("CHECK", box, prevResult=result)
+
+
+def _added(plugin: Driver, box: Netns) -> dict[str, Any]:
+    answer = plugin.call("ADD", box)
+    assert answer["status"] == 0, answer
+    result: dict[str, Any] = json.loads(answer["stdout"])
+    return result
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_an_update_that_was_killed_is_taken_back_or_finished(shim: Path, name: str) -> None:
+    conf, words = SCENARIOS[name]
+    with Node() as node:
+        node.uplink()
+        box = make_box(node)
+        with driver(node, shim, conf) as plugin:
+            result = _added(plugin, box)
+            old, before = record(node), snapshot(node, [box])
+            crash, done = 1, 0
+            while (answer := plugin.update(words, crash))["status"] == -9:
+                _check(plugin, box, result)
+                now = record(node)
+                if now["revision"] == 1:
+                    assert not done, "what is complete is not taken back by dying later"
+                    assert now == old, crash
+                    assert_clean(node, before, f"killed before change {crash}", boxes=[box], allowed=ALLOWED)
+                else:
+                    done += 1
+                    plugin.succeed("DEL", box)
+                    result = _added(plugin, box)
+                    old, before = record(node), snapshot(node, [box])
+                crash += 1
+            assert answer["status"] == 0, answer
+            assert crash > 5
+            _check(plugin, box, result)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_nothing_is_left_of_an_update_that_was_killed(shim: Path, name: str) -> None:
+    conf, words = SCENARIOS[name]
+    with Node() as node:
+        node.uplink()
+        box = make_box(node)
+        with driver(node, shim, conf) as plugin:
+            before = snapshot(node, [box])
+            crash = 1
+            plugin.succeed("ADD", box)
+            while (answer := plugin.update(words, crash))["status"] == -9:
+                if crash % 2:
+                    plugin.succeed("DEL", box)
+                plugin.collect()
+                _clean(node, before, box, f"update killed before change {crash}")
+                plugin.succeed("ADD", box)
+                crash += 1
+            assert answer["status"] == 0, answer
+            plugin.succeed("DEL", box)
+            _clean(node, before, box)
