@@ -2,7 +2,7 @@
  * Kills the process group just before its N-th change of the kernel or of a file. Preloaded by test_crash.py.
  *
  * What counts as a change: a netlink message that is no question, bytes written to a regular file (sysctls are such),
- * a file or folder made, removed, renamed, linked or cut. Standard output does not count.
+ * a file or folder made, removed, renamed, linked or cut, a TAP device made. Standard output does not count.
  * CRASH_COUNTER names a file of two 64-bit numbers, shared by the process and its children: the changes so far, and
  * the one before which to die (0: never).
  */
@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -119,6 +120,19 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
     if (message->msg_iovlen > 0 && !question(fd, message->msg_iov[0].iov_base, message->msg_iov[0].iov_len))
         change("sendmsg");
     return real(fd, message, flags);
+}
+
+/* Of a TAP device: TUNSETIFF, TUNSETPERSIST, TUNSETOWNER, TUNSETGROUP (linux/if_tun.h). */
+int ioctl(int fd, unsigned long request, ...)
+{
+    REAL(ioctl);
+    va_list list;
+    va_start(list, request);
+    void *argument = va_arg(list, void *);
+    va_end(list);
+    if (request >= 0x400454CA && request <= 0x400454CE)
+        change("ioctl");
+    return real(fd, request, argument);
 }
 
 static int creates(int at, const char *path, int flags)

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from netns_tests import qemu_image
+from netns_tests import crash_shim, qemu_image
 from netns_tests.node import NodeError
 from netns_tests.plugins import TOP, compiled
 
@@ -101,7 +101,9 @@ class Qemu:
         with initramfs.open("wb") as stream:
             with base.open("rb") as packages:
                 shutil.copyfileobj(packages, stream, 1 << 20)
-            qemu_image.write(stream, {"/init": init, **qemu_image.checkout(TOP, compiled())})
+            qemu_image.write(
+                stream, {"/init": init, **qemu_image.checkout(TOP, compiled(), crash_shim.compiled())}
+            )
         program, console = _MACHINES[platform.machine()]
         ours, theirs = socket.socketpair()
         argv = ["setpriv", "--pdeathsig", "KILL", *program, "-accel", "tcg,thread=multi", "-cpu", "max"]

@@ -24,7 +24,8 @@ from typing import BinaryIO
 #: What is in there, as on this machine; and of it, what is not.
 PACKAGES = (
     "base-files", "bash", "busybox-static", "conntrack", "containernetworking-plugins", "coreutils", "dash",
-    "findutils", "grep", "hostname", "iproute2", "iptables", "kmod", "libc-bin", "libpython3.11-minimal",
+    "findutils", "grep", "hostname", "iproute2", "iptables", "kmod", "libc-bin", "libc6", "libgcc-s1",
+    "libpython3.11-minimal",
     "libpython3.11-stdlib", "mount", "nftables", "procps", "python3-minimal", "python3.11-minimal", "sed",
     "util-linux",
 )  # fmt: skip
@@ -178,8 +179,8 @@ def _tree(root: Path, below: Path) -> Iterator[tuple[str, Path]]:
             yield f"/{path.relative_to(root)}", path
 
 
-def checkout(top: Path, launchers: Path) -> Entries:
-    """This checkout with its Python packages, and what its launchers were compiled to."""
+def checkout(top: Path, *compiled: Path) -> Entries:
+    """This checkout with its Python packages, and what its launchers and libraries were compiled to."""
     entries: Entries = {}
     (packages,) = (top / ".venv/lib").glob("python3*/site-packages")
     for each in packages.iterdir():
@@ -189,7 +190,9 @@ def checkout(top: Path, launchers: Path) -> Entries:
     entries[os.fspath(top / ".venv/pyvenv.cfg")] = top / ".venv/pyvenv.cfg"
     for room in _ROOMS:
         entries |= _files(top / room)
-    return entries | _files(launchers)
+    for each in compiled:
+        entries |= _files(each)
+    return entries
 
 
 def _files(place: Path) -> Entries:

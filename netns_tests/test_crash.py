@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import IO, Any
 import pytest
 
 from netns_tests.case import DEFAULT4, DUAL, bridge, local
+from netns_tests.crash_shim import compiled
 from netns_tests.node import PATH, Netns, Node, started
 from netns_tests.plugins import TOP
 from netns_tests.snapshot import assert_clean, snapshot
@@ -50,6 +50,8 @@ SCENARIOS: Mapping[str, dict[str, Any]] = {
     "bridge-iptables": bridge(DUAL, isGateway=True, ipMasq=True, ipMasqBackend="iptables"),
     "ptp": {"type": "ptp", "ipMasq": True, "ipam": local("10.9.0.0/24", "fd00:9::/64", routes=ROUTES)},
     "macvlan": {"type": "macvlan", "master": "eth0", "mtu": 1400, "ipam": LAN},
+    "host-device": {"type": "host-device", "device": "spare0", "ipam": DUAL},
+    "tap": {"type": "tap", "multiQueue": True, "mtu": 1400, "owner": 1000, "group": 1000, "ipam": DUAL},
     "loopback": {"type": "loopback"},
     "host-local": {"type": "host-local", "ipam": DUAL},
     "tuning": {
@@ -71,6 +73,7 @@ SCENARIOS: Mapping[str, dict[str, Any]] = {
         "runtimeConfig": {"portMappings": MAPPINGS[:1]},
         "delegate": bridge(local("10.9.0.0/24"), isDefaultGateway=True),
     },
+    "sbr": {"type": "sbr", "delegate": {"type": "macvlan", "master": "eth0", "ipam": LAN}},
     "bandwidth": {
         "type": "bandwidth",
         "ingressRate": 8_000_000,
@@ -105,6 +108,22 @@ SCENARIOS: Mapping[str, dict[str, Any]] = {
             {"type": "portmap", "capabilities": {"portMappings": True}},
         ],
     },
+}
+
+#: What a scenario needs on the node. A virtual device that was in a namespace that died is made again.
+SETUP: Mapping[str, str] = {
+    "host-device": """
+        ip link show spare0 2>/dev/null && exit
+        sysctl -qw net.ipv6.conf.default.accept_dad=0
+        ip link add spare0 address 02:aa:bb:cc:dd:10 type veth peer name spare1 address 02:aa:bb:cc:dd:11
+        ip link set spare0 mtu 1400 txqueuelen 77 alias spare
+        sysctl -qw net.ipv6.conf.spare0.accept_ra=0 net.ipv4.conf.spare0.rp_filter=2
+        ip addr add 198.51.100.7/24 dev spare0
+        ip addr add fd00:7::7/64 dev spare0 nodad
+        ip link set spare1 up
+        ip link set spare0 up
+        ip route add 203.0.113.0/24 via 198.51.100.1
+    """
 }
 
 
@@ -143,13 +162,8 @@ class Driver:
 
 
 @pytest.fixture(scope="session")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("crash") / "crash.so"
-    source = Path(__file__).with_name("crash.c")
-    subprocess.run(
-        ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", made, source, "-ldl"], check=True
-    )
-    return made
+def shim() -> Path:
+    return compiled()
 
 
 @contextmanager
@@ -196,6 +210,7 @@ def _kill_adds(name: str, shim: Path) -> None:
     with Node() as node:
         node.uplink()
         node.path("/etc/subnet.env").write_text(LEASE)
+        node.shell(SETUP.get(name, "true"))
         box = make_box(node)
         with driver(node, shim, {**NET, **SCENARIOS[name]}) as plugin:
             before = snapshot(node, [box])
@@ -209,6 +224,7 @@ def _kill_adds(name: str, shim: Path) -> None:
                     plugin.call("ADD", box, crash)
                     box.delete()
                     plugin.succeed("DEL", None)
+                    node.shell(SETUP.get(name, "true"))
                     box = make_box(node)
                     _clean(node, before, box, f"ADD killed before change {crash}, namespace gone")
                 crash += 1
@@ -222,6 +238,7 @@ def _kill_dels(name: str, shim: Path) -> None:
     with Node() as node:
         node.uplink()
         node.path("/etc/subnet.env").write_text(LEASE)
+        node.shell(SETUP.get(name, "true"))
         box = make_box(node)
         with driver(node, shim, {**NET, **SCENARIOS[name]}) as plugin:
             before = snapshot(node, [box])

@@ -25,7 +25,9 @@ from cni_plugins.steps.step import Step
 @dataclass(frozen=True, slots=True)
 class Child:
     """What is asked for. `master` None is the link of the default route, "" none at all; `mtu` 0 is the
-    master's; `own_mac`: whether the link has a MAC address of its own, else it has its master's.
+    master's; `own_mac`: whether the link has a MAC address of its own, else it has its master's. `routed`:
+    the master's namespace routes, so that a gateway outside of the subnet needs no address and no reaching.
+    `given` are addresses that a plugin before in the list found, for want of an `ipam`.
     """
 
     kind: str
@@ -37,14 +39,16 @@ class Child:
     mac_from_ip: bool = False
     own_mac: bool = True
     dad: bool = False
+    routed: bool = False
+    given: Result | None = None
 
 
 def add(call: Call, child: Child, tx: Transaction) -> Result:
     """ADD of such a plugin: the link, its addresses, and the result. CniError."""
     interface.require_free(tx.context.inside, call.ifname)
     master = find_master(child, tx.context)
-    late = delegation.needs_link(call, tx, mac_from_ip=child.mac_from_ip)
-    ipam = Result() if late else delegation.addresses(call, tx)
+    late = child.given is None and delegation.needs_link(call, tx, mac_from_ip=child.mac_from_ip)
+    ipam = child.given or (Result() if late else delegation.addresses(call, tx))
     mac = wishes.mac(call, child.mac) or (wishes.mac_of_address(ipam.ips) if child.mac_from_ip else None)
     if child.own_mac:
         mac = mac or links.random_mac()
@@ -53,13 +57,23 @@ def add(call: Call, child: Child, tx: Transaction) -> Result:
     if late:
         ipam = delegation.addresses(call, tx)
     made = mac or (links.find(tx.context.sandbox, call.ifname) or master or _gone(call)).mac
-    tx.apply(Addresses(call.ifname, ipam.ips, ipam.routes, dad=child.dad))
+    tx.apply(_addresses(call, child, ipam))
     return Result(
         interfaces=(Interface(call.ifname, made, call.netns_path),),
         ips=tuple(replace(entry, interface=0) for entry in ipam.ips),
         routes=ipam.routes,
         dns=wishes.dns(call, ipam.dns),
     )
+
+
+def _addresses(call: Call, child: Child, found: Result) -> Addresses:
+    ips = tuple(
+        replace(entry, gateway=None)
+        if child.routed and entry.gateway is not None and entry.gateway not in entry.address.network
+        else entry
+        for entry in found.ips
+    )
+    return Addresses(call.ifname, ips, found.routes, dad=child.dad)
 
 
 def _gone(call: Call) -> Link:
@@ -77,6 +91,7 @@ def _link(call: Call, child: Child, master: Link | None, mac: str) -> ChildLink:
         in_container=child.in_container,
         mtu=child.mtu or (master.mtu if master is not None else 0),
         attributes=child.attributes,
+        master_up=master is None or master.up,
     )
 
 
@@ -91,8 +106,8 @@ def steps(call: Call, child: Child, context: Context, result: Result) -> Sequenc
         master = links.find_index(netlink, link.peer) if link is not None and link.peer else None
     else:
         master = find_master(child, context)
-    made = replace(_link(call, child, master, inside.mac), mtu=child.mtu)
-    return [made, Addresses(call.ifname, result.ips_of(call.ifname), result.routes, dad=child.dad)]
+    made = replace(_link(call, child, master, inside.mac), mtu=child.mtu, master_up=True)
+    return [made, _addresses(call, child, replace(result, ips=result.ips_of(call.ifname)))]
 
 
 def find_master(child: Child, context: Context) -> Link | None:
@@ -105,6 +120,11 @@ def find_master(child: Child, context: Context) -> Link | None:
     if link is None:
         where = "the container" if child.in_container else "the host"
         raise CniError(Code.INVALID_CONFIG, f"master is {name!r}, and {where} has no such link")
+    if link.flags & links.IFF_LOOPBACK:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"master is {name!r}, which is the loopback interface: no link can stand on it",
+        )
     if child.mtu > link.mtu:
         raise CniError(
             Code.INVALID_CONFIG,

@@ -22,8 +22,9 @@ from cni_plugins.spec.values import IpInterface
 _AF_INET, _AF_INET6 = 2, 10
 _HEADER = struct.Struct("=BBBBI")
 # linux/if_addr.h
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-_NODAD, OPTIMISTIC, DADFAILED, TENTATIVE, _NOPREFIXROUTE = 0x02, 0x04, 0x08, 0x40, 0x200
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
+NODAD, OPTIMISTIC, DADFAILED, TENTATIVE = 0x02, 0x04, 0x08, 0x40
+PERMANENT, NOPREFIXROUTE = 0x80, 0x200
 GLOBAL, LINK = 0, 253
 
 
@@ -33,9 +34,12 @@ class LinkAddress:
     address: IpInterface
     flags: int
     scope: int
+    broadcast: bool = False
 
 
-def _body(index: int, address: IpInterface, flags: int = 0, seconds: int | None = None) -> bytes:
+def _body(
+    index: int, address: IpInterface, flags: int = 0, seconds: int | None = None, *, broadcast: bool = True
+) -> bytes:
     fields = {
         "family": _AF_INET if address.version == 4 else _AF_INET6,
         "prefixlen": address.network.prefixlen,
@@ -45,7 +49,7 @@ def _body(index: int, address: IpInterface, flags: int = 0, seconds: int | None 
     listed: list[tuple[str, object]] = [("IFA_LOCAL", str(address.ip)), ("IFA_ADDRESS", str(address.ip))]
     if flags > 0xFF:
         listed.append(("IFA_FLAGS", flags))
-    if isinstance(address, IPv4Interface) and address.network.prefixlen < 31:
+    if broadcast and isinstance(address, IPv4Interface) and address.network.prefixlen < 31:
         listed.append(("IFA_BROADCAST", str(address.network.broadcast_address)))
     if seconds is not None:
         listed.append(("IFA_CACHEINFO", {"ifa_preferred": seconds, "ifa_valid": seconds}))
@@ -67,15 +71,17 @@ def add(
     dad: bool = True,
     prefix_route: bool = True,
     optimistic: bool = False,
+    broadcast: bool = True,
 ) -> Message:
     """Give a link an address; without `dad` an IPv6 address is used at once, with `optimistic` too, while the
     kernel looks for a duplicate (the link's sysctl optimistic_dad has to be 1; RFC 4429). Without
-    `prefix_route` the kernel makes no route to its subnet. EEXIST is an answer.
+    `prefix_route` the kernel makes no route to its subnet, without `broadcast` it has no such address. EEXIST
+    is an answer.
     """
-    flags = 0 if prefix_route else _NOPREFIXROUTE
+    flags = 0 if prefix_route else NOPREFIXROUTE
     if address.version == 6:
-        flags |= (0 if dad else _NODAD) | (OPTIMISTIC if optimistic else 0)
-    body = _body(index, address, flags)
+        flags |= (0 if dad else NODAD) | (OPTIMISTIC if optimistic else 0)
+    body = _body(index, address, flags, broadcast=broadcast)
     create = NLM_F_CREATE | NLM_F_EXCL
     return Message(f"add address {address}", RTM_NEWADDR, create, body, frozenset((errno.EEXIST,)))
 
@@ -106,4 +112,4 @@ def _parse(packet: bytes) -> LinkAddress:
     address: IpInterface = (
         IPv4Interface((raw, length)) if family == _AF_INET else IPv6Interface((raw, length))
     )
-    return LinkAddress(index, address, number(found, _IFA_FLAGS) or flags, scope)
+    return LinkAddress(index, address, number(found, _IFA_FLAGS) or flags, scope, _IFA_BROADCAST in found)

@@ -106,6 +106,6 @@ def dummy(name: str, *, sandbox: int = 0, mtu: int = 0, mac: str = "") -> Messag
     return _create(name, "dummy", [], sandbox=sandbox, mtu=mtu, mac=mac)
 
 
-def vrf(name: str, table: int, *, sandbox: int = 0) -> Message:
+def vrf(name: str, table: int, *, sandbox: int = 0, mac: str = "") -> Message:
     """A routing domain: its ports (links.set_master) use the routes of `table` alone."""
-    return _create(name, "vrf", [("IFLA_VRF_TABLE", table)], sandbox=sandbox)
+    return _create(name, "vrf", [("IFLA_VRF_TABLE", table)], sandbox=sandbox, mac=mac)

@@ -25,7 +25,7 @@ from cni_plugins.kernel.netlink.route import (
     answered,
 )
 
-IFF_UP, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x100, 0x200
+IFF_UP, IFF_LOOPBACK, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x8, 0x100, 0x200
 _NO_LINK = frozenset((errno.ENODEV,))
 _HEADER = struct.Struct("=BxHiII")
 _BODY = 16 + _HEADER.size

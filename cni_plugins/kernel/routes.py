@@ -26,7 +26,8 @@ _NEXT_HOP = struct.Struct("=HBBi")
 # linux/rtnetlink.h
 MAIN_TABLE = 254
 SCOPE_LINK, SCOPE_HOST = 253, 254
-_PROTOCOL_BOOT, _UNICAST = 3, 1
+PROTOCOL_KERNEL, PROTOCOL_BOOT, PROTOCOL_ROUTER = 2, 3, 9  # router: of its advertisements
+_UNICAST = 1
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS = 1, 4, 5, 6, 7, 8
 _RTA_MULTIPATH, _RTA_TABLE = 9, 15
 _RTAX_MTU, _RTAX_ADVMSS = 2, 8
@@ -52,7 +53,7 @@ class KernelRoute:
     source: Ip | None
 
 
-def _body(route: Route, index: int, source: Ip | None) -> bytes:
+def _body(route: Route, index: int, source: Ip | None, protocol: int) -> bytes:
     table = MAIN_TABLE if route.table is None else route.table
     scope = route.scope
     if scope is None:
@@ -61,7 +62,7 @@ def _body(route: Route, index: int, source: Ip | None) -> bytes:
         "family": _AF_INET if route.dst.version == 4 else _AF_INET6,
         "dst_len": route.dst.network.prefixlen,
         "table": table if table < 256 else 0,
-        "proto": _PROTOCOL_BOOT,
+        "proto": protocol,
         "scope": scope,
         "type": _UNICAST,
     }
@@ -84,15 +85,17 @@ def _body(route: Route, index: int, source: Ip | None) -> bytes:
     return encode(ROUTE, fields, listed)
 
 
-def add(route: Route, index: int, source: Ip | None = None) -> Message:
-    """Add a route by the link `index`.
+def add(route: Route, index: int, source: Ip | None = None, *, protocol: int = PROTOCOL_BOOT) -> Message:
+    """Add a route by the link `index`; `protocol` is whose it is (RTPROT_*).
 
     Not exclusive, as the reference: a second route of the same prefix by another way stands before the first
     (IPv4) or shares with it (IPv6), so that two networks may both bring a default route. The very same route
     is there once.
     """
     what = f"add route to {route.dst}" + (f" by {route.gw}" if route.gw is not None else "")
-    return Message(what, RTM_NEWROUTE, NLM_F_CREATE, _body(route, index, source), frozenset((errno.EEXIST,)))
+    return Message(
+        what, RTM_NEWROUTE, NLM_F_CREATE, _body(route, index, source, protocol), frozenset((errno.EEXIST,))
+    )
 
 
 def replace(route: Route, index: int) -> Message:
@@ -100,13 +103,13 @@ def replace(route: Route, index: int) -> Message:
     it: no packet is without a route meanwhile.
     """
     what = f"replace the route to {route.dst}"
-    return Message(what, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, _body(route, index, None))
+    return Message(what, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, _body(route, index, None, PROTOCOL_BOOT))
 
 
-def delete(route: Route, index: int) -> Message:
-    """Take a route away; that it is gone already is an answer."""
+def delete(route: Route, index: int, *, protocol: int = PROTOCOL_BOOT) -> Message:
+    """Take a route of that protocol away; that it is gone already is an answer."""
     gone = frozenset((errno.ESRCH, errno.ENODEV, errno.ENOENT, errno.ENETUNREACH))
-    return Message(f"delete route to {route.dst}", RTM_DELROUTE, 0, _body(route, index, None), gone)
+    return Message(f"delete route to {route.dst}", RTM_DELROUTE, 0, _body(route, index, None, protocol), gone)
 
 
 def every(

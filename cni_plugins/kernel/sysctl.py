@@ -19,6 +19,9 @@ from cni_plugins.spec.namespace import Namespace
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # the same on every architecture, since Linux 5.2
 _CLOEXEC, _CREATE = 1, 6
 _LOOKUPS = 256
+_FOLLOWING = frozenset(
+    ("mtu", "forwarding", "mc_forwarding")
+)  # follow from the link, and from the whole host
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -144,3 +147,30 @@ def ensure_here(values: dict[str, str], *, optional: bool = False) -> dict[str, 
             raise
         before[name] = found or ""
     return before
+
+
+def of_interface(namespace: Namespace, name: str) -> dict[str, str]:
+    """The sysctls of an interface that are not the default ones, by family and name (`ipv6/accept_ra`): what
+    it loses when it leaves its namespace. CniError 5.
+    """
+    found: dict[str, str] = {}
+    with entered(namespace):
+        door = _door(_LOOKUPS)
+        for family in ("ipv4", "ipv6"):
+            for key in _listed(door, f"{family}/conf/{name}"):
+                with suppress(CniError):  # one that was never set cannot be read (stable_secret)
+                    value = _read(door, f"{family}/conf/{name}/{key}")
+                    if value is not None and value != _read(door, f"{family}/conf/default/{key}"):
+                        found[f"{family}/{key}"] = value
+    return found
+
+
+def _listed(door: int, name: str) -> list[str]:
+    try:
+        folder = os.open(_checked(name), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=door)
+    except OSError:  # the kernel has no IPv6
+        return []
+    try:
+        return sorted(set(os.listdir(folder)) - _FOLLOWING)  # noqa: PTH208 - a descriptor
+    finally:
+        os.close(folder)

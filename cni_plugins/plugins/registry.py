@@ -17,14 +17,21 @@ MODULES: Mapping[str, str] = {
     "dhcp": "cni_plugins.plugins.ipam.dhcp",
     "firewall": "cni_plugins.plugins.meta.firewall",
     "flannel": "cni_plugins.plugins.main.flannel",
+    "dummy": "cni_plugins.plugins.main.dummy",
+    "host-device": "cni_plugins.plugins.main.host_device",
     "host-local": "cni_plugins.plugins.ipam.host_local",
+    "ipvlan": "cni_plugins.plugins.main.ipvlan",
     "ptp": "cni_plugins.plugins.main.ptp",
     "macvlan": "cni_plugins.plugins.main.macvlan",
     "loopback": "cni_plugins.plugins.main.loopback",
     "mesos-cni-port-mapper": "cni_plugins.plugins.meta.port_mapper",
     "portmap": "cni_plugins.plugins.meta.portmap",
+    "sbr": "cni_plugins.plugins.meta.sbr",
     "static": "cni_plugins.plugins.ipam.static",
+    "tap": "cni_plugins.plugins.main.tap",
     "tuning": "cni_plugins.plugins.meta.tuning",
+    "vlan": "cni_plugins.plugins.main.vlan",
+    "vrf": "cni_plugins.plugins.meta.vrf",
 }
 
 

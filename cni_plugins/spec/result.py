@@ -162,6 +162,10 @@ def configured_route(value: object, where: str) -> Route:
         raise CniError(
             Code.INVALID_CONFIG, f"{where}.gw is {route.gw}, which is of another family than dst {route.dst}"
         )
+    if route.gw is not None and route.gw.is_multicast:
+        raise CniError(
+            Code.INVALID_CONFIG, f"{where}.gw is {route.gw}, a multicast address: no router has one"
+        )
     return route
 
 

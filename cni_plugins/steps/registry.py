@@ -38,6 +38,7 @@ class Kind(StrEnum):
     FENCE = "fence"
     FORWARDING = "forwarding"
     GATEWAY = "gateway"
+    HOST_DEVICE = "host-device"
     HOST_ROUTES = "host-routes"
     LIMIT_RECEIVING = "limit-receiving"
     LIMIT_SENDING = "limit-sending"
@@ -50,10 +51,13 @@ class Kind(StrEnum):
     PORTS_CHANGE = "ports-change"
     REPLACED_ROUTE = "replaced-route"
     RESERVATION = "reservation"
+    SOURCE_ROUTING = "source-routing"
     SPOOF_CHECK = "spoof-check"
     SYSCTL = "sysctl"
+    TAP = "tap"
     VETH = "veth"
     VLAN_GATEWAY = "vlan-gateway"
+    VRF_PORT = "vrf-port"
 
 
 #: Module (of this package) and class. Imported when first needed: a call needs a few of them.
@@ -75,6 +79,7 @@ _CLASSES: Mapping[Kind, tuple[str, str]] = {
     Kind.DNS_FILE: ("dns_file", "DnsFile"),
     Kind.FORWARDING: ("forwarding", "Forwarding"),
     Kind.GATEWAY: ("bridge", "Gateway"),
+    Kind.HOST_DEVICE: ("host_device", "HostDevice"),
     Kind.HOST_ROUTES: ("host_routes", "HostRoutes"),
     Kind.LIMIT_RECEIVING: ("shaping", "LimitReceiving"),
     Kind.LIMIT_SENDING: ("shaping", "LimitSending"),
@@ -87,10 +92,13 @@ _CLASSES: Mapping[Kind, tuple[str, str]] = {
     Kind.PORTS_CHANGE: ("ports", "PortsChange"),
     Kind.REPLACED_ROUTE: ("change", "ReplacedRoute"),
     Kind.RESERVATION: ("reservation", "Reservation"),
+    Kind.SOURCE_ROUTING: ("source_routing", "SourceRouting"),
     Kind.SPOOF_CHECK: ("spoof", "SpoofCheck"),
     Kind.SYSCTL: ("sysctl", "Sysctl"),
+    Kind.TAP: ("tap", "Tap"),
     Kind.VETH: ("veth", "Veth"),
     Kind.VLAN_GATEWAY: ("vlan", "VlanGateway"),
+    Kind.VRF_PORT: ("vrf", "VrfPort"),
 }
 _KINDS: Mapping[tuple[str, str], Kind] = {place: kind for kind, place in _CLASSES.items()}
 
