@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, Subcommand] = {
     "cni": Subcommand("cni_plugins.cli.cni", "Learn what the plugins make, and which keys they take."),
     "completion": Subcommand("cni_plugins.cli.main", "Print the completion script of a shell."),
     "check": Subcommand("cni_plugins.cli.check", "Say whether attachments are as they were made."),
+    "doctor": Subcommand("cni_plugins.cli.doctor", "Look for what is wrong with this node."),
     "exec": Subcommand("cni_plugins.cli.exec", "Run a program in a container's network."),
     "dhcp": Subcommand("cni_plugins.cli.dhcp", "Renew the leases of the dhcp plugin, without the service."),
     "framework": Subcommand(

@@ -63,7 +63,7 @@ class Published:
         return f"{where}{self.host_port}->{self.container_port}/{self.protocol}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Attachment:
     """`plugins` are those whose records these are, `type` is what made the interface. `parent` is the bridge
     that the host's end is a port of, or the master of a link in the container. `since` is seconds since the

@@ -1,0 +1,79 @@
+"""What checks look at, and what they find."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cni_plugins.kernel.addresses import LinkAddress
+from cni_plugins.kernel.links import Link
+from cni_plugins.kernel.neighbours import Neighbour
+from cni_plugins.kernel.routes import KernelRoute
+from cni_plugins.spec.namespace import Namespace
+from cni_plugins.spec.roots import Roots
+from cni_plugins.view.attachments import Attachment, State
+from cni_plugins.view.node import Node
+from cni_plugins.view.pools import Pool
+
+_LIVING = frozenset((State.UP, State.DOWN, State.BROKEN))
+
+
+class Level(StrEnum):
+    WARN = "warn"
+    FAIL = "fail"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`check` names the check; `about` is one sentence, `evidence` what was seen, `remedy` what to do."""
+
+    check: str
+    level: Level
+    about: str
+    evidence: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One look. `inside` holds what was seen in the namespace of an attachment, for those that could be
+    entered.
+    """
+
+    roots: Roots
+    host: Namespace
+    node: Node
+    pools: tuple[Pool, ...]
+    addresses: tuple[LinkAddress, ...]
+    routes: Mapping[int, tuple[KernelRoute, ...]]
+    neighbours: tuple[Neighbour, ...]
+    inside: Mapping[Attachment, Inside]
+    seconds: float  # that the kernel took to list its links
+
+    def living(self) -> Iterator[Attachment]:
+        """The attachments of this host whose namespace is there."""
+        return (item for item in self.node.attachments if self.node.state(item) in _LIVING)
+
+    def routed(self) -> list[Attachment]:
+        """Those whose packets this host forwards."""
+        return [item for item in self.living() if is_routed(item)]
+
+    def name_of(self, index: int) -> str:
+        link = self.node.by_index.get(index)
+        return link.name if link is not None else str(index)
+
+
+def is_routed(item: Attachment) -> bool:
+    """Whether its packets are forwarded by the host, and not by a bridge or a master alone."""
+    return any(line.get("step") == "forwarding" for line in item.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """The container's side: its interface (None when it is gone), addresses and routes of that interface."""
+
+    link: Link | None
+    addresses: tuple[LinkAddress, ...]
+    routes: tuple[KernelRoute, ...]

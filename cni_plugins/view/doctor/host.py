@@ -1,0 +1,177 @@
+"""Settings and tables of the host's kernel."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from cni_plugins.kernel import sysctl
+from cni_plugins.kernel.netlink.netfilter import Nfnetlink
+from cni_plugins.kernel.nft import library
+from cni_plugins.spec.errors import CniError
+from cni_plugins.view.doctor.facts import Facts, Finding, Inside, Level
+from cni_plugins.view.endpoint import inside_of
+
+_FORWARDING = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
+_RA = 9  # RTPROT_RA
+_MANY, _FULL = 0.8, 0.97
+_SLOW = 1.0  # seconds for a list of links
+_NFT_KINDS = frozenset(("masquerade", "ports", "spoof-check"))
+
+
+def _persistent(name: str, value: str) -> str:
+    dotted = name.replace("/", ".")
+    return f"sysctl -w net.{dotted}={value}; echo net.{dotted}={value} >> /etc/sysctl.d/90-mesokit.conf"
+
+
+def forwarding(facts: Facts) -> Iterator[Finding]:
+    wanted = {6 if ":" in entry.ip else 4 for item in facts.routed() for entry in item.addresses}
+    for version in sorted(wanted):
+        name = _FORWARDING[version]
+        value = sysctl.read(facts.host, name)
+        if value is not None and value != "1":
+            yield Finding(
+                "forwarding",
+                Level.FAIL,
+                f"the host does not forward IPv{version}: containers reach nothing beyond it",
+                f"net.{name.replace('/', '.')} = {value}",
+                _persistent(name, "1"),
+            )
+
+
+def router_advertisements(facts: Facts) -> Iterator[Finding]:
+    if sysctl.read(facts.host, _FORWARDING[6]) != "1":
+        return
+    for route in facts.routes[6]:
+        if route.protocol == _RA and not route.route.dst.network.prefixlen:
+            link = facts.name_of(route.index)
+            name = f"ipv6/conf/{link}/accept_ra"
+            value = sysctl.read(facts.host, name)
+            if value not in {None, "2"}:
+                yield Finding(
+                    "router-advertisements",
+                    Level.FAIL,
+                    f"the host will lose its IPv6 default route by {link}: it forwards, and {link} believes "
+                    "no router any more",
+                    f"net.ipv6.conf.{link}.accept_ra = {value}, the route came by an advertisement",
+                    _persistent(name, "2"),
+                )
+
+
+def ipv6_disabled(facts: Facts) -> Iterator[Finding]:
+    if not any(":" in entry.ip for item in facts.living() for entry in item.addresses):
+        return
+    for name in ("ipv6/conf/all/disable_ipv6",):
+        value = sysctl.read(facts.host, name)
+        if value is None or value == "1":
+            yield Finding(
+                "ipv6-disabled",
+                Level.FAIL,
+                "containers have IPv6 addresses, and the host has IPv6 switched off",
+                f"net.ipv6.conf.all.disable_ipv6 = {value or 'missing'}",
+                _persistent(name, "0") if value else "boot without ipv6.disable=1",
+            )
+
+
+def reverse_path(facts: Facts) -> Iterator[Finding]:
+    """A container with several networks, and strict filtering inside."""
+    counts = Counter(item.container_id for item in facts.living())
+    for item, inside in facts.inside.items():
+        if counts[item.container_id] < 2 or _has_default(inside):
+            continue
+        with inside_of(item, facts.host) as namespace:
+            names = (f"ipv4/conf/{item.ifname}/rp_filter", "ipv4/conf/all/rp_filter")
+            values = [sysctl.read(namespace, name) or "0" for name in names]
+        if max(values) == "1":
+            yield Finding(
+                "reverse-path",
+                Level.WARN,
+                f"container {item.container_id} drops what comes in by {item.ifname} from beyond its "
+                "network: it has several networks, answers by another, and filters strictly",
+                f"rp_filter of {item.ifname} and all in the container: {' '.join(values)}",
+                f"nsenter --net={item.netns} sysctl -w net.ipv4.conf.{item.ifname}.rp_filter=2",
+            )
+
+
+def _has_default(inside: Inside) -> bool:
+    return inside.link is not None and any(
+        not route.route.dst.network.prefixlen and route.index == inside.link.index for route in inside.routes
+    )
+
+
+def connection_table(facts: Facts) -> Iterator[Finding]:
+    count, most = (
+        sysctl.read(facts.host, f"netfilter/nf_conntrack_{name}") or "0" for name in ("count", "max")
+    )
+    if int(most) and int(count) >= int(most) * _MANY:
+        full = int(count) >= int(most) * _FULL
+        yield Finding(
+            "connection-table",
+            Level.FAIL if full else Level.WARN,
+            "the table of tracked connections is full: new connections are dropped"
+            if full
+            else "the table of tracked connections is nearly full",
+            f"nf_conntrack_count {count} of nf_conntrack_max {most}",
+            _persistent("netfilter/nf_conntrack_max", str(max(4 * int(most), 65536))),
+        )
+
+
+def neighbour_table(facts: Facts) -> Iterator[Finding]:
+    for version in (4, 6):
+        limit = int(sysctl.read(facts.host, f"ipv{version}/neigh/default/gc_thresh3") or 0)
+        count = sum(entry.address.version == version for entry in facts.neighbours)
+        if limit and count >= limit * _MANY:
+            yield Finding(
+                "neighbour-table",
+                Level.WARN,
+                f"the host's table of IPv{version} neighbours is nearly full: new ones are not reached",
+                f"{count} entries, gc_thresh3 {limit}",
+                _persistent(f"ipv{version}/neigh/default/gc_thresh3", str(max(4 * limit, 8192))),
+            )
+
+
+def kernel_features(facts: Facts) -> Iterator[Finding]:
+    if not any(line.get("step") in _NFT_KINDS for item in facts.living() for line in item.steps):
+        return
+    with Nfnetlink(facts.host) as socket:
+        if not socket.supported:
+            yield Finding(
+                "kernel-features",
+                Level.FAIL,
+                "this kernel has no nf_tables: addresses are not masqueraded, ports not published",
+                "NETLINK_NETFILTER is not supported",
+                "modprobe nf_tables",
+            )
+    try:
+        library.load()
+    except CniError as error:
+        yield Finding(
+            "kernel-features",
+            Level.WARN,
+            "libnftables cannot be loaded: tables cannot be made anew",
+            str(error),
+            "apt-get install libnftables1",
+        )
+
+
+def slow_kernel(facts: Facts) -> Iterator[Finding]:
+    if facts.seconds > _SLOW:
+        yield Finding(
+            "slow-kernel",
+            Level.WARN,
+            "the kernel answers slowly: somebody holds the lock for network configuration",
+            f"a list of links took {facts.seconds:.1f} s",
+            "look for a process in state D: ps -eo state,pid,cmd | grep ^D",
+        )
+
+
+CHECKS = (
+    forwarding,
+    router_advertisements,
+    ipv6_disabled,
+    reverse_path,
+    connection_table,
+    neighbour_table,
+    kernel_features,
+    slow_kernel,
+)

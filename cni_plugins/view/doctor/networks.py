@@ -1,0 +1,185 @@
+"""Networks: their configurations, subnets, pools and sizes of packets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+
+from cni_plugins.kernel import routes
+from cni_plugins.spec.text import printable
+from cni_plugins.view import pools
+from cni_plugins.view.doctor.facts import Facts, Finding, Level, is_routed
+
+_NEARLY = 10  # percent of a pool
+_LEAST_IPV6 = 1280
+#: Types whose subnet this host routes: another link with a route into it takes their packets.
+_ROUTED = frozenset(("bridge", "ptp"))
+
+
+def overlapping_subnets(facts: Facts) -> Iterator[Finding]:
+    found = pools.subnets(facts.node, facts.roots)
+    for (one, ones), (other, others) in combinations(sorted(found.items(), key=lambda item: str(item[0])), 2):
+        if one.version == other.version and one.overlaps(other) and ones != others:
+            yield _overlap(sorted(ones | others), str(one), str(other))
+    for subnet, names in found.items():
+        if len(names) > 1:
+            yield _overlap(sorted(names), str(subnet), str(subnet))
+
+
+def _overlap(names: list[str], one: str, other: str) -> Finding:
+    return Finding(
+        "overlapping-subnets",
+        Level.FAIL,
+        f"networks {' and '.join(names)} give the same addresses",
+        f"{one} and {other}" if one != other else f"both have {one}",
+        f"give one of them another subnet: edit its file in {pools.CONFIGURATIONS}, then restart its tasks",
+    )
+
+
+def route_overlaps(facts: Facts) -> Iterator[Finding]:
+    """Another link of the host has a route into a subnet of ours."""
+    ours: dict[str, set[str]] = {}
+    for item in facts.living():
+        if item.type in _ROUTED and is_routed(item):
+            ours.setdefault(item.network, set()).update(
+                name for name in (item.parent, item.host_interface) if name
+            )
+    for network, config in pools.configurations(facts.node, facts.roots):
+        for section in pools.sections(config):
+            if network in ours and section.get("type") == "bridge":
+                ours[network].add(str(section.get("bridge", "cni0")))
+    for subnet, names in pools.subnets(facts.node, facts.roots).items():
+        own = {link for name in names for link in ours.get(name, ())}
+        if not own:
+            continue
+        for route in facts.routes[subnet.version]:
+            there = route.route.dst.network
+            link = facts.name_of(route.index)
+            master = facts.node.by_name[link].master if link in facts.node.by_name else 0
+            if not there.prefixlen or route.route.table not in {None, routes.MAIN_TABLE}:
+                continue
+            if link in own or facts.name_of(master) in own or there.prefixlen < subnet.prefixlen:
+                continue  # a wider route takes only what no link of ours has
+            if not there.overlaps(subnet):
+                continue
+            yield Finding(
+                "route-overlaps",
+                Level.FAIL,
+                f"packets for network {' and '.join(sorted(names))} go to {link}, which has a route there",
+                f"{there} dev {link}, within {subnet}",
+                f"ip route del {there} dev {link}  # or give the network another subnet",
+            )
+
+
+def full_pools(facts: Facts) -> Iterator[Finding]:
+    for pool in facts.pools:
+        if not pool.size or pool.free * 100 > pool.size * _NEARLY:
+            continue
+        stale = sum(item.state in {"stale", "unfinished"} for item in pool.held)
+        unrecorded = sum(item.state == "unrecorded" for item in pool.held)
+        if pool.free and pool.free > 2 and not stale:
+            continue
+        level = Level.WARN if pool.free else Level.FAIL
+        what = "is full: nothing can be attached" if not pool.free else f"has {pool.free} addresses left"
+        gc = (
+            "mesokit gc" if stale else f"mesokit ip {pool.network}  # who has them? or give it a larger range"
+        )
+        yield Finding(
+            "full-pools",
+            level,
+            f"network {pool.network} {what}",
+            f"{pool.used} of {pool.size} addresses of {', '.join(pool.subnets)} are reserved, {stale} "
+            f"of them by containers that are no more, {unrecorded} by none that is recorded",
+            gc,
+        )
+
+
+def packet_sizes(facts: Facts) -> Iterator[Finding]:
+    uplinks = {
+        facts.name_of(route.index)
+        for version in (4, 6)
+        for route in facts.routes[version]
+        if not route.route.dst.network.prefixlen and route.route.table in {None, routes.MAIN_TABLE}
+    }
+    sizes = {name: facts.node.by_name[name].mtu for name in uplinks if name in facts.node.by_name}
+    told = set()
+    for item, inside in facts.inside.items():
+        if inside.link is None:
+            continue
+        size = inside.link.mtu
+        if size < _LEAST_IPV6 and any(":" in entry.ip for entry in item.addresses):
+            yield Finding(
+                "packet-sizes",
+                Level.FAIL,
+                f"{item.ifname} of container {item.container_id} is too small for IPv6",
+                f"its MTU is {size}, IPv6 needs {_LEAST_IPV6}",
+                f"nsenter --net={item.netns} ip link set {item.ifname} mtu {_LEAST_IPV6}",
+            )
+        host = facts.node.by_name.get(item.host_interface)
+        if host is not None and host.mtu != size:
+            yield Finding(
+                "packet-sizes",
+                Level.FAIL,
+                f"the two ends of {item.ifname} of container {item.container_id} differ in MTU: large "
+                "packets are lost",
+                f"{size} in the container, {host.mtu} at {host.name}",
+                f"ip link set {host.name} mtu {size}",
+            )
+        bridge = facts.node.by_name.get(item.parent)
+        if bridge is not None and bridge.kind == "bridge" and bridge.mtu < size and bridge.name not in told:
+            told.add(bridge.name)
+            yield Finding(
+                "packet-sizes",
+                Level.FAIL,
+                f"bridge {bridge.name} has a smaller MTU than its containers: large packets are lost",
+                f"{bridge.mtu} at {bridge.name}, {size} at {item.ifname} of {item.container_id}",
+                f"ip link set {bridge.name} mtu {size}",
+            )
+        smallest = min(sizes.values(), default=size)
+        if is_routed(item) and smallest < size and item.network not in told:
+            told.add(item.network)
+            link = min(sizes, key=lambda name: sizes[name])
+            yield Finding(
+                "packet-sizes",
+                Level.WARN,
+                f"containers of network {item.network} send larger packets than {link} carries: what "
+                "depends on path MTU discovery may hang",
+                f"MTU {size} in the containers, {smallest} at {link}",
+                f'"mtu": {smallest} in the network\'s configuration, then restart its tasks',
+            )
+
+
+def configuration_files(facts: Facts) -> Iterator[Finding]:
+    names: dict[str, str] = {}
+    for path, config in pools.files(facts.roots):
+        if config is None:
+            yield Finding(
+                "configuration-files",
+                Level.FAIL,
+                f"{path} is no JSON object: the agent does not know its network",
+                str(path),
+                f"python3 -m json.tool {path}",
+            )
+            continue
+        name = config.get("name")
+        if not isinstance(name, str) or not ("type" in config or "plugins" in config):
+            yield Finding(
+                "configuration-files",
+                Level.FAIL,
+                f"{path} has no {'name' if not isinstance(name, str) else 'type'}",
+                str(path),
+                "add the key; `mesokit cni help` shows examples",
+            )
+        elif name in names:
+            yield Finding(
+                "configuration-files",
+                Level.WARN,
+                f"network {printable(name)} is defined twice",
+                f"{names[name]} and {path}",
+                f"mv {path} {path}.disabled",
+            )
+        else:
+            names[name] = str(path)
+
+
+CHECKS = (overlapping_subnets, route_overlaps, full_pools, packet_sizes, configuration_files)

@@ -1,0 +1,362 @@
+"""Faults, one at a time, on nodes that worked: `mesokit doctor` names each, and its remedy works.
+
+Each fault is a line of shell that somebody might have typed, or that a crash, a reboot or another program
+leaves behind. The remedy that doctor prints is run as it is (`mesokit` is on PATH); where it is advice in
+words, the fault says what an operator would do. Healthy nodes of all kinds get no alarm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netns_tests.node import PATH, Node, started, until
+from netns_tests.plugins import MESOKIT, service
+from netns_tests.test_view import POINT, WEB, attach, published
+
+ENV = {"PATH": f"{Path(MESOKIT).parent}:{PATH}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`harm` is shell, `check` the name of doctor's check, `says` a part of what it says. `fix` is what an
+    operator does where the remedy is advice; `setup` comes before the containers.
+    """
+
+    name: str
+    harm: str
+    check: str
+    says: str
+    fix: str = ""
+    setup: str = ""
+
+
+def _link(container: str) -> str:
+    return f"$(mesokit ls {container} --json | jq -r '.items[0].host_interface')"
+
+
+def _in(container: str, command: str) -> str:
+    return f"nsenter --net=/run/netns/{container} {command}"
+
+
+NET_D = "/etc/cni/net.d"
+PTP = "/var/lib/cni/networks/ptp-net"
+TWIN = '{"name": "twin", "type": "bridge", "ipam": {"type": "host-local", "subnet": "10.9.0.0/16"}}'
+FIREWALL = "nft add table inet fw; nft 'add chain inet fw one { type filter hook %s priority 10; }'; "
+DEAD_SOCKET = "import socket; s = socket.socket(socket.AF_UNIX); s.bind('/run/mesokit/node.sock'); s.listen()"
+
+
+def _file(name: str, text: str) -> str:
+    return f"mkdir -p {NET_D}; echo '{text}' > {NET_D}/{name}"
+
+
+FAULTS = [
+    # name, harm, check, says
+    Fault("the bridge is down", "ip link set web0 down", "host-side", "bridge web0 is down"),
+    Fault(
+        "a host end is down", f"ip link set {_link('c1')} down", "host-side", "end of eth0 of container c1"
+    ),
+    Fault("a port has left", f"ip link set {_link('c1')} nomaster", "host-side", "is no port of web0"),
+    Fault("down inside", _in("c1", "ip link set eth0 down"), "inside", "eth0 is down"),
+    Fault("no address", _in("c1", "ip addr del 10.9.0.2/24 dev eth0"), "inside", "10.9.0.2/24 is missing"),
+    Fault("no route", _in("c1", "ip route del default"), "inside", "the route to 0.0.0.0/0 is missing"),
+    Fault("no IPv6 route", _in("c1", "ip -6 route del default"), "inside", "the route to ::/0 is missing"),
+    Fault("no route on the host", "ip route del 10.8.0.2", "host-routes", "no route to 10.8.0.2"),
+    Fault(
+        "no gateway", "ip addr del 10.9.0.1/24 dev web0", "gateways", "lost the gateway's address 10.9.0.1"
+    ),
+    Fault("flushed ruleset", "nft flush ruleset", "flushed-rules", "somebody flushed rules"),
+    Fault(
+        "flushed maps",
+        "nft flush map inet mesokit port4; nft flush map inet mesokit port6",
+        "flushed-rules",
+        "ports is gone",
+    ),
+    Fault(
+        "wrong MTU inside",
+        _in("c1", "ip link set eth0 mtu 1400"),
+        "packet-sizes",
+        "differ in MTU",
+        fix=_in("c1", "ip link set eth0 mtu 1500"),
+    ),
+    Fault("wrong MTU outside", f"ip link set {_link('c2')} mtu 1400", "packet-sizes", "differ in MTU"),
+    Fault("small bridge", "ip link set web0 mtu 1300", "packet-sizes", "smaller MTU than its containers"),
+    Fault(
+        "too small for IPv6",
+        _in("c1", "ip link set eth0 mtu 1200"),
+        "packet-sizes",
+        "too small for IPv6",
+        fix=_in("c1", "ip link set eth0 mtu 1500"),
+    ),
+    Fault(
+        "small uplink",
+        "ip link set eth0 mtu 1400",
+        "packet-sizes",
+        "larger packets than eth0 carries",
+        fix="ip link set eth0 mtu 1500",
+    ),
+    Fault(
+        "the host has the address",
+        "ip addr add 10.9.0.2/32 dev lo",
+        "duplicate-addresses",
+        "two have the address 10.9.0.2",
+        fix="ip addr del 10.9.0.2/32 dev lo",
+    ),
+    Fault(
+        "somebody else answers",
+        "ip neigh replace 10.9.0.2 lladdr 02:00:00:00:00:99 dev web0",
+        "duplicate-addresses",
+        "somebody else",
+        fix="ip neigh del 10.9.0.2 dev web0",
+    ),
+    Fault(
+        "one subnet for two",
+        _file("twin.conf", TWIN),
+        "overlapping-subnets",
+        "twin and web-net",
+        fix=f"rm {NET_D}/twin.conf",
+    ),
+    Fault(
+        "a route into our subnet",
+        "ip link add docker0 type bridge; ip addr add 10.9.0.129/25 dev docker0; ip link set docker0 up",
+        "route-overlaps",
+        "go to docker0",
+    ),
+    Fault(
+        "FORWARD DROP of Docker",
+        "iptables -P FORWARD DROP; iptables -N DOCKER-USER; iptables -A DOCKER-USER -j RETURN; "
+        "iptables -I FORWARD -j DOCKER-USER",
+        "foreign-forward-drop",
+        "a firewall of others drops",
+    ),
+    Fault(
+        "a firewall that rejects",
+        FIREWALL % "forward" + "nft add rule inet fw one ct state established accept; "
+        "nft add rule inet fw one reject",
+        "foreign-forward-drop",
+        "10.8.0.0/28, web0",
+    ),
+    Fault("IPv6 is dropped", "ip6tables -P FORWARD DROP", "foreign-forward-drop", "web0"),
+    Fault("no forwarding", "sysctl -qw net.ipv4.ip_forward=0", "forwarding", "does not forward IPv4"),
+    Fault("no IPv6", "sysctl -qw net.ipv6.conf.all.forwarding=0", "forwarding", "does not forward IPv6"),
+    Fault(
+        "no router is believed",
+        "sysctl -qw net.ipv6.conf.eth0.accept_ra=1; ip -6 route del default; "
+        "ip -6 route add default via fe80::1 dev eth0 proto ra expires 1800",
+        "router-advertisements",
+        "will lose its IPv6 default route by eth0",
+    ),
+    Fault(
+        "strict reverse path",
+        _in("c3", "sysctl -qw net.ipv4.conf.eth1.rp_filter=1"),
+        "reverse-path",
+        "drops what comes in by eth1",
+    ),
+    Fault("died without DEL", "ip netns del c2", "stale", "1 attachment"),
+    Fault(
+        "a pool full of the dead",
+        f"ip netns del c2; for n in $(seq 3 14); do cp -a {PTP}/10.8.0.2 {PTP}/10.8.0.$n; done",
+        "full-pools",
+        "network ptp-net is full",
+    ),
+    Fault(
+        "an address of nobody",
+        f"cp -a {PTP}/10.8.0.2 {PTP}/10.8.0.9; printf 'gone\\r\\neth0' > {PTP}/10.8.0.9",
+        "stale",
+        "1 reservation",
+    ),
+    Fault("rules without a record", "rm -r /run/mesokit/attachments/ptp-net", "stale", "element"),
+    Fault(
+        "the service was killed",
+        f'python3 -c "{DEAD_SOCKET}"',
+        "node-service",
+        "has died",
+        fix="rm /run/mesokit/node.sock",
+    ),
+    Fault(
+        "a file that is no JSON",
+        _file("bad.conf", "{"),
+        "configuration-files",
+        "is no JSON object",
+        fix=f"rm {NET_D}/bad.conf",
+    ),
+    Fault(
+        "a network twice",
+        "; ".join(_file(f"{n}.conf", '{"name": "n", "type": "loopback"}') for n in "12"),
+        "configuration-files",
+        "is defined twice",
+    ),
+    Fault(
+        "a full disk",
+        "head -c 100M /dev/zero > /run/mesokit/full 2>/dev/null || true",
+        "full-disks",
+        "no room left",
+        fix="rm /run/mesokit/full",
+        setup="mkdir -p /run/mesokit; mount -t tmpfs -o size=8m none /run/mesokit",
+    ),
+    Fault(
+        "no name server",
+        "kill $(cat /run/dns.pid); sleep 0.2",
+        "name-servers",
+        "no name server answers",
+        fix="sh /run/dns.sh </dev/null >/dev/null 2>&1",
+    ),
+    Fault(
+        "the agent is out of reach",
+        FIREWALL % "input" + "nft add rule inet fw one iifname web0 tcp dport 5051 drop",
+        "agent-unreachable",
+        "do not reach the Mesos agent",
+        fix="nft delete table inet fw",
+    ),
+]
+
+DNS = """python3 - <<'X' &
+import os, socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("10.9.0.1", 53))
+open("/run/dns.pid", "w").write(str(os.getpid()))
+while True:
+    d, a = s.recvfrom(512)
+    s.sendto(d, a)
+X
+while ! test -s /run/dns.pid; do sleep 0.05; done
+"""
+AGENT = """
+import socket, time
+s = socket.socket()
+s.bind(("192.0.2.2", 5051))
+s.listen()
+time.sleep(3600)
+"""
+
+
+def _doctor(node: Node) -> list[dict[str, Any]]:
+    told = node.run([MESOKIT, "doctor", "--json"], check=False, env=ENV)
+    assert told.status in {0, 1, 2} and told.stdout, told
+    found: list[dict[str, Any]] = told.json()["items"]
+    return found
+
+
+def _shell(node: Node, script: str) -> None:
+    node.run(["sh", "-c", script], env=ENV)
+
+
+def _prepared(node: Node, ours: str, fault: Fault) -> Iterator[None]:
+    node.uplink()
+    if fault.setup:
+        _shell(node, fault.setup)
+    web = published(WEB, 8080)
+    if fault.check == "name-servers":
+        bridge, *others = web["plugins"]
+        ranges = {"type": "host-local", "subnet": "10.9.0.0/24"}
+        web = web | {"plugins": [bridge | {"ipam": ranges, "dns": {"nameservers": ["10.9.0.1"]}}, *others]}
+    attach(node, ours, web, "c1")
+    if fault.check != "agent-unreachable":
+        attach(node, ours, POINT, "c2")
+    if fault.check == "reverse-path":
+        box = attach(node, ours, WEB, "c3")
+        node.cni("ADD", f"{ours}/ptp", POINT, "c3", box, ifname="eth1").ok()
+    if fault.check == "name-servers":
+        node.path("/run/dns.sh").write_text(DNS)
+        _shell(node, "sh /run/dns.sh </dev/null >/dev/null 2>&1")
+    if fault.check == "agent-unreachable":
+        node.path("/run/agent.py").write_text(AGENT)
+        Path(node.path("/run/mesos-agent")).symlink_to("/usr/bin/python3")
+        flags = [
+            "--work_dir=/var/lib/mesos",
+            "--network_cni_plugins_dir=/x",
+            "--network_cni_config_dir=/etc/cni/net.d",
+        ]
+        with started(node.popen(["/run/mesos-agent", "/run/agent.py", "--ip=192.0.2.2", *flags])):
+            until(lambda: _doctor(node) == [], what="the agent listens")
+            yield
+        return
+    yield
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
+def test_doctor_names_the_fault_and_its_remedy_works(node: Node, ours: str, fault: Fault) -> None:
+    for _ in _prepared(node, ours, fault):
+        assert _doctor(node) == [], "the node was not healthy before"
+        _shell(node, fault.harm)
+        found = [
+            item for item in _doctor(node) if item["check"] == fault.check and fault.says in item["about"]
+        ]
+        assert found, (fault.says, _doctor(node))
+        for item in found:
+            assert item["evidence"] and item["remedy"]
+        text = node.run([MESOKIT, "doctor"], check=False, env=ENV)
+        assert text.status in {1, 2} and found[0]["remedy"].split("\n")[0] in text.text
+        _shell(node, fault.fix or "\n".join(item["remedy"] for item in found))
+        for item in _doctor(node):  # what comes with it, such as addresses that a link loses when it is down
+            _shell(node, item["remedy"])
+        assert _doctor(node) == []
+
+
+NETWORKS: dict[str, list[dict[str, Any]]] = {
+    "nothing": [],
+    "one bridge": [WEB],
+    "one ptp": [POINT],
+    "bridge and ptp": [WEB, POINT],
+    "a bridge of layer two": [
+        {"cniVersion": "1.0.0", "name": "flat", "type": "bridge", "bridge": "flat0",
+         "ipam": {"type": "static", "addresses": [{"address": "192.0.2.77/24", "gateway": "192.0.2.1"}]}},
+    ],
+    "IPv6 alone": [
+        {"cniVersion": "1.0.0", "name": "six", "type": "bridge", "bridge": "six0", "isDefaultGateway": True,
+         "ipam": {"type": "host-local", "subnet": "fd00:6::/64"}},
+    ],
+    "a macvlan": [
+        {"cniVersion": "1.0.0", "name": "mac", "type": "macvlan", "master": "eth0",
+         "ipam": {"type": "host-local", "subnet": "192.0.2.0/24", "rangeStart": "192.0.2.100"}},
+    ],
+    "limits and tuning": [
+        {"cniVersion": "1.0.0", "name": "tuned", "type": "tuning", "mtu": 1400,
+         "delegate": {"type": "bandwidth", "ingressRate": 8000000, "ingressBurst": 800000,
+                      "delegate": {"type": "ptp", "ipam": {"type": "host-local", "subnet": "10.7.0.0/24"}}}},
+    ],
+    "no address at all": [{"cniVersion": "1.0.0", "name": "bare", "type": "bridge", "bridge": "bare0"}],
+    "loopback": [{"cniVersion": "1.0.0", "name": "lo", "type": "loopback"}],
+}  # fmt: skip
+
+NEIGHBOURS = {
+    "alone": "true",
+    "Docker beside, with our bridge let pass": (
+        "iptables -P FORWARD DROP; iptables -N DOCKER-USER; iptables -I FORWARD -j DOCKER-USER; "
+        "for i in web0 six0 bare0 flat0; do "
+        "iptables -A DOCKER-USER -i $i -j ACCEPT; ip6tables -I FORWARD -i $i -j ACCEPT; done; "
+        "iptables -A DOCKER-USER -s 10.0.0.0/8 -j ACCEPT; ip6tables -P FORWARD DROP; "
+        "ip link add docker0 type bridge; ip addr add 172.17.0.1/16 dev docker0"
+    ),
+    "a route for all of 10/8": "ip route add 10.0.0.0/8 via 192.0.2.1",
+}
+
+
+@pytest.mark.parametrize("beside", NEIGHBOURS)
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_healthy_node_has_no_alarm(node: Node, ours: str, kind: str, beside: str) -> None:
+    node.uplink()
+    for number, conf in enumerate(NETWORKS[kind]):
+        for copy in range(1 if "static" in str(conf) else 2):
+            attach(node, ours, conf, f"c{number}-{copy}")
+    _shell(node, NEIGHBOURS[beside])
+    assert _doctor(node) == []
+    told = node.run([MESOKIT, "doctor"], env=ENV)
+    assert told.status == 0 and "healthy: " in told.text
+    assert node.run([MESOKIT, "check"], env=ENV, check=False).status == 0
+
+
+def test_a_healthy_node_with_the_service_has_no_alarm(node: Node, ours: str) -> None:
+    with service(node):
+        attach(node, ours, WEB, "c1")
+        assert _doctor(node) == []
+
+
+def test_who_is_not_root_is_told_what_cannot_be_seen(node: Node, ours: str) -> None:
+    attach(node, ours, WEB, "c1")
+    told = node.run(["setpriv", "--reuid", "1000", "--clear-groups", MESOKIT, "doctor"], check=False)
+    assert told.status == 1 and "UNKNOWN  hidden" in told.text and "Traceback" not in told.stderr.decode()
