@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from netns_tests.node import Netns, Node, Running, started, until
-from netns_tests.plugins import MESOKIT, service
+from netns_tests.plugins import MESOKIT, service, signal_service
 
 SERVER = "10.77.0.1"
 
@@ -127,3 +127,230 @@ def test_a_lease_from_dnsmasq_and_back(node: Node, ours: str, daemon: str) -> No
         until(lambda: b"DHCPRELEASE" in dns.errors(), what="the server hears of the release")
         assert leases(node) == []
         node.cni("DEL", f"{ours}/macvlan", macvlan(), "c1", box).ok()
+
+
+@contextmanager
+def udhcpd(
+    server: Netns, *, seconds: int = 10, first: str = "10.77.1.1", last: str = "10.77.1.250"
+) -> Iterator[Running]:
+    """A server that gives leases as short as a test wants them."""
+    files = server.node.path("/root")
+    conf = (
+        f"interface lan1\nstart {first}\nend {last}\n"
+        "lease_file /root/udhcpd.leases\npidfile /root/udhcpd.pid\n"
+        f"min_lease 1\nconflict_time 3600\ndecline_time 3600\noption subnet 255.255.0.0\n"
+        f"option router {SERVER}\noption lease {seconds}\n"
+    )
+    (files / "udhcpd.conf").write_text(conf)
+    (files / "udhcpd.leases").write_text("")
+    with started(server.popen(["udhcpd", "-f", "/root/udhcpd.conf"])) as running:
+        until(lambda: running.ended() or (files / "udhcpd.pid").exists(), what="udhcpd serves")
+        yield running
+
+
+def daemon_of(node: Node) -> str:
+    """The process id of the lease daemon."""
+    return node.path("/var/lib/mesokit/leases/default/.daemon").read_text().strip()
+
+
+def kill_daemon(node: Node) -> str:
+    """Kill the lease daemon as kill -9 does; its process id."""
+    pid = daemon_of(node)
+    node.run(["busybox", "kill", "-9", pid])
+    return pid
+
+
+def test_leases_are_renewed_while_daemons_die_and_are_replaced(node: Node, ours: str) -> None:
+    """Leases of 10 s for a minute: the lease daemon is killed, the whole service is killed, and it is
+    upgraded; not one packet is lost, and nobody ever takes the address away.
+    """
+    with lan(node) as server, udhcpd(server, seconds=10):
+        box = node.netns("c1")
+        with service(node):
+            (ip,) = node.cni("ADD", f"{ours}/macvlan", macvlan(), "c1", box).ok()["ips"]
+            pings = box.popen(["busybox", "ping", "-c", "40", SERVER])
+            began = leases(node)[0]["seconds"]
+            assert began <= 10
+            killed = kill_daemon(node)
+            _renewed(node, box)
+            assert (node.path("/var/lib/mesokit/leases/default") / ".daemon").read_text().strip() != str(
+                killed
+            )
+            signal_service(node, "KILL")
+        with service(node):
+            _renewed(node, box)
+            with started(node.popen([MESOKIT, "node"])):  # takes over: an upgrade
+                _renewed(node, box)
+                _renewed(node, box)
+                finished = pings.wait(120)
+                assert " 0% packet loss" in finished.text, finished.text[-300:]
+                assert address_of(box) == [ip["address"]]
+
+
+def _renewed(node: Node, box: Netns) -> None:
+    """Until the lease is a younger one than now."""
+
+    def left() -> int:
+        found = leases(node)
+        return int(found[0]["seconds"]) if found else 0
+
+    until(lambda: left() <= 6, what="the lease grows old")
+    until(lambda: left() >= 8, what="the lease is renewed")
+    until(lambda: lifetime_of(box) >= 7, what="the address lives as long")
+
+
+def test_a_server_that_is_gone_and_back(node: Node, ours: str) -> None:
+    with lan(node) as server, service(node):
+        box = node.netns("c1")
+        with udhcpd(server, seconds=6):
+            node.cni("ADD", f"{ours}/macvlan", macvlan(), "c1", box).ok()
+            assert len(address_of(box)) == 1
+        until(lambda: address_of(box) == [], what="the address goes with the lease")
+        until(lambda: leases(node)[0]["state"] == "init", what="the lease is lost")
+        assert "is lost" in leases(node)[0]["told"]
+        answer = node.cni(
+            "CHECK",
+            f"{ours}/macvlan",
+            {
+                **macvlan(),
+                "prevResult": {
+                    "cniVersion": "1.0.0",
+                    "interfaces": [{"name": "eth0", "sandbox": box.path}],
+                    "ips": [],
+                },
+            },
+            "c1",
+            box,
+        )
+        assert answer.code == 999
+        with udhcpd(server, seconds=60):
+            until(lambda: len(address_of(box)) == 1, what="there is a lease again", seconds=90)
+            assert box.ping(SERVER)
+            assert any(route.get("gateway") == SERVER for route in box.json("ip", "-j", "route"))
+        node.cni("DEL", f"{ours}/macvlan", macvlan(), "c1", box).ok()
+
+
+def test_a_server_that_refuses_a_lease_gives_another(node: Node, ours: str) -> None:
+    with lan(node) as server, service(node):
+        box = node.netns("c1")
+        with udhcpd(server, seconds=8):
+            node.cni("ADD", f"{ours}/macvlan", macvlan(), "c1", box).ok()
+        with udhcpd(server, seconds=60, first="10.77.2.1", last="10.77.2.9"):
+            until(
+                lambda: any(address.startswith("10.77.2.") for address in address_of(box)),
+                what="the container has an address of the new pool", seconds=60,
+            )  # fmt: skip
+            assert len(address_of(box)) == 1
+            assert box.ping(SERVER)
+            assert leases(node)[0]["address"] == address_of(box)[0]
+        node.cni("DEL", f"{ours}/macvlan", macvlan(), "c1", box).ok()
+
+
+def test_an_address_that_somebody_has_is_declined(node: Node, ours: str) -> None:
+    with lan(node) as server, service(node):
+        with dnsmasq(server, pool="10.77.1.1,10.77.1.2") as dns:
+            box = node.netns("c1")
+            for number in (1, 2):
+                server.run(["ip", "addr", "add", f"10.77.1.{number}/32", "dev", "lo"])
+            answer = node.cni("ADD", f"{ours}/macvlan", macvlan(), "c1", box)
+            assert answer.code == 11
+            assert "in use by" in str(answer.error)
+            assert b"DHCPDECLINE" in dns.errors()
+            assert leases(node) == []
+            assert box.run(["ip", "-j", "link", "show", "dev", "eth0"], check=False).status != 0
+        with udhcpd(server, first="10.77.1.2", last="10.77.1.3"):
+            (ip,) = node.cni("ADD", f"{ours}/macvlan", macvlan(), "c1", box).ok()["ips"]
+            assert ip["address"] == "10.77.1.3/16"
+
+
+def test_two_interfaces_have_a_lease_each(node: Node, ours: str) -> None:
+    with lan(node) as server, service(node), udhcpd(server, seconds=60):
+        box = node.netns("c1")
+        second = {**macvlan(), "name": "lan2"}
+        for conf, ifname in ((macvlan(), "eth0"), (second, "eth1")):
+            node.cni("ADD", f"{ours}/macvlan", conf, "c1", box, ifname=ifname).ok()
+        assert address_of(box) != address_of(box, "eth1")
+        assert len(leases(node)) == 2
+        node.cni("DEL", f"{ours}/macvlan", macvlan(), "c1", box, ifname="eth0").ok()
+        (left,) = leases(node)
+        assert left["interface"] == "eth1"
+        assert [left["address"]] == address_of(box, "eth1")
+
+
+def test_without_a_lease_daemon_the_error_says_what_to_do(node: Node, ours: str) -> None:
+    with lan(node) as server, udhcpd(server):
+        box = node.netns("c1")
+        answer = node.cni("ADD", f"{ours}/macvlan", macvlan(), "c1", box)
+        assert answer.code == 11
+        for word in ("lease daemon", "/run/mesokit/dhcp.sock", "mesokit dhcp", "mesokit node"):
+            assert word in str(answer.error)
+        assert box.run(["ip", "-j", "link", "show", "dev", "eth0"], check=False).status != 0
+        node.cni("DEL", f"{ours}/macvlan", macvlan(), "c1", box).ok()
+        status = node.cni("STATUS", f"{ours}/macvlan", {**macvlan(), "cniVersion": "1.1.0"}, "", None)
+        assert status.code == 11
+
+
+def test_a_del_gives_back_without_a_daemon(node: Node, ours: str) -> None:
+    with lan(node) as server, dnsmasq(server) as dns:
+        box = node.netns("c1")
+        with started(node.popen([MESOKIT, "dhcp"])):
+            until(node.path("/run/mesokit/dhcp.sock").is_socket, what="the lease daemon listens")
+            node.cni("ADD", f"{ours}/macvlan", macvlan(), "c1", box).ok()
+        node.cni("DEL", f"{ours}/macvlan", macvlan(), "c1", box).ok()
+        until(lambda: b"DHCPRELEASE" in dns.errors(), what="the server hears of the release")
+        assert leases(node) == []
+
+
+def test_a_container_that_vanished_is_forgotten(node: Node, ours: str) -> None:
+    with lan(node) as server, service(node), udhcpd(server, seconds=4):
+        box = node.netns("c1")
+        node.cni("ADD", f"{ours}/macvlan", macvlan(), "c1", box).ok()
+        box.delete()
+        until(lambda: leases(node) == [], what="the lease has ended and is forgotten", seconds=30)
+        node.cni("DEL", f"{ours}/macvlan", macvlan(), "c1", None).ok()
+
+
+def test_as_the_reference_daemon_is_started(node: Node, ours: str) -> None:
+    """`dhcp daemon -socketpath PATH -pidfile PATH`, for a runtime that starts it."""
+    words = ["-socketpath", "/run/cni/dhcp.sock", "-pidfile=/run/dhcp.pid", "-timeout", "10s", "-broadcast"]
+    with lan(node) as server, udhcpd(server, seconds=60):
+        with started(node.popen([f"{ours}/dhcp", "daemon", *words])) as running:
+            socket = node.path("/run/cni/dhcp.sock")
+            until(lambda: running.ended() or socket.is_socket(), what="the daemon listens")
+            assert int(node.path("/run/dhcp.pid").read_text()) > 0
+            box = node.netns("c1")
+            conf = macvlan(daemonSocketPath="/run/cni/dhcp.sock")
+            node.cni("ADD", f"{ours}/macvlan", conf, "c1", box).ok()
+            assert len(address_of(box)) == 1
+            node.cni("DEL", f"{ours}/macvlan", conf, "c1", box).ok()
+        assert node.run([f"{ours}/dhcp", "daemon", "-wrong"], check=False).status == 2
+
+
+def test_a_bridge_asks_by_the_port_that_it_made(node: Node, ours: str) -> None:
+    with lan(node) as server, service(node), udhcpd(server, seconds=60):
+        node.run(["ip", "link", "add", "br0", "type", "bridge"])
+        node.run(["ip", "link", "set", "lan0", "master", "br0"])
+        node.run(["ip", "link", "set", "br0", "up"])
+        box = node.netns("c1")
+        conf = {**macvlan(), "type": "bridge", "bridge": "br0"}
+        node.cni("ADD", f"{ours}/bridge", conf, "c1", box).ok()
+        assert box.ping(SERVER)
+        node.cni("DEL", f"{ours}/bridge", conf, "c1", box).ok()
+
+
+def test_what_the_client_says_of_itself(node: Node, ours: str) -> None:
+    with lan(node) as server, service(node), dnsmasq(server) as dns:
+        box = node.netns("c1")
+        conf = macvlan(
+            provide=[
+                {"option": "host-name", "fromArg": "K8S_POD_NAME"},
+                {"option": "vendor-class-identifier", "value": "mesokit-test"},
+            ],
+            request=[{"skipDefault": True, "option": "subnet-mask"}, {"option": "42"}],
+        )
+        args = {"CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAME=web-1"}
+        node.cni("ADD", f"{ours}/macvlan", conf, "c1", box, env=args).ok()
+        log = dns.errors().decode()
+        assert "client provides name: web-1" in log
+        assert "vendor class: mesokit-test" in log
+        assert re.search(r"requested options: 1:netmask, 42:ntp-server\n", log)
