@@ -85,7 +85,7 @@ def plan(app: App, situation: Situation, deployment: Deployment, seen: Sequence[
     old = [item for item in living if item.instance.version != deployment.version]
     if deployment.status in (Status.PAUSED, Status.FAILED):
         # What runs goes on, and what is lost meanwhile is made up for with what is known to work.
-        missing = wanted - len(living) if situation.may_start else 0
+        missing = wanted - len(living) if situation.may_start and deployment.previous else 0
         return Plan(max(0, missing), deployment.previous or deployment.version, (), deployment)
     watch = app.update.watch
     ready_new = [item for item in new if item.ready_for >= watch]

@@ -73,7 +73,6 @@ def update(books: Books, status: TaskStatus, turn: Turn) -> None:
             turn.call(calls.kill(TaskRef(task_id, status.agent_id.value)))
         return
     name = task_id.removeprefix(f"{instance.id}.")
-    books.silent_since.pop(instance.id, None)
     changed(books, instance, after_update(instance, name, status, time.time()), status, turn)
 
 

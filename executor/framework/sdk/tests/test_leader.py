@@ -1,0 +1,67 @@
+"""Who leads, as masters write it into ZooKeeper."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kazoo.client import KazooClient
+
+from executor.framework.sdk.leader import Detector, LeaderUrlError, address_of, lowest
+from executor.framework.store.tests import servers
+
+
+@pytest.fixture
+def ensemble(tmp_path: Path) -> Iterator[str]:
+    with servers.zookeeper(tmp_path / "zookeeper") as server:
+        yield server.address
+
+
+def info(ip: str) -> bytes:
+    return f'{{"address":{{"hostname":"h","ip":"{ip}","port":5050}},"port":5050}}'.encode()
+
+
+def test_the_lowest_number_leads(ensemble: str) -> None:
+    masters = KazooClient(hosts=ensemble)
+    masters.start()
+    told: list[str] = []
+    detector = Detector(f"zk://{ensemble}/mesos", told.append)
+    try:
+        masters.ensure_path("/mesos/log_replicas")
+        masters.create("/mesos/json.info_0000000007", info("10.0.0.7"), ephemeral=True)
+        masters.create("/mesos/json.info_0000000003", info("10.0.0.3"), ephemeral=True)
+        detector.start()
+        _until(told, "10.0.0.3:5050")
+        masters.delete("/mesos/json.info_0000000003")
+        _until(told, "10.0.0.7:5050")
+        masters.delete("/mesos/json.info_0000000007")
+        _until(told, "")
+    finally:
+        detector.stop()
+        masters.stop()
+
+
+def _until(told: list[str], wanted: str) -> None:
+    end = time.monotonic() + 20
+    while not told or told[-1] != wanted:
+        assert time.monotonic() < end, told
+        time.sleep(0.02)
+
+
+def test_what_is_no_master_is_passed_over() -> None:
+    assert (
+        lowest(["log_replicas", "info_0000000001", "json.info_12", "json.info_0000000009"])
+        == "json.info_0000000009"
+    )
+    assert lowest([]) == ""
+    for data in (b"", b"{}", b"[]", b'{"address":{"ip":"x","port":99999}}', b"\xff", b'{"address":7}'):
+        assert address_of(data, by_name=False) == ""
+    assert address_of(info("fd00::1"), by_name=False) == "[fd00::1]:5050"
+    assert address_of(info("10.0.0.1"), by_name=True) == "h:5050"
+
+
+@pytest.mark.parametrize("url", ["zk://", "http://z/mesos", "zk://z1:2181", "zk://me:secret@/mesos"])
+def test_urls_that_are_none(url: str) -> None:
+    with pytest.raises(LeaderUrlError) as caught:
+        Detector(url, lambda _address: None)
+    assert "secret" not in str(caught.value)
