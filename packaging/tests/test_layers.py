@@ -31,7 +31,7 @@ EXECUTOR_ORDER = (
     "main",
 )
 CNI_ORDER = (
-    "spec", "kernel", "store", "dhcp", "steps", "attach", "plugins", "chain", "view", "node", "cli"
+    "spec", "kernel", "store", "policy", "dhcp", "steps", "attach", "plugins", "chain", "view", "node", "cli"
 )  # fmt: skip
 
 # What a layer may import beside itself. `None` stands for every layer before it in the order above.
@@ -57,6 +57,8 @@ CNI_RULES: Rules = {
     # The kernel knows errors and namespaces of spec, but never reads a configuration.
     "kernel": frozenset({"spec"}),
     "store": frozenset({"spec"}),
+    # Pure: files in, a table of sets out.
+    "policy": frozenset({"spec"}),
 }
 FORBIDDEN_IN_KERNEL = ("cni_plugins.spec.config", "cni_plugins.spec.call", "cni_plugins.spec.dispatch")
 

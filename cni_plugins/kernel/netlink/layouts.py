@@ -74,6 +74,8 @@ _KINDS: Mapping[str, Table] = {
         "IFLA_BR_VLAN_FILTERING": (7, _8),
         "IFLA_BR_VLAN_PROTOCOL": (8, _BE16),
         "IFLA_BR_MCAST_SNOOPING": (23, _8),
+        "IFLA_BR_NF_CALL_IPTABLES": (36, _8),
+        "IFLA_BR_NF_CALL_IP6TABLES": (37, _8),
         "IFLA_BR_VLAN_DEFAULT_PVID": (39, _16),
     },
     "ipvlan": {"IFLA_IPVLAN_MODE": (1, _16), "IFLA_IPVLAN_FLAGS": (2, _16)},

@@ -19,7 +19,7 @@ from functools import partial
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Any
 
-from cni_plugins.attach import delegation, veth, wishes
+from cni_plugins.attach import delegation, policing, veth, wishes
 from cni_plugins.attach.forwarding import forward
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
@@ -93,6 +93,8 @@ class BridgeConfig:
         "name of the host's end (`args.cni` and `runtimeConfig` may give it too); default a random one",
     )
     mac_from_ip: bool = option("macFromIP", BOOL, False, "make the MAC address of the first IP address")
+    policy: str = option("policy", policing.POLICY, "", policing.POLICY_ABOUT)
+    policy_labels: tuple[str, ...] = option("policyLabels", policing.LABELS, (), policing.LABELS_ABOUT)
 
     @property
     def gateway(self) -> bool:
@@ -137,6 +139,9 @@ def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
     routes = (*ipam.routes, *_default_routes(config, ips, ipam.routes))
     if config.mac_spoof_check:
         tx.apply(_spoof_check(pair.name, pair.peer_mac))
+    judged = _judged(call, config, ips, pair.name)
+    if judged is not None:
+        tx.apply(judged)
     addresses = Addresses(call.ifname, ips, routes, config.dad, up=not config.no_interface, notify=False)
     tx.apply(addresses)
     if config.ip_masq and ips:
@@ -217,6 +222,18 @@ def _attach(call: Call, config: BridgeConfig, tx: Transaction, mac: str | None) 
     if bridge.alias != bridges.ALIAS:  # an address that is not set follows the ports'
         bridge = bridges.find(tx.context.host, config.bridge) or bridge
     return bridge, pair
+
+
+def _judged(call: Call, config: BridgeConfig, ips: Sequence[Address], port: str) -> Step | None:
+    return policing.step(
+        call,
+        config.policy,
+        config.policy_labels,
+        ips,
+        link=_gateway_name(config) if config.gateway else config.bridge,
+        port=port,
+        bridged=True,
+    )
 
 
 def _spoof_check(port: str, mac: str) -> "SpoofCheck":
@@ -310,6 +327,9 @@ def steps(call: Call, config: BridgeConfig, context: Context, result: Result) ->
     listed: list[Step] = [_bridge(config, ""), pair, _port(config, port.name, mac)]
     if config.mac_spoof_check:
         listed.append(_spoof_check(port.name, inside.mac.lower()))
+    judged = _judged(call, config, ips, port.name)
+    if judged is not None:
+        listed.append(judged)
     listed.append(Addresses(call.ifname, ips, result.routes, config.dad, up=not config.no_interface))
     gateways = _gateway_addresses(config, ips)
     if gateways:
@@ -348,7 +368,7 @@ PLUGIN: Plugin[Any] = Plugin(
     about="a veth pair between a container and a bridge of the host",
     config=BridgeConfig,
     add=add,
-    kinds=(registry.Kind.MASQUERADE, registry.Kind.SPOOF_CHECK),
+    kinds=(registry.Kind.MASQUERADE, registry.Kind.SPOOF_CHECK, registry.Kind.POLICY_ENDPOINT),
     steps=steps,
     remove_legacy=remove_legacy,
     status=status,

@@ -12,7 +12,7 @@ GATEWAY`. Without `ipam` both ends are up and have no address.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cni_plugins.attach import delegation, veth, wishes
+from cni_plugins.attach import delegation, policing, veth, wishes
 from cni_plugins.attach.forwarding import forward
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
@@ -48,6 +48,8 @@ class PtpConfig:
         "name of the host's end (`args.cni` and `runtimeConfig` may give it too); default a random one",
     )
     mac_from_ip: bool = option("macFromIP", BOOL, False, "make the MAC address of the first IP address")
+    policy: str = option("policy", policing.POLICY, "", policing.POLICY_ABOUT)
+    policy_labels: tuple[str, ...] = option("policyLabels", policing.LABELS, (), policing.LABELS_ABOUT)
 
 
 def validate(call: Call, config: PtpConfig) -> None:
@@ -93,6 +95,10 @@ def _after_the_pair(config: PtpConfig, call: Call, result: Result) -> list[Step]
     if ips:
         listed.append(Forwarding(tuple(sorted({entry.address.version for entry in ips}))))
         listed.append(HostRoutes(result.host_interface().name, ips))
+    name = result.host_interface().name
+    judged = policing.step(call, config.policy, config.policy_labels, ips, link=name, port=name)
+    if judged is not None:
+        listed.append(judged)
     listed.append(Addresses(call.ifname, ips, result.routes, dad=config.dad, by_gateway=True))
     if config.ip_masq and ips:
         backend = config.ip_masq_backend or NFTABLES
@@ -106,7 +112,7 @@ PLUGIN: Plugin[Any] = Plugin(
     about="a routed veth pair between a container and the host",
     config=PtpConfig,
     add=add,
-    kinds=(registry.Kind.MASQUERADE,),
+    kinds=(registry.Kind.MASQUERADE, registry.Kind.POLICY_ENDPOINT),
     steps=steps,
     validate=validate,
     remove_legacy=legacy.link_of("veth"),

@@ -1,0 +1,47 @@
+"""Whether an attachment is under policy, and the step that puts it there.
+
+A network has policy when its configuration says so (`policy`), or when the node has a directory of policies.
+Nothing is imported where neither is so.
+"""
+
+import os.path
+from collections.abc import Sequence
+
+from cni_plugins.spec.call import Call
+from cni_plugins.spec.config import TEXT, list_of, one_of
+from cni_plugins.spec.result import Address
+from cni_plugins.steps.step import Step
+
+DIRECTORY = "/etc/mesokit/policy.d"
+POLICY = one_of("open", "isolated", "groups")
+POLICY_ABOUT = "what holds where no policy selects a container; with any of them its packets are judged"
+LABELS = list_of(TEXT)
+LABELS_ABOUT = "labels of a task's network_info that policies may select it by"
+
+
+def step(
+    call: Call,
+    default: str,
+    allowed: Sequence[str],
+    ips: Sequence[Address],
+    *,
+    link: str,
+    port: str,
+    bridged: bool = False,
+) -> Step | None:
+    """The step of an attachment, None where there is no policy. It goes before the container's link is up."""
+    if not ips or not (default or os.path.exists(f"{call.roots.prefix}{DIRECTORY}")):
+        return None
+    from cni_plugins.steps.policy import PolicyEndpoint
+
+    info = call.network_info
+    labels = {} if info is None else {key: info.labels[key] for key in allowed if key in info.labels}
+    return PolicyEndpoint(
+        default=default or "open",
+        ips=tuple(ips),
+        groups=() if info is None else tuple(sorted(set(info.groups))),
+        labels=tuple(sorted(labels.items())),
+        link=link,
+        port=port,
+        bridged=bridged,
+    )

@@ -1,0 +1,332 @@
+"""`mesokit policy`: what containers may send to one another, to the host and to the world."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cni_plugins.cli.policy_text import as_json_endpoint, audited, builtin, overview, suspicions
+from cni_plugins.kernel.netlink.netfilter import Nfnetlink
+from cni_plugins.kernel.nft import policy as kernel
+from cni_plugins.policy import explain as explaining
+from cni_plugins.policy.compile import Compiler
+from cni_plugins.policy.explain import Packet
+from cni_plugins.policy.located import Node
+from cni_plugins.policy.model import Endpoint, Policy
+from cni_plugins.policy.profile import Entry
+from cni_plugins.policy.read import Refused, read_directory, read_files, traffic_of
+from cni_plugins.policy.schema import SCHEMA
+from cni_plugins.policy.traffic import NUMBERS
+from cni_plugins.spec.deadline import after
+from cni_plugins.spec.errors import CniError
+from cni_plugins.spec.namespace import OWN_NETNS, Namespace, open_namespace
+from cni_plugins.spec.roots import Roots, roots_from
+from cni_plugins.spec.text import printable
+from cni_plugins.spec.values import Ip
+from cni_plugins.steps import policy_state
+from cni_plugins.steps.policy_state import State
+
+_SECONDS = 30.0
+_REFUSED = 2
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_FROM = click.option(
+    "--from",
+    "place",
+    type=click.Path(path_type=Path),
+    help="Another directory than /etc/mesokit/policy.d.",
+)
+
+
+@click.group("policy")
+def command() -> None:
+    """Say what containers may send to one another, to the host and to the world.
+
+    \b
+    mesokit policy check                         are the files of /etc/mesokit/policy.d right?
+    mesokit policy apply                         make them hold, under running containers
+    mesokit policy show                          who is under policy, and how it is enforced
+    mesokit policy explain web-1 db-1 tcp/5432   does it pass, and which rule says so?
+    mesokit policy audit                         what policies with `audit: true` would have refused
+    mesokit policy schema                        the JSON Schema of a policy file
+
+    A policy file:
+
+    \b
+    policies:
+      - name: db
+        for: {labels: {role: db}}
+        ingress:
+          - {allow: [tcp/5432], from: [{labels: {role: web}}]}
+    """
+
+
+def _roots() -> Roots:
+    return roots_from(os.environ)
+
+
+def _host() -> Namespace:
+    try:
+        host = open_namespace(OWN_NETNS)
+    except CniError as error:
+        raise click.ClickException(str(error)) from error
+    if host is None:
+        raise click.ClickException(f"cannot open {OWN_NETNS}: is /proc mounted?")
+    return host
+
+
+def _state() -> State:
+    try:
+        return policy_state.load(_roots(), _host())
+    except CniError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _read(place: Path | None) -> list[Policy]:
+    """The policies of a directory; those that are refused end the program with 2."""
+    chosen = place or policy_state.directory(_roots())
+    try:
+        return read_files([chosen]) if chosen.is_file() else read_directory(chosen)
+    except Refused as error:
+        for problem in error.problems:
+            click.echo(printable(str(problem)), err=True)
+        count = len(error.problems)
+        click.echo(f"refused: {count} problem{'' if count == 1 else 's'}, nothing is changed", err=True)
+        sys.exit(_REFUSED)
+
+
+@command.command("check")
+@click.argument("place", required=False, type=click.Path(path_type=Path))
+@_AS_JSON
+def check(place: Path | None, as_json: bool) -> None:
+    """Read the policies of PLACE (a file or a directory) and say what is wrong or odd. Needs no root.
+
+    Exit status 2 when they are refused. What is odd (a selector that nobody matches now, egress rules without
+    DNS) is told and is no error.
+    """
+    policies = _read(place)
+    try:
+        endpoints: Sequence[Endpoint] = policy_state.load(_roots(), _host()).endpoints
+    except CniError:
+        endpoints = ()  # not root's: the files alone
+    odd = suspicions(policies, endpoints)
+    if as_json:
+        click.echo(json.dumps({"policies": [item.name for item in policies], "warnings": odd}, indent=2))
+        return
+    for line in odd:
+        click.echo(printable(line), err=True)
+    click.echo(f"{len(policies)} polic{'y' if len(policies) == 1 else 'ies'}, all right")
+
+
+@command.command("schema")
+def schema() -> None:
+    """Print the JSON Schema (draft 2020-12) of a policy file."""
+    click.echo(json.dumps(SCHEMA, indent=2))
+
+
+@command.command("apply")
+@_FROM
+@_AS_JSON
+def apply(place: Path | None, as_json: bool) -> None:
+    """Make the policies of /etc/mesokit/policy.d hold, all or none, at one instant.
+
+    Flows that exist are judged too: one that is no longer allowed ends with the change. It may be run at any
+    time, beside a node service too, and puts right what somebody flushed. Exit status 2 when a file is
+    refused; nothing is changed then.
+    """
+    policies = tuple(_read(place))
+    roots, began = _roots(), time.monotonic()
+    try:
+        with policy_state.opened(roots, _host(), after(_SECONDS)) as store:
+            before = len(store.state.policies)
+            done = store.update(lambda state: replace(state, policies=policies, read=True))
+            mended = store.restore()
+            count = len(store.state.endpoints)
+    except CniError as error:
+        raise click.ClickException(str(error)) from error
+    answer = {
+        "policies": len(policies),
+        "before": before,
+        "endpoints": count,
+        "elements": {"added": done.added, "removed": done.removed},
+        "profiles": {"new": done.new, "gone": done.dead},
+        "restored": mended.added + mended.removed + mended.new,
+        "milliseconds": round((time.monotonic() - began) * 1000, 1),
+    }
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+        return
+    click.echo(
+        f"{len(policies)} policies hold for {count} endpoints: {done.new} profiles made, {done.dead} gone, "
+        f"{done.added} elements added, {done.removed} removed, {answer['milliseconds']} ms"
+    )
+    if answer["restored"]:
+        click.echo(f"{answer['restored']} elements and chains were missing or foreign, and are right again")
+
+
+@command.command("show")
+@_AS_JSON
+def show(as_json: bool) -> None:
+    """Show who is under policy, what holds for them, how it is enforced, and what is not."""
+    state, host = _state(), _host()
+    compiler = Compiler(state.policies)
+    try:
+        with Nfnetlink(host) as socket:
+            held = policy_state.held(socket)
+    except CniError as error:
+        raise click.ClickException(str(error)) from error
+    lacking = compiler.compile(state.endpoints).entries - held
+    if as_json:
+        document = {
+            "policies": [{"name": item.name, "where": item.where} for item in state.policies],
+            "endpoints": [as_json_endpoint(item, compiler.assignment(item)) for item in state.endpoints],
+            "missing": len(lacking),
+            "builtin": builtin(),
+        }
+        click.echo(json.dumps(document, indent=2))
+        return
+    for line in overview(state, compiler, len(lacking)):
+        click.echo(printable(line))
+
+
+@command.command("explain")
+@click.argument("source")
+@click.argument("target")
+@click.argument("traffic")
+@_AS_JSON
+def explain(source: str, target: str, traffic: str, as_json: bool) -> None:
+    """Say whether the first packet of a flow from SOURCE to TARGET passes, and why.
+
+    SOURCE and TARGET are a container's id or the beginning of it, or an address; TRAFFIC is such as tcp/80,
+    udp/53, icmp/echo-request. The verdict is read from the kernel's own sets. Exit status 1 if it does not
+    pass.
+
+    \b
+    mesokit policy explain web-1 db-1 tcp/5432
+    mesokit policy explain 203.0.113.7 web-1 tcp/80
+    """
+    state, host = _state(), _host()
+    pairs = _pairs(state, source, target)
+    compiler = Compiler(state.policies)
+    compiler.compile(state.endpoints)
+    answers: list[dict[str, Any]] = []
+    with Nfnetlink(host) as socket:
+
+        @cache
+        def sets(name: str) -> tuple[Entry, ...]:
+            return tuple(Entry(name, *entry) for entry in kernel.read(socket, name))
+
+        for a, b in pairs:
+            packet = _packet(a, b, traffic)
+            if packet is None:
+                continue
+            found = explaining.judge(sets, compiler.profiles, packet)
+            why = explaining.reasons(state.policies, _of(state, a), _of(state, b), packet)
+            answers.append(
+                {
+                    "source": str(a),
+                    "target": str(b),
+                    "allowed": found.allowed,
+                    "refusedBy": found.end,
+                    "audited": found.audited,
+                    "kernel": found.steps,
+                    "reasons": [
+                        {"end": item.end, "says": item.verdict, "policy": item.policy, "where": item.where}
+                        for item in why
+                    ],
+                }
+            )
+    if not answers:
+        raise click.ClickException(f"{source} and {target} have no family in common for {traffic}")
+    if as_json:
+        click.echo(json.dumps(answers, indent=2))
+    else:
+        for answer in answers:
+            click.echo(printable(_told(answer, traffic)))
+    sys.exit(0 if all(answer["allowed"] for answer in answers) else 1)
+
+
+def _told(answer: dict[str, Any], traffic: str) -> str:
+    verdict = "passes" if answer["allowed"] else f"is refused (by the {answer['refusedBy']}'s side)"
+    lines = [f"{traffic} from {answer['source']} to {answer['target']} {verdict}"]
+    for item in answer["reasons"]:
+        place = f", {item['where']}" if item["where"] else ""
+        lines.append(f"  {item['end']}: {item['says']} by {item['policy']}{place}")
+    lines += [f"  kernel: {step}" for step in answer["kernel"]]
+    return "\n".join(lines)
+
+
+def _of(state: State, address: Ip) -> Endpoint | None:
+    return next((item for item in state.endpoints if address in item.addresses), None)
+
+
+def _addresses(state: State, text: str) -> tuple[Ip, ...]:
+    try:
+        return (ip_address(text),)
+    except ValueError:
+        pass
+    exact = [item for item in state.endpoints if item.container == text]
+    found = exact or [item for item in state.endpoints if item.container.startswith(text)]
+    if len({item.container for item in found}) > 1:
+        names = ", ".join(sorted({item.container for item in found}))
+        raise click.ClickException(f"{text!r} may be each of {names}")
+    if not found:
+        raise click.ClickException(f"{text!r} is no address, and no container under policy begins so")
+    return tuple(address for item in found for address in item.addresses)
+
+
+def _pairs(state: State, source: str, target: str) -> list[tuple[Ip, Ip]]:
+    return [
+        (a, b) for a in _addresses(state, source) for b in _addresses(state, target) if a.version == b.version
+    ]
+
+
+def _packet(source: Ip, target: Ip, text: str) -> Packet | None:
+    """None when the traffic is of the other family."""
+    try:
+        listed = traffic_of(Node(text, 1))
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    numbers = NUMBERS[source.version]
+    for item in listed:
+        if item.low != item.high and item.protocol not in ("icmp", "icmpv4", "icmpv6"):
+            raise click.ClickException(f"{text!r} is more than one port: name one, such as tcp/80")
+        if item.protocol in ("tcp", "udp", "sctp"):
+            number = numbers[("tcp", "udp", "sctp").index(item.protocol)]
+            return Packet(source, target, number, item.low)
+        if item.protocol in ("icmp", f"icmpv{source.version}"):
+            echo = 8 if source.version == 4 else 128
+            return Packet(source, target, numbers[3], item.low if item.low == item.high else echo)
+    return None
+
+
+@command.command("audit")
+@_AS_JSON
+def audit(as_json: bool) -> None:
+    """Show how many packets policies with `audit: true` would have refused, by who sent or got them.
+
+    What they count is also logged to netfilter log group 5, 50 a second at most, with the prefix "mesokit
+    audit".
+    """
+    state = _state()
+    try:
+        found = audited(state, _host())
+    except CniError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for item in found:
+        who = ", ".join(item["containers"])
+        click.echo(printable(f"{item['packets']} packets {item['direction']} of {who}: {item['policies']}"))
+    if not found:
+        click.echo("no policy with audit: true selects a container")

@@ -1,0 +1,171 @@
+"""What `mesokit policy` tells of a node's policy."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cni_plugins.cli.table import aligned
+from cni_plugins.kernel.nft import library
+from cni_plugins.kernel.nft.policy import AGENT_PORT
+from cni_plugins.policy.compile import Assignment, Compiler, applying
+from cni_plugins.policy.model import Direction, Endpoint, PeerKind, Policy, Selector
+from cni_plugins.policy.traffic import lanes
+from cni_plugins.spec.namespace import Namespace
+from cni_plugins.steps.policy_state import State
+
+
+def builtin() -> list[str]:
+    """What is allowed or refused whatever the policies say."""
+    return [
+        "replies and ICMP errors of allowed flows pass",
+        "an endpoint reaches itself, by its published ports too",
+        "neighbour discovery and multicast listener reports pass; router advertisements and redirects from a "
+        "bridge port do not",
+        f"the host's tcp/{AGENT_PORT} (the agent) and DHCP are reached from every endpoint",
+        "the host reaches its endpoints unless a rule denies it",
+        "frames from a port with another address than its endpoint's do not pass",
+    ]
+
+
+def how(endpoint: Endpoint) -> str:
+    """How an endpoint's packets come to be judged."""
+    return f"br_netfilter of {endpoint.link}" if endpoint.bridged else "routed"
+
+
+def as_json_endpoint(endpoint: Endpoint, assigned: Assignment) -> dict[str, Any]:
+    return {
+        "network": endpoint.network,
+        "container": endpoint.container,
+        "ifname": endpoint.ifname,
+        "addresses": [str(item) for item in endpoint.addresses],
+        "groups": sorted(endpoint.groups),
+        "labels": dict(endpoint.labels),
+        "default": endpoint.default.value,
+        "enforced": how(endpoint),
+        "profiles": {
+            "egress": assigned.out,
+            "ingress": assigned.into,
+            "host": assigned.host,
+            "fromHost": assigned.back,
+        },
+    }
+
+
+def overview(state: State, compiler: Compiler, lacking: int) -> Iterator[str]:
+    if not state.endpoints:
+        yield "no container is under policy"
+    else:
+        rows: list[tuple[str, ...]] = [
+            ("CONTAINER", "NETWORK", "DEFAULT", "ADDRESSES", "EGRESS", "INGRESS", "ENFORCED")
+        ]
+        for item in state.endpoints:
+            assigned = compiler.assignment(item)
+            rows.append(
+                (
+                    item.container,
+                    item.network,
+                    item.default.value,
+                    ",".join(map(str, item.addresses)),
+                    assigned.out or "open",
+                    assigned.into or "open",
+                    how(item),
+                )
+            )
+        yield from aligned(rows)
+    yield ""
+    for policy in state.policies:
+        yield f"policy {policy.name}{' (audit)' if policy.audit else ''}, {policy.where}"
+    if lacking:
+        yield (
+            f"NOT ENFORCED as it should be: the kernel lacks {lacking} elements; mesokit policy apply puts "
+            "that right"
+        )
+    yield "always:"
+    yield from (f"  {line}" for line in builtin())
+    yield (
+        "not covered: macvlan, and whatever other plugin makes an interface; a network of them that asks for "
+        "a policy is refused"
+    )
+
+
+def suspicions(policies: Sequence[Policy], endpoints: Sequence[Endpoint]) -> list[str]:
+    """What is no error, and most likely not meant."""
+    odd: list[str] = []
+    for policy in policies:
+        if endpoints and not any(policy.selector.matches(item) for item in endpoints):
+            odd.append(f"{policy.where}: policy {policy.name!r} selects no container now")
+        for direction in Direction:
+            for rule in policy.rules(direction) or ():
+                odd += [
+                    f"{rule.where}: a peer of policy {policy.name!r} matches no container now"
+                    for peer in rule.peers
+                    if endpoints
+                    and peer.kind is PeerKind.ENDPOINTS
+                    and not any(peer.selector.matches(item) for item in endpoints)
+                ]
+        if policy.egress is not None and not policy.keep and not _resolves(policy):
+            odd.append(f"{policy.where}: policy {policy.name!r} closes egress and allows no DNS (udp/53)")
+    return odd + _near_equals(policies)
+
+
+def _resolves(policy: Policy) -> bool:
+    listed = [rule for rule in policy.egress or () if rule.allow]
+    return any(low <= 53 <= high for rule in listed for low, high in lanes(rule.traffic, 4)[1])
+
+
+def _near_equals(policies: Sequence[Policy]) -> list[str]:
+    names: dict[str, set[str]] = {}
+    for policy in policies:
+        selectors: list[Selector] = [policy.selector]
+        for direction in Direction:
+            selectors += [peer.selector for rule in policy.rules(direction) or () for peer in rule.peers]
+        for selector in selectors:
+            for group in selector.groups:
+                plain = unicodedata.normalize("NFKC", group).casefold().strip()
+                names.setdefault(plain, set()).add(group)
+    return [
+        f"groups {', '.join(map(repr, sorted(found)))} differ in case, space or form only: different groups"
+        for found in names.values()
+        if len(found) > 1
+    ]
+
+
+def audited(state: State, host: Namespace) -> list[dict[str, Any]]:
+    """What each auditing profile counted. CniError 999."""
+    compiler = Compiler(state.policies)
+    found: dict[str, dict[str, Any]] = {}
+    for item in state.endpoints:
+        assigned = compiler.assignment(item)
+        for name, direction in ((assigned.out, Direction.EGRESS), (assigned.into, Direction.INGRESS)):
+            if not name or not compiler.profiles[name].then:
+                continue
+            audits = [each.name for each in applying(state.policies, item, direction) if each.audit]
+            entry = found.setdefault(
+                name,
+                {
+                    "profile": name,
+                    "direction": direction.value,
+                    "containers": [],
+                    "policies": ", ".join(audits),
+                    "packets": _counted(host, name),
+                },
+            )
+            entry["containers"].append(item.container)
+    return list(found.values())
+
+
+def _counted(host: Namespace, profile: str) -> int:
+    total = 0
+    for version in (4, 6):
+        try:
+            text = library.run(host, f"list chain inet mesokit {profile}_{version}", json=True)
+        except library.ScriptError:
+            continue
+        for item in json.loads(text)["nftables"]:
+            for expression in item.get("rule", {}).get("expr", []):
+                if "counter" in expression:
+                    total += int(expression["counter"]["packets"])
+    return total

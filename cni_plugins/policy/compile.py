@@ -1,0 +1,285 @@
+"""Policies and endpoints to what the kernel holds: who has which profile, and the entries of the shared sets.
+
+Whoever comes or goes is an entry more or less in the sets of the profiles that know it. `Compiler.change` is
+what leads from one state to another.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from ipaddress import collapse_addresses
+
+from cni_plugins.policy.model import (
+    Default,
+    Direction,
+    Endpoint,
+    IpNetwork,
+    Peer,
+    PeerKind,
+    Policy,
+    Rule,
+    Selector,
+    Traffic,
+)
+from cni_plugins.policy.profile import (
+    Entry,
+    Profile,
+    for_host,
+    host_entries,
+    host_lanes,
+    interface,
+    interval,
+    known,
+    needed,
+    outside,
+)
+from cni_plugins.policy.traffic import FULL
+
+_ANY = (Traffic("any"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """The names of an endpoint's profiles, "" for none; `shut_*`: whether no profile would mean no way."""
+
+    out: str = ""
+    into: str = ""
+    host: str = ""
+    back: str = ""
+    shut_out: bool = False
+    shut_in: bool = False
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.out, self.into, self.host, self.back) if name)
+
+
+@dataclass(slots=True)
+class Compiled:
+    """All of it. `entries` are those of the shared sets and of all profiles' sets."""
+
+    profiles: dict[str, Profile]
+    entries: set[Entry]
+
+
+@dataclass(slots=True)
+class Change:
+    """From one state to another, for `kernel.nft.policy`: what is new stands before what is given up."""
+
+    new: list[Profile] = field(default_factory=list)
+    dead: list[Profile] = field(default_factory=list)
+    fill: set[Entry] = field(default_factory=set)
+    add: set[Entry] = field(default_factory=set)
+    remove: set[Entry] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.dead or self.fill or self.add or self.remove)
+
+
+def _plain(rule: Rule) -> Rule:
+    """Without where it stands, which is no part of what a profile is."""
+    return Rule(rule.allow, rule.traffic, rule.peers)
+
+
+def _sorted(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    return tuple(sorted({_plain(rule) for rule in rules}, key=repr))
+
+
+def _base(endpoint: Endpoint, direction: Direction) -> list[Rule]:
+    """What the network's default allows."""
+    anybody = Rule(True, _ANY, (Peer(PeerKind.ANY),))
+    if endpoint.default is Default.OPEN:
+        return [anybody]
+    if endpoint.default is Default.ISOLATED:
+        return []
+    if direction is Direction.EGRESS:
+        return [anybody]
+    peers = [Peer(PeerKind.WORLD)]
+    if endpoint.groups:
+        members = Selector(network=endpoint.network, groups=tuple(sorted(endpoint.groups)))
+        peers.append(Peer(PeerKind.ENDPOINTS, members))
+    return [Rule(True, _ANY, tuple(peers))]
+
+
+def _unrestricted(rules: Iterable[Rule]) -> bool:
+    listed = tuple(rules)
+    everybody = any(
+        rule.allow and _ANY[0] in rule.traffic and any(peer.kind is PeerKind.ANY for peer in rule.peers)
+        for rule in listed
+    )
+    return everybody and all(rule.allow for rule in listed)
+
+
+def applying(policies: Iterable[Policy], endpoint: Endpoint, direction: Direction) -> list[Policy]:
+    """The policies that speak of this direction of the endpoint."""
+    return [
+        policy
+        for policy in policies
+        if policy.rules(direction) is not None and policy.selector.matches(endpoint)
+    ]
+
+
+def effective(policies: Sequence[Policy], endpoint: Endpoint, direction: Direction) -> list[Rule]:
+    """The rules that hold: those of `policies`, and the default's where none of them has replaced it."""
+    rules = [rule for policy in policies for rule in policy.rules(direction) or ()]
+    if all(policy.keep for policy in policies):
+        rules += _base(endpoint, direction)
+    return rules
+
+
+class Compiler:
+    """Of one set of policies; remembers what holds for endpoints that are alike."""
+
+    def __init__(self, policies: Sequence[Policy]) -> None:
+        self.policies = tuple(policies)
+        self.profiles: dict[str, Profile] = {}
+        self._by_container = any(policy.selector.container is not None for policy in policies)
+        self._known: dict[object, Assignment] = {}
+
+    def assignment(self, endpoint: Endpoint) -> Assignment:
+        container = endpoint.container if self._by_container else ""
+        alike = (endpoint.network, endpoint.default, endpoint.groups, endpoint.labels, container)
+        found = self._known.get(alike)
+        if found is None:
+            found = self._known[alike] = self._assign(endpoint)
+        return found
+
+    def _assign(self, endpoint: Endpoint) -> Assignment:
+        names: dict[Direction, str] = {}
+        shut: dict[Direction, bool] = {}
+        rules: dict[Direction, list[Rule]] = {}
+        for direction, kind in ((Direction.EGRESS, "out"), (Direction.INGRESS, "in")):
+            listed = applying(self.policies, endpoint, direction)
+            enforced = [policy for policy in listed if not policy.audit]
+            rules[direction] = effective(enforced, endpoint, direction)
+            closed = not _unrestricted(rules[direction])
+            name = self._profile(kind, rules[direction]) if closed else ""
+            if len(enforced) < len(listed):
+                name = self._profile(kind, effective(listed, endpoint, direction), then=name or "-")
+            names[direction], shut[direction] = name, closed
+        return Assignment(
+            out=names[Direction.EGRESS],
+            into=names[Direction.INGRESS],
+            host=self._towards_host(rules[Direction.EGRESS]) if shut[Direction.EGRESS] else "",
+            back=self._from_host(rules[Direction.INGRESS]),
+            shut_out=shut[Direction.EGRESS],
+            shut_in=shut[Direction.INGRESS],
+        )
+
+    def _towards_host(self, rules: Iterable[Rule]) -> str:
+        listed = for_host(rules)
+        return (
+            ""
+            if all(host_lanes(listed, version) == FULL for version in (4, 6))
+            else self._profile("host", listed)
+        )
+
+    def _from_host(self, rules: Iterable[Rule]) -> str:
+        denied = [Rule(True, rule.traffic, rule.peers) for rule in for_host(rules) if not rule.allow]
+        return self._profile("from", denied) if denied else ""
+
+    def _profile(self, kind: str, rules: Iterable[Rule], then: str = "") -> str:
+        listed = _sorted(rules)
+        digest = hashlib.sha256(repr((kind, listed, then)).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        name = f"{kind}_{digest}"
+        if name not in self.profiles:
+            sets = frozenset("wt") if kind in ("host", "from") else needed(listed)
+            self.profiles[name] = Profile(name, kind, listed, sets, then)
+        return name
+
+    def used(self, endpoints: Iterable[Endpoint]) -> dict[str, Profile]:
+        """The profiles of these endpoints, and those that they go on to."""
+        found: dict[str, Profile] = {}
+        for endpoint in endpoints:
+            for name in self.assignment(endpoint).names():
+                profile = self.profiles[name]
+                found[name] = profile
+                if profile.then in self.profiles:
+                    found[profile.then] = self.profiles[profile.then]
+        return found
+
+    def compile(self, endpoints: Sequence[Endpoint]) -> Compiled:
+        profiles = self.used(endpoints)
+        entries = set(self.shared(endpoints))
+        for profile in profiles.values():
+            entries.update(self.filled(profile, endpoints))
+        for endpoint in endpoints:
+            entries.update(self.own(endpoint))
+        return Compiled(profiles, entries)
+
+    def filled(self, profile: Profile, endpoints: Iterable[Endpoint]) -> Iterator[Entry]:
+        """All that is in the sets of a profile."""
+        if profile.kind in ("host", "from"):
+            yield from host_entries(profile)
+            return
+        yield from outside(profile)
+        for endpoint in endpoints:
+            yield from known(profile, endpoint)
+
+    def shared(self, endpoints: Iterable[Endpoint]) -> set[Entry]:
+        """What several endpoints stand behind."""
+        found: set[Entry] = set()
+        subnets: set[IpNetwork] = set()
+        for endpoint in endpoints:
+            if endpoint.default is not Default.OPEN:
+                subnets.update(endpoint.subnets)
+            assigned, link = self.assignment(endpoint), interface(endpoint.link)
+            if endpoint.link and (assigned.shut_out or assigned.shut_in):
+                found.add(Entry("policy_links", link))
+            if endpoint.link and assigned.host:
+                found.add(Entry("policy_host_links", link))
+        for version in (4, 6):
+            mine = [item for item in subnets if item.version == version]
+            for network in collapse_addresses(mine):  # type: ignore[type-var]
+                found.update(interval(f"policy_closed{version}", network))
+        return found
+
+    def own(self, endpoint: Endpoint) -> Iterator[Entry]:
+        """The entries that are an endpoint's alone."""
+        assigned = self.assignment(endpoint)
+        guarded = bool(endpoint.port) and bool(self.policies or endpoint.default is not Default.OPEN)
+        prefix = "port" if endpoint.bridged else "policy"
+        if guarded:
+            yield Entry(f"{prefix}_guarded", interface(endpoint.port))
+        for ip in endpoint.addresses:
+            v, key = ip.version, ip.packed
+            yield Entry(f"policy_known{v}", key)
+            if guarded:
+                yield Entry(f"{prefix}_source{v}", interface(endpoint.port) + key)
+            if assigned.shut_out or assigned.shut_in:
+                yield Entry(f"policy_self{v}", key + key)
+            if assigned.shut_out:
+                yield Entry(f"policy_shut_out{v}", key)
+            if assigned.shut_in:
+                yield Entry(f"policy_shut_in{v}", key)
+            for table, name in (
+                ("out", assigned.out),
+                ("in", assigned.into),
+                ("host", assigned.host),
+                ("from", assigned.back),
+            ):
+                if name:
+                    yield Entry(f"policy_{table}{v}", key, chain=f"{name}_{v}")
+
+    def change(self, before: "Compiler", old: Sequence[Endpoint], new: Sequence[Endpoint]) -> Change:
+        """What leads from `old` under the policies of `before` to `new` under these."""
+        was, now = before.used(old), self.used(new)
+        made = [profile for name, profile in now.items() if name not in was]
+        dead = [profile for name, profile in was.items() if name not in now]
+        staying = [profile for name, profile in now.items() if name in was]
+        fill = {entry for profile in made for entry in self.filled(profile, new)}
+        there, wanted = set(old), set(new)
+        same_policies = before.policies == self.policies
+        gone, come = there - wanted, wanted - there
+        remove = before.shared(old)
+        add = self.shared(new)
+        for endpoint in gone if same_policies else there:
+            remove.update(before.own(endpoint))
+        for endpoint in come if same_policies else wanted:
+            add.update(self.own(endpoint))
+        for profile in staying:
+            if profile.kind in ("in", "out"):
+                for endpoint in gone:
+                    remove.update(known(profile, endpoint))
+                for endpoint in come:
+                    add.update(known(profile, endpoint))
+        return Change(made, dead, fill, add - remove, remove - add)

@@ -1,0 +1,201 @@
+"""What becomes of a packet, by the sets themselves: the walk that the kernel's chains do, done on their
+contents; and which rules say so.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cni_plugins.policy import traffic
+from cni_plugins.policy.compile import applying, effective
+from cni_plugins.policy.model import Default, Direction, Endpoint, Peer, PeerKind, Policy, Rule
+from cni_plugins.policy.profile import END_OF_INTERVAL, Entry, Profile, covers, touches
+from cni_plugins.spec.values import Ip
+
+Sets = Callable[[str], Iterable[Entry]]
+_ICMP = (1, 58)
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """The first of a flow; `port` is an ICMP type for ICMP, 0 for what has neither."""
+
+    source: Ip
+    target: Ip
+    protocol: int
+    port: int = 0
+
+    @property
+    def version(self) -> int:
+        return self.source.version
+
+
+@dataclass(slots=True)
+class Judgement:
+    """`end` is the side that refused: source, target, or "" ; `steps` are what was looked up."""
+
+    allowed: bool = True
+    end: str = ""
+    audited: bool = False
+    steps: list[str] = field(default_factory=list)
+
+
+def judge(sets: Sets, profiles: Mapping[str, Profile], packet: Packet) -> Judgement:
+    """A packet between two addresses that the host forwards."""
+    found = Judgement()
+    v, source, target = packet.version, packet.source.packed, packet.target.packed
+    if _within(sets(f"policy_closed{v}"), source) and not _has(sets(f"policy_known{v}"), source):
+        found.steps.append(f"policy_closed{v}: {packet.source} is nobody's address")
+        found.allowed, found.end = False, "source"
+        return found
+    for end, table, mine, peer in (
+        ("source", "out", source, target),
+        ("target", "in", target, source),
+    ):
+        passed = _profile(sets, profiles, packet, (table, mine, peer), found)
+        if not passed and not _has(sets(f"policy_self{v}"), source + target):
+            found.allowed, found.end = False, end
+            return found
+    return found
+
+
+def _profile(
+    sets: Sets,
+    profiles: Mapping[str, Profile],
+    packet: Packet,
+    where: tuple[str, bytes, bytes],
+    found: Judgement,
+) -> bool:
+    """Whether one end lets the packet pass."""
+    table, mine, peer = where
+    v = packet.version
+    chain = next((entry.chain for entry in sets(f"policy_{table}{v}") if entry.key == mine), "")
+    if not chain:
+        shut = _has(sets(f"policy_shut_{table}{v}"), mine)
+        found.steps.append(f"policy_{table}{v}: no element" + (", and shut" if shut else ""))
+        return not shut
+    name = chain.rpartition("_")[0]
+    while True:
+        profile = profiles.get(name)
+        hit = _hit(sets, name, packet, peer)
+        found.steps.append(f"policy_{table}{v} -> {name}_{v}: {hit or 'in none of its sets'}")
+        if profile is None or not profile.then:
+            return bool(hit)
+        found.audited = found.audited or not hit
+        if profile.then == "-":
+            return True
+        name = profile.then
+
+
+def _hit(sets: Sets, name: str, packet: Packet, peer: bytes) -> str:
+    v, protocol = packet.version, packet.protocol.to_bytes(1, "big") + bytes(3)
+    icmp = packet.protocol == _ICMP[v == 6]
+    port = (0 if icmp else packet.port).to_bytes(2, "big") + bytes(2)
+    kind = packet.port.to_bytes(1, "big") + bytes(3) if icmp else b""
+    exact = {"p": b"" if icmp else peer + protocol + port, "a": peer + protocol, "h": peer}
+    if icmp:
+        exact["i"] = peer + kind
+    for each, key in exact.items():
+        if key and _has(sets(f"{name}_{each}{v}"), key):
+            return f"{name}_{each}{v}"
+    if _in_boxes(sets(f"{name}_r{v}"), (peer, protocol, port)):
+        return f"{name}_r{v}"
+    if not _has(sets(f"policy_known{v}"), peer):
+        if _in_boxes(sets(f"{name}_c{v}"), (peer, protocol, port)):
+            return f"{name}_c{v}"
+        if icmp and _in_boxes(sets(f"{name}_n{v}"), (peer, kind)):
+            return f"{name}_n{v}"
+    return ""
+
+
+def _has(entries: Iterable[Entry], key: bytes) -> bool:
+    return any(entry.key == key for entry in entries)
+
+
+def _in_boxes(entries: Iterable[Entry], fields: Sequence[bytes]) -> bool:
+    """Concatenated intervals are compared field by field."""
+    for entry in entries:
+        at = 0
+        for value in fields:
+            low, high = entry.key[at : at + len(value)], (entry.end or entry.key)[at : at + len(value)]
+            if not low <= value <= high:
+                break
+            at += len(value)
+        else:
+            return True
+    return False
+
+
+def _within(entries: Iterable[Entry], key: bytes) -> bool:
+    """Plain intervals: the last bound that is not above the key decides."""
+    below = [(entry.key, not entry.flags & END_OF_INTERVAL) for entry in entries if entry.key <= key]
+    return bool(below) and max(below)[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """What one rule, or the default of a network, says of a packet at one end."""
+
+    end: str
+    verdict: str
+    policy: str
+    where: str
+
+
+def reasons(
+    policies: Sequence[Policy], source: Endpoint | None, target: Endpoint | None, packet: Packet
+) -> list[Reason]:
+    """Every rule that speaks of the packet; and, where none allows it, what closed the end. `None` is the
+    world.
+    """
+    found: list[Reason] = []
+    for end, mine, peer, direction, address in (
+        ("source", source, target, Direction.EGRESS, packet.target),
+        ("target", target, source, Direction.INGRESS, packet.source),
+    ):
+        if mine is None:
+            continue
+        listed = applying(policies, mine, direction)
+        speaking = [
+            Reason(end, _word(policy, rule), policy.name, rule.where)
+            for policy in listed
+            for rule in policy.rules(direction) or ()
+            if _speaks(rule, peer, address, packet)
+        ]
+        enforced = [policy for policy in listed if not policy.audit]
+        if speaking:
+            found += speaking
+        elif enforced and not all(policy.keep for policy in enforced):
+            first = next(policy for policy in enforced if not policy.keep)
+            found.append(Reason(end, f"no rule allows it ({direction})", first.name, first.where))
+        if all(policy.keep for policy in enforced):
+            rules = effective([], mine, direction)
+            allows = any(_speaks(rule, peer, address, packet) for rule in rules)
+            default = Default(mine.default).value
+            found.append(
+                Reason(end, "allowed" if allows else "not allowed", f"{mine.network} is {default}", "")
+            )
+    return found
+
+
+def _word(policy: Policy, rule: Rule) -> str:
+    word = "allowed" if rule.allow else "denied"
+    return f"audit: {word}" if policy.audit else word
+
+
+def _speaks(rule: Rule, peer: Endpoint | None, address: Ip, packet: Packet) -> bool:
+    if not any(_meant(item, peer, address) for item in rule.peers):
+        return False
+    lanes = traffic.lanes(rule.traffic, packet.version)
+    numbers = traffic.NUMBERS[packet.version]
+    if packet.protocol not in numbers:
+        return bool(lanes[traffic.OTHER])
+    ranges = lanes[numbers.index(packet.protocol)]
+    return any(low <= packet.port <= high for low, high in ranges)
+
+
+def _meant(item: Peer, peer: Endpoint | None, address: Ip) -> bool:
+    if peer is not None:
+        return touches(item, peer, address)
+    if item.kind in (PeerKind.WORLD, PeerKind.ANY):
+        return True
+    return item.kind is PeerKind.CIDR and covers(item, address)

@@ -1,0 +1,124 @@
+"""What is compiled means what the text says: the sets, looked up as the kernel does, against an evaluator
+that shares no code with the compiler."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cni_plugins.policy import document
+from cni_plugins.policy.compile import Compiled, Compiler
+from cni_plugins.policy.explain import Packet, judge
+from cni_plugins.policy.model import Default, Endpoint, Policy
+from cni_plugins.policy.profile import Entry
+from cni_plugins.policy.read import parse
+from cni_plugins.policy.tests import evaluator
+from cni_plugins.policy.tests.strategies import PROTOCOLS, endpoints, policies, probes
+
+
+def read(listed: list[dict[str, Any]]) -> list[Policy]:
+    found, problems = parse(json.dumps({"policies": listed}), "p.json")
+    assert not problems
+    return found
+
+
+def model(endpoint: dict[str, Any]) -> Endpoint:
+    return Endpoint(
+        network=endpoint["network"],
+        container=endpoint["container"],
+        ifname="eth0",
+        addresses=tuple(map(ip_address, endpoint["addresses"])),
+        subnets=tuple(map(ip_network, endpoint["subnets"])),
+        groups=frozenset(endpoint["groups"]),
+        labels=tuple(sorted(endpoint["labels"].items())),
+        default=Default(endpoint["default"]),
+        link="br0",
+        port=f"v{endpoint['container']}",
+        bridged=True,
+    )
+
+
+def verdict(entries: Iterable[Entry], compiler: Compiler, probe: tuple[str, str, str, int]) -> bool:
+    by_set: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_set.setdefault(entry.set, []).append(entry)
+    source, target, protocol, number = probe
+    version = ip_address(source).version
+    numbers = PROTOCOLS[protocol]
+    packet = Packet(ip_address(source), ip_address(target), numbers[version == 6], number)
+    return judge(lambda name: by_set.get(name, []), compiler.profiles, packet).allowed
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_the_sets_mean_what_the_policies_say(data: st.DataObject) -> None:
+    world = data.draw(endpoints())
+    listed = data.draw(policies())
+    compiler = Compiler(read(listed))
+    compiled = compiler.compile([model(each) for each in world])
+    for probe in data.draw(probes(world)):
+        expected = evaluator.allowed(listed, world, probe)
+        assert verdict(compiled.entries, compiler, probe) == expected, probe
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_differences_lead_to_what_is_compiled_anew(data: st.DataObject) -> None:
+    world = [model(each) for each in data.draw(endpoints())]
+    some = data.draw(st.lists(st.sampled_from(world), unique_by=lambda each: each.identity))
+    others = data.draw(st.lists(st.sampled_from(world), unique_by=lambda each: each.identity))
+    before = Compiler(read(data.draw(policies())))
+    after = before if data.draw(st.booleans()) else Compiler(read(data.draw(policies())))
+    held = before.compile(some)
+    change = after.change(before, some, others)
+    profiles = set(held.profiles) | {each.name for each in change.new}
+    assert profiles - {each.name for each in change.dead} == set(after.compile(others).profiles)
+    dead = tuple(f"{each.name}_" for each in change.dead)
+    assert change.remove <= held.entries
+    assert not change.add & held.entries
+    left = {entry for entry in held.entries - change.remove if not entry.set.startswith(dead or ("-",))}
+    assert left | change.add | change.fill == after.compile(others).entries
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_the_state_gives_back_what_was_written(data: st.DataObject) -> None:
+    for policy in read(data.draw(policies())):
+        assert document.policy(json.loads(json.dumps(document.of_policy(policy)))) == policy
+    for endpoint in map(model, data.draw(endpoints())):
+        assert document.endpoint(json.loads(json.dumps(document.of_endpoint(endpoint)))) == endpoint
+
+
+def test_where_a_rule_stands_is_no_part_of_a_profile() -> None:
+    text = '{"policies": [{"name": "n", "for": {},\n "ingress": [{"allow": ["tcp/1"], "from": ["any"]}]}]}'
+    world = [model({**_ENDPOINT})]
+    names: list[set[str]] = []
+    for spaced in (text, "\n\n" + text):
+        listed, _ = parse(spaced, "p.json")
+        compiled: Compiled = Compiler(listed).compile(world)
+        names.append(set(compiled.profiles))
+    assert names[0] == names[1]
+
+
+_ENDPOINT: dict[str, Any] = {
+    "network": "net",
+    "container": "c1",
+    "addresses": ["10.1.0.2"],
+    "subnets": ["10.1.0.0/24"],
+    "groups": [],
+    "labels": {},
+    "default": "open",
+}
+
+
+@pytest.mark.parametrize("default", list(Default))
+def test_without_policies_an_open_network_has_no_profile(default: Default) -> None:
+    world = [model({**_ENDPOINT, "default": default.value})]
+    profiles = Compiler([]).compile(world).profiles
+    assert bool(profiles) == (default is not Default.OPEN)

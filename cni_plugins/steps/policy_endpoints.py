@@ -1,0 +1,134 @@
+"""What the step of an attachment under policy (policy.py) does."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cni_plugins.kernel import bridge_filter, bridges
+from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Nfnetlink
+from cni_plugins.kernel.nft import policy, sections
+from cni_plugins.kernel.nft.tables import Unused
+from cni_plugins.policy.compile import Compiler
+from cni_plugins.policy.model import Default, Endpoint
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.identity import Identity
+from cni_plugins.steps import policy_state
+from cni_plugins.steps.context import Context
+from cni_plugins.steps.policy_state import State
+
+if TYPE_CHECKING:
+    from cni_plugins.steps.policy import PolicyEndpoint
+
+
+def endpoint_of(step: "PolicyEndpoint", identity: Identity) -> Endpoint:
+    """The step's attachment as policy sees it."""
+    return Endpoint(
+        network=identity.network,
+        container=identity.container_id,
+        ifname=identity.ifname,
+        addresses=tuple(entry.address.ip for entry in step.ips),
+        subnets=tuple(entry.address.network for entry in step.ips),
+        groups=frozenset(step.groups),
+        labels=tuple(sorted(step.labels)),
+        default=Default(step.default),
+        link=step.link,
+        port=step.port,
+        bridged=step.bridged,
+    )
+
+
+def join(step: "PolicyEndpoint", context: Context) -> None:
+    """The endpoint's elements, and it in the elements of those who may know it. CniError."""
+    call, mine = context.call, endpoint_of(step, context.call.identity)
+    if step.bridged:
+        bridge_filter.require(call.host, call.deadline)
+        bridge_filter.turn(context.host, step.link, on=True)
+
+    def joined(state: State) -> State:
+        state = policy_state.with_policies(call.roots, state)
+        return replace(state, endpoints=(*_others(state.endpoints, mine), mine))
+
+    with policy_state.opened(call.roots, call.host, call.deadline) as store:
+        store.update(joined)
+
+
+def restore(context: Context) -> None:
+    """The whole of the policy as it was. CniError."""
+    call = context.call
+    with policy_state.opened(call.roots, call.host, call.deadline) as store:
+        store.restore()
+
+
+def leave(step: "PolicyEndpoint", context: Context) -> None:
+    """Take the endpoint out, wherever it is; idempotent. CniError."""
+    call = context.call
+    identity = endpoint_of(step, call.identity).identity
+
+    def left(state: State) -> State:
+        return replace(state, endpoints=tuple(item for item in state.endpoints if item.identity != identity))
+
+    with policy_state.opened(call.roots, call.host, call.deadline) as store:
+        store.update(left)
+        rest = store.state.endpoints
+    if step.bridged and not any(item.bridged and item.link == step.link for item in rest):
+        bridge_filter.turn(context.host, step.link, on=False)
+    if not rest:
+        call.idle.append(Unused(call.host, NFPROTO_INET))
+        call.idle.append(Unused(call.host, NFPROTO_BRIDGE))
+
+
+def problem(step: "PolicyEndpoint", context: Context) -> str:
+    """What of the endpoint's policy is not in force, "" when all of it is. CniError."""
+    call, mine = context.call, endpoint_of(step, context.call.identity)
+    state = policy_state.load(call.roots, call.host)
+    if mine not in state.endpoints:
+        return f"the policy's state does not know {call.ifname} of container {call.container_id}"
+    compiler = Compiler(state.policies)
+    with Nfnetlink(call.host) as socket:
+        missing = policy_state.missing(socket, compiler, mine)
+        if missing:
+            return f"the policy of {call.ifname} is not in the kernel: {missing[0].set} lacks its address"
+        harmed = sections.broken(socket, policy.SECTION)
+        if harmed:
+            return f"the policy's chain {harmed[0]} is not as it was made"
+        broken = policy_state.broken(socket, compiler.compile((mine,)))
+        if broken:
+            return f"the policy's chain {broken[0].name} is not as it was made"
+    if step.bridged:
+        bridge = bridges.find(context.host, step.link)
+        if bridge is not None and not bridge_filter.is_on(bridge):
+            return f"policy is not enforced between the ports of {step.link}: its nf_call_iptables is off"
+    return ""
+
+
+def collect(context: Context) -> None:
+    """Take out the endpoints of the network that no attachment stands behind. CniError."""
+    call = context.call
+    with policy_state.opened(call.roots, call.host, call.deadline) as store:
+        listed = store.state.endpoints
+        kept = context.keep()
+        rest = tuple(
+            item for item in listed if item.network != call.network or Identity(*item.identity) in kept
+        )
+        if len(rest) < len(listed):
+            store.update(lambda state: replace(state, endpoints=rest))
+
+
+def _others(endpoints: tuple[Endpoint, ...], mine: Endpoint) -> list[Endpoint]:
+    """The other endpoints, without those of the network that held an address of ours: ghosts. CniError 7 when
+    it is another network's, because addresses are what policy tells endpoints by.
+    """
+    rest: list[Endpoint] = []
+    for item in endpoints:
+        if item.identity == mine.identity:
+            continue
+        shared = set(item.addresses).intersection(mine.addresses)
+        if not shared:
+            rest.append(item)
+        elif item.network != mine.network:
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"address {min(map(str, shared))} is that of container {item.container} on network "
+                f"{item.network} already, and policy tells endpoints by their addresses",
+                "give networks with policy subnets that do not overlap",
+            )
+    return rest

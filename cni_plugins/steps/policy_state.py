@@ -1,0 +1,268 @@
+"""The policy that this node enforces: its endpoints and policies on disk, and in the kernel.
+
+`/run/mesokit/policy/state.json` holds what was applied last; it is what an attachment works from, with and
+without the node service. A change is worked out from it (policy/compile.py), made in the kernel as
+differences, and then written down. The file `changing` is there meanwhile: who finds it, after a crash, reads
+what the kernel holds and makes it what `state.json` says before anything else. The same is done when the
+kernel turns out to hold something else, and after somebody flushed it.
+
+Files of `/etc/mesokit/policy.d` count once they are applied: by `mesokit policy apply`, by the node service
+that watches them, or by the first attachment after a boot. A file that is refused changes nothing.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET, Nfnetlink
+from cni_plugins.kernel.nft import policy as kernel
+from cni_plugins.kernel.nft import sections, tables
+from cni_plugins.policy import document
+from cni_plugins.policy.compile import Change, Compiled, Compiler
+from cni_plugins.policy.model import Endpoint, Policy
+from cni_plugins.policy.profile import Entry, Profile
+from cni_plugins.spec import files
+from cni_plugins.spec.deadline import Deadline
+from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.namespace import Namespace
+from cni_plugins.spec.roots import Roots
+from cni_plugins.spec.values import dump_json, parse_json
+from cni_plugins.store.locks import locked
+
+VERSION = 1
+_PROFILE_CHAIN = re.compile(r"((?:in|out|host|from)_[0-9a-f]{12})_[46]")
+_COMMON = ("policy_", "port_")
+
+
+def directory(roots: Roots) -> Path:
+    """Where an operator's policies are."""
+    return roots.relocate("/etc/mesokit/policy.d")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What was applied last. `read`: whether policies were, ever since the boot."""
+
+    policies: tuple[Policy, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+    read: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a change was: numbers of profiles and of elements."""
+
+    new: int
+    dead: int
+    added: int
+    removed: int
+
+
+class Store:
+    """The state of the host namespace `host`, with its lock held."""
+
+    __slots__ = ("_folder", "_host", "_roots", "state")
+
+    def __init__(self, roots: Roots, host: Namespace) -> None:
+        self._folder = roots.run / "policy"
+        self._roots = roots
+        self._host = host
+        self.state = load(roots, host)
+
+    def update(
+        self,
+        make: Callable[[State], State],
+    ) -> Applied:
+        """Make the state what `make` says, here and in the kernel. CniError 5 or 999; what is in the kernel
+        is then the old or the new, and put right by whoever comes next.
+        """
+        before = self.state
+        after = make(before)
+        compiler = Compiler(after.policies)
+        change = compiler.change(Compiler(before.policies), before.endpoints, after.endpoints)
+        whole = self._unfinished()
+        with Nfnetlink(self._host) as socket:
+            self._mark()
+            if not whole and (change or not before.endpoints):
+                whole = not _try(socket, change, after)
+            if whole:
+                change = synchronise(socket, compiler, after)
+            self._save(after)
+            self._unmark()
+        self.state = after
+        return Applied(
+            len(change.new), len(change.dead), len(change.add) + len(change.fill), len(change.remove)
+        )
+
+    def restore(self) -> Applied:
+        """Make the kernel hold what the state says, whatever it holds now. CniError 5 or 999."""
+        if not self.state.endpoints and not self._unfinished():
+            return Applied(0, 0, 0, 0)
+        with Nfnetlink(self._host) as socket:
+            self._mark()
+            change = synchronise(socket, Compiler(self.state.policies), self.state)
+            self._unmark()
+        return Applied(
+            len(change.new), len(change.dead), len(change.add) + len(change.fill), len(change.remove)
+        )
+
+    def _unfinished(self) -> bool:
+        return (self._folder / "changing").exists()
+
+    def _mark(self) -> None:
+        _write(self._folder / "changing", b"")
+
+    def _unmark(self) -> None:
+        (self._folder / "changing").unlink(missing_ok=True)
+
+    def _save(self, state: State) -> None:
+        made = {
+            "version": VERSION,
+            "host": [self._host.device, self._host.inode],
+            "read": state.read,
+            "policies": [document.of_policy(item) for item in state.policies],
+            "endpoints": [document.of_endpoint(item) for item in state.endpoints],
+        }
+        temporary = self._folder / "state.json.new"
+        _write(temporary, dump_json(made).encode("utf-8", "surrogatepass"))
+        temporary.rename(self._folder / "state.json")
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        files.write(path, data, mode=0o600)
+    except OSError as error:
+        raise CniError(Code.IO, f"cannot write the policy's state {path}", str(error)) from error
+
+
+@contextmanager
+def opened(roots: Roots, host: Namespace, deadline: Deadline) -> Iterator[Store]:
+    """The state, under its lock. CniError 5 or 11."""
+    with locked(f"{roots.run}/locks/policy", deadline):
+        yield Store(roots, host)
+
+
+def load(roots: Roots, host: Namespace) -> State:
+    """The state, read without its lock; empty where there is none of this namespace. CniError 5."""
+    path = roots.run / "policy" / "state.json"
+    try:
+        found = parse_json(files.read(path))
+    except FileNotFoundError:
+        return State()
+    except (OSError, ValueError) as error:
+        raise CniError(Code.IO, f"cannot read the policy's state {path}", str(error)) from error
+    try:
+        if found["version"] != VERSION:
+            raise CniError(Code.IO, f"{path} is of version {found['version']}: a newer release wrote it")
+        if found["host"] != [host.device, host.inode]:
+            return State()
+        return State(
+            tuple(document.policy(item) for item in found["policies"]),
+            tuple(document.endpoint(item) for item in found["endpoints"]),
+            bool(found["read"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CniError(
+            Code.IO, f"the policy's state {path} is not what this release writes", f"{error!r}"
+        ) from error
+
+
+def with_policies(roots: Roots, state: State) -> State:
+    """The state with the operator's files read, if none were yet. CniError 7 when they are refused."""
+    if state.read:
+        return state
+    from cni_plugins.policy.read import Refused, read_directory  # noqa: PLC0415 - once a boot
+
+    try:
+        return replace(state, policies=tuple(read_directory(directory(roots))), read=True)
+    except Refused as error:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"the policies of {directory(roots)} are refused, and nothing is attached before they are right",
+            str(error),
+        ) from error
+
+
+def _try(socket: Nfnetlink, change: Change, state: State) -> bool:
+    """Make a change of differences; whether the kernel held what it starts from."""
+    kernel.ensure(socket, ports=_has_ports(state.endpoints))
+    try:
+        kernel.apply(
+            socket,
+            new=change.new,
+            fill=change.fill,
+            remove=change.remove,
+            add=change.add,
+            dead=change.dead,
+        )
+    except kernel.Mismatch:
+        return False
+    return True
+
+
+def _has_ports(endpoints: Sequence[Endpoint]) -> bool:
+    return any(endpoint.bridged and endpoint.port for endpoint in endpoints)
+
+
+def held(socket: Nfnetlink) -> set[Entry]:
+    """All that the kernel's sets hold. CniError 999."""
+    return {Entry(name, *entry) for name in kernel.set_names(socket) for entry in kernel.read(socket, name)}
+
+
+def broken(socket: Nfnetlink, compiled: Compiled) -> list[Profile]:
+    """The profiles of which a chain is missing, or has not all of its rules."""
+    counts = tables.rule_counts(socket, NFPROTO_INET)
+    there = set(kernel.chain_names(socket))
+    return [
+        profile
+        for profile in compiled.profiles.values()
+        for chain in kernel.chains_of(profile)
+        if chain.name not in there or counts.get(chain.name, 0) != len(chain.rules)
+    ]
+
+
+def synchronise(socket: Nfnetlink, compiler: Compiler, state: State) -> Change:
+    """Make the kernel hold what `state` says; what was different. CniError 999."""
+    wanted = compiler.compile(state.endpoints)
+    if not state.endpoints and not kernel.set_names(socket):
+        return Change()
+    ports = _has_ports(state.endpoints)
+    kernel.ensure(socket, ports=ports)
+    sections.repair(socket, kernel.SECTION)
+    if ports:
+        sections.repair(socket, kernel.PORTS)
+    there = held(socket)
+    harmed = {profile.name: profile for profile in broken(socket, wanted)}
+    missing = wanted.entries - there
+    extra = there - wanted.entries
+    names = {match[1] for name in kernel.chain_names(socket) if (match := _PROFILE_CHAIN.fullmatch(name))}
+    fill = {entry for entry in missing if not entry.set.startswith(_COMMON)}
+    change = Change(
+        new=list(harmed.values()),
+        fill=fill,
+        add=missing - fill,
+        remove={
+            entry for entry in extra if entry.set.startswith(_COMMON) or _profile_of(entry) in wanted.profiles
+        },
+    )
+    try:
+        kernel.apply(socket, new=change.new, fill=change.fill, remove=change.remove, add=change.add, dead=())
+        kernel.discard(socket, names - wanted.profiles.keys())
+    except kernel.Mismatch as error:
+        raise CniError(
+            Code.INTERNAL, "the policy cannot be written: somebody else changes mesokit's tables", str(error)
+        ) from error
+    return change
+
+
+def _profile_of(entry: Entry) -> str:
+    return entry.set.rpartition("_")[0]
+
+
+def missing(socket: Nfnetlink, compiler: Compiler, endpoint: Endpoint) -> list[Entry]:
+    """The entries of an endpoint's own that the kernel does not hold. CniError 999."""
+    wanted = list(compiler.own(endpoint))
+    return [entry for entry, there in zip(wanted, kernel.present(socket, wanted), strict=True) if not there]

@@ -1,0 +1,296 @@
+"""Network policy on a private node, with real packets: who reaches whom, and what changes under running
+containers.
+
+The table of scenarios and tests is in README.md.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netns_tests.node import Answer, Netns, Node
+from netns_tests.plugins import MESOKIT
+
+SUBNETS = ["10.9.0.0/24", "fd09::/64"]
+
+
+def conf(policy: str | None = "open", **keys: Any) -> dict[str, Any]:
+    """A bridge network of both families."""
+    made: dict[str, Any] = {
+        "cniVersion": "1.1.0",
+        "name": "net",
+        "type": "bridge",
+        "bridge": "br0",
+        "isDefaultGateway": True,
+        "policyLabels": ["role", "tier"],
+        "ipam": {"type": "host-local", "ranges": [[{"subnet": subnet}] for subnet in SUBNETS]},
+    }
+    if policy is not None:
+        made["policy"] = policy
+    return made | keys
+
+
+def task(groups: list[str], labels: dict[str, str]) -> dict[str, Any]:
+    """What a Mesos agent adds to a configuration."""
+    listed = [{"key": key, "value": value} for key, value in labels.items()]
+    info = {"name": "net", "groups": groups, "labels": {"labels": listed}}
+    return {"org.apache.mesos": {"network_info": info}}
+
+
+class Box:
+    """A container with its interface."""
+
+    def __init__(
+        self,
+        node: Node,
+        ours: str,
+        name: str,
+        config: dict[str, Any],
+        groups: list[str] | None = None,
+        **labels: str,
+    ) -> None:
+        self.node, self.ours, self.name = node, ours, name
+        self.patience = 2.0 if config["type"] == "ptp" else 0.6  # the host's end is new each time
+        self.config = config | {"args": task(groups or [], labels)}
+        self.netns: Netns = node.netns(name)
+        self.netns.run(["ip", "link", "set", "lo", "up"])
+        self.result = node.cni("ADD", f"{ours}/{config['type']}", self.config, name, self.netns).ok()
+        found = [each["address"].split("/")[0] for each in self.result["ips"]]
+        self.four = next(each for each in found if ":" not in each)
+        self.six = next((each for each in found if ":" in each), "")
+
+    def call(self, verb: str) -> Answer:
+        config = self.config | {"prevResult": self.result}
+        return self.node.cni(verb, f"{self.ours}/{self.config['type']}", config, self.name, self.netns)
+
+    def reaches(self, other: Box | str) -> bool:
+        """By ping, in every family that both have; all or none."""
+        targets = [other] if isinstance(other, str) else [each for each in (other.four, other.six) if each]
+        found = {self.netns.ping(each, seconds=self.patience) for each in targets}
+        assert len(found) == 1, f"{self.name}: the families differ"
+        return found.pop()
+
+
+def write(node: Node, policies: list[dict[str, Any]], name: str = "p.json") -> None:
+    folder = node.path("/etc/mesokit/policy.d")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps({"policies": policies}))
+
+
+def apply(node: Node, policies: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    if policies is not None:
+        write(node, policies)
+    answer: dict[str, Any] = json.loads(node.run([MESOKIT, "policy", "apply", "--json"]).text)
+    return answer
+
+
+def matrix(boxes: list[Box]) -> dict[str, bool]:
+    return {f"{a.name}{b.name}": a.reaches(b) for a in boxes for b in boxes if a is not b}
+
+
+def test_an_open_network_without_policies_has_no_profile(node: Node, plugins: str) -> None:
+    a, b = (Box(node, plugins, name, conf("open")) for name in "ab")
+    assert matrix([a, b]) == {"ab": True, "ba": True}
+    for name in ("policy_out4", "policy_in4", "policy_host4"):
+        assert "elements" not in node.shell(f"nft list map inet mesokit {name}")
+
+
+def test_an_isolated_network(node: Node, plugins: str) -> None:
+    """Nobody reaches anybody; the host reaches all, and they reach the agent's port of the host alone."""
+    a, b = (Box(node, plugins, name, conf("isolated")) for name in "ab")
+    assert matrix([a, b]) == {"ab": False, "ba": False}
+    assert a.reaches(a.four) and a.reaches(a.six)
+    assert node.ping(a.four, seconds=1) and node.ping(a.six, seconds=1)
+    assert not a.reaches("10.9.0.1") and not a.reaches("fd09::1")
+    assert answers(node, a, "10.9.0.1", 5051) and answers(node, a, "fd09::1", 5051)
+    assert not answers(node, a, "10.9.0.1", 5052)
+
+
+def answers(node: Node, box: Box, address: str, port: int, *, server: Netns | None = None) -> bool:
+    """Whether a TCP server at `address` (the node's, or in `server`) answers the container."""
+    place = (server or node).popen(["python3", "-c", SERVER, address, str(port)])
+    try:
+        return box.netns.run(["python3", "-c", CLIENT, address, str(port)], check=False).status == 0
+    finally:
+        place.kill()
+
+
+SERVER = """
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+with socket.socket(family) as s:
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind((sys.argv[1], int(sys.argv[2]))); s.listen()
+    while True:
+        c, peer = s.accept(); c.sendall(peer[0].encode()); c.close()
+"""
+SENDING = """
+import socket, sys, time
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+    s.bind((sys.argv[1], 0)); s.sendto(b"x", (sys.argv[2], 5432)); time.sleep(0.2)
+"""
+CLIENT = """
+import socket, sys, time
+end = time.monotonic() + 5
+while True:
+    try:
+        with socket.create_connection((sys.argv[1], int(sys.argv[2])), 1) as s:
+            print(s.recv(100).decode()); sys.exit(0)
+    except TimeoutError:
+        sys.exit(2)
+    except OSError:
+        if time.monotonic() > end - 4.2: sys.exit(1)
+        time.sleep(0.05)
+"""
+
+
+def test_groups(node: Node, plugins: str) -> None:
+    boxes = [
+        Box(node, plugins, name, conf("groups"), groups)
+        for name, groups in (("a", ["dev"]), ("b", ["dev", "test"]), ("c", ["test"]), ("d", []))
+    ]
+    there = {pair for pair, passes in matrix(boxes).items() if passes}
+    assert there == {"ab", "ba", "bc", "cb"}
+
+
+DB = {
+    "name": "db",
+    "for": {"labels": {"role": "db"}},
+    "ingress": [{"allow": ["icmp", "tcp/5432"], "from": [{"labels": {"role": "web"}}]}],
+}
+
+
+def test_a_policy_changes_under_running_containers(node: Node, plugins: str) -> None:
+    """Labels select; a change holds at once, and its removal too; CHECK, DEL and GC know the elements."""
+    db = Box(node, plugins, "db", conf(), role="db")
+    web = Box(node, plugins, "web", conf(), role="web")
+    other = Box(node, plugins, "x", conf(), role="x", zone="y")
+    assert other.reaches(db)
+    apply(node, [DB])
+    assert web.reaches(db) and not other.reaches(db) and other.reaches(web) and not db.call("CHECK").error
+    late = Box(node, plugins, "late", conf(), role="web")
+    assert late.reaches(db)
+    late.call("DEL").ok()
+    apply(node, [])
+    assert other.reaches(db)
+    for box in (db, web, other):
+        assert not box.call("CHECK").error
+        box.call("DEL").ok()
+    assert json.loads(node.path("/run/mesokit/policy/state.json").read_text())["endpoints"] == []
+
+
+def test_no_policy_costs_nothing(node: Node, ours: str) -> None:
+    """A network without the key, on a node without the directory: no table, no state, no import."""
+    a = Box(node, ours, "a", conf(None))
+    assert a.four and not node.path("/run/mesokit/policy").exists()
+    assert "policy" not in node.shell("nft list ruleset")
+
+
+def test_refused_files_change_nothing(node: Node, ours: str) -> None:
+    """Exit 2 with file, line and key; what held before holds on."""
+    db, web = (Box(node, ours, name, conf(), role=name) for name in ("db", "web"))
+    apply(node, [DB | {"ingress": []}])
+    assert not web.reaches(db)
+    place = node.path("/etc/mesokit/policy.d")
+    (place / "bad.yaml").write_text("policies:\n  - name: n\n    for: {}\n    ingres: []\n")
+    told = node.run([MESOKIT, "policy", "apply"], check=False)
+    assert told.status == 2
+    assert "/etc/mesokit/policy.d/bad.yaml:4: policies[0].ingres: unknown key" in told.stderr.decode()
+    assert not web.reaches(db)
+    third = Box(node, ours, "c", conf(), role="web")
+    assert not third.reaches(db)
+
+
+def test_deny_wins_and_files_add_up(node: Node, ours: str) -> None:
+    db, web = (Box(node, ours, name, conf(), role=name) for name in ("db", "web"))
+    peers = {"from": [{"labels": {"role": "web"}}]}
+    one = {"name": "a", "for": DB["for"], "ingress": [{"allow": ["tcp/1000"], **peers}]}
+    two = {"name": "b", "for": DB["for"], "ingress": [{"allow": ["tcp/2000"], **peers}]}
+    write(node, [one])
+    write(node, [two], "q.json")
+    apply(node)
+    for port, passes in ((1000, True), (2000, True), (3000, False)):
+        assert answers(node, web, db.four, port, server=db.netns) == passes
+        assert answers(node, web, db.six, port, server=db.netns) == passes
+    write(node, [{"name": "c", "for": DB["for"], "ingress": [{"deny": ["tcp/1000"], **peers}]}], "0.json")
+    apply(node)
+    assert not answers(node, web, db.four, 1000, server=db.netns)
+    assert answers(node, web, db.four, 2000, server=db.netns)
+
+
+def test_explain_reads_the_kernel_and_names_the_rule(node: Node, ours: str) -> None:
+    db, web = (Box(node, ours, name, conf(), role=name) for name in ("db", "web"))
+    apply(node, [DB])
+    told = node.run([MESOKIT, "policy", "explain", "web", "db", "tcp/5432", "--json"])
+    for answer in json.loads(told.text):
+        assert answer["allowed"] and answer["reasons"][-1]["where"] == "/etc/mesokit/policy.d/p.json:1"
+    refused = node.run([MESOKIT, "policy", "explain", "web", "db", "udp/5432"], check=False)
+    assert refused.status == 1 and "is refused (by the target's side)" in refused.text
+    node.shell(f"nft delete element inet mesokit policy_in4 '{{ {db.four} }}'")
+    refused = node.run([MESOKIT, "policy", "explain", web.four, db.four, "tcp/5432"], check=False)
+    assert refused.status == 1 and "shut" in refused.text
+    assert not web.netns.ping(db.four, seconds=0.6)
+    assert db.call("CHECK").error
+    assert apply(node)["restored"] == 1
+    assert web.reaches(db)
+
+
+@pytest.mark.parametrize("harm", ["flush ruleset", "flush chain inet mesokit policy_forward"])
+def test_what_somebody_flushed_is_made_again_by_hand(node: Node, ours: str, harm: str) -> None:
+    db, web = (Box(node, ours, name, conf(), role=name) for name in ("db", "web"))
+    apply(node, [DB | {"ingress": []}])
+    node.shell(f"nft {harm}")
+    assert web.reaches(db)
+    assert db.call("CHECK").error
+    node.run([MESOKIT, "reload"])
+    assert not web.reaches(db) and not db.call("CHECK").error
+
+
+def test_the_bridges_flag_alone(node: Node, ours: str) -> None:
+    """br_netfilter of that bridge, not of all; the flag goes with the last container of the network."""
+    node.shell("sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0")
+    node.shell("ip link add br0 type bridge; ip link set br0 up")
+    a, b = (Box(node, ours, name, conf("isolated")) for name in "ab")
+    assert not a.reaches(b)
+    assert node.shell("sysctl -n net.bridge.bridge-nf-call-iptables").strip() == "0"
+    for box in (a, b):
+        assert "nf_call_iptables 1" in node.shell("ip -d link show br0")
+        box.call("DEL").ok()
+    assert "nf_call_iptables 0" in node.shell("ip -d link show br0")
+
+
+def test_ptp(node: Node, plugins: str) -> None:
+    made = conf("groups", type="ptp")
+    a, b, c = (
+        Box(node, plugins, name, made, groups) for name, groups in (("a", ["x"]), ("b", ["x"]), ("c", []))
+    )
+    assert {pair for pair, passes in matrix([a, b, c]).items() if passes} == {"ab", "ba"}
+
+
+def test_audit_changes_no_verdict_and_counts(node: Node, ours: str) -> None:
+    db, web = (Box(node, ours, name, conf(), role=name) for name in ("db", "web"))
+    apply(node, [DB | {"ingress": [], "audit": True}])
+    assert web.reaches(db)
+    (found,) = json.loads(node.run([MESOKIT, "policy", "audit", "--json"]).text)
+    assert found["packets"] >= 2 and found["containers"] == ["db"] and found["policies"] == "db"
+
+
+def test_a_spoofed_source_does_not_leave_its_port(node: Node, ours: str) -> None:
+    db, web, other = (Box(node, ours, name, conf(), role=name) for name in ("db", "web", "x"))
+    apply(node, [DB])
+    other.netns.run(["ip", "addr", "add", f"{web.four}/32", "dev", "eth0"])
+    other.netns.run(["python3", "-c", SENDING, web.four, db.four])
+    chain = node.shell("nft list chain bridge mesokit policy_guard")
+    assert "counter packets 0 bytes 0" not in next(line for line in chain.splitlines() if "arp saddr" in line)
+
+
+def test_check_needs_no_kernel(node: Node, ours: str, tmp_path: Path) -> None:
+    place = tmp_path / "p.yaml"
+    place.write_text("policies:\n- name: n\n  for: {}\n  egress: [{allow: [tcp/0], to: [any]}]\n")
+    told = node.run([MESOKIT, "policy", "check", str(place)], check=False)
+    assert told.status == 2
+    assert "p.yaml:4: policies[0].egress[0].allow[0]: 'tcp/0': port 0 is not within" in told.stderr.decode()
