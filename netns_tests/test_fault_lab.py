@@ -350,6 +350,54 @@ def test_a_healthy_node_has_no_alarm(node: Node, ours: str, kind: str, beside: s
     assert node.run([MESOKIT, "check"], env=ENV, check=False).status == 0
 
 
+WAYS = {
+    "policy": ("iptables -P FORWARD DROP", "192.0.2.1", "table ip filter, chain FORWARD"),
+    "rule": (
+        FIREWALL % "forward" + "nft add rule inet fw one ip daddr 192.0.2.1 drop",
+        "192.0.2.1",
+        "table inet fw",
+    ),
+    "bridge": (
+        "nft add table bridge fw; "
+        "nft 'add chain bridge fw one { type filter hook forward priority 0; policy drop; }'",
+        "c3",
+        "table bridge fw, chain one",
+    ),
+    "target down": (_in("c3", "ip link set eth0 down"), "c3", "eth0 of container c3"),
+    "target's port": (f"ip link set {_link('c3')} nomaster", "c3", _link("c3")),
+    "source's port": (f"ip link set {_link('c1')} down", "c3", _link("c1")),
+    "no route": (_in("c1", "ip route del default"), "192.0.2.1", "eth0 of container c1"),
+    "no neighbour": ("true", "192.0.2.99", "neighbour 192.0.2.99"),
+    "no gateway": ("ip addr del 10.9.0.1/24 dev web0", "192.0.2.1", "neighbour 10.9.0.1"),
+    "the target drops": (
+        'nsenter --net=/run/netns/c3 sh -c "nft add table ip t; '
+        "nft 'add chain ip t i { type filter hook input priority 0; policy drop; }'\"",
+        "c3",
+        "eth0 of container c3",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_ping_says_where_packets_end(node: Node, ours: str, name: str) -> None:
+    harm, target, place = WAYS[name]
+    node.uplink()
+    for cid in ("c1", "c3"):
+        attach(node, ours, WEB, cid)
+    before = node.run([MESOKIT, "ping", "c1", "c3", "tcp/9"], env=ENV)
+    assert before.text.count("refused") == 2, "both families reach the target"
+    place = node.run(["sh", "-c", f'printf %s "{place}"'], env=ENV).text
+    rules = node.shell("nft list ruleset")
+    _shell(node, harm)
+    told = node.run([MESOKIT, "ping", "c1", target, "--seconds", "0.2", "--json"], check=False, env=ENV)
+    (found,) = [item for item in told.json()["items"] if item["family"] == 4]
+    assert told.status == 1
+    assert found["ends"].startswith(place), found
+    assert ("not ours" in found["about"]) == place.startswith("table "), found
+    if harm == "true":
+        assert node.shell("nft list ruleset") == rules, "the trace has gone"
+
+
 def test_a_healthy_node_with_the_service_has_no_alarm(node: Node, ours: str) -> None:
     with service(node):
         attach(node, ours, WEB, "c1")

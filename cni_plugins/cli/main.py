@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, Subcommand] = {
     "ls": Subcommand("cni_plugins.cli.ls", "List what is attached: containers, tasks, addresses, ports."),
     "node": Subcommand("cni_plugins.cli.node", "Answer plugin calls from a resident process."),
     "policy": Subcommand("cni_plugins.cli.policy", "Say what containers may send to whom."),
+    "ping": Subcommand("cni_plugins.cli.ping", "Send packets from inside a container; say where they end."),
     "ps": Subcommand("cni_plugins.cli.ps", "Show the tasks of the executors on this machine."),
     "reload": Subcommand("cni_plugins.cli.reload", "Make again the rules that somebody flushed."),
     "run": Subcommand("cni_plugins.cli.run", "Run the task of a TASK.json here, on its networks."),

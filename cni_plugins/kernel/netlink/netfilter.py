@@ -116,6 +116,11 @@ class Nfnetlink:
                 return
         self._socket.close()
 
+    def abandon(self) -> None:
+        """Close the socket for good: what it owns in the kernel goes with it."""
+        if self._socket is not None:
+            self._socket.close()
+
     def _at_home(self) -> bool:
         status = Path("/proc/self/ns/net").stat()
         return (status.st_dev, status.st_ino, os.getpid()) == self._place
