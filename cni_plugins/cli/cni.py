@@ -1,4 +1,4 @@
-"""`mesokit cni`: what the plugins are and take."""
+"""`mesokit cni`: what the plugins are and take, and calls of them by hand."""
 
 from __future__ import annotations
 
@@ -13,12 +13,26 @@ import click
 from click.shell_completion import CompletionItem
 
 from cni_plugins.cli import installation, manual
+from cni_plugins.cli.cni_call import COMMANDS
+from cni_plugins.cli.cni_validate import validate
 from cni_plugins.plugins.registry import MODULES
 
 
 @click.group("cni")
 def command() -> None:
-    """Learn what the CNI plugins make, and which keys they take."""
+    """Learn what the CNI plugins make and take; attach, check and clean up by hand.
+
+    \b
+    mesokit cni help bridge              what a plugin makes, and its keys
+    mesokit cni validate /etc/cni/net.d  what is wrong with the networks' files
+    mesokit cni add app-net blue         attach `ip netns` blue; then check, del
+    mesokit cni gc app-net               take down what containers that are gone left
+    """
+
+
+command.add_command(validate)
+for _item in COMMANDS:
+    command.add_command(_item)
 
 
 def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:

@@ -26,7 +26,9 @@ class Subcommand:
 
 COMMANDS: Mapping[str, Subcommand] = {
     "app": Subcommand("cni_plugins.cli.app", "Deploy apps on a mesokit framework, and look after them."),
-    "cni": Subcommand("cni_plugins.cli.cni", "Learn what the plugins make, and which keys they take."),
+    "cni": Subcommand(
+        "cni_plugins.cli.cni", "Plugins and networks: their keys, checks of files, calls by hand."
+    ),
     "completion": Subcommand("cni_plugins.cli.main", "Print the completion script of a shell."),
     "check": Subcommand("cni_plugins.cli.check", "Say whether attachments are as they were made."),
     "doctor": Subcommand("cni_plugins.cli.doctor", "Look for what is wrong with this node."),

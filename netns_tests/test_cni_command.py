@@ -1,0 +1,169 @@
+"""`mesokit cni add, del, check, gc, status, validate`, on our plugins and on the reference's."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netns_tests.case import V4, bridge
+from netns_tests.node import Finished, Node
+from netns_tests.plugins import MESOKIT
+from netns_tests.runtime import network
+from netns_tests.snapshot import assert_clean, snapshot
+from netns_tests.test_flannel import PUBLISHED
+from netns_tests.test_runtimes_networks import LISTS
+
+CNI = [MESOKIT, "cni"]
+RESULTS = "/var/lib/cni/results"
+
+
+def write(node: Node, config: dict[str, Any], name: str = "10-net.conflist") -> None:
+    node.path(f"/etc/cni/net.d/{name}").write_text(json.dumps(config))
+
+
+def mesokit(node: Node, *words: str, folder: str = "", check: bool = True) -> Finished:
+    return node.run([*CNI, *words], env={"CNI_PATH": folder} if folder else {}, check=check)
+
+
+@pytest.mark.parametrize("whose", ["ours in this process", "ours", "the reference's"])
+def test_a_container_comes_and_goes(node: Node, plugins: str, reference: str, whose: str) -> None:
+    """The result is printed and kept in libcni's cache; the reference's plugins are served the same way."""
+    folder = {"ours": plugins, "the reference's": reference}.get(whose, "/nowhere")
+    mapped = {"type": "portmap", "capabilities": {"portMappings": True}}
+    config = network([bridge(V4, isDefaultGateway=True), mapped])
+    write(node, config)
+    before = snapshot(node)
+    box = node.netns("blue")
+    ports = {"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}
+    added = mesokit(node, "add", "net", "blue", "--capabilities", json.dumps(ports), folder=folder)
+    result = added.json()
+    assert result["ips"][0]["address"] == "10.9.0.2/24"
+    assert box.ping("10.9.0.1")
+    (path,) = node.path(RESULTS).iterdir()
+    cached = json.loads(path.read_text())
+    assert path.name == f"net-{cached['containerId']}-eth0"
+    assert cached["kind"] == "cniCacheV1" and cached["networkName"] == "net" and cached["ifName"] == "eth0"
+    assert cached["netns"] == "/run/netns/blue" and cached["capabilityArgs"] == ports
+    assert json.loads(base64.b64decode(cached["config"])) == config
+    assert cached["result"] == result
+    assert mesokit(node, "check", "net", "blue", folder=folder, check=whose == "ours").stderr is not None
+    box.delete()
+    mesokit(node, "del", "net", cached["containerId"], folder=folder)
+    mesokit(node, "del", "net", "blue", folder=folder)
+    assert not list(node.path(RESULTS).iterdir())
+    if whose != "the reference's":
+        assert_clean(node, before)
+
+
+def test_what_failed_is_taken_down(node: Node, plugins: str) -> None:
+    write(node, network([bridge(V4), {"type": "tuning", "sysctl": {"net.ipv4.no_such_thing": "1"}}]))
+    before = snapshot(node)
+    box = node.netns("blue")
+    failed = mesokit(node, "add", "net", "blue", folder=plugins, check=False)
+    assert failed.status == 1 and b"no_such_thing" in failed.stderr and b"Traceback" not in failed.stderr
+    box.delete()
+    assert_clean(node, before)
+
+
+def test_a_single_plugins_file_and_a_file_by_path(node: Node, plugins: str) -> None:
+    node.netns("blue")
+    write(node, {"cniVersion": "0.2.0", "name": "old", **bridge(V4)}, "old.conf")
+    result = mesokit(node, "add", "/etc/cni/net.d/old.conf", "/run/netns/blue", folder=plugins).json()
+    assert result["ip4"]["ip"] == "10.9.0.2/24"
+    mesokit(node, "del", "old", "blue", folder=plugins)
+    wrong = mesokit(node, "add", "old", "green", check=False)
+    assert wrong.status == 1 and b"green" in wrong.stderr
+    wrong = mesokit(node, "add", "new", "blue", check=False)
+    assert wrong.status == 1 and b"old" in wrong.stderr
+    wrong = mesokit(node, "check", "old", "blue", folder=plugins, check=False)
+    assert wrong.status == 1 and b"0.4.0" in wrong.stderr
+
+
+def test_gc_keeps_what_lives(node: Node, plugins: str) -> None:
+    """A container of another runtime, known by our record alone, is kept; one whose namespace has gone is
+    taken down; --all leaves nothing."""
+    write(node, network([bridge(V4)], version="1.1.0"))
+    before = snapshot(node)
+    boxes = {name: node.netns(name) for name in ("alive", "dead", "other")}
+    for name in ("alive", "dead"):
+        mesokit(node, "add", "net", name, "--container-id", name, folder=plugins)
+    conf = {"cniVersion": "1.1.0", "name": "net", **bridge(V4)}
+    node.cni("ADD", f"{plugins}/bridge", conf, "other", boxes["other"]).ok()
+    boxes["dead"].delete()
+    said = json.loads(mesokit(node, "gc", "net", "--dry-run", "--json", folder=plugins).text)
+    assert said["kept"] == ["alive:eth0", "other:eth0"] and said["detached"] == ["dead:eth0"]
+    mesokit(node, "gc", "net", folder=plugins)
+    held = {path.name for path in node.path("/var/lib/cni/networks/net").iterdir()}
+    assert {"10.9.0.2", "10.9.0.4"} <= held and "10.9.0.3" not in held
+    assert boxes["alive"].ping("10.9.0.4")
+    assert mesokit(node, "status", "net", folder=plugins).text.strip() == "net is ready"
+    mesokit(node, "gc", "net", "--all", folder=plugins)
+    for name in ("alive", "other"):
+        boxes[name].delete()
+    assert_clean(node, before)
+
+
+WRONG: dict[str, Any] = {
+    "cniVersion": "1.0.0",
+    "name": "web",
+    "disableChek": True,
+    "plugins": [
+        {
+            **{"type": "bridge", "isGatway": True, "foo": 1, "mtu": "x", "vlan": 5000},
+            "ipam": {
+                "type": "host-local",
+                "subnets": "10.0.0.0/24",
+                "ranges": [[{"subnet": "10.0.0.0/24", "gw": 1}]],
+            },
+        },
+        {
+            **{"type": "portmap", "capabilities": {"portMapping": True}, "markMasqBit": 3},
+            "externalSetMarkChain": "X",
+        },
+        {"type": "firewal"},
+        {"type": "macvlan", "master": "nope0"},
+        {"type": "calico"},
+    ],
+}
+PROBLEMS = {
+    ("disableChek", "misspelt"),
+    ("plugins[0].isGatway", "misspelt"),
+    ("plugins[0].foo", "unknown"),
+    ("plugins[0].mtu", "wrong"),
+    ("plugins[0].vlan", "wrong"),
+    ("plugins[0].ipam.subnets", "misspelt"),
+    ("plugins[1].capabilities.portMapping", "misspelt"),
+    ("plugins[1]", "contradictory"),
+    ("plugins[2].type", "misspelt"),
+    ("plugins[3].master", "missing"),
+    ("plugins[4].type", "missing"),
+}
+
+
+def test_validate_says_all_that_is_wrong(node: Node) -> None:
+    write(node, WRONG)
+    said = mesokit(node, "validate", "/etc/cni/net.d", "--json", check=False)
+    assert said.status == 1
+    found = {(item["where"], item["kind"]) for item in json.loads(said.text)["problems"]}
+    assert found >= PROBLEMS, PROBLEMS - found
+
+
+def test_validate_accepts_what_is_right(node: Node) -> None:
+    """The lists of the manual and of the runtimes' tests."""
+    for name, config in {"flannel": PUBLISHED, **LISTS}.items():
+        write(node, config, f"{name}.conflist")
+    said = mesokit(node, "validate", "/etc/cni/net.d", check=False)
+    assert said.status == 0, said.text
+
+
+def test_validate_twice_and_torn(node: Node, tmp_path: Path) -> None:
+    path = tmp_path / "x.conflist"
+    path.write_text('{"name": "a", "name": "b", "plugins": [{"type": "loopback"}]}')
+    said = node.run([*CNI, "validate", str(path)], check=False)
+    assert said.status == 1 and "twice" in said.text
+    path.write_text('{"name": "a", ')
+    assert "JSON" in node.run([*CNI, "validate", str(path)], check=False).text
