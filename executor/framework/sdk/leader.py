@@ -18,7 +18,7 @@ from kazoo.recipe.watchers import ChildrenWatch
 log = logging.getLogger(__name__)
 
 _NODE = re.compile(r"json\.info_(\d{10})$")
-_URL = re.compile(r"zk://(?:(?P<auth>[^@/]+)@)?(?P<hosts>[^/]+)(?P<path>/[^?#]*)$")
+_URL = re.compile(r"zk://(?:(?P<auth>[^@/]+)@)?(?P<hosts>[^/@]+)(?P<path>/[^?#]*)$")
 
 
 class LeaderUrlError(ValueError):

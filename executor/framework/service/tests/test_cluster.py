@@ -250,6 +250,7 @@ def test_a_new_master_that_is_silent_about_agents_makes_nobody_start_anything(tm
                 before = here.tasks()
                 async with serve(Master(QUICK, recovered=agents)) as new:
                     old.master.leader = new.address
+                    old.master.books.agents.clear()
                     old.break_streams()
                     await old.close_connections()
                     await until(lambda: new.calls(Call.SUBSCRIBE) and here.framework.books.connected)
