@@ -2,7 +2,8 @@
 
 from netns_tests.case import Case
 from netns_tests.cases_ipam import IPAM
+from netns_tests.cases_links import LINKS
 from netns_tests.cases_main import MAIN
 from netns_tests.cases_meta import META
 
-CASES: tuple[Case, ...] = (*MAIN, *IPAM, *META)
+CASES: tuple[Case, ...] = (*MAIN, *LINKS, *IPAM, *META)
