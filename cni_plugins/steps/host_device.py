@@ -124,7 +124,7 @@ class HostDevice(Step):
         link_state.give_addresses(netlink, index, self.addresses)
         clear = _FLAGS & ~self.flags
         netlink.request(links.change(self.name, index, set_flags=self.flags, clear_flags=clear))
-        for item in self.routes:
+        for item in link_state.by_reach(self.routes):
             with suppress(CniError):  # its gateway may be out of reach by now, as it might be at any time
                 netlink.request(item.add(index))
 

@@ -64,3 +64,10 @@ def main_routes(netlink: Netlink, index: int) -> Iterator[LinkRoute]:
         for item in routes.every(netlink, version, table=routes.MAIN_TABLE):
             if item.index == index:
                 yield LinkRoute(item.route, item.protocol, item.source)
+
+
+def by_reach(wanted: Iterable[LinkRoute]) -> list[LinkRoute]:
+    """Routes in an order in which each gateway is reached by a route before: those without a gateway first,
+    then the longest prefixes.
+    """
+    return sorted(wanted, key=lambda item: (item.route.gw is not None, -item.route.dst.network.prefixlen))

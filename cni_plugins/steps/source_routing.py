@@ -15,7 +15,7 @@ from cni_plugins.spec.result import Route
 from cni_plugins.spec.values import Ip, IpInterface, parse_cidr
 from cni_plugins.steps.addresses import whole
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.link_state import LinkRoute
+from cni_plugins.steps.link_state import LinkRoute, by_reach
 from cni_plugins.steps.step import Step, step
 
 _OUT_OF_REACH = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL))
@@ -117,7 +117,7 @@ class SourceRouting(Step):
                 )
             )
         netlink.request(*(routes.delete(item.route, index, protocol=item.protocol) for item in self.hints))
-        for item in self.removed:
+        for item in by_reach(self.removed):
             with suppress(CniError):  # its gateway is out of reach by now: the interface is on its way out
                 netlink.request(item.add(index))
 
@@ -143,7 +143,7 @@ class SourceRouting(Step):
         index = interface.index_of(context.inside, self.ifname)
         if index:
             there = {item.route for version in (4, 6) for item in routes.every(context.sandbox, version)}
-            lost = [item.add(index) for item in self._routes() if item.route not in there]
+            lost = [item.add(index) for item in by_reach(self._routes()) if item.route not in there]
             context.sandbox.request(*(rules.add(source.rule) for source in missing), *lost)
 
 

@@ -62,7 +62,7 @@ class VrfPort(Step):
         netlink.request(
             *(
                 replace(item, route=replace(item.route, table=self.table)).add(port.index)
-                for item in routed
+                for item in link_state.by_reach(routed)
                 if item.protocol != routes.PROTOCOL_KERNEL
             )
         )
