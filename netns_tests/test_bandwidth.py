@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from netns_tests.node import Node, until
+from netns_tests.node import Netns, Node, until
 
 PTP = {
     "type": "ptp",
@@ -172,3 +172,63 @@ def test_refused_before_anything_is_made(
     text = json.dumps(answer.error)
     assert all(word in text for word in words), text
     assert [item["ifname"] for item in node.json("ip", "-j", "link")] == ["lo"]
+
+
+def _chained(node: Node, plugins: str, box: Netns, previous: dict[str, Any] | None, **limits: int) -> Any:
+    """ADD of ptp where there is no result yet, then of bandwidth on its result."""
+    named = {"cniVersion": "1.0.0", "name": "net"}
+    path = f"{plugins}:/usr/lib/cni"
+    if previous is None:
+        previous = node.cni("ADD", f"{plugins}/ptp", {**PTP, **named}, "c1", box, cni_path=path).ok()
+    config = {**named, "type": "bandwidth", **limits, "prevResult": previous}
+    return node.cni("ADD", f"{plugins}/bandwidth", config, "c1", box).ok()
+
+
+def test_a_second_add_changes_in_place(node: Node, plugins: str) -> None:
+    """The same qdisc with another rate, its counters go on; CHECK is about the new one; one record, and DEL
+    leaves nothing."""
+    box = node.netns("c1")
+    first = _chained(node, plugins, box, None, **LIMITS)
+    assert box.ping("10.9.0.1")
+    before = {
+        item["dev"]: item["packets"] for item in node.json("tc", "-s", "-j", "qdisc") if item["kind"] == "tbf"
+    }
+    doubled = {key: value * 2 for key, value in LIMITS.items()}
+    second = _chained(node, plugins, box, first, **doubled)
+    assert second == first
+    shape = shape_of(node)
+    assert shape["veth bucket"]["rate"] == 2_000_000 and shape["ifb bucket"]["rate"] == 1_000_000
+    after = {
+        item["dev"]: item["packets"] for item in node.json("tc", "-s", "-j", "qdisc") if item["kind"] == "tbf"
+    }
+    assert before.keys() == after.keys()
+    assert all(after[name] >= count > 0 for name, count in before.items()), (before, after)
+    config = {"cniVersion": "1.0.0", "name": "net", "type": "bandwidth", **doubled, "prevResult": second}
+    node.cni("CHECK", f"{plugins}/bandwidth", config, "c1", box).ok()
+    node.cni("DEL", f"{plugins}/bandwidth", {"name": "net", "type": "bandwidth"}, "c1", box).ok()
+    assert not [item for item in node.json("tc", "-j", "qdisc") if item["kind"] in {"tbf", "ingress"}]
+    assert not [item for item in node.json("ip", "-j", "link") if item["ifname"].startswith("bwp")]
+
+
+def _measured(node: Node, box: Netns, *options: str) -> float:
+    """Bits a second that iperf3 sees arrive."""
+    server = node.popen(["iperf3", "-s", "-1", "-B", "10.9.0.1"])
+    until(lambda: node.run(["ss", "-Hltn", "sport", "=", ":5201"]).text, what="iperf3 listens")
+    report = box.run(["iperf3", "-c", "10.9.0.1", "-t", "4", "-O", "1", "-J", *options], timeout=60).json()
+    server.wait(30)
+    return float(report["end"]["sum_received"]["bits_per_second"])
+
+
+@pytest.mark.timeout(180)
+def test_rates_are_kept_within_a_tenth(node: Node, plugins: str) -> None:
+    """Both ways, by iperf3 over TCP (its share of a frame is 1448 of 1514 bytes)."""
+    box = node.netns("c1")
+    limits = {
+        "ingressRate": 40_000_000,
+        "ingressBurst": 400_000,
+        "egressRate": 20_000_000,
+        "egressBurst": 400_000,
+    }
+    _chained(node, plugins, box, None, **limits)
+    assert _measured(node, box) == pytest.approx(20_000_000 * 1448 / 1514, rel=0.1)
+    assert _measured(node, box, "-R") == pytest.approx(40_000_000 * 1448 / 1514, rel=0.1)

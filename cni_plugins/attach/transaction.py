@@ -7,6 +7,7 @@ transaction.
 """
 
 from dataclasses import replace
+from typing import TypeVar
 
 from cni_plugins.attach.replay import undo_all
 from cni_plugins.spec.deadline import after
@@ -20,6 +21,7 @@ from cni_plugins.store import records
 from cni_plugins.store.records import Record
 
 _SECONDS = 10.0
+S = TypeVar("S", bound=Step)
 
 
 class Transaction:
@@ -59,6 +61,28 @@ class Transaction:
         step.undo(self.context)
         if self._record is not None:
             self._record.append(records.undone_line(number))
+
+    def standing(self, kind: type[S]) -> list[tuple[int, S]]:
+        """The steps of a kind that earlier ADDs of the attachment left in the record, with their numbers."""
+        contents = self._record.contents if self._record is not None else None
+        lines = contents.steps if contents is not None else ()
+        found = [
+            (records.number_of(line), registry.decode(line))
+            for line in lines
+            if "undo" not in line and registry.class_of(line) is kind
+        ]
+        return [(number, item) for number, item in found if isinstance(item, kind)]
+
+    def settle(self, number: int, wanted: Step) -> None:
+        """The last step, a change, has made of the step `number` of an earlier ADD what `wanted` says: that
+        one stands in the record from now on, instead of both. CniError 5.
+        """
+        made = self._steps[-1][0]
+        self.intend(wanted)
+        self._steps.pop()  # a roll-back takes the change back, and the limit stays
+        if self._record is not None:
+            for done in (made, number):
+                self._record.append(records.undone_line(done))
 
     @property
     def changed(self) -> bool:

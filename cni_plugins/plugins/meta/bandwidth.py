@@ -5,7 +5,7 @@ sends: that comes in on the host's end, is redirected to an ifb link made for it
 plugin names it) and leaves that through a bucket. Rates are bits per second, bursts bits; each rate needs its
 burst, and a burst always lets one frame pass. Limits of the configuration count before those of
 `runtimeConfig.bandwidth`. It stands after the plugin that made the veth (bridge, ptp), or around it as
-`delegate`.
+`delegate`. A second ADD, with the first one's result as prevResult, changes limits in place.
 
     {"name": "data-net", "type": "bandwidth", "ingressRate": 50000000, "ingressBurst": 800000,
      "egressRate": 20000000, "egressBurst": 400000,
@@ -24,6 +24,7 @@ from cni_plugins.spec.config import decode, integer, option
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Interface, Result
 from cni_plugins.steps import registry
+from cni_plugins.steps.change import BucketChange
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.shaping import LimitReceiving, LimitSending, ifb_name
 from cni_plugins.steps.step import Step
@@ -97,13 +98,43 @@ def add(call: Call, config: BandwidthConfig, tx: Transaction) -> Result:
     port = _host_end(call, tx.context)
     made: list[Interface] = []
     if limits.ingress_rate:
-        tx.apply(_receiving(limits, port))
-    if limits.egress_rate:
+        wanted = _receiving(limits, port)
+        if not _changed_in_place(tx, wanted, port):
+            tx.apply(wanted)
+    if limits.egress_rate and not _sending_changed(tx, limits, port):
         again = links.find(tx.context.host, ifb_name(call.identity)) is not None
         ifb = Interface(ifb_name(call.identity, again=again), links.random_mac())
         tx.apply(_sending(limits, port, ifb))
         made.append(ifb)
     return replace(call.previous, interfaces=(*call.previous.interfaces, *made))
+
+
+def _sending_changed(tx: Transaction, limits: BandwidthConfig, port: Link) -> bool:
+    return any(
+        _changed_in_place(tx, _sending(limits, port, Interface(old.ifb, old.ifb_mac)), port)
+        for _, old in tx.standing(LimitSending)
+        if (old.name, old.mac) == (port.name, port.mac)
+    )
+
+
+def _changed_in_place(tx: Transaction, wanted: LimitReceiving | LimitSending, port: Link) -> bool:
+    """Whether an earlier ADD of the attachment made the bucket, which is changed now and not made anew: what
+    waits in it goes on, and no packet is lost.
+    """
+    bucket = _bucket(wanted)
+    for number, old in tx.standing(type(wanted)):
+        if (old.name, old.mac) != (port.name, port.mac) or _bucket(old) != bucket:
+            continue
+        before, after = ((item.rate, item.burst, item.latency) for item in (old, wanted))
+        tx.apply(BucketChange(*bucket, port.mtu, before, after))
+        tx.settle(number, wanted)
+        return True
+    return False
+
+
+def _bucket(step: LimitReceiving | LimitSending) -> tuple[str, str]:
+    """The link that has the bucket, and its MAC address."""
+    return (step.name, step.mac) if isinstance(step, LimitReceiving) else (step.ifb, step.ifb_mac)
 
 
 def _receiving(limits: BandwidthConfig, port: Link) -> LimitReceiving:
