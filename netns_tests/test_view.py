@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import signal
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
-from netns_tests.node import Netns, Node
+from netns_tests.node import Netns, Node, until
 from netns_tests.plugins import MESOKIT
 
 WEB: dict[str, Any] = {
@@ -204,3 +207,43 @@ def test_what_cannot_be_undone_is_forgotten_on_request(node: Node, ours: str) ->
     assert told.status == 1 and b"of-tomorrow" in told.stderr and "left: attachment of c1" in told.text
     assert node.run([MESOKIT, "gc", "--forget"], check=False).status == 0
     assert items(node, "ls") == [] and items(node, "ip") == []
+
+
+def test_events_tell_failures_of_the_past_and_what_happens(node: Node, plugins: str) -> None:
+    attach(node, plugins, WEB, "c1")
+    box = node.netns("c2")
+    wrong = {"cniVersion": "1.0.0", "name": "n", "type": "bridge", "mtu": 3}
+    refused = node.cni("ADD", f"{plugins}/bridge", wrong, "c2", box)
+    assert refused.code
+    told = [json.loads(line) for line in node.run([MESOKIT, "events", "--json"]).text.splitlines()]
+    assert {(event["kind"], event["container"]) for event in told} == {("attached", "c1"), ("failed", "c2")}
+    (failed,) = [event for event in told if event["kind"] == "failed"]
+    assert refused.error is not None and refused.error["msg"] in failed["about"]
+    out = node.path("/run/events")
+    command = f"exec {MESOKIT} events -f --since 1h --json > /run/events 2>&1"
+    following = node.popen(["sh", "-c", command])
+    until(lambda: out.exists() and '"failed"' in out.read_text(), what="the past")
+    attach(node, plugins, WEB, "c3")
+    until(lambda: '"container": "c3"' in out.read_text(), what="attached")
+    node.shell("ip netns del c3")
+    until(lambda: "up -> stale" in out.read_text(), what="stale")
+    node.run([MESOKIT, "gc"])
+    until(lambda: '"detached"' in out.read_text(), what="detached")
+    following.kill(signal.SIGINT)
+    following.wait(30)
+    assert "Traceback" not in out.read_text()
+
+
+def test_a_picture_has_all_containers_and_marks_what_is_wrong(node: Node, ours: str) -> None:
+    node.uplink()
+    attach(node, ours, published(WEB, 8080), "c1")
+    attach(node, ours, POINT, "c2")
+    run_of(node, "c1", "e", "<web>&\x1b.1")
+    node.shell("ip link set web0 down")
+    told = node.run([MESOKIT, "graph"]).text
+    assert "10.9.0.2" in told and "8080->80/tcp" in told and "web0" in told and "DOWN" in told
+    document = node.run([MESOKIT, "graph", "--svg"]).text
+    tree = ElementTree.fromstring(document)
+    texts = " ".join(tree.itertext())
+    assert "<web>&\\x1b.1" in texts and "10.8.0.2" in texts
+    assert [item for item in tree.iter() if item.get("class") == "bad"]

@@ -32,11 +32,13 @@ COMMANDS: Mapping[str, Subcommand] = {
     "completion": Subcommand("cni_plugins.cli.main", "Print the completion script of a shell."),
     "check": Subcommand("cni_plugins.cli.check", "Say whether attachments are as they were made."),
     "doctor": Subcommand("cni_plugins.cli.doctor", "Look for what is wrong with this node."),
+    "events": Subcommand("cni_plugins.cli.events", "Show what happened here, and what happens."),
     "exec": Subcommand("cni_plugins.cli.exec", "Run a program in a container's network."),
     "dhcp": Subcommand("cni_plugins.cli.dhcp", "Renew the leases of the dhcp plugin, without the service."),
     "framework": Subcommand(
         "cni_plugins.cli.framework", "Run apps on Mesos: the scheduler behind `mesokit app`."
     ),
+    "graph": Subcommand("cni_plugins.cli.graph", "Draw this node: a tree, or an SVG."),
     "gc": Subcommand("cni_plugins.cli.gc", "Remove what containers that are no more left behind."),
     "inspect": Subcommand("cni_plugins.cli.inspect", "Show all about one container, by any of its names."),
     "ip": Subcommand("cni_plugins.cli.ip", "Show address pools: used, free, who, since when."),
