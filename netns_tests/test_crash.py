@@ -52,6 +52,7 @@ SCENARIOS: Mapping[str, dict[str, Any]] = {
     "macvlan": {"type": "macvlan", "master": "eth0", "mtu": 1400, "ipam": LAN},
     "host-device": {"type": "host-device", "device": "spare0", "ipam": DUAL},
     "tap": {"type": "tap", "multiQueue": True, "mtu": 1400, "owner": 1000, "group": 1000, "ipam": DUAL},
+    "dhcp": {"type": "macvlan", "master": "eth0", "ipam": {"type": "dhcp"}},
     "loopback": {"type": "loopback"},
     "host-local": {"type": "host-local", "ipam": DUAL},
     "tuning": {
@@ -123,7 +124,15 @@ SETUP: Mapping[str, str] = {
         ip link set spare1 up
         ip link set spare0 up
         ip route add 203.0.113.0/24 via 198.51.100.1
-    """
+    """,
+    "dhcp": f"""
+        test -e /run/dnsmasq.pid && exit
+        ip netns exec world dnsmasq --conf-file=/dev/null --port=0 --interface=world --bind-interfaces \\
+            --user=root --no-ping --leasefile-ro --pid-file=/run/dnsmasq.pid --log-facility=/dev/null \\
+            --dhcp-range=192.0.2.100,192.0.2.250,255.255.255.0,3600
+        setsid {TOP}/.venv/bin/mesokit dhcp </dev/null >/dev/null 2>&1 &
+        while ! test -S /run/mesokit/dhcp.sock; do sleep 0.05; done
+    """,
 }
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -354,3 +357,75 @@ def test_what_the_client_says_of_itself(node: Node, ours: str) -> None:
         assert "client provides name: web-1" in log
         assert "vendor class: mesokit-test" in log
         assert re.search(r"requested options: 1:netmask, 42:ntp-server\n", log)
+
+
+@contextmanager
+def kea(server: Netns, *, seconds: int = 10) -> Iterator[Running]:
+    """ISC's server: it renews, identifies clients by their identifier, and tells T1 and T2."""
+    node = server.node
+    conf = {
+        "Dhcp4": {
+            "interfaces-config": {"interfaces": ["lan1"], "dhcp-socket-type": "raw"},
+            "lease-database": {"type": "memfile", "persist": False},
+            "valid-lifetime": seconds,
+            "renew-timer": seconds // 2,
+            "rebind-timer": seconds * 7 // 8,
+            "authoritative": True,
+            "subnet4": [
+                {
+                    "id": 1,
+                    "subnet": "10.77.0.0/16",
+                    "pools": [{"pool": "10.77.3.1-10.77.3.99"}],
+                    "option-data": [
+                        {"name": "routers", "data": SERVER},
+                        {"code": 121, "space": "dhcp4", "csv-format": False, "data": "180A63020A4D0009"},
+                    ],
+                }
+            ],
+            "loggers": [{"name": "kea-dhcp4", "severity": "INFO", "output_options": [{"output": "stdout"}]}],
+        }
+    }
+    node.path("/root/kea.json").write_text(json.dumps(conf))
+    env = {"KEA_PIDFILE_DIR": "/run", "KEA_LOCKFILE_DIR": "none"}
+    with started(server.popen(["kea-dhcp4", "-c", "/root/kea.json"], env=env)) as running:
+        until(lambda: running.ended() or b"DHCP4_STARTED" in running.output(), what="kea serves")
+        yield running
+
+
+def test_kea_renews(node: Node, ours: str) -> None:
+    with lan(node) as server, service(node), kea(server, seconds=10) as running:
+        box = node.netns("c1")
+        result = node.cni("ADD", f"{ours}/macvlan", macvlan(), "c1", box).ok()
+        assert result["ips"][0]["address"].startswith("10.77.3.")
+        assert [(route["dst"], route["gw"]) for route in result["routes"]] == [("10.99.2.0/24", "10.77.0.9")]
+        _renewed(node, box)
+        _renewed(node, box)
+        assert [ip["address"] for ip in result["ips"]] == address_of(box)
+        node.cni("DEL", f"{ours}/macvlan", macvlan(), "c1", box).ok()
+        until(lambda: b"DHCP4_RELEASE" in running.output(), what="kea hears of the release")
+
+
+def test_fifty_leases_are_renewed_and_cost_nothing_between(node: Node, ours: str) -> None:
+    with lan(node) as server, service(node), kea(server, seconds=20):
+        boxes = [node.netns(f"c{number}") for number in range(50)]
+
+        def attach(number: int) -> None:
+            node.cni("ADD", f"{ours}/macvlan", macvlan(), f"c{number}", boxes[number]).ok()
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(attach, range(50)))
+        given = {address_of(box)[0] for box in boxes}
+        assert len(given) == 50
+        time.sleep(25)
+        assert {address_of(box)[0] for box in boxes} == given
+        pid = daemon_of(node)
+        descriptors = len(list(node.path(f"/proc/{pid}/fd").iterdir()))
+        told = node.path(f"/proc/{pid}/smaps_rollup").read_text()
+        memory = re.search(r"^Pss:\s+(\d+) kB", told, re.MULTILINE)
+        assert memory is not None
+        sys.stderr.write(f"50 leases: {descriptors} descriptors, {memory[1]} kB of memory (PSS)\n")
+        assert descriptors < 30
+        valid = [{"containerID": "c0", "ifname": "eth0"}]
+        gc = {**macvlan(), "cniVersion": "1.1.0", "cni.dev/valid-attachments": valid}
+        node.cni("GC", f"{ours}/macvlan", gc, "", None, ifname="").ok()
+        assert [lease["container"] for lease in leases(node)] == ["c0"]

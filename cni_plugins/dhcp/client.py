@@ -18,6 +18,7 @@ from cni_plugins.kernel import packets
 from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import Namespace
+from cni_plugins.store import boot
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 8.0
 PROBES, PROBE_SECONDS = 3, 0.2
@@ -58,6 +59,8 @@ def acquire(namespace: Namespace, lease: Lease, deadline: Deadline, keep: Callab
                 address=IPv4Interface(offer.message.yours),
                 server=offer.message.server,
                 server_mac=offer.mac,
+                began=offer.sent,
+                boot=boot.current(),
             )
             keep(asked)
             answer = _ask(

@@ -136,8 +136,9 @@ class Daemon:
             if end in ready:
                 break
             for fd in ready & self._sockets.keys():
-                entry = self._sockets[fd]
-                self._guarded(entry, self._hear)
+                entry = self._sockets.get(fd)
+                if entry is not None:  # else one that was heard before closed it
+                    self._guarded(entry, self._hear)
             self._due()
             if listening.fileno() in ready:
                 self._serve(listening)

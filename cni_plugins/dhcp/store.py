@@ -25,9 +25,9 @@ from cni_plugins.spec.roots import Roots
 from cni_plugins.spec.values import dump_json, parse_json
 from cni_plugins.store.locks import locked
 
-_LOCK = ".lock"
 _OWNER = ".daemon"
 _SUFFIX = ".json"
+_NEW = ".new"
 _LONGEST = 200
 
 
@@ -39,13 +39,14 @@ def default_socket(roots: Roots) -> Path:
 class Store:
     """`socket` is the path of the daemon's socket as a configuration has it, "" for the default."""
 
-    __slots__ = ("directory",)
+    __slots__ = ("_lock", "directory")
 
     def __init__(self, roots: Roots, socket: str = "") -> None:
         name = quote(socket, safe="").replace(".", "%2E") if socket else "default"
         if len(name) > _LONGEST:
             name = "long-" + hashlib.sha256(socket.encode()).hexdigest()
         self.directory = roots.lib / "leases" / name
+        self._lock = roots.run / "locks" / f"leases-{name}"
 
     def path(self, identity: Identity) -> Path:
         key = "\0".join((identity.network, identity.container_id, identity.ifname))
@@ -60,7 +61,7 @@ class Store:
 
     def locked(self, deadline: Deadline) -> AbstractContextManager[None]:
         """CniError 5 or 11."""
-        return locked(self.directory / _LOCK, deadline)
+        return locked(self._lock, deadline)
 
     def read(self, identity: Identity) -> Lease | None:
         """The lease of an attachment; None without one, or when its file holds none."""
@@ -69,7 +70,7 @@ class Store:
     def write(self, lease: Lease) -> None:
         """Put a lease's file in place. CniError 5."""
         path = self.path(lease.identity)
-        new = path.with_suffix(".new")
+        new = path.with_suffix(_NEW)
         try:
             with suppress(FileNotFoundError):
                 new.unlink()
@@ -101,6 +102,7 @@ class Store:
         with self.locked(deadline):
             try:
                 self.path(identity).unlink(missing_ok=True)
+                self.path(identity).with_suffix(_NEW).unlink(missing_ok=True)  # of a writer that was killed
             except OSError as error:
                 raise CniError(Code.IO, f"cannot remove {self.path(identity)}", str(error)) from error
 

@@ -19,7 +19,7 @@ from typing import Any
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.dhcp import client, link, options, protocol
-from cni_plugins.dhcp.lease import Lease, Place, State, Wish
+from cni_plugins.dhcp.lease import Lease, Place, Wish
 from cni_plugins.dhcp.packet import Option
 from cni_plugins.dhcp.store import Store
 from cni_plugins.kernel.namespace import fingerprint
@@ -227,10 +227,10 @@ def gc(call: Call, config: DhcpConfig, context: Context) -> None:
     when they end: the namespaces are gone.
     """
     store = Store(call.roots, config.daemon_socket)
-    for lease in list(store.every()):
-        if lease.identity.network != call.network or lease.identity in context.keep():
-            continue
-        if lease.state is State.REQUESTING or lease.began < call.began:
+    found = [lease for lease in store.every() if lease.identity.network == call.network]
+    kept = context.keep() if found else set()
+    for lease in found:
+        if lease.identity not in kept and (not lease.this_boot or lease.began < call.began):
             dhcp_lease.give_back(context, store, config.daemon_socket, lease.identity)
 
 
