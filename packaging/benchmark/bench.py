@@ -25,7 +25,17 @@ medians of the wall time from the start of a plugin's process to its end, by tur
 reference's.
 """
 
-MEASURES = ("plain", "dual", "reservations", "chain", "throughput", "growth", "memory", "executor")
+MEASURES = (
+    "plain",
+    "dual",
+    "reservations",
+    "chain",
+    "throughput",
+    "growth",
+    "memory",
+    "executor",
+    "framework",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +111,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
         plan = {
             "sides": sides,
             "rounds": options.rounds,
-            "measure": [each for each in wanted if each != "executor"],
+            "measure": [each for each in wanted if each not in ("executor", "framework")],
             "reservations": 5000,
             "calls": options.crowd,
             "workers": 16,
@@ -122,6 +132,8 @@ def measure(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
         yield from plugin_rows(found, list(others))
         if "executor" in wanted:
             yield from executor_rows(node, options, folder)
+        if "framework" in wanted:
+            yield from framework_rows(node)
 
 
 def side(
@@ -253,6 +265,21 @@ def executor_rows(node: Any, options: argparse.Namespace, folder: Path) -> Itera
             unit = "MB" if sized else "ms"
             aim = f"≤ {limit}" if form == "directory" else ""
             yield Row(f"executor ({form}): {name}", unit, middle, {}, None, aim, met)
+
+
+def framework_rows(node: Any) -> Iterator[Row]:
+    """The framework against the fake master, both in one process."""
+    sys.stderr.write("  measuring: framework\n")
+    script = os.fspath(TOP / "packaging/benchmark/framework_figures.py")
+    env = {"PYTHONPATH": f"{TOP}:{TOP}/proto"}
+    found = json.loads(node.run([sys.executable, script], env=env, timeout=1800).stdout)
+    middle = {name: statistics.median(values) for name, values in found.items()}
+    rate, restored, size = middle["launches"], middle["restore"], middle["memory"] / 1000
+    yield Row("framework: launches a second", "/s", rate, {}, None, "≥ 300", rate >= 300)
+    yield Row("framework: 10,000 tasks restored", "s", restored, {}, None, "≤ 3", restored <= 3)
+    slow = max(found["match"])
+    yield Row("framework: 100 offers, 10,000 pending", "ms", slow, {}, None, "≤ 250", slow <= 250)
+    yield Row("framework: memory a task", "kB", size, {}, None, "≤ 3", size <= 3)
 
 
 def table(rows: Sequence[Row]) -> str:
