@@ -22,6 +22,8 @@ _NOT_FAST = (
     "cni_plugins/node/tests/",
     "executor/app/tests/test_container_address.py",
     "executor/checks/tests/test_command.py::test_no_room_for_a_process",
+    "executor/framework/sdk/tests/test_leader.py::test_the_lowest",
+    "executor/framework/service/tests/test_crash.py",
     "executor/framework/service/tests/test_ha.py",
     "executor/framework/store/tests/test_stores.py",
     "executor/output/tests/test_directory.py",
