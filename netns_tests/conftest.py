@@ -36,6 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--in-qemu", action="store_true", help="run every namespace test on Debian's kernel in QEMU"
     )
     parser.addoption(
+        "--policies", type=int, default=6, help="how many random sets of policies are probed (long form: 40)"
+    )
+    parser.addoption(
         "--gc-seconds", type=float, default=5.0, help="how long GC runs beside workers (long form: 300)"
     )
 

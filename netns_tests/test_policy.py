@@ -7,13 +7,15 @@ The table of scenarios and tests is in README.md.
 from __future__ import annotations
 
 import json
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from netns_tests.node import Answer, Netns, Node
-from netns_tests.plugins import MESOKIT
+from netns_tests.node import Answer, Netns, Node, until
+from netns_tests.plugins import MESOKIT, service
 
 SUBNETS = ["10.9.0.0/24", "fd09::/64"]
 
@@ -294,3 +296,66 @@ def test_check_needs_no_kernel(node: Node, ours: str, tmp_path: Path) -> None:
     told = node.run([MESOKIT, "policy", "check", str(place)], check=False)
     assert told.status == 2
     assert "p.yaml:4: policies[0].egress[0].allow[0]: 'tcp/0': port 0 is not within" in told.stderr.decode()
+
+
+def test_other_plugins_refuse_what_they_cannot_enforce(node: Node, ours: str) -> None:
+    """Never accepted and not enforced."""
+    node.shell("ip link add m0 type veth peer name m1; ip link set m0 up")
+    made = conf("isolated", type="macvlan", master="m0")
+    answer = node.cni("ADD", f"{ours}/macvlan", made, "a", node.netns("a"))
+    assert answer.code == 7 and "policy is 'isolated', and macvlan cannot enforce any" in str(answer.error)
+
+
+def test_the_service_applies_files_that_change(node: Node, ours: str) -> None:
+    """Into a directory that was not there, an edit, a bad edit, and its end."""
+    db, web = (Box(node, ours, name, conf(), role=name) for name in ("db", "web"))
+    with service(node):
+        assert web.reaches(db)
+        write(node, [DB | {"ingress": []}])
+        until(lambda: not web.netns.ping(db.four, seconds=0.4), what="the policy holds")
+        write(node, [DB])
+        until(lambda: web.netns.ping(db.four, seconds=0.4), what="the edited policy holds")
+        write(node, [DB | {"ingress": [{}]}])
+        write(node, [DB | {"name": "x", "ingress": []}], "second.json.tmp")
+        assert web.reaches(db)
+        write(node, [DB | {"ingress": []}])
+        until(lambda: not web.netns.ping(db.four, seconds=0.4), what="the third policy holds")
+        node.path("/etc/mesokit/policy.d/p.json").unlink()
+        until(lambda: web.netns.ping(db.four, seconds=0.4), what="no policy holds")
+
+
+def test_the_service_makes_again_what_was_flushed_and_says_what_passed(node: Node, ours: str) -> None:
+    """Measured by nft itself: from the flush to the chain is less than a second on an idle machine."""
+    db, web = (Box(node, ours, name, conf("groups"), role=name) for name in ("db", "web"))
+    running = node.popen([MESOKIT, "node"])
+    until(node.path("/run/mesokit/node.sock").is_socket, what="the node service listens")
+    time.sleep(1)  # its first look is over
+    assert not web.reaches(db)
+    pinging = web.netns.popen(["python3", "-c", FLOOD, web.four, db.four])
+    script = (
+        "nft flush ruleset; begin=$(cut -d' ' -f1 /proc/uptime); "
+        f"until nft get element inet mesokit policy_in4 '{{ {db.four} }}' "
+        "> /dev/null 2>&1; do sleep 0.01; done; "
+        "end=$(cut -d' ' -f1 /proc/uptime); echo $begin $end"
+    )
+    begin, end = map(float, node.shell(script).split())
+    pinging.kill()
+    assert end - begin < 10
+    until(lambda: not web.netns.ping(db.four, seconds=0.4), what="the policy holds again")
+    running.kill(signal.SIGTERM)
+    told = running.wait(30).stderr.decode()
+    assert "policy: somebody removed it from nf_tables" in told
+    assert f"{web.four} to {db.four} protocol 17 port 9000" in told
+
+
+FLOOD = """
+import socket, sys, time
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+    s.bind((sys.argv[1], 0))
+    while True:
+        try:
+            s.sendto(b"x", (sys.argv[2], 9000))
+        except OSError:
+            pass
+        time.sleep(0.001)
+"""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from cni_plugins.attach import suspicions, wishes
+from cni_plugins.attach import policing, suspicions, wishes
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.spec.call import Call, Verb, for_child
@@ -201,6 +201,8 @@ def run_add(plugin: Plugin[Any], call: Call, tx: Transaction) -> Result:
     suspicions.refuse(call, plugin.kind, plugin.name)
     if plugin.kind is not Kind.IPAM:
         plugin.validate(call, config)
+    if plugin.kind is Kind.MAIN:
+        policing.require_enforced(call, plugin.name, plugin.config)
     if plugin.kind is Kind.META:
         delegate = delegate_of(call)
         if delegate is not None:

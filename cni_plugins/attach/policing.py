@@ -6,10 +6,13 @@ Nothing is imported where neither is so.
 
 import os.path
 from collections.abc import Sequence
+from typing import Any
 
 from cni_plugins.spec.call import Call
-from cni_plugins.spec.config import TEXT, list_of, one_of
+from cni_plugins.spec.config import TEXT, list_of, one_of, shown
+from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address
+from cni_plugins.spec.values import fold
 from cni_plugins.steps.step import Step
 
 DIRECTORY = "/etc/mesokit/policy.d"
@@ -17,6 +20,18 @@ POLICY = one_of("open", "isolated", "groups")
 POLICY_ABOUT = "what holds where no policy selects a container; with any of them its packets are judged"
 LABELS = list_of(TEXT)
 LABELS_ABOUT = "labels of a task's network_info that policies may select it by"
+
+
+def require_enforced(call: Call, name: str, config: type[Any]) -> None:
+    """CniError 7 when a network asks for policy of a plugin that cannot enforce any."""
+    default = fold(call.config, "policy")
+    if default in (None, "") or "policy" in config.__dataclass_fields__:
+        return
+    raise CniError(
+        Code.INVALID_CONFIG,
+        f"policy is {shown(default)}, and {name} cannot enforce any: its packets pass the host by",
+        "use a bridge or ptp network, or leave policy out",
+    )
 
 
 def step(

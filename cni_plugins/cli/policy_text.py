@@ -86,7 +86,7 @@ def overview(state: State, compiler: Compiler, lacking: int) -> Iterator[str]:
     yield "always:"
     yield from (f"  {line}" for line in builtin())
     yield (
-        "not covered: macvlan, and whatever other plugin makes an interface; a network of them that asks for "
+        "not covered: networks of plugins other than bridge and ptp; one of them that asks for "
         "a policy is refused"
     )
 

@@ -26,6 +26,7 @@ from cni_plugins.dhcp.store import Store, default_socket
 from cni_plugins.kernel.nft import changes
 from cni_plugins.node import lease_process, listen, worker
 from cni_plugins.node.metrics import Metrics
+from cni_plugins.node.policy_watch import PolicyWatch
 from cni_plugins.node.rules_watch import RulesWatch
 from cni_plugins.node.service import Handler
 from cni_plugins.node.supervisor import Supervisor, default_count, log
@@ -100,6 +101,7 @@ def serve(
     heard = changes.watch() if reload is not None else None
     if heard is not None:
         supervisor.rules, supervisor.reload = RulesWatch(heard), reload
+        supervisor.policies = PolicyWatch(roots_from(os.environ).relocate("/etc/mesokit/policy.d"))
 
     supervisor.leases = lease_process.prepared(
         Store(roots_from(os.environ)), default_socket(roots_from(os.environ))

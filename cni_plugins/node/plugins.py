@@ -10,6 +10,7 @@ from contextlib import suppress
 from cni_plugins.attach.reload import reload
 from cni_plugins.kernel.netlink import layouts
 from cni_plugins.kernel.nft import library
+from cni_plugins.node.policy_upkeep import upkeep
 from cni_plugins.node.service import Handler
 from cni_plugins.plugins.registry import MODULES, Handlers, Plugins
 from cni_plugins.spec import dispatch
@@ -27,8 +28,10 @@ _LATER = (
     "cni_plugins.kernel.nft.masquerade",
     "cni_plugins.kernel.nft.orphans",
     "cni_plugins.kernel.nft.spoof",
+    "cni_plugins.steps.policy_endpoints",
     "cni_plugins.steps.version1",
     "subprocess",
+    "yaml",
 )
 
 
@@ -38,6 +41,7 @@ def restore() -> None:
     if host is None:
         return
     try:
+        upkeep(roots_from(os.environ), host)
         for item in reload(roots_from(os.environ), host, Plugins()):
             for error in item.errors:
                 who = item.identity

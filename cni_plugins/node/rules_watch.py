@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from cni_plugins.kernel.nft.changes import Changes
 
 _MOMENT_SECONDS = 0.2
+_SOON_SECONDS = 0.01
 
 
 @dataclass(slots=True)
@@ -29,6 +30,11 @@ class RulesWatch:
         for maker in self.changes.removals():
             if maker not in own and self._due is None:
                 self._due = time.monotonic() + _MOMENT_SECONDS
+
+    def soon(self) -> None:
+        """Something else is to be put right: without waiting for more of it."""
+        at = time.monotonic() + _SOON_SECONDS
+        self._due = at if self._due is None else min(self._due, at)
 
     def patience(self) -> float | None:
         """Seconds until a reload is due, None when none is."""

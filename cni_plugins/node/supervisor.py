@@ -33,6 +33,7 @@ from cni_plugins.node.door import Door, Seldom
 from cni_plugins.node.lease_process import Closing, LeaseProcess
 from cni_plugins.node.listen import Origin
 from cni_plugins.node.metrics import Metrics
+from cni_plugins.node.policy_watch import PolicyWatch
 from cni_plugins.node.queries import http_answer
 from cni_plugins.node.rules_watch import RulesWatch
 
@@ -80,6 +81,7 @@ class Supervisor:
     workers: list[Worker] = field(default_factory=list)
     end_seconds: float = _END_SECONDS
     rules: RulesWatch | None = None
+    policies: PolicyWatch | None = None
     reload: Callable[[], None] | None = None
     leases: LeaseProcess | None = None
     _reloading: int = 0
@@ -168,6 +170,8 @@ class Supervisor:
             self._conversations.close()
             if self.rules is not None:
                 self.rules.changes.close()
+            if self.policies is not None:
+                self.policies.close()
             if self.leases is not None:
                 self.leases.close()
             for other in (ours, *(worker.control for worker in self.workers), *self._scrapers()):
@@ -185,6 +189,8 @@ class Supervisor:
             return
         pids = {os.getpid(), self._reloading, *(worker.pid for worker in self.workers)}
         self.rules.hear(pids)
+        if self.policies is not None and self.policies.changed():
+            self.rules.soon()
         if self._reloading and os.waitpid(self._reloading, os.WNOHANG)[0]:
             self._reloading = 0
         if self._reloading or self._stopping or not self.rules.is_due():
@@ -262,6 +268,8 @@ class Supervisor:
         ends = [seconds, self._conversations.patience()]
         if self.rules is not None and not self._stopping:
             events.register(self.rules.changes, select.POLLIN)
+            if self.policies is not None and self.policies.fileno() >= 0:
+                events.register(self.policies, select.POLLIN)
             ends.append(_TICK_SECONDS if self._reloading else self.rules.patience())
         if self.leases is not None and not self._stopping:
             for fd in self.leases.watched():
