@@ -1,7 +1,7 @@
-"""Random policies, real packets: what arrives is what an evaluator says that shares no code with the compiler.
+"""Random policies, real packets: what arrives is what an evaluator says that knows nothing of the compiler.
 
-Six containers of both families, on a bridge (network one) and on routed pairs (network two); every pair is probed
-both ways. Nothing is retried: a policy holds when `mesokit policy apply` has returned.
+Six containers of both families, on a bridge (network one) and on routed pairs (network two); every pair is
+probed both ways. Nothing is retried: a policy holds when `mesokit policy apply` has returned.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def test_packets_arrive_where_the_evaluator_says(
         def judged(listed: list[dict[str, Any]], number: int) -> None:
             nonlocal count
             apply(node, listed)
-            found = probe(boxes, random.Random(number))  # noqa: S311 - which ports, no secret
+            found = probe(boxes, random.Random(number))
             count += len(found)
             wrong = {
                 each: answered

@@ -251,7 +251,7 @@ def host_entries(profile: Profile) -> Iterator[Entry]:
         if lanes[ICMP] != FULL[ICMP]:
             for low, high in lanes[ICMP]:
                 for kind in range(low, high + 1):
-                    yield Entry(f"{profile.name}_t{version}", _byte(kind))
+                    yield Entry(f"{profile.name}_t{version}", bytes((kind,)))  # one field: not padded
 
 
 def interval(name: str, network: IpNetwork) -> Iterator[Entry]:
