@@ -14,7 +14,8 @@ from typing import Any
 
 from cni_plugins.attach.changes import Changes
 from cni_plugins.attach.lifecycle import recorded_context, settle
-from cni_plugins.attach.planning import Operation, Plan, plan
+from cni_plugins.attach.planning import plan
+from cni_plugins.attach.plans.plan import Operation, Plan
 from cni_plugins.attach.plugin import Plugin
 from cni_plugins.attach.reload import call_of
 from cni_plugins.attach.replay import steps_of, undo_all

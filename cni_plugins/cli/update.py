@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import click
 
-from cni_plugins.attach import changes as wanted_changes
+from cni_plugins.attach.changes import Changes, parse
+from cni_plugins.attach.drift import drift, require_network
 from cni_plugins.attach.update import Outcome, Where, Wish, update
 from cni_plugins.plugins.registry import Plugins
-from cni_plugins.spec.errors import CniError
+from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import OWN_NETNS, open_namespace
 from cni_plugins.spec.roots import roots_from
 from cni_plugins.spec.text import printable
+from cni_plugins.spec.values import parse_json
+from cni_plugins.store.records import Contents
+
+Wanted = Callable[[Contents], Changes | Sequence[str]]
 
 
 @click.command("update")
@@ -22,24 +29,31 @@ from cni_plugins.spec.text import printable
 @click.option(
     "--network", metavar="NAME", help="Only attachments to this network; all of them without CONTAINER."
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be done and what it costs; change nothing.")
+@click.option(
+    "--from",
+    "file",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Bring attachments to what a configuration or list says.",
+)
+@click.option(
+    "--dry-run", "how", flag_value="dry-run", help="Say what would be done and what it costs; change nothing."
+)
+@click.option("--apply", "how", flag_value="apply", help="With --from: do it.")
 @click.option(
     "--disrupt",
-    "allowed",
+    "how",
     flag_value="disrupt",
-    multiple=True,
     help="Allow what ends flows or loses packets.",
 )
 @click.option(
     "--force",
-    "allowed",
-    flag_value="force",
-    multiple=True,
+    is_flag=True,
     help="Allow another first address than Mesos has told frameworks.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def command(
-    words: tuple[str, ...], network: str | None, dry_run: bool, allowed: tuple[str, ...], as_json: bool
+    words: tuple[str, ...], network: str | None, file: str | None, how: str | None, **flags: bool
 ) -> None:
     """Change networks under running containers.
 
@@ -58,25 +72,31 @@ def command(
     mesokit update web-1 sysctl.net.core.somaxconn=500 ingressRate=50000000 ingressBurst=800000
     mesokit update web-1 ports+=8080:81/tcp ports-=8443/tcp
     mesokit update --network app-net macspoofchk=true portIsolation=true
+    mesokit update --network app-net --from /etc/cni/net.d/app-net.conf --dry-run
+    mesokit update --network app-net --from /etc/cni/net.d/app-net.conf --apply
 
     Exit status 0: all have it; 3: some could not be changed; 1: none could.
     """
     container = words[0] if words and "=" not in words[0] else None
+    pairs = words[1:] if container is not None else words
     if container is None and network is None:
         raise click.UsageError("name a container, or a network with --network")
+    if file is not None and (network is None or pairs or how is None):
+        raise click.UsageError("--from takes --network and one of --dry-run, --apply and --disrupt")
+    if file is None and not pairs:
+        raise click.UsageError("name what to change: KEY=VALUE, or --from FILE")
     try:
-        changes = wanted_changes.parse(words[1:] if container is not None else words)
-        if not changes.keys:
-            raise click.UsageError("name what to change: KEY=VALUE")
+        wanted = _from_file(file, network or "") if file is not None else _from_pairs(pairs)
         host = open_namespace(OWN_NETNS)
     except CniError as error:
         raise click.ClickException(str(error)) from error
     if host is None:
         raise click.ClickException(f"cannot open {OWN_NETNS}: is /proc mounted?")
     where = Where(roots_from(os.environ), host, Plugins())
-    wish = Wish(apply=not dry_run, disrupt="disrupt" in allowed, force="force" in allowed)
+    dry_run, as_json = how == "dry-run", flags["as_json"]
+    wish = Wish(apply=not dry_run, disrupt=how == "disrupt", force=flags["force"])
     outcomes = []
-    for outcome in update(where, lambda _: changes, wish, network=network, container=container):
+    for outcome in update(where, wanted, wish, network=network, container=container):
         outcomes.append(outcome)
         if not as_json:
             _tell(outcome, dry_run=dry_run)
@@ -87,6 +107,29 @@ def command(
         click.echo(json.dumps([_as_json(item) for item in outcomes], indent=2))
     failed = [item for item in outcomes if item.problems or item.leftovers]
     sys.exit(0 if not failed else 1 if len(failed) == len(outcomes) else 3)
+
+
+def _from_pairs(pairs: tuple[str, ...]) -> Wanted:
+    changes = parse(pairs)
+    return lambda _: changes
+
+
+def _from_file(path: str, network: str) -> Wanted:
+    """What brings an attachment to the file's configuration. CniError 5, 6 or 7."""
+    try:
+        document = parse_json(Path(path).read_bytes())
+    except OSError as error:
+        raise CniError(Code.IO, f"cannot read {path}", str(error)) from error
+    except ValueError as error:
+        raise CniError(Code.DECODING, f"{path} is not JSON", str(error)) from error
+    configuration = require_network(document, network)
+    plugins = Plugins()
+
+    def wanted(contents: Contents) -> Changes | Sequence[str]:
+        found = drift(contents, configuration, plugins)
+        return found.problems or found.changes
+
+    return wanted
 
 
 def _tell(item: Outcome, *, dry_run: bool) -> None:

@@ -7,7 +7,7 @@ Anything inside the container is told by its namespace, anything on the host by 
 
 from collections.abc import Sequence
 
-from cni_plugins.kernel import addresses, interface, links, routes, shaping
+from cni_plugins.kernel import addresses, interface, links, routes, shaping, sysctl
 from cni_plugins.kernel.links import Link, PortFlag
 from cni_plugins.kernel.netlink.route import Message
 from cni_plugins.spec.errors import CniError, Code
@@ -43,12 +43,7 @@ class AddedAddresses(Step):
     prefix_route: bool = True
 
     def apply(self, context: Context) -> None:
-        """CniError 7 for an address that is there: it is somebody else's doing."""
         index = _inside(context, self.ifname)
-        there = {item.address.ip for item in addresses.of_link(context.sandbox, index)}
-        taken = [item for item in self.addresses if item.ip in there]
-        if taken:
-            raise CniError(Code.INVALID_CONFIG, f"{self.ifname} already has address {taken[0].ip}")
         context.sandbox.request(
             *(
                 addresses.add(index, item, dad=False, prefix_route=self.prefix_route)
@@ -57,11 +52,23 @@ class AddedAddresses(Step):
         )
 
     def undo(self, context: Context) -> None:
+        """Without the others of the same subnet, which the kernel takes along with the first one unless it
+        is told to promote them.
+        """
         if context.sandbox_namespace is None:
             return
         index = interface.index_of(context.sandbox_namespace, self.ifname)
-        if index:
+        if not index:
+            return
+        promote = f"ipv4/conf/{self.ifname}/promote_secondaries"
+        before = sysctl.read(context.sandbox_namespace, promote)
+        if before == "0":
+            sysctl.write(context.sandbox_namespace, {promote: "1"})
+        try:
             context.sandbox.request(*(addresses.delete(index, item) for item in self.addresses))
+        finally:
+            if before == "0":
+                sysctl.write(context.sandbox_namespace, {promote: "0"})
 
 
 @step

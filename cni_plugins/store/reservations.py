@@ -284,11 +284,15 @@ def _mark(path: str) -> tuple[str, float]:
 
 def _names(entry: str) -> list[str] | None:
     """The addresses that an entry of the index holds, None without the entry. OSError; ValueError for an
-    entry that we cannot have written."""
+    entry that we cannot have written, or died in writing: an empty one says nothing of what its owner holds.
+    """
     try:
-        return [str(parse_ip(name)) for name in files.read(entry).decode().split()]
+        names = [str(parse_ip(name)) for name in files.read(entry).decode().split()]
     except FileNotFoundError:
         return None
+    if not names:
+        raise ValueError(f"{entry} is empty")
+    return names
 
 
 def _cleared(index: str) -> None:

@@ -40,3 +40,18 @@ def test_a_change_by_somebody_else_is_seen(tmp_path: Path) -> None:
         (place / f"10.0.1.{number}").write_text("c2\r\neth0")
         with opened(str(place), roots, after(30)) as reservations:
             assert len(reservations.owned(TWO)) == number + 1
+
+
+def test_an_index_entry_that_a_crash_left_empty_is_made_anew(tmp_path: Path) -> None:
+    """A second address of an owner: its entry is cut before it is written, and that is where a process may
+    die."""
+    roots, place = roots_from({"MESOKIT_ROOT": str(tmp_path)}), tmp_path / "n"
+    with opened(str(place), roots, after(30)) as reservations:
+        reservations.owned(ONE)
+        reservations.reserve(parse_ip("10.0.0.2"), ONE)
+    (entry,) = [
+        path for path in (roots.run / "host-local").rglob("*") if path.is_file() and path.name != "stamp"
+    ]
+    entry.write_bytes(b"")
+    with opened(str(place), roots, after(30)) as reservations:
+        assert reservations.owned(ONE) == [parse_ip("10.0.0.2")]

@@ -1,0 +1,282 @@
+"""Plans for addresses and routes of a container, and what the host has for them."""
+
+from dataclasses import replace
+from ipaddress import ip_interface
+
+from cni_plugins.attach.changes import Changes
+from cni_plugins.attach.plans.plan import Operation, Plan, documents, put
+from cni_plugins.kernel import addresses, interface, links
+from cni_plugins.kernel.nft.ports import Publication
+from cni_plugins.spec.mesos import is_mesos
+from cni_plugins.spec.result import Address, Route, decode_route
+from cni_plugins.spec.values import Ip, IpInterface, JsonObject, fold
+from cni_plugins.steps.addresses import Addresses
+from cni_plugins.steps.change import (
+    AddedAddresses,
+    AddedHostRoutes,
+    AddedRoutes,
+    ReplacedRoute,
+)
+from cni_plugins.steps.context import Context
+from cni_plugins.steps.firewall import Admit
+from cni_plugins.steps.host_routes import HostRoutes
+from cni_plugins.steps.masquerade import Masquerade
+from cni_plugins.steps.ports import Ports
+from cni_plugins.steps.reservation import Reservation
+from cni_plugins.steps.veth import Veth
+
+
+def change_routes(made: Plan, changes: Changes, context: Context) -> None:
+    old = made.first(Addresses)
+    if old is None:
+        made.problems.append("routes: this network gives the container no addresses, so it has no routes")
+        return
+    ips = tuple(_with_gateway(entry, changes, made, old) for entry in old.ips)
+    gone = {item.network for item in changes.no_routes}
+    missing = gone - {route.dst.network for route in old.routes}
+    if missing:
+        listed = ", ".join(sorted(map(str, missing)))
+        made.problems.append(f"routes-={listed}: the attachment has no such route")
+    moved = {entry.gateway: new.gateway for entry, new in zip(old.ips, ips, strict=True) if entry.gateway}
+    kept = [
+        replace(route, gw=moved.get(route.gw, route.gw)) if route.gw is not None else route
+        for route in old.routes
+        if route.dst.network not in gone
+    ]
+    for route in changes.routes:
+        kept = [item for item in kept if _key(item) != _key(route)] + [route]
+    new = replace(old, ips=ips, routes=tuple(kept))
+    _route_operations(made, old, new)
+    made.swap(old, new)
+    _rewrite_result(made, old, new)
+    if changes.routes or changes.no_routes:
+        _configure_routes(made, changes)
+
+
+def _key(route: Route) -> tuple[object, ...]:
+    return route.dst.network, route.table, route.priority
+
+
+def _configure_routes(made: Plan, changes: Changes) -> None:
+    """The routes of the configuration's `ipam`, which are not all that the container has."""
+    replaced = {str(item.network) for item in changes.no_routes}
+    replaced |= {str(route.dst.network) for route in changes.routes}
+    for document in documents(made.config):
+        ipam = fold(document, "ipam")
+        if not isinstance(ipam, dict):
+            continue
+        listed = fold(ipam, "routes")
+        kept = [
+            item for item in listed or () if str(decode_route(item, "routes").dst.network) not in replaced
+        ]
+        put(ipam, "routes", kept + [_as_json(route) for route in changes.routes])
+
+
+def _with_gateway(entry: Address, changes: Changes, made: Plan, old: Addresses) -> Address:
+    wanted = next((item for item in changes.gateways if item.version == entry.address.version), None)
+    if wanted is None or wanted == entry.gateway:
+        return entry
+    if old.by_gateway:
+        made.problems.append("gateway: on a routed network the host's end of the pair is the gateway")
+    elif wanted not in entry.address.network:
+        made.problems.append(f"gateway {wanted} is not in {entry.address.network}, where the container is")
+    elif wanted == entry.address.ip:
+        made.problems.append(f"gateway {wanted} is the container's own address")
+    return replace(entry, gateway=wanted)
+
+
+def _route_operations(made: Plan, old: Addresses, new: Addresses) -> None:
+    before = {_key(route): route for route in interface.resolved(old.plan())}
+    after = {_key(route): route for route in interface.resolved(new.plan())}
+    added = [route for key, route in after.items() if key not in before]
+    if added:
+        listed = ", ".join(str(route.dst.network) for route in added)
+        made.additions.append(Operation(AddedRoutes(old.ifname, tuple(added)), f"route to {listed}"))
+    for key, route in after.items():
+        if key in before and before[key] != route:
+            what = f"route to {route.dst.network} by {before[key].gw} → {route.gw}"
+            made.switches.append(Operation(ReplacedRoute(old.ifname, before[key], route), what))
+    removed = [route for key, route in before.items() if key not in after]
+    if removed:
+        listed = ", ".join(str(route.dst.network) for route in removed)
+        step = AddedRoutes(old.ifname, tuple(removed))
+        effect = "packets to it take the next best route, or none"
+        made.removals.append(Operation(step, f"no route to {listed}", effect))
+
+
+def _as_json(route: Route) -> JsonObject:
+    document: JsonObject = {"dst": str(route.dst)}
+    if route.gw is not None:
+        document["gw"] = str(route.gw)
+    for key in ("mtu", "advmss", "priority", "table", "scope"):
+        value = getattr(route, key)
+        if value is not None:
+            document[key] = value
+    return document
+
+
+def _rewrite_result(made: Plan, old: Addresses, new: Addresses) -> None:
+    """The result's addresses and routes, where they are this interface's."""
+    index = next(
+        (
+            number
+            for number, item in enumerate(made.result.interfaces)
+            if item.name == old.ifname and item.sandbox
+        ),
+        None,
+    )
+    others = tuple(entry for entry in made.result.ips if entry.interface not in {None, index})
+    own = tuple(replace(entry, interface=index) for entry in new.ips)
+    made.result = replace(made.result, ips=own + others, routes=new.routes)
+
+
+def change_addresses(made: Plan, changes: Changes, context: Context, *, force: bool) -> None:
+    old = made.first(Addresses)
+    if old is None or not old.ips:
+        made.problems.append("addresses: this network gives the container none, it is of layer 2 alone")
+        return
+    there = {entry.address.ip for entry in old.ips}
+    _others(made, changes, there, context)
+    for ip in changes.no_addresses:
+        if ip not in there:
+            made.problems.append(f"addresses-={ip}: the attachment does not have it")
+    ips = [entry for entry in old.ips if entry.address.ip not in changes.no_addresses]
+    if not ips and not changes.addresses:
+        made.problems.append("addresses: the last one cannot be taken away: detach the container instead")
+        return
+    fresh = [_new_address(made, old, item) for item in changes.addresses if item.ip not in there]
+    _first_of_family(made, old, [*ips, *fresh], context, force=force)
+    new = replace(old, ips=(*ips, *fresh))
+    gone = [entry for entry in old.ips if entry.address.ip in changes.no_addresses]
+    if fresh:
+        _add_addresses(made, old, fresh, context)
+    if gone:
+        _remove_addresses(made, old, gone, ips)
+    made.swap(old, new)
+    _rewrite_result(made, old, new)
+    _rewrite_hosts(made, old, new)
+
+
+def _others(made: Plan, changes: Changes, ours: set[Ip], context: Context) -> None:
+    """An address that somebody else gave the interface is not ours to take away later."""
+    link = links.find(context.sandbox, context.call.ifname)
+    found = addresses.of_link(context.sandbox, link.index) if link is not None else []
+    for item in found:
+        if item.address.ip not in ours and item.address.ip in {entry.ip for entry in changes.addresses}:
+            made.problems.append(
+                f"addresses+={item.address}: {context.call.ifname} already has it, and not by us"
+            )
+
+
+def _new_address(made: Plan, old: Addresses, wanted: IpInterface) -> Address:
+    """With the gateway of its subnet, where the container has one there already."""
+    gateway = None
+    for entry in old.ips:
+        if wanted.ip in entry.address.network:
+            gateway = entry.gateway
+            if wanted.ip == gateway:
+                made.problems.append(f"addresses+={wanted}: it is the gateway of {entry.address.network}")
+            if wanted.network != entry.address.network:
+                made.problems.append(
+                    f"addresses+={wanted}: its subnet is {entry.address.network} here, "
+                    f"write {wanted.ip}/{entry.address.network.prefixlen}"
+                )
+    if wanted.version == 6 and not any(entry.address.version == 6 for entry in old.ips):
+        made.problems.append(
+            f"addresses+={wanted}: the container has no IPv6, which is switched on before its interface "
+            "is up: give the network a range, and attach the container anew"
+        )
+    return Address(wanted, gateway)
+
+
+def _first_of_family(
+    made: Plan, old: Addresses, new: list[Address], context: Context, *, force: bool
+) -> None:
+    for version in (4, 6):
+        before = next((item.address.ip for item in old.ips if item.address.version == version), None)
+        after = next((item.address.ip for item in new if item.address.version == version), None)
+        if before is None or before == after:
+            continue
+        if is_mesos(context.call.config) and not force:
+            made.problems.append(
+                f"{before} is what Mesos tells frameworks as this task's address, for as long as it runs; "
+                "--force changes it all the same"
+            )
+        if any(isinstance(item, Ports) and _leads_to(item.wanted, str(before)) for item in made.steps):
+            made.problems.append(f"published ports lead to {before}: remove them first, with ports-=")
+
+
+def _leads_to(wanted: Publication, ip: str) -> bool:
+    return any(str(item.target.ip) == ip for item in wanted.forwards)
+
+
+def _add_addresses(made: Plan, old: Addresses, fresh: list[Address], context: Context) -> None:
+    reserved = made.first(Reservation)
+    for entry in fresh:
+        if reserved is not None:
+            step = replace(reserved, address=str(entry.address.ip))
+            made.additions.append(Operation(step, f"reservation of {entry.address.ip}"))
+            made.add(step, Reservation)
+    hosts = made.first(HostRoutes)
+    if hosts is not None:
+        pair = made.first(Veth)
+        shared = tuple(
+            ip_interface(f"{item.gateway}/{item.gateway.max_prefixlen}") for item in hosts.ips if item.gateway
+        )
+        way = AddedHostRoutes(hosts.name, pair.mac if pair is not None else "", tuple(fresh), shared)
+        made.additions.append(Operation(way, "the host's routes to it"))
+    listed = tuple(entry.address for entry in fresh)
+    named = ", ".join(map(str, listed))
+    step_ = AddedAddresses(old.ifname, listed, prefix_route=not old.by_gateway)
+    made.additions.append(Operation(step_, f"address {named} on {old.ifname}"))
+    hidden, admitted = made.first(Masquerade), made.first(Admit)
+    if hidden is not None:
+        made.additions.append(Operation(replace(hidden, addresses=listed), f"masquerading of {named}"))
+    if admitted is not None:
+        more = replace(admitted, addresses=tuple(item.ip for item in listed))
+        made.additions.append(Operation(more, f"the firewall lets {named} forward"))
+
+
+def _remove_addresses(made: Plan, old: Addresses, gone: list[Address], left: list[Address]) -> None:
+    listed = tuple(entry.address for entry in gone)
+    named = ", ".join(str(item.ip) for item in listed)
+    effect = f"every flow that uses {named} ends at once"
+    made.disruptions.append(f"{effect}, for good")
+    hidden, admitted = made.first(Masquerade), made.first(Admit)
+    if hidden is not None:
+        made.removals.append(Operation(replace(hidden, addresses=listed), f"no masquerading of {named}"))
+    if admitted is not None:
+        less = replace(admitted, addresses=tuple(item.ip for item in listed))
+        made.removals.append(Operation(less, f"the firewall does not let {named} forward"))
+    step = AddedAddresses(old.ifname, listed, prefix_route=not old.by_gateway)
+    made.removals.append(Operation(step, f"no address {named} on {old.ifname}", effect))
+    hosts, pair = made.first(HostRoutes), made.first(Veth)
+    if hosts is not None:
+        shared = tuple(
+            ip_interface(f"{item.gateway}/{item.gateway.max_prefixlen}") for item in left if item.gateway
+        )
+        way = AddedHostRoutes(hosts.name, pair.mac if pair is not None else "", tuple(gone), shared)
+        made.removals.append(Operation(way, f"no route of the host to {named}", effect))
+    for item in list(made.steps):
+        if isinstance(item, Reservation) and item.address in {str(entry.ip) for entry in listed}:
+            made.removals.append(Operation(item, f"no reservation of {item.address}"))
+            made.swap(item, None)
+
+
+def _rewrite_hosts(made: Plan, old: Addresses, new: Addresses) -> None:
+    """The other steps that name all addresses of the container."""
+    for item in list(made.steps):
+        if isinstance(item, HostRoutes):
+            made.swap(item, replace(item, ips=new.ips))
+        elif isinstance(item, Masquerade):
+            made.swap(item, replace(item, addresses=tuple(entry.address for entry in new.ips)))
+        elif isinstance(item, Admit):
+            made.swap(item, replace(item, addresses=tuple(entry.address.ip for entry in new.ips)))
+    for document in documents(made.config):
+        ipam = fold(document, "ipam")
+        if isinstance(ipam, dict) and fold(ipam, "type") == "static":
+            listed = [
+                {"address": str(entry.address)} | ({"gateway": str(entry.gateway)} if entry.gateway else {})
+                for entry in new.ips
+            ]
+            put(ipam, "addresses", listed)

@@ -1,0 +1,115 @@
+"""Plans for what only the container sees: sysctls, resolv.conf, what a task is called by."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from cni_plugins.attach.changes import Changes
+from cni_plugins.attach.plans.plan import Operation, Plan, documents, of_type, put
+from cni_plugins.kernel import sysctl
+from cni_plugins.spec.result import Dns
+from cni_plugins.spec.values import fold
+from cni_plugins.steps import dns_file
+from cni_plugins.steps.context import Context
+from cni_plugins.steps.dns_file import DnsFile
+from cni_plugins.steps.sysctl import Sysctl
+
+#: Where a Mesos agent keeps the files that it mounts over /etc of a container, below MESOKIT_ROOT.
+MESOS_FILES = ("/var/run/mesos/isolators/network/cni", "/run/mesos/isolators/network/cni")
+
+
+def change_sysctls(made: Plan, changes: Changes, context: Context) -> None:
+    document = of_type(made.config, "tuning")
+    if document is None:
+        made.problems.append("sysctl: this network has no plugin that sets sysctls (tuning)")
+        return
+    listed = dict(fold(document, "sysctl") or {})
+    for name, value in changes.sysctls.items():
+        path = name.replace("IFNAME", context.call.ifname, 1).translate(str.maketrans("./", "/."))
+        if "/" in name:
+            path = name.replace("IFNAME", context.call.ifname, 1)
+        path = path.lstrip("/")
+        if not path.startswith("net/") or any(part in {"", ".", ".."} for part in path.split("/")):
+            made.problems.append(f"sysctl {name!r} is not one of the network's")
+            continue
+        path = path.removeprefix("net/")
+        found = sysctl.read(context.inside, path)
+        if found is None:
+            made.problems.append(f"this kernel has no sysctl net/{path} in the container")
+            continue
+        old = next((item for item in made.steps if isinstance(item, Sysctl) and item.name == path), None)
+        listed[name] = value
+        if found.split() != value.split():
+            made.switches.append(
+                Operation(Sysctl(path, found, value), f"net/{path} {found.strip()} → {value}")
+            )
+        if old is not None:
+            made.swap(old, replace(old, after=value))
+        elif found.split() != value.split():
+            made.add(Sysctl(path, found, value))
+    put(document, "sysctl", listed)
+
+
+def change_dns(made: Plan, changes: Changes, context: Context) -> None:
+    old = made.result.dns
+    new = Dns(
+        changes.dns.get("nameservers", old.nameservers),
+        " ".join(changes.dns.get("domain", (old.domain,) if old.domain else ())),
+        changes.dns.get("search", old.search),
+        changes.dns.get("options", old.options),
+    )
+    call = context.call
+    for place in MESOS_FILES:
+        path = str(call.roots.relocate(f"{place}/{call.container_id}/resolv.conf"))
+        text = dns_file.read(path) if Path(path).exists() else None
+        if text is None:
+            continue
+        after = resolv_conf(new)
+        if after != text:
+            step = DnsFile(path, text, after)
+            effect = "no packet is lost; Java, nscd and glibc before 2.26 read it at their start only"
+            made.switches.append(Operation(step, f"{path} written in place", effect))
+        break
+    else:
+        made.problems.append(
+            f"dns: no agent wrote a resolv.conf for container {call.container_id}: it uses the host's, or "
+            "one of its runtime's, which are not ours to change"
+        )
+    made.result = replace(made.result, dns=new)
+    document = next((item for item in documents(made.config) if fold(item, "ipam") is not None), made.config)
+    listed = {
+        "nameservers": list(new.nameservers),
+        "search": list(new.search),
+        "options": list(new.options),
+    } | ({"domain": new.domain} if new.domain else {})
+    put(document, "dns", {key: value for key, value in listed.items() if value})
+
+
+def resolv_conf(dns: Dns) -> str:
+    """As a Mesos agent writes it."""
+    lines = [f"domain {dns.domain}"] if dns.domain else []
+    lines += [f"search {' '.join(dns.search)}"] if dns.search else []
+    lines += [f"options {' '.join(dns.options)}"] if dns.options else []
+    lines += [f"nameserver {item}" for item in dns.nameservers]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def change_labels(made: Plan, changes: Changes, context: Context) -> None:
+    """Groups and labels of a Mesos task as the record has them, for whoever enforces what they mean."""
+    args = fold(made.config, "args")
+    own = args.get("org.apache.mesos") if isinstance(args, dict) else None
+    info = fold(own, "network_info") if isinstance(own, dict) else None
+    if not isinstance(info, dict):
+        made.problems.append("groups and labels are a Mesos task's, and no agent attached this container")
+        return
+    if changes.groups is not None:
+        put(info, "groups", list(changes.groups))
+    if changes.labels:
+        labels = fold(info, "labels")
+        there = fold(labels, "labels") if isinstance(labels, dict) else None
+        listed = [
+            item
+            for item in (there if isinstance(there, list) else [])
+            if isinstance(item, dict) and fold(item, "key") not in changes.labels
+        ]
+        listed += [{"key": key, "value": value} for key, value in changes.labels.items()]
+        put(info, "labels", {"labels": listed})
