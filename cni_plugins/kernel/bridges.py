@@ -26,6 +26,9 @@ from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.values import IpInterface
 
 ALIAS = "mesokit"
+
+STAYS = "mesokit, stays"
+"""The alias of a bridge that its network wants to keep without ports."""
 # linux/if_link.h
 _VLAN_FILTERING, _DEFAULT_PVID = 7, 39
 # linux/if_bridge.h, linux/sockios.h; a port's number has ten bits, as 802.1D's port identifiers
@@ -137,6 +140,8 @@ def release(netlink: Netlink, name: str, mac: str) -> bool:
     """
     link = links.find(netlink, name)
     if link is None or link.kind != "bridge" or not (link.alias == ALIAS or link.mac == mac):
+        return False
+    if link.alias == STAYS:
         return False
     if has_ports(netlink, name):
         if not link.alias:

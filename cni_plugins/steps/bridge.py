@@ -26,6 +26,7 @@ class Bridge(Step):
     promisc: bool = False
     vlan_filtering: bool = False
     pinned: bool = False
+    stays: bool = False
 
     def apply(self, context: Context) -> None:
         self.make(context)
@@ -46,6 +47,9 @@ class Bridge(Step):
             bridge = bridges.find(netlink, self.name)
         if bridge is None:
             raise CniError(Code.INTERNAL, f"bridge {self.name} vanished as soon as it was made")
+        if self.stays and bridge.alias == bridges.ALIAS:
+            netlink.request(links.change(bridge.name, bridge.index, ifalias=bridges.STAYS))
+            bridge = bridges.find(netlink, self.name) or bridge
         wanted = links.IFF_UP | (links.IFF_PROMISC if self.promisc else 0)
         if wanted & ~bridge.flags:
             netlink.request(links.change(bridge.name, bridge.index, set_flags=wanted))

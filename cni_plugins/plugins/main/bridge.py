@@ -3,11 +3,11 @@
 Makes the bridge when it is missing, a veth pair with one end in the container (CNI_IFNAME) and one in the
 bridge, and gives the container's end the addresses and routes of the `ipam` plugin; without `ipam` the
 attachment is of layer 2 alone. With `isGateway` the bridge gets the gateway's addresses and the host
-forwards. A bridge that this plugin made goes with its last port. When the port forwards, the addresses are
-announced to everybody on the bridge (ARP, neighbour advertisement). The port itself has no IPv6 of its own on
-the host (`disable_ipv6`): what passes it belongs to the bridge. The container's MAC address is a random
-one unless CNI_ARGS `MAC`, `args.cni.mac` or `runtimeConfig.mac` asks for one (the last of them wins). A `dns`
-object replaces what `ipam` found.
+forwards. A bridge that this plugin made goes with its last port, unless `keepBridge`. When the port forwards,
+the addresses are announced to everybody on the bridge (ARP, neighbour advertisement). The port itself has no
+IPv6 of its own on the host (`disable_ipv6`): what passes it belongs to the bridge. The container's MAC
+address is a random one unless CNI_ARGS `MAC`, `args.cni.mac` or `runtimeConfig.mac` asks for one (the last of
+them wins). A `dns` object replaces what `ipam` found.
 
     {"name": "app-net", "type": "bridge", "bridge": "app0", "isDefaultGateway": true, "ipMasq": true,
      "ipam": {"type": "host-local", "subnet": "10.50.0.0/16"}}
@@ -93,6 +93,9 @@ class BridgeConfig:
         "name of the host's end (`args.cni` and `runtimeConfig` may give it too); default a random one",
     )
     mac_from_ip: bool = option("macFromIP", BOOL, False, "make the MAC address of the first IP address")
+    keep_bridge: bool = option(
+        "keepBridge", BOOL, False, "a bridge that this plugin made stays when its last port goes"
+    )
     policy: str = option("policy", policing.POLICY, "", policing.POLICY_ABOUT)
     policy_labels: tuple[str, ...] = option("policyLabels", policing.LABELS, (), policing.LABELS_ABOUT)
 
@@ -258,7 +261,15 @@ def _gateway_name(config: BridgeConfig) -> str:
 
 
 def _bridge(config: BridgeConfig, mac: str) -> Bridge:
-    return Bridge(config.bridge, mac, config.mtu, config.promisc, config.vlans, pinned=config.gateway)
+    return Bridge(
+        config.bridge,
+        mac,
+        config.mtu,
+        config.promisc,
+        config.vlans,
+        pinned=config.gateway,
+        stays=config.keep_bridge,
+    )
 
 
 def _port(config: BridgeConfig, name: str, mac: str) -> BridgePort:

@@ -280,6 +280,16 @@ def test_bridge_of_ours_survives_until_the_last_port(world: World) -> None:
     assert "br0" in world.links()
 
 
+def test_a_bridge_that_its_network_keeps_stays_without_ports(world: World) -> None:
+    kept = LAYER2 | {"keepBridge": True}
+    world.add(kept)
+    world.delete(kept)
+    assert "br0" in world.links()
+    world.add(LAYER2)
+    world.delete(LAYER2)
+    assert "br0" in world.links()
+
+
 def test_gc_keeps_what_is_listed(world: World) -> None:
     conf = CONF | {"cniVersion": "1.1.0"}
     for box in ("c1", "c2", "c3"):
