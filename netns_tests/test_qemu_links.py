@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from netns_tests.case import DUAL, bridge, local
-from netns_tests.cases_links import TAGGED
+from netns_tests.cases_links import LAN, TAGGED
 from netns_tests.node import Netns, Node
 from netns_tests.snapshot import assert_clean, snapshot
 
@@ -45,7 +45,7 @@ def test_vlan_on_vlan_and_renamed_by_the_task(node: Node, plugins: str) -> None:
     """A VLAN is once on its master: what a task renamed must go too, or nobody gets that VLAN any more."""
     node.uplink()
     node.shell(TAGGED)
-    node.shell("ip link add link eth0 name outer type vlan id 7; ip link set outer up")
+    node.shell("ip link add link eth0 name outer type vlan id 7; ip link set outer addrgenmode none up")
     box, other = node.netns("c1"), node.netns("c2")
     before = snapshot(node, [box, other])
     tagged = conf("vlan", master="eth0", vlanId=100, ipam=DUAL)
@@ -62,7 +62,7 @@ def test_vlan_on_vlan_and_renamed_by_the_task(node: Node, plugins: str) -> None:
     assert result["interfaces"][0]["mac"]
     node.shell("ip link del outer")  # and the VLAN on it
     delete(node, plugins, inner, "c2", other)
-    node.shell("ip link add link eth0 name outer type vlan id 7; ip link set outer up")
+    node.shell("ip link add link eth0 name outer type vlan id 7; ip link set outer addrgenmode none up")
     assert_clean(node, before, boxes=[box, other])
 
 
@@ -70,12 +70,12 @@ def test_ipvlan_in_every_mode_and_chained(node: Node, plugins: str) -> None:
     world = node.uplink()
     box = node.netns("c1")
     before = snapshot(node, [box])
-    far = local("192.0.2.128/25", routes=[{"dst": "0.0.0.0/0"}])
+    far = {**LAN, "routes": [{"dst": "0.0.0.0/0"}]}
     for mode in ("l2", "l3", "l3s"):
         config = conf("ipvlan", master="eth0", mode=mode, ipam=far)
         add(node, plugins, config, box)
         if mode == "l2":
-            assert world.ping("192.0.2.130")
+            assert world.ping("192.0.2.50")
         delete(node, plugins, config, "c1", box)
     alone = {"type": "static", "addresses": [{"address": "203.0.113.9/32", "gateway": "192.0.2.1"}]}
     config = conf("ipvlan", mode="l3", ipam={**alone, "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]})

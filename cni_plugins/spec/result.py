@@ -198,7 +198,8 @@ def _decode_interface(value: object, where: str) -> Interface:
 def _decode_address(value: object, where: str, interfaces: int) -> Address:
     doc = _object(value, where)
     index = _number(fold(doc, "interface"), f"{where}.interface")
-    if index is not None and not 0 <= index < max(interfaces, 1):
+    # One beyond the list is an interface that a plugin did not tell of; the reference takes it as nobody's.
+    if index is not None and (index < 0 or (index > 0 and not interfaces)):
         raise CniError(
             Code.DECODING, f"{where}.interface is {index}, but the result has {interfaces} interfaces"
         )

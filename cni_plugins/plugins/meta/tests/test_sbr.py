@@ -142,3 +142,13 @@ def test_what_cannot_be_is_refused(world: World, keys: dict[str, Any], said: str
     error = world.refused({**CONF, **keys})
     assert error["code"] == 7 and said in error["msg"]
     assert world.links("c1") == ["lo"] and not world.records()
+
+
+def test_an_address_of_an_interface_beyond_the_list_is_its_own(world: World) -> None:
+    """As in the reference's own specs: prevResult tells of one interface, and of an address of the second."""
+    world.box("c1")
+    result = world.add({"cniVersion": "1.0.0", "name": "n", **INNER})
+    assert len(result["interfaces"]) == 2
+    result["ips"][1]["interface"] = 2
+    world.add({"cniVersion": "1.0.0", "name": "n", "type": "sbr", "prevResult": result})
+    assert len(rules(world)) == 2
