@@ -120,6 +120,8 @@ class Qemu:
         ]
         argv += ["-kernel", os.fspath(vmlinuz), "-initrd", os.fspath(initramfs)]
         argv += ["-append", f"console={console} quiet panic=-1 mitigations=off random.trust_cpu=on"]
+        # A physical device for tests that want one (modprobe virtio_net); nothing is behind it.
+        argv += ["-device", "virtio-net-pci,romfile="]
         argv += ["-serial", f"file:{self.console}", "-device", "virtio-serial-pci"]
         argv += ["-chardev", f"socket,id=port,fd={theirs.fileno()}", "-device", "virtserialport,chardev=port"]
         with theirs:

@@ -5,17 +5,20 @@ it is the container's and goes with it.
 """
 
 import errno
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from ipaddress import ip_interface
 
 from cni_plugins.kernel import interface, routes, rules, verify
 from cni_plugins.kernel.rules import Rule
 from cni_plugins.spec.errors import CniError, Code
-from cni_plugins.spec.result import Route
+from cni_plugins.spec.result import Address, Route
 from cni_plugins.spec.values import Ip, IpInterface, parse_cidr
+from cni_plugins.steps import routing_tables
 from cni_plugins.steps.addresses import whole
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.link_state import LinkRoute, by_reach
+from cni_plugins.steps.link_state import LinkRoute, by_reach, main_routes
 from cni_plugins.steps.step import Step, step
 
 _OUT_OF_REACH = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL))
@@ -149,3 +152,37 @@ class SourceRouting(Step):
 
 def _leads(rule: Rule, source: Source) -> bool:
     return rule.table == source.table and rule.source == whole(source.address.ip)
+
+
+def own_tables(
+    context: Context, ifname: str, ips: Sequence[Address], first: int, gateways: Sequence[Ip], *, hints: bool
+) -> SourceRouting:
+    """The step that gives each address of an interface a table, from `first` on, with a gateway of the family
+    out of `gateways` or its own, and moves the interface's routes there; with `hints` those to its subnets
+    stay, too. The lock of the container's tables is held. CniError 999.
+    """
+    index = interface.index_of(context.inside, ifname)
+    moved = tuple(main_routes(context.sandbox, index))
+    tables = routing_tables.free(context, first, len(ips))
+    sources = tuple(_source(entry, table, moved, gateways) for entry, table in zip(ips, tables, strict=True))
+    if not hints:
+        return SourceRouting(ifname, sources, moved, moved)
+    removed = tuple(item for item in moved if item.route.scope != routes.SCOPE_LINK)
+    return SourceRouting(ifname, sources, moved, removed, tuple(_hints(ips, moved)))
+
+
+def _hints(ips: Sequence[Address], there: Sequence[LinkRoute]) -> Iterable[LinkRoute]:
+    """The routes to the subnets that are not in the main table with their preferred source already."""
+    for entry in ips:
+        subnet, source = ip_interface(str(entry.address.network)), entry.address.ip
+        if not any(item.route.dst == subnet and item.source == source for item in there):
+            scope = routes.SCOPE_LINK if subnet.version == 4 else None
+            yield LinkRoute(Route(subnet, scope=scope), routes.PROTOCOL_BOOT, source)
+
+
+def _source(entry: Address, table: int, there: Iterable[LinkRoute], gateways: Sequence[Ip]) -> Source:
+    """Its gateway is one of `gateways`, else prevResult's if the interface has no default route."""
+    bare = Source(entry.address, table)
+    named = next((ip for ip in gateways if ip.version == entry.address.version), None)
+    defaults = [item for item in there if not item.route.dst.network.prefixlen and bare.concerns(item)]
+    return replace(bare, gateway=named or (None if defaults else entry.gateway))

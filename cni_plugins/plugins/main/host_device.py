@@ -12,16 +12,13 @@ container gets addresses in the result only.
      "ipam": {"type": "static", "addresses": [{"address": "192.0.2.9/24", "gateway": "192.0.2.1"}]}}
 """
 
-import re
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from cni_plugins.attach import delegation, wishes
+from cni_plugins.attach import delegation, hardware, wishes
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import devices, interface, links
-from cni_plugins.kernel.links import Link
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import INTERFACE_NAME, MAC_ADDRESS, TEXT, is_interface_name, option
 from cni_plugins.spec.errors import CniError, Code
@@ -30,9 +27,6 @@ from cni_plugins.steps.addresses import Addresses
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.host_device import HostDevice, moved
 from cni_plugins.steps.step import Step
-
-_BUSES = {"pci": "/sys/bus/pci/devices", "auxiliary": "/sys/bus/auxiliary/devices"}
-_DEVICE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,75 +37,19 @@ class HostDeviceConfig:
     pci: str = option("pciBusID", TEXT, "", "its PCI address, such as 0000:3d:00.1")
 
 
+def _wanted(config: HostDeviceConfig) -> hardware.Wanted:
+    return hardware.Wanted(config.device, config.mac, config.path, config.pci)
+
+
 def validate(call: Call, config: HostDeviceConfig) -> None:
     wishes.validate(call)
-    _place(call, config)
-
-
-def _place(call: Call, config: HostDeviceConfig) -> tuple[str, Path] | None:
-    """The key that names hardware, and where sysfs has it; None when a name or MAC address is given."""
-    asked = call.runtime("deviceID")
-    if asked:
-        for bus in _BUSES.values():
-            place = call.roots.relocate(f"{bus}/{_plain('runtimeConfig.deviceID', asked)}")
-            if place.exists():
-                return "runtimeConfig.deviceID", place
-        raise CniError(
-            Code.INVALID_CONFIG,
-            f"runtimeConfig.deviceID is {asked!r}: no device on a bus of this node",
-        )
-    if config.device or config.mac:
-        return None
-    if config.path:
-        if not config.path.startswith("/sys/devices/") or ".." in config.path.split("/"):
-            raise CniError(Code.INVALID_CONFIG, f"kernelpath is {config.path!r}, not below /sys/devices/")
-        return "kernelpath", call.roots.relocate(config.path)
-    if config.pci:
-        return "pciBusID", call.roots.relocate(f"{_BUSES['pci']}/{_plain('pciBusID', config.pci)}")
-    raise CniError(
-        Code.INVALID_CONFIG,
-        "no device is named",
-        'specify either "device", "hwaddr", "kernelpath" or "pciBusID", or runtimeConfig.deviceID',
-    )
-
-
-def _plain(key: str, value: object) -> str:
-    if not isinstance(value, str) or not _DEVICE_ID.fullmatch(value):
-        raise CniError(Code.INVALID_CONFIG, f"{key} is {value!r}, not a device's name on a bus")
-    return value
-
-
-def _is_userspace(call: Call, config: HostDeviceConfig) -> bool:
-    found = _place(call, config)
-    return found is not None and devices.driver(found[1]) in devices.USERSPACE_DRIVERS
-
-
-def _find(call: Call, config: HostDeviceConfig, context: Context) -> Link:
-    """The device on the host. CniError 7 when it is not there."""
-    found = _place(call, config)
-    if found is not None:
-        key, value = found[0], str(found[1])
-        name = devices.interface_of(found[1])
-        link = links.find(context.host, name) if name else None
-    elif config.device:
-        key, value, link = "device", config.device, links.find(context.host, config.device)
-    else:
-        key, value = "hwaddr", str(config.mac)
-        link = next((item for item in links.every(context.host) if item.mac == config.mac), None)
-    if link is None:
-        raise CniError(
-            Code.INVALID_CONFIG,
-            f"{key} is {value}, and the host has no such network device",
-            "it may be in another container already",
-        )
-    if link.flags & links.IFF_LOOPBACK:
-        raise CniError(Code.INVALID_CONFIG, f"{key} is {value}: the loopback interface cannot leave the host")
-    return link
+    hardware.place(call, _wanted(config))
 
 
 def add(call: Call, config: HostDeviceConfig, tx: Transaction) -> Result:
     interface.require_free(tx.context.inside, call.ifname)
-    link = None if _is_userspace(call, config) else _find(call, config, tx.context)
+    wanted = _wanted(config)
+    link = None if hardware.is_userspace(call, wanted) else hardware.find(call, wanted, tx.context)
     late = delegation.needs_link(call, tx)
     ipam = Result() if late else delegation.addresses(call, tx)
     mac = link.mac if link is not None else ""
@@ -131,7 +69,7 @@ def add(call: Call, config: HostDeviceConfig, tx: Transaction) -> Result:
 
 def steps(call: Call, config: HostDeviceConfig, context: Context, result: Result) -> list[Step]:
     inside = result.container_interface(call.ifname)
-    if not inside.mac and _is_userspace(call, config):
+    if not inside.mac and hardware.is_userspace(call, _wanted(config)):
         return []
     device = HostDevice(config.device, call.ifname, 0, "", inside.mac, 0, 0)
     return [device, Addresses(call.ifname, result.ips_of(call.ifname), result.routes)]
@@ -146,8 +84,9 @@ def check(call: Call, config: HostDeviceConfig, context: Context) -> None:
 
 
 def status(call: Call, config: HostDeviceConfig, context: Context) -> None:
-    if not _is_userspace(call, config):
-        _find(call, config, context)
+    wanted = _wanted(config)
+    if not hardware.is_userspace(call, wanted):
+        hardware.find(call, wanted, context)
 
 
 def remove_legacy(call: Call, config: HostDeviceConfig, context: Context) -> None:

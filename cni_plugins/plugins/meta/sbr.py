@@ -11,24 +11,21 @@ route's `table`).
      "ipam": {"type": "host-local", "subnet": "192.168.8.0/24", "rangeStart": "192.168.8.200"}}}
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from ipaddress import ip_interface
+from dataclasses import dataclass
 from typing import Any
 
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
-from cni_plugins.kernel import addresses, interface, links, routes, rules
+from cni_plugins.kernel import addresses, interface, links, rules
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import BOOL, IP, integer, list_of, option
 from cni_plugins.spec.errors import CniError, Code
-from cni_plugins.spec.result import Address, Result, Route
+from cni_plugins.spec.result import Result
 from cni_plugins.spec.values import Ip
 from cni_plugins.steps import routing_tables
 from cni_plugins.steps.addresses import whole
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.link_state import LinkRoute, main_routes
-from cni_plugins.steps.source_routing import Source, SourceRouting
+from cni_plugins.steps.source_routing import Source, SourceRouting, own_tables
 from cni_plugins.steps.step import Step
 
 _FIRST_TABLE = 100
@@ -58,49 +55,21 @@ def validate(call: Call, config: SbrConfig) -> None:
             )
 
 
-def _source(config: SbrConfig, entry: Address, table: int, there: Iterable[LinkRoute]) -> Source:
-    """Its gateway is the configured one, else prevResult's if the interface has no default route."""
-    bare = Source(entry.address, table)
-    named = next((ip for ip in config.gateways if ip.version == entry.address.version), None)
-    defaults = [item for item in there if not item.route.dst.network.prefixlen and bare.concerns(item)]
-    return replace(bare, gateway=named or (None if defaults else entry.gateway))
-
-
 def add(call: Call, config: SbrConfig, tx: Transaction) -> Result:
     assert call.previous is not None
     ips = call.previous.ips_of(call.ifname)
     if not call.previous.ips:
         raise CniError(Code.INVALID_CONFIG, f"prevResult has no address, and {call.ifname} needs one")
-    index = interface.index_of(tx.context.inside, call.ifname)
-    if not index:
+    if not interface.index_of(tx.context.inside, call.ifname):
         raise CniError(Code.INTERNAL, f"the container has no interface {call.ifname}")
     with routing_tables.guarded(call, tx.context.inside):
         if config.table is not None:
             tx.apply(SourceRouting(call.ifname, tuple(Source(entry.address, config.table) for entry in ips)))
         else:
-            tx.apply(_own_tables(config, call.ifname, index, ips, tx.context))
+            tx.apply(
+                own_tables(tx.context, call.ifname, ips, _FIRST_TABLE, config.gateways, hints=config.hints)
+            )
     return call.previous
-
-
-def _own_tables(
-    config: SbrConfig, ifname: str, index: int, ips: tuple[Address, ...], context: Context
-) -> SourceRouting:
-    moved = tuple(main_routes(context.sandbox, index))
-    tables = routing_tables.free(context, _FIRST_TABLE, len(ips))
-    sources = tuple(_source(config, entry, table, moved) for entry, table in zip(ips, tables, strict=True))
-    if not config.hints:
-        return SourceRouting(ifname, sources, moved, moved)
-    removed = tuple(item for item in moved if item.route.scope != routes.SCOPE_LINK)
-    return SourceRouting(ifname, sources, moved, removed, tuple(_hints(ips, moved)))
-
-
-def _hints(ips: tuple[Address, ...], there: tuple[LinkRoute, ...]) -> Iterable[LinkRoute]:
-    """The routes to the subnets that are not in the main table with their preferred source already."""
-    for entry in ips:
-        subnet, source = ip_interface(str(entry.address.network)), entry.address.ip
-        if not any(item.route.dst == subnet and item.source == source for item in there):
-            scope = routes.SCOPE_LINK if subnet.version == 4 else None
-            yield LinkRoute(Route(subnet, scope=scope), routes.PROTOCOL_BOOT, source)
 
 
 def steps(call: Call, config: SbrConfig, context: Context, result: Result) -> list[Step]:
