@@ -230,3 +230,25 @@ def test_a_routed_container_gets_and_loses_addresses(node: Node, ours: str) -> N
         assert felt["lost"] == 0, felt
         assert not node.ping("10.9.0.77", seconds=0)
         assert "10.9.0.77" not in node.run(["ip", "route"]).text
+
+
+def test_policy_follows_groups_and_addresses(node: Node, ours: str) -> None:
+    """On a network of groups: another group is another set of peers, a further address is judged like the
+    first."""
+    conf = NET | bridge({"type": "host-local", "subnet": "10.9.0.0/24"}, isGateway=True, policy="groups")
+    boxes = [node.netns(name) for name in ("c1", "c2")]
+    for box, group in zip(boxes, ("web", "db"), strict=True):
+        info = {"args": {"org.apache.mesos": {"network_info": {"name": "net", "groups": [group]}}}}
+        node.cni("ADD", f"{ours}/bridge", conf | info, box.name, box).ok()
+    assert not boxes[0].ping("10.9.0.3", seconds=0)
+    update(node, "c1", "groups=web,db")
+    assert boxes[0].ping("10.9.0.3")
+    update(node, "c2", "addresses+=10.9.0.77/24")
+    assert boxes[0].ping("10.9.0.77")
+    update(node, "c1", "groups=web")
+    assert not boxes[0].ping("10.9.0.3", seconds=0)
+    assert not boxes[0].ping("10.9.0.77", seconds=0)
+    update(node, "c2", "addresses-=10.9.0.77", "--disrupt")
+    for box in boxes:
+        node.cni("DEL", f"{ours}/bridge", conf, box.name, box).ok()
+    assert "10.9.0" not in node.run(["nft", "list", "table", "inet", "mesokit"], check=False).text

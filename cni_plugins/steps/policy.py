@@ -56,3 +56,19 @@ class PolicyEndpoint(Step):
         from cni_plugins.steps import policy_endpoints
 
         policy_endpoints.collect(context)
+
+
+@step
+class PolicyChange(Step):
+    """Another endpoint in the place of `before`: other addresses, groups or labels, in one transaction. In a
+    record only while an update is at work; undone, `before` is judged again.
+    """
+
+    before: PolicyEndpoint
+    after: PolicyEndpoint
+
+    def apply(self, context: Context) -> None:
+        self.after.apply(context)
+
+    def undo(self, context: Context) -> None:
+        self.before.apply(context)

@@ -21,6 +21,7 @@ from cni_plugins.steps.context import Context
 from cni_plugins.steps.firewall import Admit
 from cni_plugins.steps.host_routes import HostRoutes
 from cni_plugins.steps.masquerade import Masquerade
+from cni_plugins.steps.policy import PolicyChange, PolicyEndpoint
 from cni_plugins.steps.ports import Ports
 from cni_plugins.steps.reservation import Reservation
 from cni_plugins.steps.veth import Veth
@@ -152,6 +153,7 @@ def change_addresses(made: Plan, changes: Changes, context: Context, *, force: b
         _add_addresses(made, old, fresh, context)
     if gone:
         _remove_addresses(made, old, gone, ips)
+    _judge(made, old, new)
     made.swap(old, new)
     _rewrite_result(made, old, new)
     _rewrite_hosts(made, old, new)
@@ -261,6 +263,22 @@ def _remove_addresses(made: Plan, old: Addresses, gone: list[Address], left: lis
         if isinstance(item, Reservation) and item.address in {str(entry.ip) for entry in listed}:
             made.removals.append(Operation(item, f"no reservation of {item.address}"))
             made.swap(item, None)
+
+
+def _judge(made: Plan, old: Addresses, new: Addresses) -> None:
+    """Policy knows an address before it is in service, and until it is not any more."""
+    endpoint = made.first(PolicyEndpoint)
+    if endpoint is None:
+        return
+    between = replace(endpoint, ips=tuple(dict.fromkeys((*old.ips, *new.ips))))
+    final = replace(endpoint, ips=new.ips)
+    if between != endpoint:
+        step = PolicyChange(endpoint, between)
+        made.additions.insert(0, Operation(step, "policy judges all addresses"))
+    if final != between:
+        # Taken away by its undo, after the addresses themselves are gone.
+        made.removals.append(Operation(PolicyChange(final, between), "policy forgets what is gone"))
+    made.swap(endpoint, final)
 
 
 def _rewrite_hosts(made: Plan, old: Addresses, new: Addresses) -> None:

@@ -5,12 +5,15 @@ from pathlib import Path
 
 from cni_plugins.attach.changes import Changes
 from cni_plugins.attach.plans.plan import Operation, Plan, documents, of_type, put
+from cni_plugins.attach.policing import LABELS
 from cni_plugins.kernel import sysctl
+from cni_plugins.spec.mesos import merge
 from cni_plugins.spec.result import Dns
 from cni_plugins.spec.values import fold
 from cni_plugins.steps import dns_file
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.dns_file import DnsFile
+from cni_plugins.steps.policy import PolicyChange, PolicyEndpoint
 from cni_plugins.steps.sysctl import Sysctl
 
 #: Where a Mesos agent keeps the files that it mounts over /etc of a container, below MESOKIT_ROOT.
@@ -94,7 +97,7 @@ def resolv_conf(dns: Dns) -> str:
 
 
 def change_labels(made: Plan, changes: Changes, context: Context) -> None:
-    """Groups and labels of a Mesos task as the record has them, for whoever enforces what they mean."""
+    """Groups and labels of a Mesos task, in the record and, on a network with policy, for the policy."""
     args = fold(made.config, "args")
     own = args.get("org.apache.mesos") if isinstance(args, dict) else None
     info = fold(own, "network_info") if isinstance(own, dict) else None
@@ -113,3 +116,23 @@ def change_labels(made: Plan, changes: Changes, context: Context) -> None:
         ]
         listed += [{"key": key, "value": value} for key, value in changes.labels.items()]
         put(info, "labels", {"labels": listed})
+    _judge(made)
+
+
+def _judge(made: Plan) -> None:
+    """The endpoint with its new groups and labels; of those only what the operator lets a task set."""
+    endpoint = made.first(PolicyEndpoint)
+    _, info = merge(made.config)
+    if endpoint is None or info is None:
+        return
+    document = next((item for item in documents(made.config) if fold(item, "policyLabels")), {})
+    allowed = LABELS.at(fold(document, "policyLabels") or [], "policyLabels")
+    new = replace(
+        endpoint,
+        groups=tuple(sorted(set(info.groups))),
+        labels=tuple(sorted((key, info.labels[key]) for key in allowed if key in info.labels)),
+    )
+    if new != endpoint:
+        effect = "flows that the policy does not allow any more end with it, no other"
+        made.switches.append(Operation(PolicyChange(endpoint, new), "groups and labels of policy", effect))
+        made.swap(endpoint, new)
