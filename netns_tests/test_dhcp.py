@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -418,14 +419,44 @@ def test_fifty_leases_are_renewed_and_cost_nothing_between(node: Node, ours: str
         assert len(given) == 50
         time.sleep(25)
         assert {address_of(box)[0] for box in boxes} == given
-        pid = daemon_of(node)
-        descriptors = len(list(node.path(f"/proc/{pid}/fd").iterdir()))
-        told = node.path(f"/proc/{pid}/smaps_rollup").read_text()
-        memory = re.search(r"^Pss:\s+(\d+) kB", told, re.MULTILINE)
-        assert memory is not None
-        sys.stderr.write(f"50 leases: {descriptors} descriptors, {memory[1]} kB of memory (PSS)\n")
+        descriptors, memory = cost_of(node)
+        sys.stderr.write(f"50 leases: {descriptors} descriptors, {memory} kB of memory (PSS)\n")
         assert descriptors < 30
         valid = [{"containerID": "c0", "ifname": "eth0"}]
         gc = {**macvlan(), "cniVersion": "1.1.0", "cni.dev/valid-attachments": valid}
         node.cni("GC", f"{ours}/macvlan", gc, "", None, ifname="").ok()
         assert [lease["container"] for lease in leases(node)] == ["c0"]
+
+
+def test_a_thousand_leases_wait_in_one_process(node: Node, ours: str) -> None:
+    """Files of a thousand leases that hold for an hour are taken up at once, and cost memory alone."""
+    with lan(node) as server, dnsmasq(server, seconds=3600):
+        box = node.netns("c1")
+        with started(node.popen([MESOKIT, "dhcp"])):
+            until(node.path("/run/mesokit/dhcp.sock").is_socket, what="the lease daemon listens")
+            node.cni("ADD", f"{ours}/macvlan", macvlan(), "c1", box).ok()
+        (path,) = node.path("/var/lib/mesokit/leases/default").glob("*.json")
+        lease = json.loads(path.read_text())
+        for number in range(999):
+            identity = ["lan", f"x{number}", "eth0"]
+            name = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:40]
+            path.with_name(f"{name}.json").write_text(json.dumps(lease | {"containerID": f"x{number}"}))
+        with started(node.popen([MESOKIT, "dhcp"])) as running:
+            until(lambda: running.ended() or daemon_of(node), what="the lease daemon runs")
+            until(node.path("/run/mesokit/dhcp.sock").is_socket, what="the lease daemon listens")
+            time.sleep(12)  # all have been looked at, and given their lifetime
+            descriptors, memory = cost_of(node)
+            sys.stderr.write(f"1000 leases: {descriptors} descriptors, {memory} kB of memory (PSS)\n")
+            assert descriptors < 30
+            assert memory < 60_000
+            assert not running.ended()
+            node.cni("DEL", f"{ours}/macvlan", macvlan(), "c1", box).ok()
+            assert len(leases(node)) == 999
+
+
+def cost_of(node: Node) -> tuple[int, int]:
+    """Open descriptors and kB of memory (PSS) of the lease daemon."""
+    process = node.path(f"/proc/{daemon_of(node)}")
+    found = re.search(r"^Pss:\s+(\d+) kB", (process / "smaps_rollup").read_text(), re.MULTILINE)
+    assert found is not None
+    return len(list((process / "fd").iterdir())), int(found[1])

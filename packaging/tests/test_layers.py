@@ -57,6 +57,7 @@ CNI_RULES: Rules = {
     # The kernel knows errors and namespaces of spec, but never reads a configuration.
     "kernel": frozenset({"spec"}),
     "store": frozenset({"spec"}),
+    "dhcp": frozenset({"spec", "kernel", "store"}),
     # Pure: files in, a table of sets out.
     "policy": frozenset({"spec"}),
 }
