@@ -460,3 +460,51 @@ def cost_of(node: Node) -> tuple[int, int]:
     found = re.search(r"^Pss:\s+(\d+) kB", (process / "smaps_rollup").read_text(), re.MULTILINE)
     assert found is not None
     return len(list((process / "fd").iterdir())), int(found[1])
+
+
+def test_the_reference_gets_the_same(node: Node, ours: str, reference: str) -> None:
+    """A server gives both the same address. The reference asks for option 121 only if told to, and leaves
+    name servers out.
+    """
+    with lan(node) as server, dnsmasq(
+        server,
+        f"--dhcp-option=3,{SERVER}",
+        "--dhcp-option=121,10.99.0.0/16,10.77.0.9,0.0.0.0/0,10.77.0.1",
+        "--dhcp-option=6,10.77.0.53",
+        "--dhcp-option=26",
+        "--dhcp-option=28",
+    ):  # fmt: skip
+        box = node.netns("c1")
+        conf = {**macvlan(request=[{"option": "121"}]), "runtimeConfig": {"mac": "02:00:00:00:77:01"}}
+        with started(node.popen([f"{reference}/dhcp", "daemon"])):
+            until(node.path("/run/cni/dhcp.sock").is_socket, what="the reference's daemon listens")
+            theirs = node.cni("ADD", f"{reference}/macvlan", conf, "c1", box).ok()
+            node.cni("DEL", f"{reference}/macvlan", conf, "c1", box).ok()
+            other = macvlan(daemonSocketPath="/run/cni/dhcp.sock")
+            refused = node.cni("ADD", f"{ours}/macvlan", other, "c1", box)
+            assert refused.code == 11
+            assert "no lease daemon of this toolkit" in str(refused.error)
+        with service(node):
+            result = node.cni("ADD", f"{ours}/macvlan", conf, "c1", box).ok()
+            assert result["ips"] == theirs["ips"]
+            assert result["routes"] == theirs["routes"]
+            assert theirs["dns"] == {}
+            assert result["dns"] == {"nameservers": ["10.77.0.53"]}
+
+
+def test_a_main_plugin_of_the_reference_asks_ours(node: Node, ours: str, reference: str) -> None:
+    with lan(node) as server, service(node), udhcpd(server, seconds=6):
+        box = node.netns("c1")
+        path = f"{ours}:{reference}"
+        node.cni("ADD", f"{reference}/macvlan", macvlan(), "c1", box, cni_path=path).ok()
+        _renewed_within(node, box, 6)
+        node.cni("DEL", f"{reference}/macvlan", macvlan(), "c1", box, cni_path=path).ok()
+        assert leases(node) == []
+
+
+def _renewed_within(node: Node, box: Netns, seconds: int) -> None:
+    """The address is still there when the first lease has ended, and ends with the present one."""
+    time.sleep(seconds + 2)
+    assert len(address_of(box)) == 1
+    assert lifetime_of(box) <= seconds
+    assert leases(node)[0]["state"] != "init"
