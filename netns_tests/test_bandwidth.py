@@ -174,7 +174,7 @@ def test_refused_before_anything_is_made(
     assert [item["ifname"] for item in node.json("ip", "-j", "link")] == ["lo"]
 
 
-def _chained(node: Node, plugins: str, box: Netns, previous: dict[str, Any] | None, **limits: int) -> Any:
+def _chained(node: Node, plugins: str, box: Netns, previous: dict[str, Any] | None, **limits: Any) -> Any:
     """ADD of ptp where there is no result yet, then of bandwidth on its result."""
     named = {"cniVersion": "1.0.0", "name": "net"}
     path = f"{plugins}:/usr/lib/cni"
@@ -210,11 +210,11 @@ def test_a_second_add_changes_in_place(node: Node, plugins: str) -> None:
     assert not [item for item in node.json("ip", "-j", "link") if item["ifname"].startswith("bwp")]
 
 
-def _measured(node: Node, box: Netns, *options: str) -> float:
+def _measured(node: Node, box: Netns, *options: str, to: str = "10.9.0.1") -> float:
     """Bits a second that iperf3 sees arrive."""
-    server = node.popen(["iperf3", "-s", "-1", "-B", "10.9.0.1"])
+    server = node.popen(["iperf3", "-s", "-1", "-B", to])
     until(lambda: node.run(["ss", "-Hltn", "sport", "=", ":5201"]).text, what="iperf3 listens")
-    report = box.run(["iperf3", "-c", "10.9.0.1", "-t", "4", "-O", "1", "-J", *options], timeout=60).json()
+    report = box.run(["iperf3", "-c", to, "-t", "3", "-O", "1", "-J", *options], timeout=60).json()
     server.wait(30)
     return float(report["end"]["sum_received"]["bits_per_second"])
 
@@ -232,3 +232,30 @@ def test_rates_are_kept_within_a_tenth(node: Node, plugins: str) -> None:
     _chained(node, plugins, box, None, **limits)
     assert _measured(node, box) == pytest.approx(20_000_000 * 1448 / 1514, rel=0.1)
     assert _measured(node, box, "-R") == pytest.approx(40_000_000 * 1448 / 1514, rel=0.1)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("key", ["unshapedSubnets", "shapedSubnets"])
+def test_subnets_are_told_apart(node: Node, plugins: str, key: str) -> None:
+    """Both ways and both families' filters: what is limited is, and the rest is not."""
+    box = node.netns("c1")
+    node.shell("ip addr add 10.77.0.1/32 dev lo; ip addr add fd00:77::1/128 dev lo")
+    limits = {
+        "ingressRate": 8_000_000,
+        "ingressBurst": 80_000,
+        "egressRate": 8_000_000,
+        "egressBurst": 80_000,
+    }
+    subnets = ["10.77.0.0/24", "fd00:77::/64"]
+    first = _chained(node, plugins, box, None, **limits)
+    made = _chained(node, plugins, box, first, **limits, **{key: subnets})
+    box.run(["ip", "route", "replace", "default", "via", "10.9.0.1"])
+    for address in ("10.9.0.1", "10.77.0.1"):
+        limited = (address == "10.77.0.1") == (key == "shapedSubnets")
+        for options in ((), ("-R",)):
+            rate = _measured(node, box, *options, to=address)
+            assert (rate < 9_000_000) == limited, (address, options, rate)
+    named = {"cniVersion": "1.0.0", "name": "net", "type": "bandwidth", **limits, key: subnets}
+    node.cni("CHECK", f"{plugins}/bandwidth", {**named, "prevResult": made}, "c1", box).ok()
+    node.cni("DEL", f"{plugins}/bandwidth", {"name": "net", "type": "bandwidth"}, "c1", box).ok()
+    assert not [item for item in node.json("tc", "-j", "qdisc") if item["kind"] in {"tbf", "htb", "ingress"}]

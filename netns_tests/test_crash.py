@@ -83,6 +83,15 @@ SCENARIOS: Mapping[str, dict[str, Any]] = {
         "egressBurst": 400_000,
         "delegate": bridge(DUAL),
     },
+    "bandwidth-subnets": {
+        "type": "bandwidth",
+        "ingressRate": 8_000_000,
+        "ingressBurst": 800_000,
+        "egressRate": 4_000_000,
+        "egressBurst": 400_000,
+        "shapedSubnets": ["10.0.0.0/8", "fd00::/8"],
+        "delegate": bridge(DUAL),
+    },
     "firewall-nftables": {
         "type": "firewall",
         "backend": "nftables",

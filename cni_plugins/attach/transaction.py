@@ -84,6 +84,11 @@ class Transaction:
             for done in (made, number):
                 self._record.append(records.undone_line(done))
 
+    def supersede(self, number: int) -> None:
+        """A step of an earlier ADD is not there any more: another one took its place. CniError 5."""
+        if self._record is not None:
+            self._record.append(records.undone_line(number))
+
     @property
     def changed(self) -> bool:
         """Whether there is anything to take back."""

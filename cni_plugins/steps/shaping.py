@@ -10,6 +10,7 @@ from cni_plugins.kernel import links, shaping
 from cni_plugins.kernel.links import Link
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.identity import Identity
+from cni_plugins.spec.values import IpInterface
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.step import Step, step
 
@@ -30,8 +31,8 @@ def _found(context: Context, name: str, mac: str) -> Link | None:
     return link if link is not None and mac in {"", link.mac} else None
 
 
-def _check_bucket(context: Context, link: Link, rate: int, key: str) -> None:
-    found = shaping.egress(context.host, link.index)
+def _check_bucket(context: Context, link: Link, rate: int, key: str, *, selected: bool = False) -> None:
+    found = shaping.egress(context.host, link.index, selected=selected)
     if found is None or found.rate != max(1, rate // 8):
         there = f"{found.rate * 8} bit/s" if found is not None else "no token bucket"
         raise CniError(Code.INTERNAL, f"{key} is {rate}, but {link.name} has {there}")
@@ -47,7 +48,8 @@ def _require(context: Context, name: str, mac: str) -> Link:
 @step
 class LimitReceiving(Step):
     """A token bucket on the way out of the host's end `name`: `rate` bits a second, `burst` bits at once,
-    `latency` milliseconds that a packet may wait.
+    `latency` milliseconds that a packet may wait. With `subnets` it is for what comes from them (`only`), or
+    from anywhere else.
     """
 
     name: str
@@ -55,11 +57,17 @@ class LimitReceiving(Step):
     rate: int
     burst: int
     latency: int
+    subnets: tuple[IpInterface, ...] = ()
+    only: bool = False
 
     def apply(self, context: Context) -> None:
         link = _require(context, self.name, self.mac)
         shape = shaping.bucket(self.rate, self.burst, self.latency, link.mtu)
-        context.host.request(shaping.limit_egress(link.index, shape))
+        if self.subnets:
+            selection = shaping.Selection(self.subnets, self.only)
+            context.host.request(*shaping.limit_selected(link.index, shape, selection))
+        else:
+            context.host.request(shaping.limit_egress(link.index, shape))
 
     def undo(self, context: Context) -> None:
         link = _found(context, self.name, self.mac)
@@ -67,17 +75,24 @@ class LimitReceiving(Step):
             context.host.request(shaping.remove_egress(link.index))
 
     def check(self, context: Context) -> None:
-        _check_bucket(context, _require(context, self.name, self.mac), self.rate, "ingressRate")
+        link = _require(context, self.name, self.mac)
+        _check_bucket(context, link, self.rate, "ingressRate", selected=bool(self.subnets))
 
     def restore(self, context: Context) -> None:
         link = _found(context, self.name, self.mac)
-        if self.rate and link is not None and shaping.egress(context.host, link.index) is None:
+        if not self.rate or link is None:
+            return
+        if shaping.egress(context.host, link.index, selected=bool(self.subnets)) is None:
+            if self.subnets:  # half of it may be there
+                self.undo(context)
             self.apply(context)
 
 
 @step
 class LimitSending(Step):
-    """The ifb link `ifb` with a token bucket, and what comes in on the host's end `name` redirected to it."""
+    """The ifb link `ifb` with a token bucket, and what comes in on the host's end `name` redirected to it;
+    with `subnets` what goes to them (`only`), or anywhere else.
+    """
 
     name: str
     mac: str
@@ -86,6 +101,8 @@ class LimitSending(Step):
     rate: int
     burst: int
     latency: int
+    subnets: tuple[IpInterface, ...] = ()
+    only: bool = False
 
     def apply(self, context: Context) -> None:
         netlink = context.host
@@ -95,9 +112,13 @@ class LimitSending(Step):
         )
         ifb = _require(context, self.ifb, self.ifb_mac)
         shape = shaping.bucket(self.rate, self.burst, self.latency, link.mtu)
-        netlink.request(
-            shaping.limit_egress(ifb.index, shape), *shaping.redirect_ingress(link.index, ifb.index)
+        selection = shaping.Selection(self.subnets, self.only)
+        redirect = (
+            shaping.redirect_selected(link.index, ifb.index, selection)
+            if self.subnets
+            else shaping.redirect_ingress(link.index, ifb.index)
         )
+        netlink.request(shaping.limit_egress(ifb.index, shape), *redirect)
 
     def undo(self, context: Context) -> None:
         link = _found(context, self.name, self.mac)

@@ -4,7 +4,8 @@
 sends: that comes in on the host's end, is redirected to an ifb link made for it (named as the reference
 plugin names it) and leaves that through a bucket. Rates are bits per second, bursts bits; each rate needs its
 burst, and a burst always lets one frame pass. Limits of the configuration count before those of
-`runtimeConfig.bandwidth`. It stands after the plugin that made the veth (bridge, ptp), or around it as
+`runtimeConfig.bandwidth`. With `unshapedSubnets` traffic with those is not limited, with `shapedSubnets` only
+traffic with those is. It stands after the plugin that made the veth (bridge, ptp), or around it as
 `delegate`. A second ADD, with the first one's result as prevResult, changes limits in place.
 
     {"name": "data-net", "type": "bandwidth", "ingressRate": 50000000, "ingressBurst": 800000,
@@ -20,9 +21,10 @@ from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import links
 from cni_plugins.kernel.links import Link
 from cni_plugins.spec.call import Call
-from cni_plugins.spec.config import decode, integer, option
+from cni_plugins.spec.config import CIDR, decode, integer, list_of, option
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Interface, Result
+from cni_plugins.spec.values import IpInterface
 from cni_plugins.steps import registry
 from cni_plugins.steps.change import BucketChange
 from cni_plugins.steps.context import Context
@@ -41,6 +43,13 @@ class BandwidthConfig:
     egress_burst: int = option("egressBurst", _BURST, 0, "bits at once that it sends")
     latency: int = option("latency", integer(1, 10000), 25, "milliseconds that a packet may wait at most")
 
+    shaped: tuple[IpInterface, ...] = option(
+        "shapedSubnets", list_of(CIDR), (), "only traffic with these subnets is limited"
+    )
+    unshaped: tuple[IpInterface, ...] = option(
+        "unshapedSubnets", list_of(CIDR), (), "traffic with these subnets is not limited"
+    )
+
     @property
     def limits(self) -> bool:
         """Whether it says anything at all."""
@@ -56,7 +65,8 @@ def _limits(call: Call, config: BandwidthConfig) -> BandwidthConfig:
             raise CniError(
                 Code.INVALID_CONFIG, f"runtimeConfig.bandwidth is {asked!r}, which is not an object"
             )
-        limits = replace(decode(BandwidthConfig, asked or {}), latency=config.latency)
+        limits = decode(BandwidthConfig, asked or {})
+        limits = replace(limits, latency=config.latency, shaped=config.shaped, unshaped=config.unshaped)
         where = "runtimeConfig.bandwidth."
     for way, rate, burst in (
         ("ingress", limits.ingress_rate, limits.ingress_burst),
@@ -73,6 +83,12 @@ def _limits(call: Call, config: BandwidthConfig) -> BandwidthConfig:
 
 def validate(call: Call, config: BandwidthConfig) -> None:
     _limits(call, config)
+    if config.shaped and config.unshaped:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            "shapedSubnets and unshapedSubnets are both given",
+            "either only some subnets are limited, or all but some: leave one of them out",
+        )
 
 
 def _host_end(call: Call, context: Context) -> Link:
@@ -125,6 +141,11 @@ def _changed_in_place(tx: Transaction, wanted: LimitReceiving | LimitSending, po
     for number, old in tx.standing(type(wanted)):
         if (old.name, old.mac) != (port.name, port.mac) or _bucket(old) != bucket:
             continue
+        if old.subnets or wanted.subnets:  # classes and filters are made anew; the bucket is not at the root
+            old.undo(tx.context)
+            tx.apply(wanted)
+            tx.supersede(number)
+            return True
         before, after = ((item.rate, item.burst, item.latency) for item in (old, wanted))
         tx.apply(BucketChange(*bucket, port.mtu, before, after))
         tx.settle(number, wanted)
@@ -138,12 +159,28 @@ def _bucket(step: LimitReceiving | LimitSending) -> tuple[str, str]:
 
 
 def _receiving(limits: BandwidthConfig, port: Link) -> LimitReceiving:
-    return LimitReceiving(port.name, port.mac, limits.ingress_rate, limits.ingress_burst, limits.latency)
+    return LimitReceiving(
+        port.name,
+        port.mac,
+        limits.ingress_rate,
+        limits.ingress_burst,
+        limits.latency,
+        limits.shaped or limits.unshaped,
+        bool(limits.shaped),
+    )
 
 
 def _sending(limits: BandwidthConfig, port: Link, ifb: Interface) -> LimitSending:
     return LimitSending(
-        port.name, port.mac, ifb.name, ifb.mac, limits.egress_rate, limits.egress_burst, limits.latency
+        port.name,
+        port.mac,
+        ifb.name,
+        ifb.mac,
+        limits.egress_rate,
+        limits.egress_burst,
+        limits.latency,
+        limits.shaped or limits.unshaped,
+        bool(limits.shaped),
     )
 
 

@@ -42,6 +42,9 @@ def without_ports(conf: Conf) -> Conf:
     return changed
 
 
+#: What flanneld writes, for the example of flannel.
+LEASE = "FLANNEL_NETWORK=10.9.0.0/16\nFLANNEL_SUBNET=10.9.0.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
+
 EXAMPLES: dict[str, Conf] = {
     "bridge": network(
         **BRIDGE,
@@ -115,6 +118,7 @@ EXAMPLES: dict[str, Conf] = {
         ingressBurst=80000,
         egressRate=1000000,
         egressBurst=80000,
+        unshapedSubnets=["10.20.0.0/16", "fd00::/8"],
         delegate=BRIDGE,
     ),
     "firewall": network(

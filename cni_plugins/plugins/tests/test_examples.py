@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cni_plugins.conftest import Answer, World
-from cni_plugins.plugins.tests.examples import COMMON, EXAMPLES, Conf, changed
+from cni_plugins.plugins.tests.examples import COMMON, EXAMPLES, LEASE, Conf, changed
 
 LONG = ("3b241101-e2bb-4255-8caf-4136c566a962." * 7)[:250]
 NAMES = st.sampled_from(COMMON)
@@ -32,9 +32,7 @@ def prepared(world: World) -> World:
         world.run("ip", "link", "add", "dum0", "type", "veth", "peer", "name", "dum1")
         world.run("ip", "addr", "add", "192.0.2.2/24", "dev", "dum0")
         world.run("ip", "link", "set", "dum0", "up")
-        (world.root / "subnet.env").write_text(
-            "FLANNEL_NETWORK=10.9.0.0/16\nFLANNEL_SUBNET=10.9.0.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
-        )
+        (world.root / "subnet.env").write_text(LEASE)
     return world
 
 

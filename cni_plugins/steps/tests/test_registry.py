@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cni_plugins.conftest import World
-from cni_plugins.plugins.tests.examples import COMMON, EXAMPLES
+from cni_plugins.plugins.tests.examples import COMMON, EXAMPLES, LEASE
 from cni_plugins.spec.errors import CniError
 from cni_plugins.steps import registry
 from cni_plugins.steps.step import Step
@@ -26,6 +26,7 @@ def test_a_record_is_read_as_it_was_written(world: World, name: str) -> None:
     world.run("ip", "link", "add", "dum0", "type", "veth", "peer", "name", "dum1")
     world.run("ip", "addr", "add", "192.0.2.2/24", "dev", "dum0")
     world.run("ip", "link", "set", "dum0", "up")
+    (world.root / "subnet.env").write_text(LEASE)
     world.box("c1")
     conf = EXAMPLES[name]
     answer = world.call("ADD", json.dumps(conf).encode(), PLUGIN=conf["type"])
