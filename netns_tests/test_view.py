@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from netns_tests.node import Netns, Node, until
-from netns_tests.plugins import MESOKIT
+from netns_tests.plugins import MESOKIT, TOP
 
 WEB: dict[str, Any] = {
     "cniVersion": "1.1.0",
@@ -247,3 +247,26 @@ def test_a_picture_has_all_containers_and_marks_what_is_wrong(node: Node, ours: 
     texts = " ".join(tree.itertext())
     assert "<web>&\\x1b.1" in texts and "10.8.0.2" in texts
     assert [item for item in tree.iter() if item.get("class") == "bad"]
+
+
+def test_json_has_the_keys_that_the_readme_lists(node: Node, ours: str) -> None:
+    node.uplink()
+    attach(node, ours, published(WEB, 8080), "c1")
+    attach(node, ours, POINT, "c2")
+    node.shell("ip netns del c2")
+    text = (TOP / "cni_plugins/cli/README.md").read_text()
+    told: dict[str, Any] = {}
+    asks = {"ls": ["c1"], "inspect": ["c1"], "check": ["c1"], "ip": [], "gc": ["--dry-run"], "doctor": [],
+            "ping": ["c1", "10.9.0.1"], "graph": []}  # fmt: skip
+    for name, words in asks.items():
+        document = node.run([MESOKIT, name, *words, "--json"], check=False).json()
+        told[name] = set(document["items"][0])
+        if name == "gc":
+            assert {"removed", "left", "foreign", "errors"} <= set(document)
+        row = next(
+            line for line in text.splitlines() if line.startswith(f"| `{name}` | {document['kind']} |")
+        )
+        listed = row.split("|")[3].partition(";")[0].strip().replace(",", "").split()
+        if listed[:3] == ["those", "of", "`ls`"]:
+            listed = [*told["ls"], *listed[3:]]
+        assert told[name] == set(listed), name

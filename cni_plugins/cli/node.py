@@ -102,8 +102,25 @@ def _told(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 @command.command("metrics")
-def metrics() -> None:
-    """Print the running service's metrics in Prometheus' text format."""
+@click.option("--state", is_flag=True, help="Attachments and pools of this node instead; needs no service.")
+def metrics(state: bool) -> None:
+    """Print the running service's metrics in Prometheus' text format.
+
+    With --state those of the node itself, for the textfile collector of Prometheus' node_exporter:
+
+    \b
+    mesokit node metrics --state > /var/lib/node_exporter/mesokit.prom
+    """
+    if state:
+        # What looks at the node, which the other commands do without.
+        from cni_plugins.cli import look  # noqa: PLC0415
+        from cni_plugins.view import pools  # noqa: PLC0415
+        from cni_plugins.view.metrics import prometheus  # noqa: PLC0415
+
+        place = look.here()
+        found = look.node(place, tasks=False)
+        click.echo(prometheus(found, pools.pools(found, place.roots)), nl=False)
+        return
     try:
         click.echo(ask.get(socket_path(), "/metrics"), nl=False)
     except (ask.NotRunning, OSError) as error:
