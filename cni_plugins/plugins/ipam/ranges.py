@@ -72,6 +72,9 @@ def make_range(config: RangeConfig, where: str, remarks: Remarks) -> Range:
     if count > 2:
         lowest, highest = first + 1, last - 1 if version == 4 else last
     start = config.range_start or _address(lowest, version)
+    if version == 6 and count > 2 and int(start) == first:
+        # A host that forwards answers for it itself: the routers' anycast address (RFC 4291, 2.6.1).
+        start = _address(first + 1, version)
     end = config.range_end or _address(highest, version)
     gateway = config.gateway or (_address(lowest, version) if count > 1 else None)
     for key, value in (("rangeStart", start), ("rangeEnd", end)):
