@@ -106,7 +106,9 @@ def build(copies: tuple[str, ...] = COPIES, *, with_cgroups: bool = True) -> Non
 
 
 def hide(path: Path) -> None:
-    """Removes it from the copy that this node has."""
+    """Removes it from the copy that this node has; what lay on a mount of its own there is gone already."""
+    if not os.path.lexists(path):
+        return
     if path.is_dir() and not path.is_symlink():
         for inner in path.iterdir():
             hide(inner)
