@@ -80,6 +80,7 @@ KEYS = [
     "ip_addresses",
 ]
 PLUGINS = ("bridge", "host-local", "static", "loopback", "tuning", "ptp", "macvlan", "portmap", "chain")
+PLUGINS += ("dummy", "host-device", "ipvlan", "sbr", "tap", "vlan", "vrf")
 
 values = st.recursive(
     st.none()

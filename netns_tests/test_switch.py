@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from netns_tests.case import DEFAULT4, DUAL, V4, Conf, bridge, local
+from netns_tests.cases_links import SPARE
 from netns_tests.node import Netns, Node
 from netns_tests.runtime import Attachment, attach, network
 from netns_tests.snapshot import Snapshot, assert_clean, difference, residue, snapshot
@@ -31,6 +32,7 @@ NETWORKS: Mapping[str, tuple[list[Conf], dict[str, Any]]] = {
         {},
     ),
     "macvlan": ([{"type": "macvlan", "master": "eth0", "ipam": LAN}], {}),
+    "sbr": ([bridge(local("10.9.0.0/24", routes=[DEFAULT4]), isGateway=True), {"type": "sbr"}], {}),
     "tuning": (
         [bridge(V4), {"type": "tuning", "mtu": 1300, "promisc": True, "mac": "02:aa:bb:cc:dd:01"}],
         {},
@@ -110,3 +112,20 @@ def _only_records_and_elements(left: list[str], box: Netns) -> None:
         assert "10.9.0." not in line or "nft element" in line or "/run/mesokit/" in line or " br0" in line, (
             line
         )
+
+
+@pytest.mark.parametrize("order", ["reference, then ours", "ours, then reference"])
+def test_a_device_of_the_host_is_given_back_by_the_other(
+    node: Node, plugins: str, reference: str, order: str
+) -> None:
+    node.shell(SPARE)
+    config = network([{"type": "host-device", "device": "spare0", "ipam": V4}])
+    folders = (reference, plugins) if order.startswith("reference") else (plugins, reference)
+    box = node.netns("c1")
+    attachment = attach(node, folders[0], config, "c1", box)
+    assert "spare0" not in {item["ifname"] for item in node.json("ip", "-j", "link")}
+    attachment.folder = folders[1]
+    _delete(attachment, "bare")
+    (link,) = node.json("ip", "-j", "link", "show", "spare0")
+    assert (link["mtu"], link["address"]) == (1400, "02:aa:bb:cc:dd:10")
+    assert not node.path("/var/lib/cni/networks/net/10.9.0.2").exists()
