@@ -79,8 +79,10 @@ KEYS = [
     "port_mappings",
     "ip_addresses",
 ]
-PLUGINS = ("bridge", "host-local", "static", "loopback", "tuning", "ptp", "macvlan", "portmap", "chain")
-PLUGINS += ("dummy", "host-device", "ipvlan", "sbr", "tap", "vlan", "vrf")
+PLUGINS = (
+    *("bridge", "host-local", "static", "loopback", "tuning", "ptp", "macvlan", "portmap", "chain"),
+    *("dummy", "host-device", "ipvlan", "sbr", "tap", "vlan", "vrf"),
+)
 
 values = st.recursive(
     st.none()
