@@ -20,6 +20,11 @@ def locked() -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", LOCK.read_text(), re.MULTILINE))
 
 
+def normal(name: str) -> str:
+    """A package's name as the lock writes it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def test_the_lock_has_what_is_declared() -> None:
     project = tomllib.loads((TOP / "pyproject.toml").read_text())
     declared = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
@@ -27,7 +32,7 @@ def test_the_lock_has_what_is_declared() -> None:
         declared += [requirement for requirement in extra if not requirement.startswith("mesokit[")]
     for requirement in declared:
         name, _, version = requirement.partition("==")
-        assert locked()[name] == version, "run packaging/lock"
+        assert locked()[normal(name)] == version, "run packaging/lock"
 
 
 def test_every_package_of_the_lock_has_hashes() -> None:
@@ -44,7 +49,7 @@ def test_what_runs_here_is_what_was_locked() -> None:
     here = {}
     for each in shown.stdout.decode().split():
         name, _, version = each.partition("==")
-        here[re.sub(r"[-_.]+", "-", name).lower()] = version
+        here[normal(name)] = version
     assert {name: here.get(name) for name in locked()} == locked()
 
 
