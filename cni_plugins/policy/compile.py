@@ -24,16 +24,18 @@ from cni_plugins.policy.model import (
 from cni_plugins.policy.profile import (
     Entry,
     Profile,
+    by_address,
     for_host,
     host_entries,
     host_lanes,
     interface,
     interval,
-    known,
     needed,
     outside,
+    placed,
+    towards,
 )
-from cni_plugins.policy.traffic import FULL
+from cni_plugins.policy.traffic import FULL, NONE, Lanes
 
 _ANY = (Traffic("any"),)
 
@@ -126,22 +128,44 @@ def effective(policies: Sequence[Policy], endpoint: Endpoint, direction: Directi
     return rules
 
 
+def _names_containers(policy: Policy) -> bool:
+    """Whether the policy, or a peer of its rules, is about a container by its id."""
+    peers = (peer for direction in Direction for rule in policy.rules(direction) or () for peer in rule.peers)
+    return any(item.container is not None for item in (policy.selector, *(peer.selector for peer in peers)))
+
+
 class Compiler:
     """Of one set of policies; remembers what holds for endpoints that are alike."""
 
     def __init__(self, policies: Sequence[Policy]) -> None:
         self.policies = tuple(policies)
         self.profiles: dict[str, Profile] = {}
-        self._by_container = any(policy.selector.container is not None for policy in policies)
-        self._known: dict[object, Assignment] = {}
+        self._by_container = any(_names_containers(policy) for policy in policies)
+        self._assigned: dict[object, Assignment] = {}
+        self._towards: dict[object, Lanes] = {}
 
     def assignment(self, endpoint: Endpoint) -> Assignment:
-        container = endpoint.container if self._by_container else ""
-        alike = (endpoint.network, endpoint.default, endpoint.groups, endpoint.labels, container)
-        found = self._known.get(alike)
+        alike = self._alike(endpoint)
+        found = self._assigned.get(alike)
         if found is None:
-            found = self._known[alike] = self._assign(endpoint)
+            found = self._assigned[alike] = self._assign(endpoint)
         return found
+
+    def _alike(self, endpoint: Endpoint) -> object:
+        """What is the same for endpoints of which all rules say the same, but for those with a CIDR."""
+        container = endpoint.container if self._by_container else ""
+        return endpoint.network, endpoint.default, endpoint.groups, endpoint.labels, container
+
+    def _known(self, profile: Profile, endpoint: Endpoint) -> Iterator[Entry]:
+        """The entries of a profile's sets for one endpoint as the peer."""
+        alike, apart = self._alike(endpoint), by_address(profile)
+        for ip in endpoint.addresses:
+            place = (profile.name, alike, ip if apart else ip.version)
+            lanes = self._towards.get(place)
+            if lanes is None:
+                lanes = self._towards[place] = towards(profile, endpoint, ip)
+            if lanes != NONE:
+                yield from placed(profile.name, ip.version, ip.packed, lanes)
 
     def _assign(self, endpoint: Endpoint) -> Assignment:
         names: dict[Direction, str] = {}
@@ -213,7 +237,7 @@ class Compiler:
             return
         yield from outside(profile)
         for endpoint in endpoints:
-            yield from known(profile, endpoint)
+            yield from self._known(profile, endpoint)
 
     def shared(self, endpoints: Iterable[Endpoint]) -> set[Entry]:
         """What several endpoints stand behind."""
@@ -279,7 +303,7 @@ class Compiler:
         for profile in staying:
             if profile.kind in ("in", "out"):
                 for endpoint in gone:
-                    remove.update(known(profile, endpoint))
+                    remove.update(self._known(profile, endpoint))
                 for endpoint in come:
-                    add.update(known(profile, endpoint))
+                    add.update(self._known(profile, endpoint))
         return Change(made, dead, fill, add - remove, remove - add)

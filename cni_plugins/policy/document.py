@@ -1,5 +1,6 @@
 """Policies and endpoints as JSON, for the state that attachments of this node work from."""
 
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -114,6 +115,9 @@ def of_endpoint(endpoint: Endpoint) -> JsonObject:
     }
 
 
+_subnet = lru_cache(256)(ip_network)  # hardly any endpoint has one of its own
+
+
 def endpoint(document: JsonObject) -> Endpoint:
     """KeyError, TypeError or ValueError for what `of_endpoint` did not write."""
     return Endpoint(
@@ -121,7 +125,7 @@ def endpoint(document: JsonObject) -> Endpoint:
         document["container"],
         document["ifname"],
         tuple(ip_address(item) for item in document["addresses"]),
-        tuple(ip_network(item) for item in document["subnets"]),
+        tuple(_subnet(item) for item in document["subnets"]),
         frozenset(document["groups"]),
         tuple((key, value) for key, value in document["labels"]),
         Default(document["default"]),

@@ -122,23 +122,26 @@ def needed(rules: tuple[Rule, ...]) -> frozenset[str]:
         return frozenset(found | set("pahr") | ({"i"} if typed else set()))
     for version in (4, 6):
         for rule in rules:
-            found.update(entry.set for entry in _placed("", version, b"", _lanes(rule.traffic, version)))
+            found.update(entry.set for entry in placed("", version, b"", _lanes(rule.traffic, version)))
     return frozenset(name[1] if name.startswith("_") else name for name in found)
 
 
-def known(profile: Profile, endpoint: Endpoint) -> Iterator[Entry]:
-    """The entries of a profile's sets for one endpoint as the peer."""
-    for ip in endpoint.addresses:
-        matching = tuple(
-            (rule.allow, rule.traffic)
-            for rule in profile.rules
-            if any(touches(peer, endpoint, ip) for peer in rule.peers)
-        )
-        if matching:
-            yield from _placed(profile.name, ip.version, ip.packed, _balanced(matching, ip.version))
+def towards(profile: Profile, endpoint: Endpoint, address: Ip) -> Lanes:
+    """What a profile allows with an endpoint's address as the peer."""
+    matching = tuple(
+        (rule.allow, rule.traffic)
+        for rule in profile.rules
+        if any(touches(peer, endpoint, address) for peer in rule.peers)
+    )
+    return _balanced(matching, address.version) if matching else NONE
 
 
-def _placed(name: str, version: int, peer: bytes, lanes: Lanes) -> Iterator[Entry]:
+def by_address(profile: Profile) -> bool:
+    """Whether peers are told by their addresses too, and not only by what they are."""
+    return any(peer.kind is PeerKind.CIDR for rule in profile.rules for peer in rule.peers)
+
+
+def placed(name: str, version: int, peer: bytes, lanes: Lanes) -> Iterator[Entry]:
     if lanes == FULL:
         yield Entry(f"{name}_h{version}", peer)
         return
