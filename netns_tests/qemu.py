@@ -120,10 +120,11 @@ class Qemu:
         ]
         argv += ["-kernel", os.fspath(vmlinuz), "-initrd", os.fspath(initramfs)]
         argv += ["-append", f"console={console} quiet panic=-1 mitigations=off random.trust_cpu=on"]
-        # A physical device for tests that want one (modprobe virtio_net); nothing is behind it.
-        argv += ["-device", "virtio-net-pci,romfile="]
         argv += ["-serial", f"file:{self.console}", "-device", "virtio-serial-pci"]
         argv += ["-chardev", f"socket,id=port,fd={theirs.fileno()}", "-device", "virtserialport,chardev=port"]
+        # A physical device for tests that want one (modprobe virtio_net); nothing is behind it. It comes last:
+        # the port's name counts the virtio devices before its own.
+        argv += ["-device", "virtio-net-pci,romfile="]
         with theirs:
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         return ours, process
