@@ -122,7 +122,7 @@ class Qemu:
         argv += ["-append", f"console={console} quiet panic=-1 mitigations=off random.trust_cpu=on"]
         argv += ["-serial", f"file:{self.console}", "-device", "virtio-serial-pci"]
         argv += ["-chardev", f"socket,id=port,fd={theirs.fileno()}", "-device", "virtserialport,chardev=port"]
-        # A physical device for tests that want one (modprobe virtio_net); nothing is behind it. It comes last:
+        # A physical device for tests that want one (modprobe virtio_net); nothing is behind it. Last:
         # the port's name counts the virtio devices before its own.
         argv += ["-device", "virtio-net-pci,romfile="]
         with theirs:
