@@ -94,14 +94,14 @@ def make_range(config: RangeConfig, where: str, remarks: Remarks) -> Range:
 
 def check_gateway(gateway: Ip, subnet: IpNetwork, where: str, warn: Callable[[str], None]) -> None:
     """CniError 7 for an address that no router can have; one outside the subnet may be meant for a route of
-    its own, and is remarked on.
+    its own, and is remarked on, unless it is of the link itself (fe80::1, the same for every container).
     """
     if gateway.version != subnet.version:
         raise _refuse(where, gateway, f"subnet {subnet} is of the other family")
     problem = unusable(gateway, subnet)
     if problem:
         raise _refuse(where, gateway, f"it is {problem} of {subnet}, which no router can have")
-    if gateway not in subnet:
+    if gateway not in subnet and not (gateway.version == 6 and gateway.is_link_local):
         warn(f"{where} is {gateway}, which is outside of {subnet}: the container has no way to it")
 
 
