@@ -270,3 +270,75 @@ def test_json_has_the_keys_that_the_readme_lists(node: Node, ours: str) -> None:
         if listed[:3] == ["those", "of", "`ls`"]:
             listed = [*told["ls"], *listed[3:]]
         assert told[name] == set(listed), name
+
+
+EVERY: list[list[str]] = [
+    ["ls"], ["ls", "--json"], ["inspect", "c1"], ["ip"], ["check"], ["gc", "--dry-run"], ["doctor"],
+    ["graph"], ["graph", "--svg"], ["events"], ["node", "metrics", "--state"], ["exec", "c1", "true"],
+]  # fmt: skip
+
+
+def _nothing_breaks(node: Node, prefix: tuple[str, ...] = ()) -> None:
+    for words in EVERY:
+        told = node.run([*prefix, MESOKIT, *words], check=False)
+        said = told.text + told.stderr.decode()
+        assert told.status in {0, 1, 2} and "Traceback" not in said and "a mistake in" not in said, (
+            words,
+            said,
+        )
+
+
+def test_records_of_the_release_before(node: Node) -> None:
+    node.netns("c1")
+    records = json.loads((TOP / "cni_plugins/steps/tests/records_version1.json").read_text())
+    place = node.path("/run/mesokit/attachments/net")
+    place.mkdir(parents=True)
+    for name, record in records.items():
+        for line in record["lines"]:
+            if "containerID" in line and "plugin" in line:
+                line |= {"netns": "/run/netns/c1", "netnsID": None, "containerID": f"c1-{name}"}
+        (place / name).write_text("".join(json.dumps(line) + "\n" for line in record["lines"]))
+    found = items(node, "ls")
+    assert len(found) == len(records)
+    assert any("10.9.0.2/24" in item["addresses"] for item in found)
+    _nothing_breaks(node)
+
+
+def test_a_node_with_nothing_and_one_with_garbage(node: Node) -> None:
+    _nothing_breaks(node)
+    place = node.path("/run/mesokit/attachments/net")
+    place.mkdir(parents=True)
+    head = {"network": "net", "containerID": "c1", "ifname": "eth0", "plugin": "bridge", "version": 2}
+    odd: list[Any] = [
+        head,
+        head | {"netnsID": "x", "time": "never", "hostID": [1], "config": {"plugins": [1, {"plugins": 7}]}},
+        head | {"netns": "/etc/passwd", "containerID": "c2", "boot": 5},
+    ]
+    lines: list[Any] = [
+        {"step": "veth", "id": 1, "args": 5},
+        {"step": "ports", "id": 2, "args": {"wanted": {"forwards": [{"host_port": "x"}, 7]}}},
+        {"step": "addresses", "id": 3, "args": {"routes": 5, "ips": [5]}},
+        {"step": "gateway", "id": 4, "args": {"addresses": 5}},
+        {"result": {"interfaces": [5, {}], "ips": [{"interface": 99}, 5, {"address": "nonsense"}]}},
+    ]
+    for number, one in enumerate(odd):
+        for count in range(len(lines) + 1):
+            text = "".join(
+                json.dumps(item) + "\n" for item in (one | {"ifname": f"e{count}"}, *lines[:count])
+            )
+            (place / f"{number}{count}").write_text(text)
+    (place / "binary").write_bytes(bytes(range(256)))
+    networks = node.path("/var/lib/cni/networks/net")
+    networks.mkdir(parents=True)
+    (networks / "10.0.0.1").write_bytes(b"\xff\x00\x1b[2J\r\neth0")
+    (networks / "10.0.0.2").mkdir()
+    _nothing_breaks(node)
+    _nothing_breaks(node, ("setpriv", "--reuid", "1000", "--clear-groups"))
+
+
+def test_a_full_disk_and_a_reader_that_leaves(node: Node, ours: str) -> None:
+    attach(node, ours, WEB, "c1")
+    full = node.run(["sh", "-c", f"{MESOKIT} ls > /dev/full"], check=False)
+    assert full.status not in {0, 70}
+    left = node.run(["sh", "-c", f"{MESOKIT} ls --json | head -c 1"], check=False)
+    assert left.status == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cni_plugins.spec.identity import Identity
-from cni_plugins.spec.values import JsonObject
+from cni_plugins.spec.values import JsonObject, parse_cidr
 from cni_plugins.store.records import Contents
 
 #: Kinds of plugins that change what another made.
@@ -131,7 +131,7 @@ def _attachment(identity: Identity, found: Sequence[tuple[Path, Contents]]) -> A
     first = every[0].head
     steps = tuple(line for contents in every for line in contents.steps)
     result = next((item.result for item in reversed(every) if item.result is not None), None) or {}
-    interfaces = [item for item in _list(result, "interfaces") if isinstance(item, dict)]
+    interfaces = [item for item in listed(result, "interfaces") if isinstance(item, dict)]
     inside = next(
         (item for item in interfaces if item.get("sandbox") and item.get("name") == identity.ifname), {}
     )
@@ -164,7 +164,8 @@ def _attachment(identity: Identity, found: Sequence[tuple[Path, Contents]]) -> A
     )
 
 
-def _list(document: Mapping[str, Any], key: str) -> list[Any]:
+def listed(document: Mapping[str, Any], key: str) -> list[Any]:
+    """A key's list, an empty one where it is anything else: records are read as they are found."""
     value = document.get(key)
     return value if isinstance(value, list) else []
 
@@ -187,7 +188,7 @@ def _every_arguments(steps: Iterable[JsonObject], kind: str) -> Iterator[Mapping
 def _assigned(
     result: Mapping[str, Any], interfaces: Sequence[Mapping[str, Any]], ifname: str
 ) -> Iterator[Assigned]:
-    for entry in _list(result, "ips"):
+    for entry in listed(result, "ips"):
         if not isinstance(entry, dict):
             continue
         number = entry.get("interface")
@@ -195,19 +196,31 @@ def _assigned(
             owner = interfaces[number]
             if owner.get("name") != ifname or not owner.get("sandbox"):
                 continue
-        yield Assigned(str(entry.get("address", "")), str(entry.get("gateway") or ""))
+        address = str(entry.get("address", ""))
+        if _is_address(address):
+            yield Assigned(address, str(entry.get("gateway") or ""))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parse_cidr(text)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _published(steps: Iterable[JsonObject]) -> Iterator[Published]:
     seen = set()
     for arguments in _every_arguments(steps, "ports"):
         wanted = arguments.get("wanted")
-        for item in _list(wanted, "forwards") if isinstance(wanted, dict) else ():
+        for item in listed(wanted, "forwards") if isinstance(wanted, dict) else ():
+            if not isinstance(item, dict):
+                continue
+            ports = [item.get("host_port"), item.get("container_port")]
             port = Published(
                 str(item.get("protocol", "")),
                 str(item.get("host_ip") or ""),
-                int(item.get("host_port", 0)),
-                int(item.get("container_port", 0)),
+                *(number if isinstance(number, int) else 0 for number in ports),
             )
             if port not in seen:  # one for each family
                 seen.add(port)
@@ -219,8 +232,8 @@ def _type(config: object, plugin: str) -> str:
     name = plugin
     while isinstance(config, dict):
         name = str(config.get("type", name))
-        listed = config.get("plugins")
-        inner = listed[0] if isinstance(listed, list) and listed else config.get("delegate")
+        members = listed(config, "plugins")
+        inner = members[0] if members else config.get("delegate")
         if name not in _META or not isinstance(inner, dict):
             break
         config = inner

@@ -212,6 +212,9 @@ def _checked(
             found += [_one(attachment, line, context) for line in contents.steps]
     except CniError as error:
         found.append(StepState("record", "the attachment record", Verdict.UNKNOWN, str(error)))
+    except Exception as error:  # a record that nobody of ours wrote
+        problem = f"it cannot be understood: {type(error).__name__}: {error}"
+        found.append(StepState("record", "the attachment record", Verdict.UNKNOWN, problem))
     return found
 
 
@@ -272,7 +275,9 @@ def _said(key: str, value: Any) -> str:
 def _item(value: Any) -> str:
     if isinstance(value, dict):
         if "host_port" in value:
-            return f"{value['protocol']}/{value['host_port']}->{value['target']}:{value['container_port']}"
+            return "{}/{}->{}:{}".format(
+                *(value.get(key) for key in ("protocol", "host_port", "target", "container_port"))
+            )
         if "dst" in value:
             return f"{value['dst']}" + (f" via {value['gw']}" if value.get("gw") else "")
         return str(value.get("address") or " ".join(str(item) for item in value.values() if item))

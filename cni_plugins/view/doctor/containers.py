@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from cni_plugins.kernel import addresses
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.nft import elements, owner
+from cni_plugins.spec.errors import CniError
 from cni_plugins.steps import registry
-from cni_plugins.view.attachments import Attachment, State
+from cni_plugins.view.attachments import Attachment, State, listed
 from cni_plugins.view.doctor.facts import Facts, Finding, Level
 from cni_plugins.view.remedies import remedy
 
@@ -28,7 +30,8 @@ def _of(item: Attachment) -> str:
 def _step_remedy(item: Attachment, kind: str) -> str:
     for line in item.steps:
         if line.get("step") == kind:
-            return remedy(item, registry.decode(line), "")
+            with suppress(CniError):  # of a step that this release does not understand
+                return remedy(item, registry.decode(line), "")
     return "end the container and start it anew"
 
 
@@ -102,7 +105,7 @@ def _missing_routes(item: Attachment, there: set[str]) -> Iterator[str]:
         arguments = line.get("args")
         if line.get("step") != "addresses" or not isinstance(arguments, dict):
             continue
-        for route in arguments.get("routes", ()):
+        for route in listed(arguments, "routes"):
             if isinstance(route, dict) and not route.get("table") and str(route.get("dst")) not in there:
                 yield f"the route to {route.get('dst')} is missing"
 
@@ -138,7 +141,7 @@ def gateways(facts: Facts) -> Iterator[Finding]:
             arguments = line.get("args")
             if line.get("step") != "gateway" or not isinstance(arguments, dict):
                 continue
-            for address in arguments.get("addresses", ()):
+            for address in listed(arguments, "addresses"):
                 where = (str(address), str(arguments.get("interface")))
                 if where not in there and where not in told:
                     told.add(where)
@@ -174,12 +177,12 @@ def flushed_rules(facts: Facts) -> Iterator[Finding]:
             }
             lost = [item for item in items if owner.tag(item.identity) not in tags]
             if lost:
-                listed = ", ".join(item.container_id for item in lost[:5]) + (" …" if len(lost) > 5 else "")
+                names = ", ".join(item.container_id for item in lost[:5]) + (" …" if len(lost) > 5 else "")
                 yield Finding(
                     "flushed-rules",
                     Level.FAIL,
                     f"somebody flushed rules: {kind} is gone for {len(lost)} of {len(items)} attachments",
-                    listed,
+                    names,
                     "mesokit reload",
                 )
 
