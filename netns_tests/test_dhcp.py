@@ -55,6 +55,7 @@ def dnsmasq(
     )  # fmt: skip
     with started(running):
         until(lambda: running.ended() or b"started" in running.errors(), what="dnsmasq serves")
+        assert not running.ended(), running.errors()
         yield running
 
 
@@ -149,6 +150,7 @@ def udhcpd(
     (files / "udhcpd.leases").write_text("")
     with started(server.popen(["udhcpd", "-f", "/root/udhcpd.conf"])) as running:
         until(lambda: running.ended() or (files / "udhcpd.pid").exists(), what="udhcpd serves")
+        assert not running.ended(), running.errors()
         yield running
 
 
@@ -390,6 +392,7 @@ def kea(server: Netns, *, seconds: int = 10) -> Iterator[Running]:
     env = {"KEA_PIDFILE_DIR": "/run", "KEA_LOCKFILE_DIR": "none"}
     with started(server.popen(["kea-dhcp4", "-c", "/root/kea.json"], env=env)) as running:
         until(lambda: running.ended() or b"DHCP4_STARTED" in running.output(), what="kea serves")
+        assert not running.ended(), running.errors()
         yield running
 
 
