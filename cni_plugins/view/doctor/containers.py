@@ -10,6 +10,7 @@ from cni_plugins.kernel import addresses
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.nft import elements, owner
 from cni_plugins.spec.errors import CniError
+from cni_plugins.spec.values import parse_cidr
 from cni_plugins.steps import registry
 from cni_plugins.view.attachments import Attachment, State, listed
 from cni_plugins.view.doctor.facts import Facts, Finding, Level
@@ -101,12 +102,13 @@ def inside(facts: Facts) -> Iterator[Finding]:
 
 
 def _missing_routes(item: Attachment, there: set[str]) -> Iterator[str]:
-    for line in item.steps:
-        arguments = line.get("args")
-        if line.get("step") != "addresses" or not isinstance(arguments, dict):
+    """Of the newest result, which an update or a later plugin may have changed; in whatever table."""
+    result = next((each.result for each in reversed(item.contents) if each.result is not None), {})
+    for route in listed(result or {}, "routes"):
+        if not isinstance(route, dict):
             continue
-        for route in listed(arguments, "routes"):
-            if isinstance(route, dict) and not route.get("table") and str(route.get("dst")) not in there:
+        with suppress(TypeError, ValueError):  # of a result that nobody of ours wrote
+            if str(parse_cidr(str(route.get("dst"))).network) not in there:
                 yield f"the route to {route.get('dst')} is missing"
 
 
