@@ -80,7 +80,7 @@ class Spawner:
 
     def _read(self) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._socket, 65536, 1)
+            data, descriptors = _receive(self._socket)
         except BlockingIOError:
             return
         except OSError:
@@ -121,6 +121,14 @@ class Spawner:
             told(signal.SIGKILL)
 
 
+def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """A message and its descriptors, which no program inherits: socket.recv_fds has no way to say so."""
+    data, descriptors, _, _ = socket.recv_fds(connection, 65536, 1)
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    return data, descriptors
+
+
 def _close_all_but(kept: int) -> None:
     """Let go of what the agent has open: its end of this socket first of all, for its closing is what
     ends us."""
@@ -148,7 +156,7 @@ def _serve(connection: socket.socket, become: Become) -> NoReturn:
                 os.read(wake_read, 4096)
                 _collect(connection)
             if connection.fileno() in ready:
-                data, descriptors, _, _ = socket.recv_fds(connection, 65536, 1)
+                data, descriptors = _receive(connection)
                 if not data:
                     break
                 _fork(connection, json.loads(data), descriptors, become)
