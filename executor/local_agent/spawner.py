@@ -169,6 +169,8 @@ def _fork(connection: socket.socket, order: dict[str, Any], descriptors: list[in
     handed: list[int] = []
     try:
         control = socket.socket(fileno=descriptors[0])
+        # Came open for programs too; its closing by exec is what tells that the program runs.
+        control.set_inheritable(False)
         pid = os.fork()
         if pid == 0:
             connection.close()
