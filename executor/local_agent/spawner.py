@@ -85,6 +85,8 @@ class Spawner:
             return
         except OSError:
             data, descriptors = b"", []
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
         if not data:
             self._gone()
             return
