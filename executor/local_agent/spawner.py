@@ -85,8 +85,6 @@ class Spawner:
             return
         except OSError:
             data, descriptors = b"", []
-        for descriptor in descriptors:
-            os.set_inheritable(descriptor, False)
         if not data:
             self._gone()
             return
@@ -124,7 +122,8 @@ class Spawner:
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
-    """A message and its descriptors, which no program inherits: socket.recv_fds has no way to say so."""
+    """A message and its descriptors, which no program inherits (recv_fds has no way to say so): that the
+    control socket closes by exec is what tells the agent that the program runs."""
     data, descriptors, _, _ = socket.recv_fds(connection, 65536, 1)
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
@@ -171,8 +170,6 @@ def _fork(connection: socket.socket, order: dict[str, Any], descriptors: list[in
     handed: list[int] = []
     try:
         control = socket.socket(fileno=descriptors[0])
-        # Came open for programs too; its closing by exec is what tells that the program runs.
-        control.set_inheritable(False)
         pid = os.fork()
         if pid == 0:
             connection.close()
