@@ -101,7 +101,9 @@ def test_the_reference_deletes_what_ours_attached(
     box.delete()
     answer = Attachment(node, plugins, network(chain, version="1.1.0"), "", None).collect([])
     assert answer.error is None, answer
-    assert_clean(node, before, f"{name} deleted {way}, then collected")
+    # The uplink's own address gets its route when the kernel has looked for duplicates.
+    late = [r"node: route local local \S+ - eth0 "]
+    assert_clean(node, before, f"{name} deleted {way}, then collected", allowed=late)
 
 
 def _only_records_and_elements(left: list[str], box: Netns) -> None:
