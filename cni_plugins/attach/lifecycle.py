@@ -41,6 +41,7 @@ Plugins = Mapping[str, Plugin[Any]]
 # Set by the launcher: one number for a call, and a mark on the repetition of a call whose service died in it.
 CALL_ID = "MESOKIT_CALL"
 REPEATS = "MESOKIT_REPEATS"
+_HELD_SECONDS = 1.0
 
 
 def handler(plugin: Plugin[Any], plugins: Plugins) -> Handler:
@@ -356,10 +357,11 @@ def _collect(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
         if contents.head.get("plugin") != plugin.name or _is_kept(contents, call):
             continue
         try:
-            with _unused(path) as record:
+            # With a result its ADD is over: who holds it may be making rules again, and is waited for.
+            with _unused(path, 0 if contents.result is None else _HELD_SECONDS) as record:
                 if record is not None:
                     found = record.contents or contents
-                    if not _is_kept(found, call):  # else it was made anew while we looked
+                    if found.head == contents.head and not _is_kept(found, call):  # else made anew meanwhile
                         _take_down(record, found, call, plugins)
         except CniError as error:
             errors.append(error)
@@ -382,12 +384,12 @@ def _is_kept(contents: Contents, call: Call) -> bool:
 
 
 @contextmanager
-def _unused(path: Path) -> Iterator[Record | None]:
-    """The record, unless it has gone or a call is working on its attachment: that one is newer than GC's
-    list.
+def _unused(path: Path, seconds: float = 0) -> Iterator[Record | None]:
+    """The record, unless it has gone or a call has been working on its attachment for `seconds`: that one is
+    newer than GC's list.
     """
     try:
-        record = records.open_path(path, after(0))
+        record = records.open_path(path, after(seconds))
     except CniError as error:
         if error.code != Code.TRY_AGAIN:
             raise

@@ -1,8 +1,9 @@
 """Making again what somebody flushed: rules, elements, limits, forwarding, from the attachment records.
 
 Links, addresses and routes of a container are not made again: they go with the attachment, and only its
-runtime can attach it anew. Records that a call is working on are waited for; a step that cannot be made again
-is told, and the rest goes on.
+runtime can attach it anew. Of an attachment whose interface is gone from its container nothing is made again:
+somebody else is taking it down, perhaps rule by rule, and must not find us putting them back. Records that a
+call is working on are waited for; a step that cannot be made again is told, and the rest goes on.
 """
 
 import os
@@ -13,6 +14,7 @@ from typing import Any
 from cni_plugins.attach.lifecycle import recorded_context, settle
 from cni_plugins.attach.plugin import Plugin
 from cni_plugins.attach.replay import steps_of
+from cni_plugins.kernel import links
 from cni_plugins.spec.call import Call, Verb
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError, Code
@@ -74,6 +76,8 @@ def _restore(contents: Contents, call: Call, plugins: Mapping[str, Plugin[Any]])
     errors = []
     steps = steps_of(contents)
     with recorded_context(contents, call, plugins) as context:
+        if context.sandbox is not None and links.find(context.sandbox, call.ifname) is None:
+            return []
         for step in steps:
             try:
                 step.restore(context)
