@@ -60,8 +60,13 @@ def give_addresses(netlink: Netlink, index: int, wanted: Iterable[LinkAddress]) 
 
 def main_routes(netlink: Netlink, index: int) -> Iterator[LinkRoute]:
     """The routes by a link in the main table, of both families. CniError 999."""
+    return link_routes(netlink, index, routes.MAIN_TABLE)
+
+
+def link_routes(netlink: Netlink, index: int, table: int | None = None) -> Iterator[LinkRoute]:
+    """The routes by a link in every table or in one, of both families. CniError 999."""
     for version in (4, 6):
-        for item in routes.every(netlink, version, table=routes.MAIN_TABLE):
+        for item in routes.every(netlink, version, table=table):
             if item.index == index:
                 yield LinkRoute(item.route, item.protocol, item.source)
 

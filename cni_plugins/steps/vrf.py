@@ -11,6 +11,7 @@ from cni_plugins.kernel import link_kinds, links, routes
 from cni_plugins.kernel.links import Link
 from cni_plugins.kernel.netlink.route import Netlink
 from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.spec.result import Route
 from cni_plugins.steps import link_state
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.routing_tables import guarded, vrf_table
@@ -56,16 +57,20 @@ class VrfPort(Step):
             )
         # An interface that changes its domain goes down for a moment, and loses what hangs on it.
         held = list(link_state.held_addresses(netlink, port.index))
-        routed = list(link_state.main_routes(netlink, port.index))
+        routed = list(link_state.link_routes(netlink, port.index))
         netlink.request(links.set_master(self.ifname, port.index, vrf.index))
         link_state.give_addresses(netlink, port.index, held)
         netlink.request(
             *(
-                replace(item, route=replace(item.route, table=self.table)).add(port.index)
+                replace(item, route=replace(item.route, table=self._table_of(item.route))).add(port.index)
                 for item in link_state.by_reach(routed)
                 if item.protocol != routes.PROTOCOL_KERNEL
             )
         )
+
+    def _table_of(self, route: Route) -> int | None:
+        """The VRF's for what was in the main table; a table that somebody chose stays."""
+        return self.table if route.table in (None, routes.MAIN_TABLE) else route.table
 
     def _make(self, netlink: Netlink) -> Link:
         message = link_kinds.vrf(self.vrf, self.table, mac=self.mac)
