@@ -139,16 +139,16 @@ def udhcpd(
     server: Netns, *, seconds: int = 10, first: str = "10.77.1.1", last: str = "10.77.1.250"
 ) -> Iterator[Running]:
     """A server that gives leases as short as a test wants them."""
-    files = server.node.path("/root")
+    files = server.node.path("/run")
     conf = (
         f"interface lan1\nstart {first}\nend {last}\n"
-        "lease_file /root/udhcpd.leases\npidfile /root/udhcpd.pid\n"
+        "lease_file /run/udhcpd.leases\npidfile /run/udhcpd.pid\n"
         f"min_lease 1\nconflict_time 3600\ndecline_time 3600\noption subnet 255.255.0.0\n"
         f"option router {SERVER}\noption lease {seconds}\n"
     )
     (files / "udhcpd.conf").write_text(conf)
     (files / "udhcpd.leases").write_text("")
-    with started(server.popen(["udhcpd", "-f", "/root/udhcpd.conf"])) as running:
+    with started(server.popen(["udhcpd", "-f", "/run/udhcpd.conf"])) as running:
         until(lambda: running.ended() or (files / "udhcpd.pid").exists(), what="udhcpd serves")
         assert not running.ended(), running.errors()
         yield running
@@ -388,9 +388,9 @@ def kea(server: Netns, *, seconds: int = 10) -> Iterator[Running]:
             "loggers": [{"name": "kea-dhcp4", "severity": "INFO", "output_options": [{"output": "stdout"}]}],
         }
     }
-    node.path("/root/kea.json").write_text(json.dumps(conf))
+    node.path("/run/kea.json").write_text(json.dumps(conf))
     env = {"KEA_PIDFILE_DIR": "/run", "KEA_LOCKFILE_DIR": "none"}
-    with started(server.popen(["kea-dhcp4", "-c", "/root/kea.json"], env=env)) as running:
+    with started(server.popen(["kea-dhcp4", "-c", "/run/kea.json"], env=env)) as running:
         until(lambda: running.ended() or b"DHCP4_STARTED" in running.output(), what="kea serves")
         assert not running.ended(), running.errors()
         yield running
