@@ -7,10 +7,10 @@ parent with more containers than fit is drawn by groups of one task name.
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
 
 from cni_plugins.spec.text import printable
 from cni_plugins.view.attachments import Attachment, State
@@ -154,4 +154,4 @@ def _box(x: float, y: float, wide: float, label: str, about: str) -> str:
 
 
 def _safe(text_: str) -> str:
-    return escape(printable(text_))
+    return html.escape(printable(text_))

@@ -24,7 +24,7 @@ EXCLUDED = (
     "pytest", "readline", "setuptools", "smtplib", "socks", "sqlite3", "statistics", "telnetlib",
     "test", "this", "tkinter", "tomllib", "tracemalloc", "trio", "turtle", "turtledemo", "unittest",
     "urllib3.contrib.emscripten", "venv", "webbrowser", "wsgiref", "xml", "xmlrpc",
-    "yaml", "zoneinfo",
+    "yaml._yaml", "yaml.cyaml", "zoneinfo",
 )  # fmt: skip
 
 
