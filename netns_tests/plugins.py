@@ -47,6 +47,12 @@ def signal_service(node: Node, name: str, of: str = "all") -> None:
     node.run(["busybox", "kill", f"-{name}", *chosen], check=False)
 
 
+def remove_sockets(node: Node) -> None:
+    """What a service that was killed leaves behind."""
+    for name in ("node.sock", "dhcp.sock"):
+        node.path(f"/run/mesokit/{name}").unlink(missing_ok=True)
+
+
 @contextmanager
 def service(node: Node) -> Iterator[None]:
     """The node service, while the block runs."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from netns_tests.node import Answer, Netns, Node, Running, answer, started, until
-from netns_tests.plugins import MESOKIT, service, signal_service
+from netns_tests.plugins import MESOKIT, remove_sockets, service, signal_service
 from netns_tests.snapshot import assert_clean, snapshot
 
 SOCKET = "/run/mesokit/node.sock"
@@ -162,7 +162,7 @@ def test_killed_in_the_middle_of_calls_nothing_fails_and_nothing_leaks(node: Nod
             in_parallel(len(boxes), work)
             killer.join()
             signal_service(node, "KILL")
-        node.path(SOCKET).unlink()
+        remove_sockets(node)
         addresses = [box.json("ip", "-j", "-4", "addr", "show", "eth0") for box in boxes]
         assert len({each[0]["addr_info"][0]["local"] for each in addresses}) == len(boxes)
         for number, box in enumerate(boxes):
@@ -231,7 +231,7 @@ def test_services_come_and_go_under_load(node: Node, ours: str) -> None:
             with started(start(node)):
                 seen = sum(calls)
                 until(lambda: sum(calls) > seen + 8)
-            node.path(SOCKET).unlink()
+            remove_sockets(node)
         finally:
             done.set()
 

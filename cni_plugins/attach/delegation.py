@@ -132,11 +132,22 @@ def addresses(call: Call, tx: Transaction) -> Result:
     name = ipam_type(call)
     if not name:
         return Result()
+    _require_ipam(tx.context.plugins.get(name), name)
     result = _add(call, tx, name)
     if not result.ips:
         raise CniError(Code.INVALID_CONFIG, f"ipam plugin {name} returned no addresses")
     wishes.require_ipv6_mtu(fold(call.config, "mtu"), result.ips)
     return result
+
+
+def _require_ipam(plugin: Plugin[Any] | None, name: str) -> None:
+    """A plugin that has an `ipam` itself would ask itself for addresses, and so on. CniError 7."""
+    if plugin is not None and plugin.kind is not Kind.IPAM:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"ipam.type is {name!r}, which is no IPAM plugin",
+            "host-local, static and dhcp give addresses",
+        )
 
 
 def needs_link(call: Call, tx: Transaction, *, mac_from_ip: bool = False) -> bool:
@@ -147,6 +158,7 @@ def needs_link(call: Call, tx: Transaction, *, mac_from_ip: bool = False) -> boo
     if not name:
         return False
     plugin = tx.context.plugins.get(name)
+    _require_ipam(plugin, name)
     if plugin is None or not plugin.needs_link:
         return False
     if mac_from_ip:
@@ -288,6 +300,7 @@ def _children(verb: Verb, plugin: Plugin[Any], call: Call, context: Context) -> 
     try:
         if plugin.kind is Kind.MAIN and plugin.takes_ipam:
             name = ipam_type(call)
+            _require_ipam(context.plugins.get(name), name)
             return [lambda: forward(verb, call, context, name)] if name else []
         delegate = delegate_of(call) if plugin.kind is Kind.META else None
         if delegate is None:

@@ -59,12 +59,21 @@ def default_vlan(bridge: Link) -> int:
 
 
 def create(netlink: Netlink, name: str, mac: str, *, mtu: int, promisc: bool, vlan_filtering: bool) -> bool:
-    """Make a bridge of ours, up; False if somebody was faster. CniError 999."""
+    """Make a bridge of ours, up; False if somebody was faster. CniError 7 where the kernel cannot filter
+    VLANs, else 999.
+    """
     data: list[tuple[str, Any]] = [("IFLA_BR_VLAN_FILTERING", 1)] if vlan_filtering else []
     size = {"mtu": mtu} if mtu else {}
     flags = IFF_UP | (IFF_PROMISC if promisc else 0)
     message = links.create(name, "bridge", data, address=mac, flags=flags, **size)
-    answer = answered(netlink.request(replace(message, allow=frozenset((errno.EEXIST,)))))
+    allowed = frozenset((errno.EEXIST, errno.EOPNOTSUPP) if vlan_filtering else (errno.EEXIST,))
+    answer = answered(netlink.request(replace(message, allow=allowed)))
+    if answer.error == errno.EOPNOTSUPP:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"bridge {name} cannot filter VLANs, as vlan and vlanTrunk need: this kernel was built without",
+            "leave the key out, or use a kernel with CONFIG_BRIDGE_VLAN_FILTERING",
+        )
     if answer.error:
         return False
     netlink.request(links.change(name, 0, ifalias=ALIAS))

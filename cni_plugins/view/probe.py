@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 
-from cni_plugins.kernel import addresses, counters, links, neighbours, routes
+from cni_plugins.kernel import addresses, counters, ip_counters, links, neighbours, routes
 from cni_plugins.kernel.counters import Counters
 from cni_plugins.kernel.namespace import entered
 from cni_plugins.kernel.neighbours import State as Known
@@ -96,15 +96,16 @@ def probe(way: Way, ask: Ask, host: Namespace) -> Outcome:
                     Netlink(stack.enter_context(inside_of(other, host)), after(_SECONDS))
                 )
         trace = _trace(stack, host, source, target)
-        before = _counted(near, middle, far)
+        before, answered = _counted(near, middle, far), _sent(far, target)
         began = time.monotonic()
         verdict, about = _send(inside, source, target, ask)
         took = round((time.monotonic() - began) * 1000, 2)
-        later = _counted(near, middle, far)
+        later, answered = _counted(near, middle, far), _sent(far, target) - answered
         drops = trace.drops() if trace is not None else []
         if verdict in {"answered", "refused"}:
             return Outcome(target.version, str(source), str(target), verdict, took, about, "", ())
-        hops = tuple(_hops(one, other, target, _Look(near, middle, far, source, before, later, drops)))
+        look = _Look(near, middle, far, source, before, later, drops, answered)
+        hops = tuple(_hops(one, other, target, look))
     bad = next((hop for hop in hops if hop.passed is False), None)
     ends = (
         bad.place if bad is not None else "beyond what can be seen" if other is None else "the target itself"
@@ -144,6 +145,7 @@ class _Look:
     before: tuple[Count, Count, Count]
     later: tuple[Count, Count, Count]
     drops: list[Drop]
+    answered: int  # packets that the target sent meanwhile, ARP and neighbour discovery left out
 
     def gained(self, place: int, name: str, field: str) -> int:
         one, other = self.before[place].get(name), self.later[place].get(name)
@@ -163,6 +165,10 @@ def _counted(near: Netlink, middle: Netlink, far: Netlink | None) -> tuple[Count
             {link.name: carried[link.index] for link in links.every(netlink) if link.index in carried}
         )
     return found[0], found[1], found[2]
+
+
+def _sent(far: Netlink | None, target: Ip) -> int:
+    return ip_counters.sent(far.namespace, target.version) if far is not None else 0
 
 
 def _send(inside: Namespace, source: Ip, target: Ip, ask: Ask) -> tuple[str, str]:
@@ -327,7 +333,7 @@ def _arriving(other: Attachment, target: Ip, look: _Look) -> Iterator[Hop]:
         return
     sent, came = look.gained(1, host, "sent_packets"), look.gained(2, other.ifname, "received_packets")
     if came:
-        back = look.gained(2, other.ifname, "sent_packets")
+        back = look.answered
         about = f"{came} packets arrived, {back} went back"
         if not routes.towards(look.far, look.source):
             yield Hop(place, False, "the target has no route back")
