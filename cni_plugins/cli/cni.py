@@ -46,11 +46,11 @@ def _columns() -> int:
 @command.command("help")
 @click.argument("plugin", required=False, shell_complete=_names)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--markdown", is_flag=True, help="Print all plugins as the README has them.")
+@click.option("--markdown", is_flag=True, help="Print all plugins in one document, as Markdown.")
 @click.option(
     "--into",
     type=click.Path(exists=True, dir_okay=False, writable=True, path_type=Path),
-    help="Renew the generated part of this README.",
+    help="Renew the generated part of this document.",
 )
 def show(plugin: str | None, as_json: bool, markdown: bool, into: Path | None) -> None:
     """Print what PLUGIN makes and every key it takes, or list the plugins.

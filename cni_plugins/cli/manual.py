@@ -126,7 +126,7 @@ def _table_row(row: Row) -> str:
 
 
 def markdown() -> str:
-    """All pages, as the README of the plugins holds them."""
+    """All pages, as MANUAL.md of the plugins holds them."""
     lines = [BEGIN, ""]
     for item in pages():
         lines += [f"### {item.name}", "", f"{item.about[:1].upper()}{item.about[1:]}. It {item.kind}.", ""]

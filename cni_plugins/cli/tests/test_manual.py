@@ -1,4 +1,4 @@
-"""The manual: every plugin has a page that says what it makes, and the README holds what the code says."""
+"""The manual: every plugin has a page that says what it makes, and MANUAL.md holds what the code says."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,12 @@ from cni_plugins.cli import manual
 from cni_plugins.cli.main import main
 from cni_plugins.plugins.registry import MODULES
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+MANUAL = Path(__file__).resolve().parents[2] / "MANUAL.md"
 
 
-def test_the_readme_is_fresh() -> None:
-    text = README.read_text()
-    assert manual.renewed(text) == text, "stale: run `mesokit cni help --into cni_plugins/README.md`"
+def test_the_manual_is_fresh() -> None:
+    text = MANUAL.read_text()
+    assert manual.renewed(text) == text, "stale: run `mesokit cni help --into cni_plugins/MANUAL.md`"
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
