@@ -75,7 +75,7 @@ def test_help_and_a_wrong_option(node: Node, host: str) -> None:
 def test_packaging_install_takes_an_archive(node: Node, archive: Path) -> None:
     """A checkout that is not set up; programs that would compile or fetch would be noticed."""
     node.shell(
-        f"mkdir -p /root/checkout && cp -a {TOP}/packaging /root/checkout/ && mkdir /root/bin\n"
+        f"mkdir -p /root/checkout && cp -a {TOP}/packaging /root/checkout/ && mkdir /root/bin /root/image\n"
         "for each in gcc musl-gcc apt-get pip python3; do\n"
         '    printf "#!/bin/sh\\necho $0 >>/run/called; exit 1\\n" >/root/bin/$each\n'
         "    chmod +x /root/bin/$each\n"

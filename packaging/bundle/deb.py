@@ -1,16 +1,15 @@
 """The Debian package: bundles and launchers in /usr/lib/mesokit, the commands in /usr/bin, units,
-manual pages, completions.
+manual pages, completions, and what documents.py writes.
 """
 
 from __future__ import annotations
 
-import gzip
 import os
 import shutil
 import subprocess
-from email.utils import formatdate
 from pathlib import Path
 
+import documents
 import freeze
 import launchers
 import manual
@@ -47,6 +46,10 @@ _POSTINST = """\
 set -e
 case "$1" in
 configure|abort-upgrade|abort-remove|abort-deconfigure)
+    if [ -e /usr/local/lib/mesokit/installed.json ]; then
+        echo "mesokit: a release is installed in /usr/local too, and goes before this package:" >&2
+        echo "its commands in PATH, its units in /etc/systemd/system. Take it away with its uninstall." >&2
+    fi
     command -v systemctl >/dev/null || exit 0
     if [ "$1" = configure ] && [ -z "$2" ]; then
         systemctl enable mesokit-node.socket || true
@@ -130,11 +133,7 @@ def fill(bundles: Path, root: Path, version: str) -> None:
     units.mkdir(parents=True)
     for unit in sorted(_SYSTEMD.iterdir()):
         (units / unit.name).write_text(unit.read_text().replace("@BINDIR@", "/usr/bin"))
-    documents = root / "usr/share/doc/mesokit"
-    documents.mkdir(parents=True)
-    changes = f"mesokit ({version}) unstable; urgency=medium\n\n  * Version {version}.\n\n"
-    changes += f" -- The mesokit authors <mesokit@localhost>  {formatdate(freeze.epoch())}\n"
-    (documents / "changelog.gz").write_bytes(gzip.compress(changes.encode(), mtime=0))
+    documents.write(root / "usr/share/doc/mesokit", version, freeze.epoch())
     for name in ("mesokit", "mesokit-executor"):
         for page in manual.pages(commands / name, name):
             manual.write(page, version, root)

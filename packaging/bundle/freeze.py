@@ -16,7 +16,7 @@ TOP = Path(__file__).resolve().parents[2]
 LOADER = "ld-linux.so.2"  # the name that packaging/launcher/bundle.h knows
 
 # The rooms whose content ends up in a bundle.
-_ROOMS = ("cni_plugins", "executor", "proto", "packaging/bundle", "packaging/launcher")
+_ROOMS = ("cni_plugins", "executor", "proto", "packaging/bundle", "packaging/launcher", "packaging/example")
 
 # Opened by the C library itself, so that no program lists them as needed: host names by DNS, ends of threads.
 _UNLISTED = ("libresolv.so.2", "libnss_dns.so.2", "libgcc_s.so.1")

@@ -43,7 +43,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--prefix", default="/usr/local", help="for programs and bundles (default %(default)s)"
     )
     parser.add_argument("--no-service", action="store_true", help="do not install the node service's units")
-    parser.add_argument("--root", default="", metavar="DIR", help="install into the root file system in DIR")
+    parser.add_argument(
+        "--root",
+        type=installed.root,
+        default="",
+        metavar="DIR",
+        help="install into the root file system in DIR, which is there",
+    )
     return parser.parse_args(argv)
 
 
@@ -52,7 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.umask(0o022)
     options = arguments(argv)
     source = Path(options.source)
-    place = Place(options.root.rstrip("/"), options.prefix.rstrip("/"))
+    place = Place(options.root, options.prefix.rstrip("/"))
+    if installed.package_of(place) and place.prefix == "/usr":
+        sys.stderr.write(
+            "install: --prefix /usr: the Debian package mesokit has its files there: choose another prefix "
+            "(/usr/local), or take the package away first (apt-get remove mesokit)\n"
+        )
+        return 1
     before = installed.load(place) or Manifest()
     plugin_dirs = [
         os.path.normpath(each) for each in options.plugin_dir or before.plugin_dirs or ["/opt/cni/bin"]
@@ -83,7 +95,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"removed the old release {name}")
     for name in left:
         say(f"kept the old release {name}: programs of it are running")
+    if installed.package_of(place):
+        say(shadowed(place, now))
     return 0
+
+
+def shadowed(place: Place, now: Manifest) -> str:
+    """What becomes of the Debian package that is there beside the release."""
+    units = ", and the units in /etc/systemd/system before the package's" if now.service else ""
+    return (
+        f"the Debian package mesokit is installed too: {place.prefix}/bin/mesokit goes before its "
+        f"/usr/bin/mesokit wherever PATH has {place.prefix}/bin first{units}. To have one of them, take "
+        "the package away (apt-get remove mesokit) or this release (packaging/uninstall, or its uninstall)"
+    )
 
 
 def add_release(place: Place, source: Path, release: str) -> None:

@@ -12,6 +12,7 @@ release, turns the links by renaming, and removes only releases in which nothing
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -53,6 +54,21 @@ class Manifest:
     plugin_dirs: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     replaced: dict[str, str] = field(default_factory=dict)
+
+
+def root(text: str) -> str:
+    """The value of `--root`: a directory that is there, without its last slash. ArgumentTypeError."""
+    if text and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no directory: name one that is there, or make it first"
+        )
+    return text.rstrip("/")
+
+
+def package_of(place: Place) -> bool:
+    """Whether the Debian package is on this host: its bundles are directories, where a release has links."""
+    bundle = place.real("/usr/lib/mesokit/mesokit-cni.d")
+    return bundle.is_dir() and not bundle.is_symlink()
 
 
 def load(place: Place) -> Manifest | None:

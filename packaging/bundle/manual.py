@@ -57,9 +57,9 @@ def roff(page: Page, version: str) -> str:
     lines = page.help.splitlines()
     usage = lines[0].partition("sage: ")[2] if lines else page.name
     lines = lines[1:]
-    about = next((line.strip() for line in lines if line.strip()), page.name)
+    about = _first_sentence(lines) or page.name
     made = [f'.TH {page.name.upper()} 1 "" "mesokit {version}" "mesokit"', ".SH NAME"]
-    made += [f"{_escape(page.name)} \\- {_escape(about.rstrip('.'))}", ".SH SYNOPSIS", f".B {_escape(usage)}"]
+    made += [f"{_escape(page.name)} \\- {_escape(about)}", ".SH SYNOPSIS", f".B {_escape(usage)}"]
     made += [".SH DESCRIPTION", ".nf"]
     for line in lines:
         section = _SECTION.match(line)
@@ -68,6 +68,13 @@ def roff(page: Page, version: str) -> str:
         else:
             made.append(_escape(line.removeprefix("  ")))
     return "\n".join([*made, ".fi", ""])
+
+
+def _first_sentence(lines: Sequence[str]) -> str:
+    """Of the first paragraph, whole and on one line, without its full stop."""
+    words = "\n".join(lines).strip().partition("\n\n")[0].split()
+    end = next((number for number, word in enumerate(words, 1) if word[-1] in ".!?:"), len(words))
+    return " ".join(words[:end]).rstrip(".:")
 
 
 def _escape(text: str) -> str:

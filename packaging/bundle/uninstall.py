@@ -26,9 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`argv` without the program's name; the exit status."""
     parser = argparse.ArgumentParser(prog="uninstall", description=_HELP)
     parser.add_argument("--prefix", default="/usr/local", help="as given to install (default %(default)s)")
-    parser.add_argument("--root", default="", metavar="DIR", help="as given to install")
+    parser.add_argument("--root", type=installed.root, default="", metavar="DIR", help="as given to install")
     options = parser.parse_args(argv)
-    place = Place(options.root.rstrip("/"), options.prefix.rstrip("/"))
+    place = Place(options.root, options.prefix.rstrip("/"))
     manifest = installed.load(place)
     if manifest is None:
         say(f"mesokit is not installed in {place.prefix}")
