@@ -62,10 +62,10 @@ def empty_root(node: Node, dist: Dist) -> str:
     written, /tmp is noexec."""
     node.shell(
         "mkdir /run/root && mount -t tmpfs none /run/root && cd /run/root\n"
-        "mkdir -p bin opt/cni/bin opt/executor proc run var/lib/cni tmp sandbox\n"
+        "mkdir -p bin opt/cni/bin opt/executor proc run var/lib/cni var/lib/mesokit tmp sandbox\n"
         "cp /usr/bin/busybox bin/busybox && ln -s busybox bin/sh\n"
         f"cp -a {dist.plugins}/. opt/cni/bin && cp -a {dist.executor.parent}/. opt/executor\n"
-        "mount -t tmpfs none run && mount -t tmpfs none var/lib/cni && mount -t tmpfs none sandbox\n"
+        "for at in run var/lib/cni var/lib/mesokit sandbox; do mount -t tmpfs none $at || exit 1; done\n"
         "mount -t tmpfs -o noexec none tmp\n"
         "chmod 1777 sandbox\n"
         "mount -o remount,ro,bind /run/root 2>/dev/null || mount -o remount,ro /run/root\n"
@@ -100,6 +100,24 @@ def test_commands_in_an_empty_root(node: Node, empty_root: str, user: int) -> No
         node, inside(empty_root, "/opt/cni/bin/bridge", user=user), env={"CNI_COMMAND": "VERSION"}
     )
     assert "1.1.0" in answer(finished).ok()["supportedVersions"]
+
+
+FRAMEWORK = "--fake-master --store /run/framework.db --listen 127.0.0.1:8080"
+
+
+def test_policy_files_and_the_framework_need_no_python_of_the_host(node: Node, empty_root: str) -> None:
+    """YAML, SQLite, the web server and the master are in the bundle too."""
+    policy = node.path(f"{empty_root}/run/policy.d")
+    policy.mkdir()
+    (policy / "web.yaml").write_text("policies:\n- name: web\n  colour: red\n")
+    told = bare(node, inside(empty_root, "/opt/cni/bin/mesokit", "policy", "check", "/run/policy.d"))
+    assert told.status and "web.yaml:3" in told.stderr.decode() and "colour" in told.stderr.decode()
+    words = ["/opt/cni/bin/mesokit", "framework", *FRAMEWORK.split()]
+    with started(node.popen(inside(empty_root, *words), bare=True)) as running:
+        env = {"MESOKIT_FRAMEWORK": "http://127.0.0.1:8080"}
+        listing = inside(empty_root, "/opt/cni/bin/mesokit", "app", "ls", "--json")
+        until(lambda: running.ended() or not bare(node, listing, env=env).status, what="an answer")
+        assert not running.ended(), running.errors()
 
 
 CONF = {

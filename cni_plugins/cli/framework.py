@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import logging
+import os
+import pwd
 import sys
 from pathlib import Path
 
@@ -23,6 +24,17 @@ Examples:
   mesokit framework --zk zk://z1:2181,z2:2181/mesos --store-zk z1:2181,z2:2181 --listen 10.0.0.5:8080
       one of several: whoever leads works, the others send on to it
 """
+
+
+def _user() -> str:
+    """Who runs this; a root file system may have no user database."""
+    number = os.geteuid()
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        if number == 0:
+            return "root"
+    raise click.UsageError(f"user {number} has no name on this host: say --user NAME")
 
 
 @click.command("framework", epilog=EXAMPLES)
@@ -63,7 +75,7 @@ Examples:
 @click.option(
     "--role", "roles", multiple=True, default=("*",), show_default=True, help="A role; may be repeated."
 )
-@click.option("--user", default=getpass.getuser, show_default="you", help="Unix user of tasks and executors.")
+@click.option("--user", default=_user, show_default="you", help="Unix user of tasks and executors.")
 @click.option("--principal", default="", help="Who it is for the master.")
 @click.option("--secret-file", type=_PATH, help="Its secret, for basic authentication.")
 @click.option("--master-token-file", type=_PATH, help="A bearer token for the master instead.")

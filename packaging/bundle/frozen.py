@@ -21,7 +21,7 @@ EXCLUDED = (
     "dbm", "decimal", "distutils", "doctest", "ensurepip", "fractions", "ftplib", "h2", "idlelib",
     "imaplib", "lib2to3", "mailbox", "mypy", "nntplib", "numpy", "pdb", "pip",
     "pkg_resources", "poplib", "psutil.tests", "py_compile", "pycparser", "pydoc", "pydoc_data",
-    "pytest", "readline", "setuptools", "smtplib", "socks", "sqlite3", "statistics", "telnetlib",
+    "pytest", "readline", "setuptools", "smtplib", "socks", "statistics", "telnetlib",
     "test", "this", "tkinter", "tomllib", "tracemalloc", "trio", "turtle", "turtledemo", "unittest",
     "urllib3.contrib.emscripten", "venv", "webbrowser", "wsgiref", "xml", "xmlrpc",
     "yaml._yaml", "yaml.cyaml", "zoneinfo",
