@@ -1,6 +1,9 @@
 """chain: what a network configuration list does, in one plugin, for runtimes that know no lists (Mesos).
 
-    {"name": "data-net", "type": "chain", "plugins": [{"type": "bridge", …}, {"type": "portmap", …}]}
+    {"cniVersion": "1.0.0", "name": "data-net", "type": "chain", "plugins": [
+      {"type": "bridge", "bridge": "data0", "isDefaultGateway": true, "ipMasq": true,
+       "ipam": {"type": "host-local", "subnet": "10.50.11.0/24"}},
+      {"type": "portmap", "capabilities": {"portMappings": true}}]}
 
 ADD runs the members in order, each with the result of the one before; DEL takes them down in the opposite
 order; CHECK shows each the final result. Ours run in this process and in one transaction: if the last one

@@ -16,11 +16,57 @@ from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.plugins.registry import MODULES, Plugins
 from cni_plugins.spec.config import Key, keys_of
 
+_ANY, _MAIN, _META = frozenset(Kind), frozenset({Kind.MAIN}), frozenset({Kind.META})
 KINDS: Mapping[Kind, str] = {
     Kind.MAIN: "makes an interface",
     Kind.IPAM: "chooses addresses (under the key `ipam` of a plugin that makes an interface)",
     Kind.META: "changes what another plugin made: after it in a list, or around it with the key `delegate`",
 }
+#: What stands in any network's file, whatever its plugin: key, value, plugins that have it, meaning.
+COMMON: tuple[tuple[str, str, frozenset[Kind], str], ...] = (
+    (
+        "cniVersion",
+        "string",
+        _ANY,
+        "the specification's version, of the configuration and of the result: 1.0.0",
+    ),
+    (
+        "cniVersions",
+        "list of string",
+        _ANY,
+        "instead, versions of which the runtime takes the highest it knows",
+    ),
+    ("name", "string", _ANY, "the network's: what a task asks for, and the folder of its reservations"),
+    ("type", "string", _ANY, "the plugin's name"),
+    ("ipam", "object", _MAIN, "who chooses addresses: `type` (host-local, static, dhcp) and that one's keys"),
+    (
+        "delegate",
+        "object",
+        _META,
+        "the plugin to run first, a whole configuration but for name and cniVersion",
+    ),
+    ("plugins", "list of object", _ANY, "of a list, or of chain: the members in order; a list has no `type`"),
+    ("dns", "object", _ANY, "`nameservers`, `domain`, `search`, `options` for the result's dns"),
+    (
+        "capabilities",
+        "object",
+        _ANY,
+        "what `runtimeConfig` may have, each true: portMappings, ips, mac, bandwidth, ipRanges, dns, …",
+    ),
+    ("runtimeConfig", "object", _ANY, "written by the runtime: the values of what `capabilities` names"),
+    (
+        "args",
+        "object",
+        _ANY,
+        "written by the runtime: `cni` (ips, mac, mtu, …) and Mesos' `org.apache.mesos`",
+    ),
+    ("prevResult", "object", _ANY, "written by the runtime: the result so far, of a list's earlier members"),
+    ("networkInfoLabels", "object", _ANY, "which labels of a Mesos task count: {prefix, allow}"),
+    ("disableCheck", "boolean", _ANY, "of a list or of chain: CHECK asks no member"),
+    ("disableGC", "boolean", _ANY, "of a list: the runtime runs no GC"),
+    ("loadOnlyInlinedPlugins", "boolean", _ANY, "of a list: no members from files beside it"),
+)
+_OF_LISTS = {"plugins", "disableCheck", "disableGC", "loadOnlyInlinedPlugins"}
 BEGIN = "<!-- generated: mesokit cni help --markdown -->"
 END = "<!-- end of what is generated -->"
 
@@ -90,9 +136,19 @@ def plain(item: Page, width: int = 100) -> str:
             lines += _wrapped(row.about, width, "      ", "      ")
     else:
         lines.append("It has no keys of its own.")
+    lines += ["", *_wrapped(_beside(item), width)]
     versions = f"{item.versions[0]} to {item.versions[-1]}"
     verbs = f"Specification versions {versions}; verbs ADD, DEL, CHECK, GC, STATUS, VERSION."
     return "\n".join([*lines, "", *_wrapped(verbs, width)])
+
+
+def _beside(item: Page) -> str:
+    """The keys that stand beside a plugin's own, as a sentence."""
+    of = next(kind for kind, about in KINDS.items() if about == item.kind)
+    without = _OF_LISTS if Plugins()[item.name].takes_ipam else _OF_LISTS | {"ipam"}
+    names = [key for key, _, kinds, _ in COMMON if of in kinds and key not in without]
+    listed = ", ".join(names)
+    return f"Beside its own, a network's file has: {listed} (`mesokit cni help --markdown` explains them)."
 
 
 def fitted(text: str, width: int) -> str:
@@ -127,7 +183,24 @@ def _table_row(row: Row) -> str:
 
 def markdown() -> str:
     """All pages, as MANUAL.md of the plugins holds them."""
-    lines = [BEGIN, ""]
+    lines = [
+        BEGIN,
+        "",
+        "### Keys of every network",
+        "",
+        "| key | value | of | meaning |",
+        "|---|---|---|---|",
+    ]
+    for key, value, kinds, about in COMMON:
+        of = (
+            "any"
+            if kinds == _ANY
+            else "plugins that make an interface"
+            if kinds == _MAIN
+            else "plugins around one"
+        )
+        lines.append(f"| `{key}` | {value} | {of} | {_cell(about)} |")
+    lines.append("")
     for item in pages():
         lines += [f"### {item.name}", "", f"{item.about[:1].upper()}{item.about[1:]}. It {item.kind}.", ""]
         lines += [item.text, ""]

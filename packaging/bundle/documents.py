@@ -36,6 +36,9 @@ A task on two networks, without any agent:
     cp /usr/share/doc/mesokit/examples/net.d/* /etc/cni/net.d/
     mesokit run /usr/share/doc/mesokit/examples/task.json
 
+The example's `dev-net` has 11.50.11.0/24, which is public space of somebody else: on a host that has an
+Internet to reach, write a private network there, 10.50.12.0/24 say.
+
 `mesokit --help` lists the commands, `mesokit cni help` the plugins, `mesokit doctor` says what is wrong with
 this node. Every command has a manual page: `man mesokit-doctor`.
 """

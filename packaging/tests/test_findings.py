@@ -12,9 +12,9 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
 TABLES = (TOP / "executor/tests/README.md", TOP / "netns_tests/README.md")
-LAST = {"S": 28, "E": 20, "C": 25, "R": 8, "M": 7, "U": 12}
+LAST = {"S": 28, "E": 20, "C": 25, "R": 8, "M": 7, "U": 13}
 #: May have a row, and need none.
-MORE = {f"U{number}" for number in range(13, 16)}
+MORE = {f"U{number}" for number in range(14, 16)}
 
 #: Findings that no test keeps closed.
 MISSING: frozenset[str] = frozenset()

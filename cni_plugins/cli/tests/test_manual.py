@@ -1,7 +1,12 @@
 """The manual: every plugin has a page that says what it makes, and MANUAL.md holds what the code says."""
 
 import json
+import os
+import re
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -9,6 +14,7 @@ from click.testing import CliRunner
 from cni_plugins.cli import manual
 from cni_plugins.cli.main import main
 from cni_plugins.plugins.registry import MODULES
+from cni_plugins.spec.config import COMMON_KEYS
 
 MANUAL = Path(__file__).resolve().parents[2] / "MANUAL.md"
 
@@ -47,3 +53,52 @@ def test_an_unknown_plugin_is_named_with_the_nearest() -> None:
     answer = CliRunner().invoke(main, ["cni", "help", "brige"])
     assert answer.exit_code == 2
     assert "'brige'" in answer.output
+
+
+def examples(text: str) -> list[str]:
+    """The JSON documents in a page: indented by four, as Markdown has it."""
+    blocks = re.findall(r"(?:^ {4}.*\n?)+", text, re.MULTILINE)
+    return [textwrap.dedent(block) for block in blocks if block.lstrip().startswith("{")]
+
+
+def nested(config: Any) -> Iterator[dict[str, Any]]:
+    """A configuration, and those within it."""
+    yield config
+    for inner in (*config.get("plugins", ()), *filter(None, [config.get("delegate")])):
+        yield from nested(inner)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_examples_are_whole_networks_that_validate(name: str, tmp_path: Path) -> None:
+    """What can be missing on a machine, a master or flanneld's file, is no fault of the example."""
+    found = examples(manual.page(name).text)
+    assert found
+    for text in found:
+        config = json.loads(text)
+        assert config["cniVersion"] in manual.page(name).versions
+        path = tmp_path / f"{config['name']}.{'conf' if 'type' in config else 'conflist'}"
+        path.write_text(text)
+        told = CliRunner().invoke(main, ["cni", "validate", os.fspath(path), "--json"])
+        problems = json.loads(told.stdout)
+        wrong = [each for each in problems["problems"] if each["kind"] != "missing"]
+        assert wrong == []
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_gateway_in_an_example_is_somebodys(name: str) -> None:
+    """On a bridge a gateway, and a default route to it, count only where the bridge has its address."""
+    for text in examples(manual.page(name).text):
+        for config in nested(json.loads(text)):
+            if config.get("type") == "bridge" and "ipam" in config:
+                assert config.get("isGateway") or config.get("isDefaultGateway"), text
+
+
+def test_the_keys_of_every_network_are_all_in_the_manual() -> None:
+    assert {key for key, *_ in manual.COMMON} == COMMON_KEYS
+    told = manual.plain(manual.page("bridge")), manual.plain(manual.page("tuning"))
+    for text, wanted in zip(told, ("ipam", "delegate"), strict=True):
+        line = " ".join(text.partition("Beside its own,")[2].split())
+        for key in (wanted, "cniVersion", "dns", "capabilities"):
+            assert key in line
+    for key in COMMON_KEYS:
+        assert f"| `{key}` |" in manual.markdown()

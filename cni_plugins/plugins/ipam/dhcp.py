@@ -7,7 +7,7 @@ is started). Leases are files below /var/lib/mesokit/leases: a restart or an upg
 none. DEL gives the lease back, whether that process runs or not. When a lease ends because no server renews
 it, the address is taken from the interface and the daemon's log says so; it goes on asking.
 
-    {"name": "lan", "type": "macvlan", "master": "eth0",
+    {"cniVersion": "1.0.0", "name": "lan", "type": "macvlan", "master": "eth0",
      "ipam": {"type": "dhcp", "provide": [{"option": "host-name", "fromArg": "K8S_POD_NAME"}],
               "request": [{"option": "routers"}, {"option": "42"}], "priority": 200}}
 """

@@ -6,7 +6,7 @@ was released rests before it is given again. With `sticky`, a workload that come
 had, if that is free. Reservations that it made before the last boot are void; they are taken when nothing
 else is left.
 
-    {"name": "app-net", "type": "bridge", "bridge": "app0",
+    {"cniVersion": "1.0.0", "name": "app-net", "type": "bridge", "bridge": "app0", "isGateway": true,
      "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.50.0.0/16", "rangeStart": "10.50.1.0"}],
                                                [{"subnet": "fd00:50::/64"}]],
               "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}}

@@ -6,7 +6,7 @@ prefix length takes prefix and gateway from the configured address whose network
 `GATEWAY` gives its gateways to the addresses whose network they lie in. Nothing is reserved here, so what a
 Mesos task asks for might be anybody's: its wish counts where `allowedAddresses` says so.
 
-    {"name": "lab", "type": "bridge", "bridge": "lab0",
+    {"cniVersion": "1.0.0", "name": "lab", "type": "bridge", "bridge": "lab0", "isGateway": true,
      "ipam": {"type": "static", "addresses": [{"address": "10.20.0.5/24", "gateway": "10.20.0.1"}]}}
 """
 

@@ -9,7 +9,8 @@ IPv6 of its own on the host (`disable_ipv6`): what passes it belongs to the brid
 address is a random one unless CNI_ARGS `MAC`, `args.cni.mac` or `runtimeConfig.mac` asks for one (the last of
 them wins). A `dns` object replaces what `ipam` found.
 
-    {"name": "app-net", "type": "bridge", "bridge": "app0", "isDefaultGateway": true, "ipMasq": true,
+    {"cniVersion": "1.0.0", "name": "app-net", "type": "bridge", "bridge": "app0",
+     "isDefaultGateway": true, "ipMasq": true,
      "ipam": {"type": "host-local", "subnet": "10.50.0.0/16"}}
 """
 

@@ -3,7 +3,7 @@
 Addresses that stay whatever happens to other interfaces: a service's address that a router announces, a name
 that programs bind to. What is sent out by it is dropped. `ipam` is needed.
 
-    {"name": "anycast", "type": "dummy",
+    {"cniVersion": "1.0.0", "name": "anycast", "type": "dummy",
      "ipam": {"type": "static", "addresses": [{"address": "192.0.2.53/32"}, {"address": "2001:db8::53/128"}]}}
 """
 

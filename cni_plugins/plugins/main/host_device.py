@@ -8,7 +8,7 @@ from a namespace that is gone; the kernel destroys a virtual one with it. Withou
 address. A device that a userspace driver has (vfio-pci, uio_pci_generic, igb_uio) is left alone: the
 container gets addresses in the result only.
 
-    {"name": "fast", "type": "host-device", "pciBusID": "0000:3d:00.1",
+    {"cniVersion": "1.0.0", "name": "fast", "type": "host-device", "pciBusID": "0000:3d:00.1",
      "ipam": {"type": "static", "addresses": [{"address": "192.0.2.9/24", "gateway": "192.0.2.1"}]}}
 """
 

@@ -11,7 +11,7 @@ After another plugin in a list it stands on the one interface of `prevResult` (u
 takes its addresses and routes if it has no `ipam` of its own. The addresses are announced in mode `l2`.
 Without any the interface is up and has no address.
 
-    {"name": "cloud", "type": "ipvlan", "master": "eth0", "mode": "l2",
+    {"cniVersion": "1.0.0", "name": "cloud", "type": "ipvlan", "master": "eth0", "mode": "l2",
      "ipam": {"type": "host-local", "subnet": "192.168.7.0/24", "rangeStart": "192.168.7.200"}}
 """
 

@@ -2,7 +2,7 @@
 
 CNI_IFNAME is not looked at. DEL takes `lo` down again if ADD found it down.
 
-    {"name": "lo", "type": "loopback"}
+    {"cniVersion": "1.0.0", "name": "lo", "type": "loopback"}
 """
 
 from dataclasses import dataclass

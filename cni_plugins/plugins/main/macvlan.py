@@ -5,7 +5,7 @@ namespace; with `linkInContainer` the master is looked for there. Frames leave b
 the network sees the container as one more machine; the host itself does not reach it that way. The addresses
 are announced (ARP, neighbour advertisement). Without `ipam` the interface is up and has no address.
 
-    {"name": "lan", "type": "macvlan", "master": "eth0", "mode": "bridge",
+    {"cniVersion": "1.0.0", "name": "lan", "type": "macvlan", "master": "eth0", "mode": "bridge",
      "ipam": {"type": "host-local", "subnet": "192.168.7.0/24", "rangeStart": "192.168.7.200"}}
 """
 

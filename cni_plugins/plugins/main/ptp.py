@@ -5,7 +5,7 @@ the host has a route to each address of the container and forwards. No packet of
 and nothing is flooded. The subnet's own route stands in the container as `GATEWAY dev` and `SUBNET via
 GATEWAY`. Without `ipam` both ends are up and have no address.
 
-    {"name": "edge", "type": "ptp", "ipMasq": true,
+    {"cniVersion": "1.0.0", "name": "edge", "type": "ptp", "ipMasq": true,
      "ipam": {"type": "host-local", "subnet": "10.60.0.0/24", "routes": [{"dst": "0.0.0.0/0"}]}}
 """
 

@@ -5,7 +5,8 @@ opened once for each queue, and has to be. With `bridge` it is a port of a bridg
 machine behind it then has the addresses, so leave `ipam` out. Without `ipam` it is up and has no address.
 `selinuxContext` needs a node with SELinux, and ip(8).
 
-    {"name": "vm", "type": "tap", "multiQueue": true, "owner": 107, "group": 107, "mtu": 1400}
+    {"cniVersion": "1.0.0", "name": "vm", "type": "tap", "multiQueue": true,
+     "owner": 107, "group": 107, "mtu": 1400}
 """
 
 from dataclasses import dataclass, replace

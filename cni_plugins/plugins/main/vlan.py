@@ -5,7 +5,7 @@ there. A master may itself be a VLAN's link (802.1Q in 802.1Q). A link has each 
 the second container that asks for it is refused. The MAC address is the master's. The addresses are announced
 (ARP, neighbour advertisement). Without `ipam` the interface is up and has no address.
 
-    {"name": "storage", "type": "vlan", "master": "eth0", "vlanId": 100,
+    {"cniVersion": "1.0.0", "name": "storage", "type": "vlan", "master": "eth0", "vlanId": 100,
      "ipam": {"type": "host-local", "subnet": "192.168.100.0/24", "rangeStart": "192.168.100.200"}}
 """
 

@@ -8,7 +8,8 @@ burst, and a burst always lets one frame pass. Limits of the configuration count
 traffic with those is. It stands after the plugin that made the veth (bridge, ptp), or around it as
 `delegate`. A second ADD, with the first one's result as prevResult, changes limits in place.
 
-    {"name": "data-net", "type": "bandwidth", "ingressRate": 50000000, "ingressBurst": 800000,
+    {"cniVersion": "1.0.0", "name": "data-net", "type": "bandwidth",
+     "ingressRate": 50000000, "ingressBurst": 800000,
      "egressRate": 20000000, "egressBurst": 400000,
      "delegate": {"type": "ptp", "ipam": {"type": "host-local", "subnet": "10.60.0.0/24"}}}
 """

@@ -3,7 +3,7 @@
 It attaches the container through `delegate` and publishes the task's `port_mappings`, as `portmap` does and
 by the same means: for both families, reachable from the host, the container and its neighbours too.
 
-    {"name": "mesos-net", "type": "mesos-cni-port-mapper", "chain": "MESOS-PORTS",
+    {"cniVersion": "1.0.0", "name": "mesos-net", "type": "mesos-cni-port-mapper", "chain": "MESOS-PORTS",
      "excludeDevices": ["mesos-br0"],
      "delegate": {"type": "bridge", "bridge": "mesos-br0", "isGateway": true, "ipMasq": true,
                   "ipam": {"type": "host-local", "subnet": "10.70.0.0/24"}}}

@@ -5,7 +5,7 @@ The mappings come from `runtimeConfig.portMappings` (capability `portMappings`, 
 which confines the port to one of the host's addresses. The container's first address of each family is mapped
 to.
 
-    {"name": "web-net", "type": "portmap",
+    {"cniVersion": "1.0.0", "name": "web-net", "type": "portmap",
      "delegate": {"type": "bridge", "isDefaultGateway": true,
                   "ipam": {"type": "host-local", "subnet": "10.60.0.0/24"}}}
 

@@ -7,8 +7,9 @@ for each family. With `addSourceHints` the routes to its subnets stay in the mai
 preferred source. With `table` there are the rules alone, and the routes of that table are yours (an `ipam`
 route's `table`).
 
-    {"name": "second", "type": "sbr", "delegate": {"type": "macvlan", "master": "eth1",
-     "ipam": {"type": "host-local", "subnet": "192.168.8.0/24", "rangeStart": "192.168.8.200"}}}
+    {"cniVersion": "1.0.0", "name": "second", "type": "sbr", "delegate": {"type": "macvlan", "master": "eth1",
+     "ipam": {"type": "host-local", "subnet": "192.168.8.0/24", "rangeStart": "192.168.8.200",
+              "gateway": "192.168.8.1"}}}
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,8 @@ interface. Where /etc/cni/tuning/allowlist.conf exists, each sysctl name must ma
 expressions).
 Of several sources the last wins: the configuration, CNI_ARGS `MAC`, `runtimeConfig.mac`, `args.cni`.
 
-    {"name": "data-net", "type": "tuning", "sysctl": {"net.core.somaxconn": "500"}, "mtu": 1400,
+    {"cniVersion": "1.0.0", "name": "data-net", "type": "tuning",
+     "sysctl": {"net.core.somaxconn": "500"}, "mtu": 1400,
      "delegate": {"type": "bridge", "bridge": "data0", "isGateway": true,
                   "ipam": {"type": "host-local", "subnet": "10.50.11.0/24"}}}
 """

@@ -5,7 +5,7 @@ it; it goes with the last of them. Addresses and routes of the interface move to
 `table`, or the first from 1 on that no VRF, rule or route has. Programs choose a VRF by binding to it (`ip
 vrf exec`, SO_BINDTODEVICE).
 
-    {"name": "blue-net", "type": "vrf", "vrfname": "blue",
+    {"cniVersion": "1.0.0", "name": "blue-net", "type": "vrf", "vrfname": "blue",
      "delegate": {"type": "bridge", "bridge": "blue0", "isGateway": true,
                   "ipam": {"type": "host-local", "subnet": "10.50.13.0/24"}}}
 """
