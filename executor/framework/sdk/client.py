@@ -25,11 +25,12 @@ from types import TracebackType
 from mesos.v1 import mesos_pb2
 from mesos.v1.scheduler import scheduler_pb2
 
-from executor.framework.sdk import session as sessions
+from executor.framework.sdk import session_events as told
 from executor.framework.sdk.calls import Call
 from executor.framework.sdk.connection import MAX_TEXT, Connection, dial
 from executor.framework.sdk.credentials import CredentialError, Credentials
-from executor.framework.sdk.session import (
+from executor.framework.sdk.session import Phase, Policy, Session
+from executor.framework.sdk.session_events import (
     CloseAll,
     Connected,
     Deliver,
@@ -38,11 +39,8 @@ from executor.framework.sdk.session import (
     Fate,
     OpenStream,
     Outcome,
-    Phase,
-    Policy,
     RefreshCredential,
     SendCall,
-    Session,
     Superseded,
 )
 from executor.protocol.encoding import DecodeError, Encoding, decode, encode
@@ -110,13 +108,13 @@ class Client:
 
     async def __aenter__(self) -> "Client":
         self._tasks = [asyncio.create_task(self._send_calls()), asyncio.create_task(self._watch_clock())]
-        self._feed(sessions.Start())
+        self._feed(told.Start())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._feed(sessions.Stop())
+        self._feed(told.Stop())
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
@@ -147,7 +145,7 @@ class Client:
         self._tokens += 1
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._outcomes[self._tokens] = future
-        self._feed(sessions.Say(self._tokens, call))
+        self._feed(told.Say(self._tokens, call))
         return future
 
     async def call(self, call: Call) -> Outcome:
@@ -156,20 +154,20 @@ class Client:
 
     def lead(self, address: str) -> None:
         """A detector's word on who leads: `host:port`, or "" for nobody."""
-        self._feed(sessions.Leader(address))
+        self._feed(told.Leader(address))
 
     def resume(self) -> None:
         """Subscribe again after Superseded: leadership was looked at, and is ours."""
-        self._feed(sessions.Start())
+        self._feed(told.Start())
 
     # ---- the session's actions
 
-    def _feed(self, given: sessions.Input) -> None:
+    def _feed(self, given: told.Input) -> None:
         for action in self.session.handle(given, _now()):
             self._act(action)
         self._moved.set()
 
-    def _act(self, action: sessions.Action) -> None:
+    def _act(self, action: told.Action) -> None:
         match action:
             case OpenStream():
                 self._close_stream()
@@ -210,13 +208,13 @@ class Client:
                 if head.status != 200:
                     text = (await connection.body(MAX_TEXT)).decode("utf-8", "replace")
                     self._feed(
-                        sessions.Opened(
+                        told.Opened(
                             generation, head.status, location=head.fields.get("location", ""), text=text
                         )
                     )
                     return
                 self._feed(
-                    sessions.Opened(
+                    told.Opened(
                         generation,
                         200,
                         head.fields.get("mesos-stream-id", ""),
@@ -225,11 +223,11 @@ class Client:
                     )
                 )
                 await self._read_records(connection, generation)
-            self._feed(sessions.Lost(generation, f"{action.master} ended the stream"))
+            self._feed(told.Lost(generation, f"{action.master} ended the stream"))
         except FramingError as error:
-            self._feed(sessions.Lost(generation, f"{action.master} sent no records: {error}"))
+            self._feed(told.Lost(generation, f"{action.master} sent no records: {error}"))
         except (OSError, CredentialError) as error:
-            self._feed(sessions.Lost(generation, f"{action.master}: {error or type(error).__name__}"))
+            self._feed(told.Lost(generation, f"{action.master}: {error or type(error).__name__}"))
 
     async def _read_records(self, connection: Connection, generation: int) -> None:
         decoder = RecordIODecoder(self._settings.max_record)
@@ -254,7 +252,7 @@ class Client:
                 self.undecodable += 1
                 event = None
                 log.warning("an event of %d bytes cannot be read: %s", len(record), error)
-            self._feed(sessions.Received(generation, event))
+            self._feed(told.Received(generation, event))
 
     async def _send_calls(self) -> None:
         while True:
@@ -264,7 +262,7 @@ class Client:
             if action is not None:
                 self._feed(await self._send(action))
 
-    async def _send(self, action: SendCall) -> sessions.Answered | sessions.CallLost:
+    async def _send(self, action: SendCall) -> told.Answered | told.CallLost:
         settings, connection = self._settings, self._calls
         try:
             if connection is None or not connection.reusable:
@@ -280,8 +278,8 @@ class Client:
             if self._calls is connection:
                 self._calls = None
             sent = connection is not None and connection.sent
-            return sessions.CallLost(action.token, str(error) or type(error).__name__, sent)
-        return sessions.Answered(action.token, head.status, text)
+            return told.CallLost(action.token, str(error) or type(error).__name__, sent)
+        return told.Answered(action.token, head.status, text)
 
     def _request(
         self, master: str, call: Call, stream_id: str, *, accept: bool = False
@@ -309,7 +307,7 @@ class Client:
                 continue
             if not self._room.is_set():
                 self.session.heard(_now())  # it is us who do not listen
-            self._feed(sessions.Tick())
+            self._feed(told.Tick())
 
 
 def _now() -> float:

@@ -15,7 +15,14 @@ from executor.framework.fake_master.server import FakeMasterServer, Fault, serve
 from executor.framework.sdk import calls
 from executor.framework.sdk.client import Client, Notice, Settings
 from executor.framework.sdk.credentials import basic
-from executor.framework.sdk.session import Connected, Deliver, Disconnected, Failed, Fate, Superseded
+from executor.framework.sdk.session_events import (
+    Connected,
+    Deliver,
+    Disconnected,
+    Failed,
+    Fate,
+    Superseded,
+)
 from executor.protocol.encoding import Encoding
 
 Call = scheduler_pb2.Call

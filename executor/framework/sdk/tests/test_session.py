@@ -6,7 +6,8 @@ from mesos.v1.scheduler import scheduler_pb2
 
 from executor.framework.sdk import calls
 from executor.framework.sdk.calls import TaskRef
-from executor.framework.sdk.session import (
+from executor.framework.sdk.session import Phase, Policy, Session, leader_of
+from executor.framework.sdk.session_events import (
     Action,
     Answered,
     CallLost,
@@ -21,18 +22,14 @@ from executor.framework.sdk.session import (
     Opened,
     OpenStream,
     Outcome,
-    Phase,
-    Policy,
     Received,
     RefreshCredential,
     Say,
     SendCall,
-    Session,
     Start,
     Stop,
     Superseded,
     Tick,
-    leader_of,
 )
 
 Event = scheduler_pb2.Event
