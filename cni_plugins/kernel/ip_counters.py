@@ -2,7 +2,6 @@
 kernel's Documentation/networking/snmp_counter.rst).
 """
 
-
 from cni_plugins.kernel.namespace import entered
 from cni_plugins.spec import files
 from cni_plugins.spec.namespace import Namespace

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import collapse_addresses
 
+from cni_plugins.policy import selection
 from cni_plugins.policy.model import (
     Default,
     Direction,
@@ -24,13 +25,13 @@ from cni_plugins.policy.model import (
 from cni_plugins.policy.profile import (
     Entry,
     Profile,
-    by_address,
     for_host,
     host_entries,
     host_lanes,
     interface,
     interval,
     needed,
+    networks,
     outside,
     placed,
     towards,
@@ -82,8 +83,10 @@ def _plain(rule: Rule) -> Rule:
     return Rule(rule.allow, rule.traffic, rule.peers)
 
 
-def _sorted(rules: Iterable[Rule]) -> tuple[Rule, ...]:
-    return tuple(sorted({_plain(rule) for rule in rules}, key=repr))
+def _sorted(rules: Iterable[Rule]) -> dict[str, Rule]:
+    """Each rule once, by what it says, in that order."""
+    found = {repr(plain): plain for plain in map(_plain, rules)}
+    return {text: found[text] for text in sorted(found)}
 
 
 def _base(endpoint: Endpoint, direction: Direction) -> list[Rule]:
@@ -143,6 +146,7 @@ class Compiler:
         self._by_container = any(_names_containers(policy) for policy in policies)
         self._assigned: dict[object, Assignment] = {}
         self._towards: dict[object, Lanes] = {}
+        self._index = selection.Index(policy.selector for policy in policies)
 
     def assignment(self, endpoint: Endpoint) -> Assignment:
         alike = self._alike(endpoint)
@@ -151,6 +155,10 @@ class Compiler:
             found = self._assigned[alike] = self._assign(endpoint)
         return found
 
+    def _selecting(self, endpoint: Endpoint) -> list[Policy]:
+        """The policies that may select the endpoint, in their order: those of which a part holds."""
+        return [self.policies[number] for number in self._index.candidates(endpoint)]
+
     def _alike(self, endpoint: Endpoint) -> object:
         """What is the same for endpoints of which all rules say the same, but for those with a CIDR."""
         container = endpoint.container if self._by_container else ""
@@ -158,8 +166,10 @@ class Compiler:
 
     def _known(self, profile: Profile, endpoint: Endpoint) -> Iterator[Entry]:
         """The entries of a profile's sets for one endpoint as the peer."""
-        alike, apart = self._alike(endpoint), by_address(profile)
+        alike, ranges = self._alike(endpoint), networks(profile)
         for ip in endpoint.addresses:
+            number = int(ip)
+            apart = any(low <= number < end for low, end in ranges[ip.version])
             place = (profile.name, alike, ip if apart else ip.version)
             lanes = self._towards.get(place)
             if lanes is None:
@@ -171,8 +181,9 @@ class Compiler:
         names: dict[Direction, str] = {}
         shut: dict[Direction, bool] = {}
         rules: dict[Direction, list[Rule]] = {}
+        candidates = self._selecting(endpoint)
         for direction, kind in ((Direction.EGRESS, "out"), (Direction.INGRESS, "in")):
-            listed = applying(self.policies, endpoint, direction)
+            listed = applying(candidates, endpoint, direction)
             enforced = [policy for policy in listed if not policy.audit]
             rules[direction] = effective(enforced, endpoint, direction)
             closed = not _unrestricted(rules[direction])
@@ -202,10 +213,13 @@ class Compiler:
         return self._profile("from", denied) if denied else ""
 
     def _profile(self, kind: str, rules: Iterable[Rule], then: str = "") -> str:
-        listed = _sorted(rules)
-        digest = hashlib.sha256(repr((kind, listed, then)).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        said = _sorted(rules)
+        # As repr() writes a tuple of the rules: they name profiles that the kernel holds already.
+        text = f"({kind!r}, ({', '.join(said)}{',' if len(said) == 1 else ''}), {then!r})"
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
         name = f"{kind}_{digest}"
         if name not in self.profiles:
+            listed = tuple(said.values())
             sets = frozenset("wt") if kind in ("host", "from") else needed(listed)
             self.profiles[name] = Profile(name, kind, listed, sets, then)
         return name
@@ -224,19 +238,20 @@ class Compiler:
     def compile(self, endpoints: Sequence[Endpoint]) -> Compiled:
         profiles = self.used(endpoints)
         entries = set(self.shared(endpoints))
+        peers = selection.Peers(endpoints)
         for profile in profiles.values():
-            entries.update(self.filled(profile, endpoints))
+            entries.update(self.filled(profile, peers))
         for endpoint in endpoints:
             entries.update(self.own(endpoint))
         return Compiled(profiles, entries)
 
-    def filled(self, profile: Profile, endpoints: Iterable[Endpoint]) -> Iterator[Entry]:
+    def filled(self, profile: Profile, peers: selection.Peers) -> Iterator[Entry]:
         """All that is in the sets of a profile."""
         if profile.kind in ("host", "from"):
             yield from host_entries(profile)
             return
         yield from outside(profile)
-        for endpoint in endpoints:
+        for endpoint in peers.of(profile):
             yield from self._known(profile, endpoint)
 
     def shared(self, endpoints: Iterable[Endpoint]) -> set[Entry]:
@@ -290,20 +305,27 @@ class Compiler:
         made = [profile for name, profile in now.items() if name not in was]
         dead = [profile for name, profile in was.items() if name not in now]
         staying = [profile for name, profile in now.items() if name in was]
-        fill = {entry for profile in made for entry in self.filled(profile, new)}
+        peers = selection.Peers(new if made else ())
+        fill = {entry for profile in made for entry in self.filled(profile, peers)}
         there, wanted = set(old), set(new)
-        same_policies = before.policies == self.policies
         gone, come = there - wanted, wanted - there
+        guarded = bool(before.policies) == bool(self.policies)
+        other = {
+            endpoint
+            for endpoint in there & wanted
+            if not guarded or before.assignment(endpoint) != self.assignment(endpoint)
+        }
         remove = before.shared(old)
         add = self.shared(new)
-        for endpoint in gone if same_policies else there:
+        for endpoint in gone | other:
             remove.update(before.own(endpoint))
-        for endpoint in come if same_policies else wanted:
+        for endpoint in come | other:
             add.update(self.own(endpoint))
+        leaving, arriving = selection.Peers(tuple(gone)), selection.Peers(tuple(come))
         for profile in staying:
             if profile.kind in ("in", "out"):
-                for endpoint in gone:
+                for endpoint in leaving.of(profile):
                     remove.update(self._known(profile, endpoint))
-                for endpoint in come:
+                for endpoint in arriving.of(profile):
                     add.update(self._known(profile, endpoint))
         return Change(made, dead, fill, add - remove, remove - add)

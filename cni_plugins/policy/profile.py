@@ -136,9 +136,15 @@ def towards(profile: Profile, endpoint: Endpoint, address: Ip) -> Lanes:
     return _balanced(matching, address.version) if matching else NONE
 
 
-def by_address(profile: Profile) -> bool:
-    """Whether peers are told by their addresses too, and not only by what they are."""
-    return any(peer.kind is PeerKind.CIDR for rule in profile.rules for peer in rule.peers)
+def networks(profile: Profile) -> dict[int, list[tuple[int, int]]]:
+    """By family, where addresses are told apart: the first of a CIDR peer's, and the first after them."""
+    found: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
+    for rule in profile.rules:
+        for peer in rule.peers:
+            if peer.cidr is not None:
+                first = int(peer.cidr.network_address)
+                found[peer.cidr.version].append((first, first + peer.cidr.num_addresses))
+    return found
 
 
 def placed(name: str, version: int, peer: bytes, lanes: Lanes) -> Iterator[Entry]:

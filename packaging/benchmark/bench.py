@@ -35,6 +35,7 @@ MEASURES = (
     "memory",
     "executor",
     "framework",
+    "policy",
 )
 
 
@@ -111,7 +112,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
         plan = {
             "sides": sides,
             "rounds": options.rounds,
-            "measure": [each for each in wanted if each not in ("executor", "framework")],
+            "measure": [each for each in wanted if each not in ("executor", "framework", "policy")],
             "reservations": 5000,
             "calls": options.crowd,
             "workers": 16,
@@ -134,6 +135,9 @@ def measure(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
             yield from executor_rows(node, options, folder)
         if "framework" in wanted:
             yield from framework_rows(node)
+    if "policy" in wanted:
+        with Node() as node:
+            yield from policy_rows(node, options, program)
 
 
 def side(
@@ -280,6 +284,27 @@ def framework_rows(node: Any) -> Iterator[Row]:
     slow = max(found["match"])
     yield Row("framework: 100 offers, 10,000 pending", "ms", slow, {}, None, "≤ 250", slow <= 250)
     yield Row("framework: memory a task", "kB", size, {}, None, "≤ 3", size <= 3)
+
+
+def policy_rows(node: Any, options: argparse.Namespace, program: str) -> Iterator[Row]:
+    """One policy of 200 is changed, for 1,000 endpoints."""
+    sys.stderr.write("  measuring: policy\n")
+    script = os.fspath(TOP / "packaging/benchmark/policy_figures.py")
+    rounds = max(5, options.rounds // 3)
+    argv = [sys.executable, script, program, str(rounds)]
+    found = json.loads(node.run(argv, env={"PYTHONPATH": os.fspath(TOP)}, timeout=1800).stdout)
+    names = {
+        "apply": "mesokit policy apply",
+        "effect": "mesokit policy apply: until it holds",
+        "again": "mesokit policy apply: nothing new",
+        "nftables": "of it nf_tables",
+        "service": "from file to effect by the service",
+    }
+    for name, title in names.items():
+        middle = statistics.median(found[name])
+        limit = {"nftables": 5, "service": 50}.get(name)
+        met = None if limit is None else middle <= limit
+        yield Row(f"policy: {title}", "ms", middle, {}, None, "" if limit is None else f"≤ {limit}", met)
 
 
 def table(rows: Sequence[Row]) -> str:

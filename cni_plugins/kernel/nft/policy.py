@@ -427,6 +427,14 @@ def present(socket: Nfnetlink, entries: Sequence[EntryLike]) -> list[bool]:
     return [comment is not None for comment in elements.comments(socket, wanted)]
 
 
+def destination(socket: Nfnetlink, name: str, key: bytes) -> str:
+    """The chain that a verdict map leads a key to, "" for none."""
+    body = string(_LIST_TABLE, TABLE) + string(_LIST_SET, name)
+    body += nested(_LIST_ELEMENTS, nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, key))))
+    (answer,) = socket.request([Message(nfnetlink.SUBSYS_NFTABLES, _GETSETELEM, 0, _family(name), body)])
+    return next((chain for body in answer.bodies for _, _, chain, _ in _entries(body)), "")
+
+
 def set_names(socket: Nfnetlink) -> list[str]:
     """The sets of ours that policy is made of, those of profiles included."""
     mine = ("policy_", "in_", "out_", "host_", "from_")

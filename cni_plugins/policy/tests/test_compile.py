@@ -3,6 +3,7 @@ that shares no code with the compiler."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
@@ -122,3 +123,45 @@ def test_without_policies_an_open_network_has_no_profile(default: Default) -> No
     world = [model({**_ENDPOINT, "default": default.value})]
     profiles = Compiler([]).compile(world).profiles
     assert bool(profiles) == (default is not Default.OPEN)
+
+
+def test_profiles_are_named_as_those_that_the_kernel_holds_already() -> None:
+    """The name is part of what an older release left in the kernel: the digest of the rules' repr()."""
+    peers = [{"labels": {"role": "web"}}, {"cidr": "10.0.0.0/8"}]
+    rule = {"allow": ["tcp/80"], "from": peers}
+    for rules in ([], [rule], [rule, rule | {"allow": ["tcp/81"]}]):
+        compiler = Compiler(read([{"name": "a", "for": {}, "ingress": rules}]))
+        compiler.assignment(Endpoint("net", "c", "eth0", (ip_address("10.9.0.2"),)))
+        (profile,) = [each for each in compiler.profiles.values() if each.kind == "in"]
+        text = repr(("in", profile.rules, ""))
+        assert profile.name == f"in_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def test_an_endpoint_is_found_by_each_part_of_a_selector() -> None:
+    """What looks up who may be meant leaves out nobody that a selector, or a CIDR peer, means."""
+    labels = (("role", "web"), ("tier", "a"))
+    mine = Endpoint("net", "c", "eth0", (ip_address("10.9.0.2"),), (), frozenset({"g"}), labels)
+    other = Endpoint("other", "d", "eth0", (ip_address("10.8.0.2"),))
+    selectors: list[dict[str, Any]] = [
+        {},
+        {"network": "net"},
+        {"container": "c"},
+        {"groups": ["g"]},
+        {"labels": {"tier": None}},
+        {"labels": {"role": "web", "tier": None}},
+        {"network": "net", "container": "c", "group": "g", "labels": {"role": "web"}},
+    ]
+    for selector in selectors:
+        compiler = Compiler(read([{"name": "a", "for": selector, "ingress": []}]))
+        assert compiler.assignment(mine).into
+        assert bool(compiler.assignment(other).into) == (selector == {})
+    for peer in ("any", {"cidr": "10.9.0.2/32"}, *(selector for selector in selectors if selector)):
+        compiler = Compiler(
+            read([{"name": "a", "for": {}, "ingress": [{"allow": ["tcp/80"], "from": [peer]}]}])
+        )
+        made = compiler.compile((mine, other))
+        found = {
+            entry.key[:4] for entry in made.entries if entry.set.startswith("in_") and "_p4" in entry.set
+        }
+        assert mine.addresses[0].packed in found
+        assert (other.addresses[0].packed in found) == (peer == "any")

@@ -1,0 +1,173 @@
+"""Measures what one changed policy costs among many, in the node it is started in (throw it away).
+
+python policy_figures.py MESOKIT ROUNDS > figures.json
+
+apply      milliseconds: `mesokit policy apply`, from the start of its process to its end
+effect     milliseconds: from the start of that process to the new verdict in the kernel
+again      milliseconds: `mesokit policy apply` when nothing has changed
+service    milliseconds: from the new file to the new verdict in the kernel, done by `mesokit node`
+nftables   milliseconds: of that, the change of nf_tables, new chains and sets and the old ones' end included
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+from cni_plugins.kernel.netlink.netfilter import Nfnetlink
+from cni_plugins.kernel.nft import policy as kernel
+from cni_plugins.policy.model import Default, Endpoint
+from cni_plugins.spec.deadline import after
+from cni_plugins.spec.namespace import OWN_NETNS, Namespace, open_namespace
+from cni_plugins.spec.roots import roots_from
+from cni_plugins.steps import policy_state
+
+ENDPOINTS = 1000
+APPS = 100  # of two roles each, with a policy for each
+POLICIES = Path("/etc/mesokit/policy.d")
+
+
+def endpoint(number: int) -> Endpoint:
+    high, low = divmod(number + 2, 256)
+    labels = (("app", f"app{number % APPS}"), ("role", "web" if number // APPS % 2 else "db"))
+    return Endpoint(
+        network="net",
+        container=f"container-{number}",
+        ifname="eth0",
+        addresses=(ip_address(f"10.9.{high}.{low}"), ip_address(f"fd09::{number + 2:x}")),
+        subnets=(ip_network("10.9.0.0/16"), ip_network("fd09::/64")),
+        groups=frozenset((f"group{number % 10}",)),
+        labels=labels,
+        default=Default.ISOLATED,
+        link="br0",
+        port=f"veth{number}",
+        bridged=True,
+    )
+
+
+def policy(app: int, role: str, port: int) -> dict[str, Any]:
+    other = "web" if role == "db" else "db"
+    return {
+        "name": f"app{app}-{role}",
+        "for": {"labels": {"app": f"app{app}", "role": role}},
+        "ingress": [
+            {"allow": [f"tcp/{port}", "icmp"], "from": [{"labels": {"app": f"app{app}", "role": other}}]},
+            {"allow": ["tcp/443"], "from": [{"cidr": "192.168.0.0/16", "except": ["192.168.7.0/24"]}]},
+        ],
+        "egress": [{"allow": ["any"], "to": [{"labels": {"app": f"app{app}"}}]}],
+    }
+
+
+def write(app: int, role: str, port: int) -> None:
+    """One file, in one step as an editor does it."""
+    path = POLICIES / f"app{app}-{role}.json"
+    path.with_suffix(".new").write_text(json.dumps({"policies": [policy(app, role, port)]}))
+    path.with_suffix(".new").rename(path)
+
+
+def verdict(host: Namespace, key: bytes) -> str:
+    """The chain that the endpoint's ingress goes to."""
+    with Nfnetlink(host) as socket:
+        return kernel.destination(socket, "policy_in4", key)
+
+
+def until_other(host: Namespace, key: bytes, chain: str) -> None:
+    end = time.monotonic() + 60
+    while verdict(host, key) == chain:
+        if time.monotonic() > end:
+            raise SystemExit("policy_figures: the change has no effect")
+        time.sleep(0.0005)
+
+
+def timed(work: Callable[[], object]) -> float:
+    began = time.monotonic()
+    work()
+    return (time.monotonic() - began) * 1000
+
+
+def transactions(host: Namespace, rounds: int) -> list[float]:
+    """A change of the same size, by the library and the kernel alone."""
+    found: list[float] = []
+    original = kernel.apply
+
+    def measured(*arguments: Any, **keys: Any) -> None:
+        found.append(timed(lambda: original(*arguments, **keys)))
+
+    kernel.apply = measured
+    for number in range(rounds):
+        write(7, "db", 7000 + number)
+        apply_here(host)
+    kernel.apply = original
+    return found
+
+
+def apply_here(host: Namespace) -> None:
+    from cni_plugins.policy.read import read_directory  # noqa: PLC0415 - as the service's process finds it
+
+    policies = tuple(read_directory(POLICIES))
+    with policy_state.opened(roots_from(os.environ), host, after(30)) as store:
+        store.update(lambda state: replace(state, policies=policies, read=True))
+
+
+def main() -> int:
+    mesokit, rounds = sys.argv[1], int(sys.argv[2])
+    host = open_namespace(OWN_NETNS)
+    assert host is not None
+    POLICIES.mkdir(parents=True, exist_ok=True)
+    for app in range(APPS):
+        for role in ("db", "web"):
+            write(app, role, 5432)
+    listed = tuple(map(endpoint, range(ENDPOINTS)))
+    with policy_state.opened(roots_from(os.environ), host, after(30)) as store:
+        store.update(lambda state: replace(state, endpoints=listed))
+    command = [mesokit, "policy", "apply", "--json"]
+
+    def run() -> None:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    run()
+    key = listed[0].addresses[0].packed
+    found: dict[str, list[float]] = {"apply": [], "effect": [], "again": [], "service": []}
+    for number in range(rounds):
+        chain = verdict(host, key)
+        write(0, "db", 6000 + number)
+        began = time.monotonic()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        until_other(host, key, chain)
+        found["effect"].append((time.monotonic() - began) * 1000)
+        if process.wait():
+            raise SystemExit("policy_figures: mesokit policy apply failed")
+        write(0, "web", 6000 + number)
+        found["apply"].append(timed(run))
+        found["again"].append(timed(run))
+    found["nftables"] = transactions(host, rounds)
+    service = subprocess.Popen([mesokit, "node"])
+    try:
+        end = time.monotonic() + 60
+        while not Path("/run/mesokit/node.sock").is_socket() and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(3)  # its first look is over
+        for number in range(rounds):
+            chain = verdict(host, key)
+            write(0, "db", 7000 + number)
+            found["service"].append(timed(partial(until_other, host, key, chain)))
+            time.sleep(2)  # what it looks at after the change
+    finally:
+        service.send_signal(signal.SIGTERM)
+        service.wait(60)
+    sys.stdout.write(json.dumps(found) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
