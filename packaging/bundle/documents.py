@@ -73,7 +73,10 @@ def write(folder: Path, version: str, date: int) -> None:
     """Fills `folder`; `date`, in seconds since 1970, is that of the changes."""
     (folder / "licenses").mkdir(parents=True)
     (folder / "README.md").write_text(_README.format(version=version))
-    shutil.copytree(TOP / "packaging/example", folder / "examples")
+    for source in sorted((TOP / "packaging/example").rglob("*.json")):
+        target = folder / "examples" / source.relative_to(TOP / "packaging/example")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())  # without the checkout's times, which the archive would show
     changes = f"mesokit ({version}) unstable; urgency=medium\n\n  * Version {version}.\n\n"
     changes += f" -- The mesokit authors <mesokit@localhost>  {formatdate(date)}\n"
     (folder / "changelog.gz").write_bytes(gzip.compress(changes.encode(), mtime=0))

@@ -54,6 +54,7 @@ def test_the_package_has_copyright_readme_and_examples(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = tmp_path / "doc"
+    begun = tmp_path.stat().st_mtime  # a reproducible package has no times of the checkout
     module(monkeypatch, "documents").write(folder, "1.0", 1_700_000_000)
     readme = (folder / "README.md").read_text()
     for path in re.findall(r"/usr/share/doc/mesokit/(\S+?)[`*\s]", readme):
@@ -67,6 +68,7 @@ def test_the_package_has_copyright_readme_and_examples(
     for name in re.findall(r"The text is in /usr/share/doc/mesokit/(licenses/[\w.-]+?)\.\n", rights):
         assert len((folder / name).read_text()) > 300, name
     assert (folder / "changelog.gz").read_bytes()
+    assert all(path.stat().st_mtime >= begun for path in folder.rglob("*")), "a time of the checkout's"
 
 
 def test_the_name_of_a_manual_page_is_a_whole_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
