@@ -252,6 +252,20 @@ def test_what_somebody_flushed_is_made_again_by_hand(node: Node, ours: str, harm
     assert not web.reaches(db) and not db.call("CHECK").error
 
 
+def test_one_element_is_missed_after_changes_of_our_own(node: Node, ours: str) -> None:
+    """Changes are not looked through as long as nobody else has changed nf_tables; then they are."""
+    db, _ = (Box(node, ours, name, conf("isolated"), role=name) for name in ("db", "web"))
+    apply(node, [DB])
+    seal = node.path("/run/mesokit/policy/verified")
+    before = seal.read_text()
+    assert apply(node, [DB | {"ingress": []}])["restored"] == 0
+    assert seal.read_text() != before
+    node.run(["nft", "delete", "element", "inet", "mesokit", "policy_shut_in4", f"{{ {db.four} }}"])
+    assert apply(node, [DB])["restored"] == 1
+    assert apply(node)["restored"] == 0
+    node.run(["nft", "get", "element", "inet", "mesokit", "policy_shut_in4", f"{{ {db.four} }}"])
+
+
 def test_the_bridges_flag_alone(node: Node, ours: str) -> None:
     """br_netfilter of that bridge, not of all; the flag goes with the last container of the network."""
     node.shell("sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0")

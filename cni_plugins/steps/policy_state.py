@@ -6,13 +6,18 @@ differences, and then written down. The file `changing` is there meanwhile: who 
 what the kernel holds and makes it what `state.json` says before anything else. The same is done when the
 kernel turns out to hold something else, and after somebody flushed it.
 
+Looking the kernel through takes longer than any change. The file `verified` therefore holds the number of the
+ruleset (it rises with every transaction of anybody) at which the kernel was seen to hold what this very
+`state.json` says. It is written on only by changes of our own between which there was no other transaction;
+at any other number everything is looked at.
+
 Files of `/etc/mesokit/policy.d` count once they are applied: by `mesokit policy apply`, by the node service
 that watches them, or by the first attachment after a boot. A file that is refused changes nothing.
 """
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,12 +89,17 @@ class Store:
         change = compiler.change(Compiler(before.policies), before.endpoints, after.endpoints)
         whole = self._unfinished()
         with Nfnetlink(self._host) as socket:
+            began, count = socket.generation(), 0
+            verified = not whole and self._is_verified(began)
             self._mark()
             if not whole and (change or not before.endpoints):
-                whole = not _try(socket, change, after)
+                tried = _try(socket, change, after)
+                whole, count = tried is None, tried or 0
             if whole:
                 change = synchronise(socket, compiler, after)
             self._save(after)
+            if verified and not whole and socket.generation() == began + count:
+                self._verify(began + count)
             self._unmark()
         self.state = after
         return Applied(
@@ -98,15 +108,39 @@ class Store:
 
     def restore(self) -> Applied:
         """Make the kernel hold what the state says, whatever it holds now. CniError 5 or 999."""
-        if not self.state.endpoints and not self._unfinished():
+        unfinished = self._unfinished()
+        if not self.state.endpoints and not unfinished:
             return Applied(0, 0, 0, 0)
         with Nfnetlink(self._host) as socket:
+            began = socket.generation()
+            if not unfinished and self._is_verified(began):
+                return Applied(0, 0, 0, 0)
             self._mark()
             change = synchronise(socket, Compiler(self.state.policies), self.state)
+            if not change and began and socket.generation() == began:
+                self._verify(began)
             self._unmark()
         return Applied(
             len(change.new), len(change.dead), len(change.add) + len(change.fill), len(change.remove)
         )
+
+    def _is_verified(self, generation: int) -> bool:
+        """Whether the kernel holds what the state says, because nobody has changed nf_tables since that was
+        looked at.
+        """
+        try:
+            return bool(generation) and files.read(self._folder / "verified") == self._seal(generation)
+        except OSError:
+            return False
+
+    def _verify(self, generation: int) -> None:
+        with suppress(OSError):  # without a state file there is nothing to be verified
+            _write(self._folder / "verified", self._seal(generation))
+
+    def _seal(self, generation: int) -> bytes:
+        status = (self._folder / "state.json").stat()
+        parts = (self._host.device, self._host.inode, status.st_ino, status.st_mtime_ns, status.st_size)
+        return " ".join(map(str, (*parts, generation))).encode()
 
     def _unfinished(self) -> bool:
         return (self._folder / "changing").exists()
@@ -186,11 +220,13 @@ def with_policies(roots: Roots, state: State) -> State:
         ) from error
 
 
-def _try(socket: Nfnetlink, change: Change, state: State) -> bool:
-    """Make a change of differences; whether the kernel held what it starts from."""
+def _try(socket: Nfnetlink, change: Change, state: State) -> int | None:
+    """Make a change of differences; the number of its transactions, None when the kernel did not hold what it
+    starts from. What makes the fixed chains is not counted.
+    """
     kernel.ensure(socket, ports=_has_ports(state.endpoints))
     try:
-        kernel.apply(
+        return kernel.apply(
             socket,
             new=change.new,
             fill=change.fill,
@@ -199,8 +235,7 @@ def _try(socket: Nfnetlink, change: Change, state: State) -> bool:
             dead=change.dead,
         )
     except kernel.Mismatch:
-        return False
-    return True
+        return None
 
 
 def _has_ports(endpoints: Sequence[Endpoint]) -> bool:

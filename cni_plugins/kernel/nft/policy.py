@@ -354,10 +354,11 @@ class Mismatch(Exception):
     """The kernel does not hold what was taken for granted; what it holds has to be looked at."""
 
 
-def _batch(socket: Nfnetlink, messages: Sequence[Message]) -> None:
+def _batch(socket: Nfnetlink, messages: Sequence[Message]) -> int:
     failed = socket.batch(messages) if messages else {}
     if failed:
         raise Mismatch(f"errno {next(iter(failed.values()))}")
+    return 1 if messages else 0
 
 
 def ensure(socket: Nfnetlink, *, ports: bool) -> None:
@@ -375,37 +376,42 @@ def apply(
     remove: Collection[EntryLike],
     add: Collection[EntryLike],
     dead: Iterable[ProfileLike],
-) -> None:
-    """One change; the fixed chains are there. Mismatch when an element that is to go is not there, or one
-    that is to come is; CniError 999.
+) -> int:
+    """One change; the fixed chains are there. The number of transactions that it was. Mismatch when an
+    element that is to go is not there, or one that is to come is; CniError 999.
     """
-    _run(socket.namespace, _definition(new))
+    count = _run(socket.namespace, _definition(new))
     filling = _messages(fill)
     for start in range(0, len(filling), A_FILLING):
-        _batch(socket, filling[start : start + A_FILLING])
-    _batch(socket, [*_messages(remove, remove=True), *_messages(add)])
-    discard(socket, {profile.name for profile in dead})
+        count += _batch(socket, filling[start : start + A_FILLING])
+    count += _batch(socket, [*_messages(remove, remove=True), *_messages(add)])
+    return count + discard(socket, {profile.name for profile in dead})
 
 
-def _run(namespace: Namespace, script: str) -> None:
+def _run(namespace: Namespace, script: str) -> int:
     if not script:
-        return
+        return 0
     try:
         library.run(namespace, script)
     except library.ScriptError as error:
         raise Mismatch(str(error)) from error
+    return 1
 
 
-def discard(socket: Nfnetlink, profiles: Collection[str]) -> None:
-    """Make the chains and sets of these profiles go that are there. Mismatch when they are in use."""
+def discard(socket: Nfnetlink, profiles: Collection[str]) -> int:
+    """Make the chains and sets of these profiles go that are there; the number of transactions. Mismatch when
+    they are in use.
+    """
+    if not profiles:
+        return 0
     chains = {name for name in chain_names(socket) if name.rpartition("_")[0] in profiles}
     names = [name for name in elements.sets(socket, NFPROTO_INET) if name.rpartition("_")[0] in profiles]
     if not chains and not names:
-        return
+        return 0
     lines = [f"flush chain {SECTION.table} {name}" for name in sorted(chains)]
     lines += [f"delete chain {SECTION.table} {name}" for name in sorted(chains)]
     lines += [f"delete set {SECTION.table} {name}" for name in sorted(names)]
-    _run(socket.namespace, "\n".join(lines) + "\n")
+    return _run(socket.namespace, "\n".join(lines) + "\n")
 
 
 def chain_names(socket: Nfnetlink) -> list[str]:
