@@ -15,7 +15,7 @@ PLUGINS = "/usr/lib/mesokit/plugins"
 #: Where plugins keep state; systemd has its own below /run.
 FILES = ("/run/mesokit", "/var/lib/cni", "/var/lib/mesokit", "/etc/cni")
 #: The service is there before and after, but not as the same process.
-ITSELF = (r"process \d+ /usr/\S*mesokit-cni\.d/.*/mesokit node = ",)
+ITSELF = (r"process \d+ /usr/\S*mesokit-cni\.d/.*/mesokit node = ", r"socket /run/mesokit/dhcp\.sock = ")
 
 
 def dpkg(machine: Machine, *arguments: str) -> str:
