@@ -219,6 +219,11 @@ def snapshot(node: Node, boxes: Iterable[Netns] = (), files: Sequence[str] = STA
     return facts
 
 
+#: The service's processes of a moment, which were seen when they were there: who looks through the rules, who
+#: keeps leases.
+_ENDED = re.compile(r"- process \d+ .*mesokit node = ")
+
+
 def difference(before: Snapshot, after: Snapshot, allowed: Iterable[str] = ()) -> list[str]:
     """What differs, a line each ("+" new, "-" gone, "~" changed), without PERMANENT and what `allowed`
     patterns match."""
@@ -231,7 +236,8 @@ def difference(before: Snapshot, after: Snapshot, allowed: Iterable[str] = ()) -
         sign = "+" if old is None else "-" if new is None else "~"
         value = f"{new if old is None else old if new is None else f'{old} -> {new}'}"
         lines.append((f"{name} = {value}", sign))
-    return [f"{sign} {line}" for line, sign in lines if not any(pattern.match(line) for pattern in patterns)]
+    shown = [f"{sign} {line}" for line, sign in lines if not any(pattern.match(line) for pattern in patterns)]
+    return [line for line in shown if not _ENDED.match(line)]
 
 
 def residue(

@@ -21,7 +21,7 @@ from executor.tests.scenarios.processes import alive, wait_until
 from executor.tests.scenarios.scene import Scene
 from netns_tests.node import Finished, Node, answer, started, until
 from netns_tests.snapshot import assert_clean, snapshot
-from netns_tests.test_crash import NET, SCENARIOS, make_box
+from netns_tests.test_crash import DHCP_SERVER, LEASE, NET, SCENARIOS, SETUP, make_box
 
 pytestmark = pytest.mark.timeout(900)  # the first of them builds
 TOP = Path(__file__).resolve().parents[1]
@@ -166,15 +166,26 @@ def test_plugins_in_an_empty_root(node: Node, empty_root: str, way: str) -> None
         assert {row["verb"] for row in json.loads(shown.stdout)["calls"]} == {"ADD", "CHECK", "DEL"}
 
 
+#: The service's own process for leases, which the first of them starts, and what says which it is.
+LEASES = (
+    r"process \d+ \S*/mesokit-cni\.d/.*mesokit node = ",
+    r"file /var/lib/mesokit/leases/default/\.daemon ",
+)
+
+
 @pytest.mark.parametrize("way", ["one-shot", "service"])
 def test_everything_that_plugins_can_do(node: Node, dist: Dist, way: str) -> None:
     """The fullest configuration of every plugin finds all its modules in the bundle."""
     node.uplink()
+    node.path("/etc/subnet.env").write_text(LEASE)
+    node.shell(SETUP["host-device"])
+    node.shell(DHCP_SERVER)
     box = make_box(node)
     with ExitStack() as running:
-        if way == "service":
-            running.enter_context(started(node.popen([str(dist.plugins / "mesokit"), "node"])))
-            until(node.path("/run/mesokit/node.sock").is_socket, what="the service listens")
+        words = ["node"] if way == "service" else ["dhcp"]
+        running.enter_context(started(node.popen([str(dist.plugins / "mesokit"), *words])))
+        name = "node.sock" if way == "service" else "dhcp.sock"
+        until(node.path(f"/run/mesokit/{name}").is_socket, what="it listens")
         before = snapshot(node, [box])
         for name, scenario in SCENARIOS.items():
             conf = {**NET, **scenario}
@@ -183,7 +194,7 @@ def test_everything_that_plugins_can_do(node: Node, dist: Dist, way: str) -> Non
             node.cni("CHECK", plugin, {**conf, "prevResult": result}, "c1", box).ok()
             node.cni("DEL", plugin, conf, "c1", box).ok()
             node.cni("GC", plugin, {**conf, "cni.dev/valid-attachments": []}).ok()
-            assert_clean(node, before, name, boxes=[box])
+            assert_clean(node, before, name, boxes=[box], allowed=LEASES)
 
 
 @pytest.fixture

@@ -120,6 +120,12 @@ SCENARIOS: Mapping[str, dict[str, Any]] = {
     },
 }
 
+DHCP_SERVER = (
+    "ip netns exec world dnsmasq --conf-file=/dev/null --port=0 --interface=world --bind-interfaces"
+    " --user=root --no-ping --leasefile-ro --pid-file=/run/dnsmasq.pid --log-facility=/dev/null"
+    " --dhcp-range=192.0.2.100,192.0.2.250,255.255.255.0,3600"
+)
+
 #: What a scenario needs on the node. A virtual device that was in a namespace that died is made again.
 SETUP: Mapping[str, str] = {
     "host-device": """
@@ -136,9 +142,7 @@ SETUP: Mapping[str, str] = {
     """,
     "dhcp": f"""
         test -e /run/dnsmasq.pid && exit
-        ip netns exec world dnsmasq --conf-file=/dev/null --port=0 --interface=world --bind-interfaces \\
-            --user=root --no-ping --leasefile-ro --pid-file=/run/dnsmasq.pid --log-facility=/dev/null \\
-            --dhcp-range=192.0.2.100,192.0.2.250,255.255.255.0,3600
+        {DHCP_SERVER}
         setsid {TOP}/.venv/bin/mesokit dhcp </dev/null >/dev/null 2>&1 &
         while ! test -S /run/mesokit/dhcp.sock; do sleep 0.05; done
     """,

@@ -27,12 +27,23 @@ class Server:
     process: "subprocess.Popen[bytes]"
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay, nothing answers."""
+        """SIGSTOP: connections stay, nothing answers any more when this returns."""
         self.process.send_signal(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        while any(_state(task) not in "TZX" for task in tasks.iterdir()):
+            time.sleep(0.01)
 
     def resume(self) -> None:
         """SIGCONT."""
         self.process.send_signal(signal.SIGCONT)
+
+
+def _state(task: Path) -> str:
+    """proc(5), the third field of `stat`; the second may hold anything."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
 
 
 @contextmanager
