@@ -201,7 +201,7 @@ def test_the_agents_resolv_conf_is_written_in_place(node: Node, ours: str) -> No
         seen = set(reader.wait().text.splitlines())
         assert seen <= {"search a.example", "nameserver 10.0.0.1"}, seen
         assert record(node)["result"]["dns"]["nameservers"] == ["10.0.0.7"]
-        node.run(["umount", "/run/seen"])
+        node.run(["umount", "--lazy", "/run/seen"])
         node.run(["rm", "-r", "/run/mesos", "/run/seen"])
 
 
