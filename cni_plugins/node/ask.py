@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
 _SECONDS = 10.0
+_PAUSE_SECONDS = 0.1
 
 
 class NotRunning(Exception):
@@ -16,20 +18,34 @@ class NotRunning(Exception):
 
 
 def get(path: Path, resource: str) -> bytes:
-    """The body of `GET resource`. Raises NotRunning; OSError when it does not answer."""
+    """The body of `GET resource`. A service that has no room for the moment drops whoever asks: it is asked
+    again for a while. Raises NotRunning; OSError when it does not answer.
+    """
+    deadline = time.monotonic() + _SECONDS
+    while not (answer := _exchange(path, resource)):
+        if time.monotonic() > deadline:
+            raise OSError(f"{path}: the node service drops every query; it may be overloaded")
+        time.sleep(_PAUSE_SECONDS)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.0 200"):
+        raise OSError(f"{path}: {head[:80].decode(errors='replace')}")
+    return body
+
+
+def _exchange(path: Path, resource: str) -> bytes:
+    """The whole answer, b"" from a service that hung up."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_SECONDS)
         try:
             connection.connect(os.fspath(path))
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise NotRunning(f"no node service listens on {path}; start one with: mesokit node") from error
-        connection.sendall(f"GET {resource} HTTP/1.0\r\n\r\n".encode())
-        with connection.makefile("rb") as stream:
-            answer = stream.read()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    if not head.startswith(b"HTTP/1.0 200"):
-        raise OSError(f"{path}: {head[:80].decode(errors='replace')}")
-    return body
+        try:
+            connection.sendall(f"GET {resource} HTTP/1.0\r\n\r\n".encode())
+            with connection.makefile("rb") as stream:
+                return stream.read()
+        except (BrokenPipeError, ConnectionResetError):
+            return b""
 
 
 def status(path: Path) -> dict[str, Any]:

@@ -296,8 +296,9 @@ def pss(pid: int) -> int:
     """Bytes of proportional size, of a process and those that it forked."""
     total = 0
     for member in (pid, *children(pid)):
-        rollup = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()
-        total += sum(int(line.split()[1]) * 1024 for line in rollup if line.startswith("Pss:"))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # one that has ended meanwhile
+            rollup = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) * 1024 for line in rollup if line.startswith("Pss:"))
     return total
 
 
