@@ -75,18 +75,19 @@ def test_help_and_a_wrong_option(node: Node, host: str) -> None:
 def test_packaging_install_takes_an_archive(node: Node, archive: Path) -> None:
     """A checkout that is not set up; programs that would compile or fetch would be noticed."""
     node.shell(
-        f"mkdir -p /root/checkout && cp -a {TOP}/packaging /root/checkout/ && mkdir /root/bin /root/image\n"
+        f"mkdir -p /run/host/checkout && cp -a {TOP}/packaging /run/host/checkout/\n"
+        "mkdir /run/host/bin /run/host/image\n"
         "for each in gcc musl-gcc apt-get pip python3; do\n"
-        '    printf "#!/bin/sh\\necho $0 >>/run/called; exit 1\\n" >/root/bin/$each\n'
-        "    chmod +x /root/bin/$each\n"
+        '    printf "#!/bin/sh\\necho $0 >>/run/called; exit 1\\n" >/run/host/bin/$each\n'
+        "    chmod +x /run/host/bin/$each\n"
         "done"
     )
-    environment = {"PATH": f"/root/bin:{node.environment['PATH']}"}
-    options = ["--root", "/root/image", "--no-service"]
-    argv = ["/root/checkout/packaging/install", str(archive), *options]
+    environment = {"PATH": f"/run/host/bin:{node.environment['PATH']}"}
+    options = ["--root", "/run/host/image", "--no-service"]
+    argv = ["/run/host/checkout/packaging/install", str(archive), *options]
     assert "added release" in node.run(argv, env=environment).text
-    node.shell(f"mkdir /root/checkout/dist && cp {archive} /root/checkout/dist/")
-    again = node.run(["/root/checkout/packaging/install", *options], env=environment).text
+    node.shell(f"mkdir /run/host/checkout/dist && cp {archive} /run/host/checkout/dist/")
+    again = node.run(["/run/host/checkout/packaging/install", *options], env=environment).text
     assert "is there already" in again
     assert not node.path("/run/called").exists()
-    assert node.path("/root/image/opt/cni/bin/bridge").exists()
+    assert node.path("/run/host/image/opt/cni/bin/bridge").exists()

@@ -27,6 +27,7 @@ from typing import Any
 from cni_plugins.kernel.netlink.netfilter import Nfnetlink
 from cni_plugins.kernel.nft import policy as kernel
 from cni_plugins.policy.model import Default, Endpoint
+from cni_plugins.policy.read import read_directory
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.namespace import OWN_NETNS, Namespace, open_namespace
 from cni_plugins.spec.roots import roots_from
@@ -115,8 +116,6 @@ def transactions(host: Namespace, rounds: int) -> list[float]:
 
 
 def apply_here(host: Namespace) -> None:
-    from cni_plugins.policy.read import read_directory  # noqa: PLC0415 - as the service's process finds it
-
     policies = tuple(read_directory(POLICIES))
     with policy_state.opened(roots_from(os.environ), host, after(30)) as store:
         store.update(lambda state: replace(state, policies=policies, read=True))
