@@ -9,7 +9,7 @@ from typing import Any
 
 from cni_plugins.cli.table import aligned
 from cni_plugins.kernel.nft import library
-from cni_plugins.kernel.nft.policy import AGENT_PORT
+from cni_plugins.kernel.nft.policy_rules import AGENT_PORT
 from cni_plugins.policy.compile import Assignment, Compiler, applying
 from cni_plugins.policy.model import Direction, Endpoint, PeerKind, Policy, Selector
 from cni_plugins.policy.traffic import lanes

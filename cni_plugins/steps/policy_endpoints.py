@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from cni_plugins.kernel import bridge_filter, bridges
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Nfnetlink
-from cni_plugins.kernel.nft import policy, sections
+from cni_plugins.kernel.nft import policy_rules, sections
 from cni_plugins.kernel.nft.tables import Unused
 from cni_plugins.policy.compile import Compiler
 from cni_plugins.policy.model import Default, Endpoint
@@ -87,7 +87,7 @@ def problem(step: "PolicyEndpoint", context: Context) -> str:
         missing = policy_state.missing(socket, compiler, mine)
         if missing:
             return f"the policy of {call.ifname} is not in the kernel: {missing[0].set} lacks its address"
-        harmed = sections.broken(socket, policy.SECTION)
+        harmed = sections.broken(socket, policy_rules.SECTION)
         if harmed:
             return f"the policy's chain {harmed[0]} is not as it was made"
         broken = policy_state.broken(socket, compiler.compile((mine,)))

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.nft import policy as kernel
-from cni_plugins.kernel.nft import sections, tables
+from cni_plugins.kernel.nft import policy_rules, sections, tables
 from cni_plugins.policy import document
 from cni_plugins.policy.compile import Change, Compiled, Compiler
 from cni_plugins.policy.model import Endpoint, Policy
@@ -254,7 +254,7 @@ def broken(socket: Nfnetlink, compiled: Compiled) -> list[Profile]:
     return [
         profile
         for profile in compiled.profiles.values()
-        for chain in kernel.chains_of(profile)
+        for chain in policy_rules.chains_of(profile)
         if chain.name not in there or counts.get(chain.name, 0) != len(chain.rules)
     ]
 
@@ -266,9 +266,9 @@ def synchronise(socket: Nfnetlink, compiler: Compiler, state: State) -> Change:
         return Change()
     ports = _has_ports(state.endpoints)
     kernel.ensure(socket, ports=ports)
-    sections.repair(socket, kernel.SECTION)
+    sections.repair(socket, policy_rules.SECTION)
     if ports:
-        sections.repair(socket, kernel.PORTS)
+        sections.repair(socket, policy_rules.PORTS)
     there = held(socket)
     harmed = {profile.name: profile for profile in broken(socket, wanted)}
     missing = wanted.entries - there
