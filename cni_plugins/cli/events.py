@@ -6,40 +6,21 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import click
 
 from cni_plugins.cli import look
 from cni_plugins.cli.colour import coloured
 from cni_plugins.cli.look import Place
-from cni_plugins.kernel.netlink.netfilter import Nfnetlink
-from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.text import printable
-from cni_plugins.store import failures
-from cni_plugins.store.failures import Failure
-from cni_plugins.view import load
-from cni_plugins.view.attachments import State
-from cni_plugins.view.doctor.containers import flushed_rules
-from cni_plugins.view.doctor.look import look as look_around
+from cni_plugins.view import events
+from cni_plugins.view.events import Event
 from cni_plugins.view.node import Node
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _PAUSE = 0.5
 _COLOURS = {"failed": "31", "flushed": "31", "state": "33"}
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """`kind`: attached, detached, state, failed, flushed. `time` is in seconds since the epoch."""
-
-    time: float
-    kind: str
-    network: str
-    container: str
-    interface: str
-    about: str
 
 
 @click.command("events")
@@ -60,12 +41,15 @@ def command(since: str, follow: bool, as_json: bool) -> None:
     """
     place = look.here()
     start = time.time() - _seconds(since)
+    watch = events.Watch(place.roots, place.host)
     found = look.node(place, tasks=False)
-    for event in sorted((*_failed(place, start), *_attached(found, start)), key=lambda item: item.time):
+    told = _past(place, found, start)
+    for event in told:
         _say(event, as_json=as_json)
     if follow:
         sys.stdout.flush()
-        _follow(place, found, as_json=as_json)
+        watch.begin(found, told)
+        _follow(watch, as_json=as_json)
 
 
 def _seconds(text: str) -> float:
@@ -75,74 +59,21 @@ def _seconds(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def _failed(place: Place, start: float) -> Iterator[Event]:
+def _past(place: Place, found: Node, start: float) -> list[Event]:
     try:
-        listed = failures.last(place.roots.run, 10_000)
-    except OSError:
-        click.echo("mesokit: only root may see the calls that failed", err=True)
-        return
-    for item in listed:
-        if item.time > start:
-            yield _of_failure(item)
+        return events.past(found, place.roots, start)
+    except PermissionError:
+        click.echo(f"mesokit: {events.FAILURES_HIDDEN}", err=True)
+        return sorted(events.attached(found, start), key=lambda item: item.time)
 
 
-def _of_failure(item: Failure) -> Event:
-    took = f"{item.seconds * 1000:.0f} ms, {item.by}"
-    about = f"{item.verb} {item.plugin}: code {item.code}: {item.message} ({took})"
-    return Event(item.time, "failed", item.network, item.container, item.interface, about)
-
-
-def _attached(found: Node, start: float) -> Iterator[Event]:
-    for item in found.attachments:
-        if item.since > start:
-            yield _event("attached", item.identity, ", ".join(e.ip for e in item.addresses), item.since)
-
-
-def _event(kind: str, identity: Identity, about: str, moment: float = 0.0) -> Event:
-    when = moment or time.time()
-    return Event(round(when, 3), kind, identity.network, identity.container_id, identity.ifname, about)
-
-
-def _follow(place: Place, found: Node, *, as_json: bool) -> None:
-    last = time.time()
-    before = _states(found)
-    flushed: set[str] = set()
-    generation = -1
+def _follow(watch: events.Watch, *, as_json: bool) -> None:
     while True:
         time.sleep(_PAUSE)
-        now = load.node(place.roots, place.host, tasks=False)
-        for event in _failed(place, last):
-            last = max(last, event.time)
+        _, found = watch.look()
+        for event in found:
             _say(event, as_json=as_json)
-        states = _states(now)
-        for event in _changes(before, states, now):
-            _say(event, as_json=as_json)
-        before = states
-        with Nfnetlink(place.host) as socket:
-            rules = socket.generation()
-        if rules != generation:  # else nobody has changed any
-            generation = rules
-            listed = flushed_rules(look_around(now, place.roots, place.host))
-            gone = {item.about: item.evidence for item in listed}
-            for about in gone.keys() - flushed:
-                _say(Event(round(time.time(), 3), "flushed", "", gone[about], "", about), as_json=as_json)
-            flushed = set(gone)
         sys.stdout.flush()
-
-
-def _states(found: Node) -> Mapping[Identity, State]:
-    return {item.identity: found.state(item) for item in found.attachments}
-
-
-def _changes(before: Mapping[Identity, State], now: Mapping[Identity, State], found: Node) -> Iterator[Event]:
-    addresses = {item.identity: ", ".join(entry.ip for entry in item.addresses) for item in found.attachments}
-    for identity in now.keys() - before.keys():
-        yield _event("attached", identity, addresses[identity])
-    for identity in before.keys() - now.keys():
-        yield _event("detached", identity, "")
-    for identity in now.keys() & before.keys():
-        if now[identity] is not before[identity]:
-            yield _event("state", identity, f"{before[identity].value} -> {now[identity].value}")
 
 
 def _say(event: Event, *, as_json: bool) -> None:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import socket
-
 import click
 
 from cni_plugins.cli import look
-from cni_plugins.kernel import addresses, routes
-from cni_plugins.kernel.netlink.route import Netlink
-from cni_plugins.spec.deadline import after
-from cni_plugins.view import graph, load
+from cni_plugins.view import graph, picture
 from cni_plugins.view.plain import document
 
 
@@ -30,16 +25,9 @@ def command(network: str | None, svg: bool, as_json: bool) -> None:
     """
     place = look.here()
     found = look.node(place)
-    with look.sentences(), Netlink(place.host, after(load.SECONDS)) as netlink:
-        given: dict[str, list[str]] = {}
-        for item in addresses.every(netlink):
-            link = found.by_index.get(item.index)
-            if link is not None and item.scope == addresses.GLOBAL:
-                given.setdefault(link.name, []).append(str(item.address))
-        indices = {routes.default_link(netlink, version) for version in (4, 6)} - {0}
-    uplinks = sorted(found.by_index[index].name for index in indices if index in found.by_index)
-    parts = graph.branches(found, given, uplinks, network)
-    title = f"{socket.gethostname()}: {len(found.attachments)} attachments"
+    with look.sentences():
+        parts = picture.parts(found, place.host, network)
+    title = picture.title(found)
     if as_json:
         look.say_json(document("branches", parts))
     elif svg:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import click
 
 from cni_plugins.cli import look
 from cni_plugins.cli.colour import coloured
-from cni_plugins.plugins.registry import Plugins
 from cni_plugins.spec.text import printable
-from cni_plugins.view import endpoint, remedies
+from cni_plugins.view import inspection, remedies
 from cni_plugins.view.attachments import Attachment
 from cni_plugins.view.endpoint import Endpoint, Interface, StepState, Verdict
 from cni_plugins.view.node import Node
-from cni_plugins.view.plain import attachment, document, plain
+from cni_plugins.view.plain import document
 
 MARKS = {Verdict.OK: ("ok", "32"), Verdict.FAILED: ("FAILED", "31"), Verdict.PASSIVE: ("-", "0")}
 _UNKNOWN = ("?", "33")
@@ -46,45 +44,22 @@ def command(name: str, with_config: bool, as_json: bool) -> None:
     place = look.here()
     found = look.node(place)
     items = look.named(found, name)
-    told = []
-    for item in items:
-        with look.sentences():
-            there = endpoint.endpoint(item, place.host)
-            steps = endpoint.check(item, place.roots, place.host, Plugins())
-        told.append((item, there, steps))
+    with look.sentences():
+        told = inspection.inspect(items, place.roots, place.host)
     if as_json:
-        look.say_json(document("inspection", (_as_json(found, *each) for each in told)))
+        look.say_json(document("inspection", (inspection.as_json(found, each) for each in told)))
         return
-    for number, (item, there, steps) in enumerate(told):
+    for number, each in enumerate(told):
         if number:
             click.echo()
-        for line in _lines(found, item, there, steps):
+        for line in _lines(found, each.item, each.there, each.steps):
             click.echo(line)
         if with_config:
             click.echo("configuration")
-            click.echo(json.dumps(item.config, indent=2))
+            click.echo(json.dumps(each.item.config, indent=2))
 
 
-def _as_json(node: Node, item: Attachment, there: Endpoint, steps: list[StepState]) -> dict[str, Any]:
-    return {
-        **attachment(node, item),
-        "nsenter": enter(item),
-        "inside": plain(there.inside),
-        "routes": list(there.routes),
-        "host": plain(there.outside),
-        "rules": list(there.rules),
-        "missing": there.missing,
-        "steps": plain(steps),
-        "config": item.config,
-    }
-
-
-def enter(item: Attachment) -> str:
-    """The line that shows the container's interfaces."""
-    return remedies.enter(item.netns, "ip a") if item.netns else ""
-
-
-def _lines(node: Node, item: Attachment, there: Endpoint, steps: list[StepState]) -> Iterator[str]:
+def _lines(node: Node, item: Attachment, there: Endpoint, steps: Sequence[StepState]) -> Iterator[str]:
     state = node.state(item)
     yield printable(f"container {item.container_id}  {item.ifname} on network {item.network}")
     task = node.task(item)
@@ -97,7 +72,7 @@ def _lines(node: Node, item: Attachment, there: Endpoint, steps: list[StepState]
         ("ports", ", ".join(map(str, item.ports)) or "-"),
         ("host side", " in ".join(name for name in (item.host_interface, item.parent) if name) or "-"),
         ("namespace", item.netns or "-"),
-        ("look", enter(item) or "-"),
+        ("look", remedies.enter(item.netns, "ip a") if item.netns else "-"),
     ]
     yield from _fitted(rows, "  ")
     if there.missing:
@@ -140,7 +115,7 @@ def _interface(item: Interface) -> Iterator[str]:
         yield printable(f"    neighbour {entry}")
 
 
-def step_lines(steps: list[StepState], indent: str = "  ") -> Iterator[str]:
+def step_lines(steps: Sequence[StepState], indent: str = "  ") -> Iterator[str]:
     """Steps for people: the state, what it is, and where it does not stand why, and the way out."""
     size = max((len(step.kind) for step in steps), default=0)
     for step in steps:

@@ -20,7 +20,7 @@ MOST = 40  # containers of a parent that are drawn one by one
 _GOOD = frozenset((State.UP, State.UNKNOWN, State.ELSEWHERE))
 _NUMBERED = re.compile(r"[._-]?[0-9a-f-]*$")
 _ROW, _WIDE, _GAP, _EDGE, _LETTER = 26, 220, 60, 20, 6.6
-_STYLE = (
+STYLE = (
     "text{font:11px monospace;fill:#222}rect{fill:#f6f8fa;stroke:#57606a}"
     ".bad rect{stroke:#cf222e;stroke-width:2}.bad text{fill:#cf222e}"
     "path{fill:none;stroke:#57606a}.bad path{stroke:#cf222e;stroke-dasharray:4}"
@@ -31,12 +31,13 @@ _STYLE = (
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A container, or several of one name; `link` is the host's end."""
+    """A container, or several of one name (`container` is "" then); `link` is the host's end."""
 
     link: str
     text: str
     about: str
     good: bool
+    container: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def _leaf(node: Node, item: Attachment) -> Leaf:
     if state is not State.UP:
         parts.append(state.value.upper())
     about = f"{item.container_id} {item.ifname} on {item.network}, {state.value}"
-    return Leaf(item.host_interface, "  ".join(parts), about, state in _GOOD)
+    return Leaf(item.host_interface, "  ".join(parts), about, state in _GOOD, item.container_id)
 
 
 def text(found: Sequence[Branch], title: str) -> Iterator[str]:
@@ -127,7 +128,7 @@ def svg(found: Sequence[Branch], title: str) -> str:
             line = f'<path d="M{x} {middle:g}H{x + _GAP // 2}V{y + 10:g}H{end}"/>'
             label = f'<text x="{x + _GAP // 2 + 4}" y="{y + 7:g}">{_safe(leaf.link)}</text>'
             inner = line + label + _box(end, y, max(wide, _WIDE), leaf.text, leaf.about)
-            body.append(_group(inner, good=leaf.good))
+            body.append(_group(inner, good=leaf.good, container=leaf.container))
             y += _ROW
         if not branch.leaves:
             y += _ROW
@@ -136,11 +137,12 @@ def svg(found: Sequence[Branch], title: str) -> str:
     size = _EDGE * 2 + _WIDE + _GAP + 100 + max(wide, _WIDE)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{size:g}" height="{y + _EDGE}" role="img">'
     named = f'<title>{_safe(title)}</title><text x="{_EDGE}" y="24">{_safe(title)}</text>'
-    return f"{head}<style>{_STYLE}</style>{named}{''.join(parts)}</svg>\n"
+    return f"{head}<style>{STYLE}</style>{named}{''.join(parts)}</svg>\n"
 
 
-def _group(inner: str, *, good: bool) -> str:
-    return f"<g>{inner}</g>" if good else f'<g class="bad">{inner}</g>'
+def _group(inner: str, *, good: bool, container: str = "") -> str:
+    named = f' data-container="{_safe(container)}"' if container else ""
+    return f"<g{named}>{inner}</g>" if good else f'<g class="bad"{named}>{inner}</g>'
 
 
 def _box(x: float, y: float, wide: float, label: str, about: str) -> str:

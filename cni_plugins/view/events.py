@@ -1,0 +1,132 @@
+"""What happened on the node, and what happens: failed calls from disk, the rest from looks that differ."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from cni_plugins.kernel.netlink.netfilter import Nfnetlink
+from cni_plugins.spec.errors import CniError
+from cni_plugins.spec.identity import Identity
+from cni_plugins.spec.namespace import Namespace
+from cni_plugins.spec.roots import Roots
+from cni_plugins.store import failures
+from cni_plugins.store.failures import Failure
+from cni_plugins.view import load
+from cni_plugins.view.attachments import State
+from cni_plugins.view.doctor.containers import flushed_rules
+from cni_plugins.view.doctor.look import look as look_around
+from cni_plugins.view.node import Node
+
+_MOST = 10_000  # failures; more are not on disk
+FAILURES_HIDDEN = "only root may see the calls that failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`kind`: attached, detached, state, failed, flushed. `time` is in seconds since the epoch."""
+
+    time: float
+    kind: str
+    network: str
+    container: str
+    interface: str
+    about: str
+
+
+def past(found: Node, roots: Roots, start: float) -> list[Event]:
+    """What is known of since `start` (seconds since the epoch), oldest first. PermissionError where failures
+    may not be read.
+    """
+    return sorted((*failed(roots, start), *attached(found, start)), key=lambda item: item.time)
+
+
+def failed(roots: Roots, start: float) -> list[Event]:
+    """Calls that failed after `start`. PermissionError."""
+    return [_of_failure(item) for item in failures.last(roots.run, _MOST) if item.time > start]
+
+
+def _of_failure(item: Failure) -> Event:
+    took = f"{item.seconds * 1000:.0f} ms, {item.by}"
+    about = f"{item.verb} {item.plugin}: code {item.code}: {item.message} ({took})"
+    return Event(item.time, "failed", item.network, item.container, item.interface, about)
+
+
+def attached(found: Node, start: float) -> Iterator[Event]:
+    """What is attached since `start` and still is."""
+    for item in found.attachments:
+        if item.since > start:
+            yield _event("attached", item.identity, ", ".join(e.ip for e in item.addresses), item.since)
+
+
+def _event(kind: str, identity: Identity, about: str, moment: float = 0.0) -> Event:
+    when = moment or time.time()
+    return Event(round(when, 3), kind, identity.network, identity.container_id, identity.ifname, about)
+
+
+@dataclass(slots=True)
+class Watch:
+    """Looks that follow one another; `look` says what happened between the last one and it.
+
+    What this user may not see (failures, rules) is left out.
+    """
+
+    roots: Roots
+    host: Namespace
+    tasks: bool = False
+    _last: float = field(default_factory=time.time)
+    _before: Mapping[Identity, State] | None = None
+    _generation: int = -1
+    _flushed: frozenset[str] = frozenset()
+
+    def begin(self, found: Node, told: list[Event]) -> None:
+        """Go on from a look and what was told of it (`past`), so that nothing is lost and nothing twice."""
+        self._before = {item.identity: found.state(item) for item in found.attachments}
+        self._last = max((item.time for item in told if item.kind == "failed"), default=self._last)
+
+    def look(self) -> tuple[Node, list[Event]]:
+        """The node as it is now. CniError 999 when the kernel does not answer."""
+        now = load.node(self.roots, self.host, tasks=self.tasks)
+        found = self._failed()
+        states = {item.identity: now.state(item) for item in now.attachments}
+        if self._before is not None:
+            found += changes(self._before, states, now)
+        self._before = states
+        found += self._rules(now)
+        return now, found
+
+    def _failed(self) -> list[Event]:
+        try:
+            found = failed(self.roots, self._last)
+        except OSError:
+            return []
+        self._last = max((item.time for item in found), default=self._last)
+        return found
+
+    def _rules(self, now: Node) -> Iterator[Event]:
+        try:
+            with Nfnetlink(self.host) as socket:
+                rules = socket.generation()
+            if rules == self._generation:  # nobody has changed any
+                return
+            self._generation = rules
+            listed = flushed_rules(look_around(now, self.roots, self.host))
+            gone = {item.about: item.evidence for item in listed}
+        except (CniError, PermissionError):
+            return
+        for about in gone.keys() - self._flushed:
+            yield Event(round(time.time(), 3), "flushed", "", gone[about], "", about)
+        self._flushed = frozenset(gone)
+
+
+def changes(before: Mapping[Identity, State], now: Mapping[Identity, State], found: Node) -> Iterator[Event]:
+    """What two looks differ in."""
+    addresses = {item.identity: ", ".join(entry.ip for entry in item.addresses) for item in found.attachments}
+    for identity in now.keys() - before.keys():
+        yield _event("attached", identity, addresses[identity])
+    for identity in before.keys() - now.keys():
+        yield _event("detached", identity, "")
+    for identity in now.keys() & before.keys():
+        if now[identity] is not before[identity]:
+            yield _event("state", identity, f"{before[identity].value} -> {now[identity].value}")

@@ -1,0 +1,110 @@
+"""Does a flow pass, and which rule says so: `mesokit policy explain`. The kernel's own sets are asked."""
+
+from __future__ import annotations
+
+from functools import cache
+from ipaddress import ip_address
+from typing import Any
+
+from cni_plugins.kernel.netlink.netfilter import Nfnetlink
+from cni_plugins.kernel.nft import policy as kernel
+from cni_plugins.policy import explain as explaining
+from cni_plugins.policy.compile import Compiler
+from cni_plugins.policy.explain import Packet
+from cni_plugins.policy.located import Node
+from cni_plugins.policy.model import Endpoint
+from cni_plugins.policy.profile import Entry
+from cni_plugins.policy.read import traffic_of
+from cni_plugins.policy.traffic import NUMBERS
+from cni_plugins.spec.namespace import Namespace
+from cni_plugins.spec.values import Ip
+from cni_plugins.steps.policy_state import State
+
+
+class ExplainError(ValueError):
+    """What was asked cannot be answered; the text is a sentence."""
+
+
+def explain_flow(
+    state: State, host: Namespace, source: str, target: str, traffic: str
+) -> list[dict[str, Any]]:
+    """An answer for each pair of addresses of one family: source, target, allowed, refusedBy, audited,
+    kernel (what was looked up) and reasons. ExplainError, CniError.
+    """
+    pairs = _pairs(state, source, target)
+    compiler = Compiler(state.policies)
+    compiler.compile(state.endpoints)
+    answers: list[dict[str, Any]] = []
+    with Nfnetlink(host) as socket:
+
+        @cache
+        def sets(name: str) -> tuple[Entry, ...]:
+            return tuple(Entry(name, *entry) for entry in kernel.read(socket, name))
+
+        for a, b in pairs:
+            packet = _packet(a, b, traffic)
+            if packet is None:
+                continue
+            found = explaining.judge(sets, compiler.profiles, packet)
+            why = explaining.reasons(state.policies, _of(state, a), _of(state, b), packet)
+            answers.append(
+                {
+                    "source": str(a),
+                    "target": str(b),
+                    "allowed": found.allowed,
+                    "refusedBy": found.end,
+                    "audited": found.audited,
+                    "kernel": found.steps,
+                    "reasons": [
+                        {"end": item.end, "says": item.verdict, "policy": item.policy, "where": item.where}
+                        for item in why
+                    ],
+                }
+            )
+    if not answers:
+        raise ExplainError(f"{source} and {target} have no family in common for {traffic}")
+    return answers
+
+
+def _of(state: State, address: Ip) -> Endpoint | None:
+    return next((item for item in state.endpoints if address in item.addresses), None)
+
+
+def _addresses(state: State, text: str) -> tuple[Ip, ...]:
+    try:
+        return (ip_address(text),)
+    except ValueError:
+        pass
+    exact = [item for item in state.endpoints if item.container == text]
+    found = exact or [item for item in state.endpoints if item.container.startswith(text)]
+    if len({item.container for item in found}) > 1:
+        names = ", ".join(sorted({item.container for item in found}))
+        raise ExplainError(f"{text!r} may be each of {names}")
+    if not found:
+        raise ExplainError(f"{text!r} is no address, and no container under policy begins so")
+    return tuple(address for item in found for address in item.addresses)
+
+
+def _pairs(state: State, source: str, target: str) -> list[tuple[Ip, Ip]]:
+    return [
+        (a, b) for a in _addresses(state, source) for b in _addresses(state, target) if a.version == b.version
+    ]
+
+
+def _packet(source: Ip, target: Ip, text: str) -> Packet | None:
+    """None when the traffic is of the other family."""
+    try:
+        listed = traffic_of(Node(text, 1))
+    except ValueError as error:
+        raise ExplainError(str(error)) from None
+    numbers = NUMBERS[source.version]
+    for item in listed:
+        if item.low != item.high and item.protocol not in ("icmp", "icmpv4", "icmpv6"):
+            raise ExplainError(f"{text!r} is more than one port: name one, such as tcp/80")
+        if item.protocol in ("tcp", "udp", "sctp"):
+            number = numbers[("tcp", "udp", "sctp").index(item.protocol)]
+            return Packet(source, target, number, item.low)
+        if item.protocol in ("icmp", f"icmpv{source.version}"):
+            echo = 8 if source.version == 4 else 128
+            return Packet(source, target, numbers[3], item.low if item.low == item.high else echo)
+    return None
