@@ -20,7 +20,8 @@ from http import HTTPStatus
 
 from mesos.v1.scheduler import scheduler_pb2
 
-from executor.framework.fake_master.calls import Refused, carry_out, check
+from executor.framework.fake_master.calls import carry_out
+from executor.framework.fake_master.ladder import Refused, check
 from executor.framework.fake_master.master import Master
 from executor.framework.fake_master.state import Stream
 from executor.http1 import Budget, HttpError, Request, Server

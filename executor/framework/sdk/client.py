@@ -29,7 +29,7 @@ from executor.framework.sdk import session_events as told
 from executor.framework.sdk.calls import Call
 from executor.framework.sdk.connection import MAX_TEXT, Connection, dial
 from executor.framework.sdk.credentials import CredentialError, Credentials
-from executor.framework.sdk.session import Phase, Policy, Session
+from executor.framework.sdk.session import Session
 from executor.framework.sdk.session_events import (
     CloseAll,
     Connected,
@@ -43,6 +43,7 @@ from executor.framework.sdk.session_events import (
     SendCall,
     Superseded,
 )
+from executor.framework.sdk.session_state import Phase, Policy
 from executor.protocol.encoding import DecodeError, Encoding, decode, encode
 from executor.protocol.recordio import DEFAULT_MAX_RECORD, FramingError, RecordIODecoder
 

@@ -19,16 +19,14 @@ A master's silence: heartbeats come every 15 s; after five of those without a by
 likewise a call that is not answered in that time. The sources for all of it are src/master/{http,master}.cpp.
 """
 
-import enum
-import re
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 from mesos.v1 import mesos_pb2
 from mesos.v1.scheduler import scheduler_pb2
 
-from executor.framework.sdk.calls import Call, repeatable, subscribe
+from executor.framework.sdk.answers import fatal, has_body, leader_of, superseded, superseded_call
+from executor.framework.sdk.calls import repeatable, subscribe
 from executor.framework.sdk.session_events import (
     Action,
     Answered,
@@ -54,73 +52,17 @@ from executor.framework.sdk.session_events import (
     Superseded,
     Tick,
 )
+from executor.framework.sdk.session_state import (
+    DEFAULT_HEARTBEAT,
+    MAX_REDIRECTS,
+    MISSED_HEARTBEATS,
+    Pending,
+    Phase,
+    Policy,
+    SessionState,
+)
 
 Event = scheduler_pb2.Event
-
-DEFAULT_HEARTBEAT = 15.0
-MISSED_HEARTBEATS = 5
-MAX_REDIRECTS = 8
-
-_FATAL = (
-    re.compile(r"Framework has been removed"),
-    re.compile(r"Changing framework's principal"),
-    re.compile(r"Not authorized|Authorization failure"),
-    re.compile(r"Roles \{|'FrameworkInfo\.role|Suppressed roles|Offer constraints|[Ii]nvalid"),
-    re.compile(r"User 'root' is not allowed"),
-)
-_SUPERSEDED = re.compile(r"Framework failed over")
-
-
-class Phase(enum.Enum):
-    """Where the subscription stands."""
-
-    IDLE = "idle"
-    WAITING = "waiting"
-    CONNECTING = "connecting"
-    OPENED = "opened"
-    SUBSCRIBED = "subscribed"
-    SUPERSEDED = "superseded"
-    FAILED = "failed"
-    CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """Seconds. `random(high)` is a float from 0 to `high`: attempts are spread over their whole delay."""
-
-    masters: tuple[str, ...]
-    random: Callable[[float], float]
-    first_delay: float = 0.5
-    longest_delay: float = 15.0
-    open_timeout: float = 75.0
-    call_timeout: float = 75.0
-    content_type: str = "application/x-protobuf"
-    attempts_without_permission: int = 2
-
-
-@dataclass(slots=True)
-class _Pending:
-    token: int
-    call: Call
-    since: float
-    unsent: int = 0
-
-
-@dataclass(slots=True)
-class _State:
-    phase: Phase = Phase.IDLE
-    generation: int = 0
-    stream_id: str = ""
-    master: str = ""
-    heard: float = 0.0
-    heartbeat: float = DEFAULT_HEARTBEAT
-    retry_at: float | None = None
-    failures: int = 0
-    redirects: int = 0
-    refusals: int = 0
-    candidates: deque[str] = field(default_factory=deque)
-    queue: deque[_Pending] = field(default_factory=deque)
-    under_way: _Pending | None = None
 
 
 class Session:
@@ -132,7 +74,7 @@ class Session:
         self.suppressed: frozenset[str] = frozenset()
         self.constraints: scheduler_pb2.OfferConstraints | None = None
         self._policy = policy
-        self._state = _State(candidates=deque(policy.masters))
+        self._state = SessionState(candidates=deque(policy.masters))
 
     @property
     def phase(self) -> Phase:
@@ -306,16 +248,16 @@ class Session:
         state.heard = now
         if event is None or event.type in (Event.HEARTBEAT, Event.UNKNOWN):
             return []
-        if not _has_body(event):
+        if not has_body(event):
             return []
         if event.type == Event.ERROR:
             return self._error(event.error.message, now)
         return [Deliver(event)]
 
     def _error(self, text: str, now: float) -> list[Action]:
-        if _SUPERSEDED.search(text):
+        if superseded(text):
             return self._superseded(text)
-        if any(pattern.search(text) for pattern in _FATAL):
+        if fatal(text):
             return self._fail(text)
         return self._again(now, f"the master ended the subscription: {text}")
 
@@ -344,7 +286,7 @@ class Session:
 
     def _say(self, given: Input, now: float) -> list[Action]:
         assert isinstance(given, Say)
-        self._state.queue.append(_Pending(given.token, given.call, now))
+        self._state.queue.append(Pending(given.token, given.call, now))
         return self._next_call(now)
 
     def _say_unsubscribed(self, given: Input, _now: float) -> list[Action]:
@@ -368,7 +310,7 @@ class Session:
         if given.status in (200, 202):
             state.under_way = None
             return [Outcome(given.token, Fate.TAKEN, given.status), *self._next_call(now)]
-        if given.status == 400 and _SUPERSEDED_CALL.search(given.text):
+        if given.status == 400 and superseded_call(given.text):
             return self._superseded(f"a call was refused: {given.text}")
         if given.status in (307, 401, 403, 503) or (given.status == 400 and "cannot be found" in given.text):
             # Not leader any more, not subscribed, unknown to a new master: a new subscription mends it.
@@ -436,8 +378,6 @@ class Session:
         return ""
 
 
-_SUPERSEDED_CALL = re.compile(r"[Ss]tream.?[Ii][Dd]")
-
 _Rule = Callable[[Session, Input, float], list[Action]]
 
 # Phase None stands for every phase that the table does not name.
@@ -460,31 +400,3 @@ _TABLE: Mapping[tuple[Phase | None, type], _Rule] = {
     (None, Leader): Session._leader,
     (None, Tick): Session._tick,
 }
-
-
-def leader_of(location: str) -> str:
-    """`host:port` out of a Location header, "" if there is none. Masters write `//host:port/path`, their
-    documentation `host:port`.
-    """
-    rest = re.sub(r"^[a-zA-Z][a-zA-Z0-9+.-]*:(?=//)", "", location)
-    found = re.match(r"(?://)?(\[[0-9a-fA-F:.]+\]:\d{1,5}|[A-Za-z0-9._-]+:\d{1,5})(?:[/?#]|$)", rest)
-    return found[1] if found is not None else ""
-
-
-_BODIES = {
-    Event.SUBSCRIBED: "subscribed",
-    Event.OFFERS: "offers",
-    Event.INVERSE_OFFERS: "inverse_offers",
-    Event.RESCIND: "rescind",
-    Event.RESCIND_INVERSE_OFFER: "rescind_inverse_offer",
-    Event.UPDATE: "update",
-    Event.UPDATE_OPERATION_STATUS: "update_operation_status",
-    Event.MESSAGE: "message",
-    Event.FAILURE: "failure",
-    Event.ERROR: "error",
-}
-
-
-def _has_body(event: Event) -> bool:
-    name = _BODIES.get(event.type)
-    return name is not None and event.HasField(name)

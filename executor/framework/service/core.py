@@ -20,7 +20,6 @@ from mesos.v1.scheduler import scheduler_pb2
 from executor.framework.sdk.calls import Call, TaskRef
 from executor.framework.sdk.client import Client, Notice
 from executor.framework.sdk.reconcile import Reconciler
-from executor.framework.sdk.session import Phase
 from executor.framework.sdk.session_events import (
     Connected,
     Deliver,
@@ -29,6 +28,7 @@ from executor.framework.sdk.session_events import (
     Fate,
     Superseded,
 )
+from executor.framework.sdk.session_state import Phase
 from executor.framework.service import apps as records
 from executor.framework.service import clock, planning, updates
 from executor.framework.service.books import Books, Settings

@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from executor.framework.service.spec import FORM
+from executor.framework.service.form import FORM
 from executor.local_agent.shapes import Flag, Kind, ListOf, MapOf, Number, Object, Text
 from executor.local_agent.shortform import APPLICATION
 

@@ -15,9 +15,10 @@ from executor.framework.service import apps as records
 from executor.framework.service import killing
 from executor.framework.service.apps import AppState
 from executor.framework.service.books import Books
+from executor.framework.service.form import MAX_INSTANCES
 from executor.framework.service.instance import Instance
 from executor.framework.service.rollout import Deployment, Status
-from executor.framework.service.spec import MAX_INSTANCES, App, read_app
+from executor.framework.service.spec import App, read_app
 from executor.framework.service.turn import Turn
 
 _UNDER_WAY = (Status.DEPLOYING, Status.CANARY, Status.ROLLING_BACK)

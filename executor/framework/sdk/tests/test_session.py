@@ -5,8 +5,9 @@ from mesos.v1 import mesos_pb2
 from mesos.v1.scheduler import scheduler_pb2
 
 from executor.framework.sdk import calls
+from executor.framework.sdk.answers import leader_of
 from executor.framework.sdk.calls import TaskRef
-from executor.framework.sdk.session import Phase, Policy, Session, leader_of
+from executor.framework.sdk.session import Session
 from executor.framework.sdk.session_events import (
     Action,
     Answered,
@@ -31,6 +32,7 @@ from executor.framework.sdk.session_events import (
     Superseded,
     Tick,
 )
+from executor.framework.sdk.session_state import Phase, Policy
 
 Event = scheduler_pb2.Event
 PROTOBUF = "application/x-protobuf"

@@ -1,0 +1,145 @@
+"""What a master answers before it looks at what a call means: the ladder of HTTP codes, in its order
+(src/master/http.cpp `scheduler`).
+"""
+
+import base64
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mesos.v1.scheduler import scheduler_pb2
+
+from executor.framework.fake_master.master import Master
+from executor.protocol.encoding import DecodeError, Encoding, decode
+
+Call = scheduler_pb2.Call
+PATHS = ("/api/v1/scheduler", "/master/api/v1/scheduler")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Exception):
+    """An answer other than 200 or 202."""
+
+    status: int
+    text: str
+    fields: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A call that passed; for SUBSCRIBE the encoding of its stream."""
+
+    call: Call
+    encoding: Encoding
+
+
+def check(master: Master, method: str, target: str, fields: Mapping[str, str], body: bytes) -> Checked:
+    """The ladder, in a master's order. Raises Refused."""
+    options = master.options
+    if options.principal:
+        wanted = base64.b64encode(f"{options.principal}:{options.secret}".encode()).decode()
+        if fields.get("authorization") != f"Basic {wanted}":
+            realm = 'Basic realm="mesos-master-scheduler"'
+            raise Refused(401, "", (("WWW-Authenticate", realm),))
+    if target not in PATHS:
+        raise Refused(404, "")
+    if master.leader is None:
+        raise Refused(503, "No leader elected")
+    if master.leader != master.address:
+        raise Refused(307, "", (("Location", f"//{master.leader}{target}"),))
+    if method != "POST":
+        raise Refused(405, "", (("Allow", "POST"),))
+    call = _decoded(fields, body)
+    _union(call)
+    encoding = _acceptable(call, fields)
+    if call.type == Call.SUBSCRIBE:
+        if "mesos-stream-id" in fields:
+            raise Refused(400, "Subscribe calls should not include the 'Mesos-Stream-Id' header")
+        return Checked(call, encoding)
+    framework = master.books.frameworks.get(call.framework_id.value)
+    if framework is None:
+        raise Refused(400, "Framework cannot be found")
+    if framework.stream is None:
+        raise Refused(403, "Framework is not subscribed")
+    stream_id = fields.get("mesos-stream-id")
+    if stream_id is None:
+        raise Refused(400, "All non-subscribe calls should include the 'Mesos-Stream-Id' header")
+    if stream_id != framework.stream.id:
+        raise Refused(
+            400,
+            f"The stream ID '{stream_id}' included in this request didn't match the stream ID currently "
+            f"associated with framework ID {framework.id}",
+        )
+    return Checked(call, encoding)
+
+
+def _decoded(fields: Mapping[str, str], body: bytes) -> Call:
+    kind = fields.get("content-type")
+    if kind is None:
+        raise Refused(400, "Expecting 'Content-Type' to be present")
+    encoding = Encoding.of_content_type(kind)
+    if encoding is None:
+        raise Refused(
+            415, f"Expecting 'Content-Type' of application/json or application/x-protobuf, not {kind}"
+        )
+    coding = fields.get("content-encoding", "")
+    if coding == "gzip":
+        try:
+            body = zlib.decompress(body, wbits=31)
+        except zlib.error as error:
+            raise Refused(400, "the body is no gzip") from error
+    elif coding:
+        raise Refused(400, "Failed to parse body into Call protobuf")
+    try:
+        return decode(body, Call(), encoding)
+    except DecodeError as error:
+        raise Refused(400, f"Failed to parse body into Call protobuf: {error}") from error
+
+
+_BODIES = {
+    Call.SUBSCRIBE: "subscribe",
+    Call.ACCEPT: "accept",
+    Call.DECLINE: "decline",
+    Call.ACCEPT_INVERSE_OFFERS: "accept_inverse_offers",
+    Call.DECLINE_INVERSE_OFFERS: "decline_inverse_offers",
+    Call.KILL: "kill",
+    Call.SHUTDOWN: "shutdown",
+    Call.ACKNOWLEDGE: "acknowledge",
+    Call.ACKNOWLEDGE_OPERATION_STATUS: "acknowledge_operation_status",
+    Call.RECONCILE: "reconcile",
+    Call.RECONCILE_OPERATIONS: "reconcile_operations",
+    Call.MESSAGE: "message",
+    Call.REQUEST: "request",
+    Call.UPDATE_FRAMEWORK: "update_framework",
+}
+
+
+def _union(call: Call) -> None:
+    if not call.HasField("type"):
+        raise Refused(400, "Failed to validate scheduler::Call: Expecting 'type' to be present")
+    name = _BODIES.get(call.type)
+    if name is not None and not call.HasField(name):
+        raise Refused(400, f"Failed to validate scheduler::Call: Expecting '{name}' to be present")
+    if call.type in (Call.SUBSCRIBE, Call.UPDATE_FRAMEWORK):
+        info = (call.subscribe if call.type == Call.SUBSCRIBE else call.update_framework).framework_info
+        if info.id.value != call.framework_id.value:
+            raise Refused(
+                400, "Failed to validate scheduler::Call: 'framework_id' differs from 'framework_info.id'"
+            )
+    elif not call.framework_id.value:
+        raise Refused(400, "Failed to validate scheduler::Call: Expecting 'framework_id' to be present")
+    if call.type == Call.ACKNOWLEDGE and len(call.acknowledge.uuid) != 16:
+        raise Refused(400, "Failed to validate scheduler::Call: Not a valid UUID")
+    if call.type == Call.UNKNOWN:
+        raise Refused(501, "Received 'UNKNOWN' call")
+
+
+def _acceptable(call: Call, fields: Mapping[str, str]) -> Encoding:
+    if call.type not in (Call.SUBSCRIBE, Call.RECONCILE_OPERATIONS):
+        return Encoding.PROTOBUF
+    accepted = [item.split(";")[0].strip() for item in fields.get("accept", "*/*").split(",")]
+    if any(item in ("*/*", "application/*", "application/json") for item in accepted):
+        return Encoding.JSON
+    if Encoding.PROTOBUF.content_type in accepted:
+        return Encoding.PROTOBUF
+    raise Refused(406, "Expecting 'Accept' to allow application/json or application/x-protobuf")
