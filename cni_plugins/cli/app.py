@@ -25,6 +25,7 @@ class Api:
 
     base: str
     token: str
+    authority: Path | None = None
 
     def ask(self, method: str, path: str, body: Any = None, *, stream: bool = False) -> requests.Response:
         """A request, sent on to the leader where that is another instance. Raises click.ClickException."""
@@ -41,6 +42,7 @@ class Api:
                     timeout=(5, None if stream else 60),
                     stream=stream,
                     allow_redirects=False,
+                    verify=str(self.authority) if self.authority is not None else True,
                 )
                 if response.status_code != requests.codes.temporary_redirect:
                     break
@@ -78,8 +80,14 @@ def _message(response: requests.Response) -> str:
     help="Where the framework answers (MESOKIT_FRAMEWORK).",
 )
 @click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), help="Its token.")
+@click.option(
+    "--ca",
+    envvar="MESOKIT_FRAMEWORK_CA",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="With https://: the authority to trust, instead of this host's (PEM; MESOKIT_FRAMEWORK_CA).",
+)
 @click.pass_context
-def command(ctx: click.Context, api: str, token_file: Path | None) -> None:
+def command(ctx: click.Context, api: str, token_file: Path | None, ca: Path | None) -> None:
     """Deploy apps on a mesokit framework, and see what becomes of them.
 
     \b
@@ -92,7 +100,7 @@ def command(ctx: click.Context, api: str, token_file: Path | None) -> None:
     except OSError as error:
         raise click.ClickException(f"--token-file {token_file}: {error.strerror}") from None
     base = api if "://" in api else f"http://{api}"
-    ctx.obj = Api(base.rstrip("/"), token)
+    ctx.obj = Api(base.rstrip("/"), token, ca)
 
 
 @command.command("deploy")

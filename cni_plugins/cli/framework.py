@@ -79,7 +79,10 @@ def _user() -> str:
 @click.option("--principal", default="", help="Who it is for the master.")
 @click.option("--secret-file", type=_PATH, help="Its secret, for basic authentication.")
 @click.option("--master-token-file", type=_PATH, help="A bearer token for the master instead.")
-@click.option("--tls-ca", type=_PATH, help="Speak TLS with masters, and trust this certificate authority.")
+@click.option("--tls", is_flag=True, help="Speak TLS with masters, and trust this host's authorities.")
+@click.option("--tls-ca", type=_PATH, help="The same, and trust this certificate authority alone (PEM).")
+@click.option("--tls-certificate", type=_PATH, help="Shown to masters that ask who we are (PEM).")
+@click.option("--tls-key", type=_PATH, help="Its key (PEM).")
 @click.option(
     "--file", "files", multiple=True, type=_PATH, help="Serve a file; the first one is the executor."
 )

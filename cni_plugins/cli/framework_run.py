@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import ssl
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from executor.framework.fake_master.server import serve as serve_master
 from executor.framework.sdk.client import Settings as ClientSettings
 from executor.framework.sdk.credentials import CredentialError, Credentials, basic, bearer
 from executor.framework.sdk.leader import LeaderUrlError
+from executor.framework.sdk.tls import Tls, from_environment, trusting
 from executor.framework.service.books import Settings
 from executor.framework.service.serve import Place, Stored
 from executor.framework.service.serve import run as serve
@@ -61,7 +61,7 @@ def _settings(options: dict[str, Any], masters: tuple[str, ...]) -> Settings:
         masters,
         Encoding.JSON if options["json_calls"] else Encoding.PROTOBUF,
         _credentials(options),
-        _tls(options["tls_ca"]),
+        _tls(options),
         1024 if options["compress"] else None,
     )
     installed = Delivery().command
@@ -89,8 +89,13 @@ def _credentials(options: dict[str, Any]) -> Credentials:
     return Credentials()
 
 
-def _tls(authority: Path | None) -> ssl.SSLContext | None:
-    return None if authority is None else ssl.create_default_context(cafile=authority)
+def _tls(options: dict[str, Any]) -> Tls | None:
+    """Options first; without one, the variables that every Mesos process knows."""
+    given = [options[name] for name in ("tls_ca", "tls_certificate", "tls_key")]
+    tls = trusting(*given) if options["tls"] or any(given) else from_environment(os.environ)
+    if tls is not None and not tls.verifies:
+        log.warning("masters' certificates are not verified: LIBPROCESS_SSL_VERIFY_SERVER_CERT is not set")
+    return tls
 
 
 def _place(options: dict[str, Any]) -> Place:

@@ -26,10 +26,11 @@ _SWITCHES = (ssl.OP_NO_TLSv1, ssl.OP_NO_TLSv1_1, ssl.OP_NO_TLSv1_2, ssl.OP_NO_TL
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """A TLS context and how names are verified in it."""
+    """A TLS context and how names are verified in it. `peer`: what the other side is called in errors."""
 
     settings: TlsSettings
     context: ssl.SSLContext
+    peer: str = "agent"
 
     def wrap(self, sock: socket.socket, host: str) -> ssl.SSLSocket:
         """TLS on a connected socket, the hands yet to be shaken. A name goes into the SNI, an address not
@@ -42,24 +43,27 @@ class Context:
         """Compare the names in the certificate that was shown, where that is asked for. Raises
         ssl.SSLCertVerificationError (an OSError).
         """
+        if self.settings.verify:
+            self.verify_names(sock.getpeercert() or {}, sock.getpeername(), host)
+
+    def verify_names(self, certificate: Any, address: Any, host: str) -> None:
+        """The same for a certificate as getpeercert gives it, shown at `address` (a socket's)."""
         if not self.settings.verify:
             return
-        certificate = sock.getpeercert() or {}
-        wanted = self._names(sock, host)
+        wanted = self._names(address, host)
         if not any(names(certificate, name) for name in wanted):
-            raise ssl.SSLCertVerificationError(1, _mismatch(certificate, wanted))
+            raise ssl.SSLCertVerificationError(1, _mismatch(certificate, wanted, self.peer))
 
-    def _names(self, sock: ssl.SSLSocket, host: str) -> list[str]:
+    def _names(self, address: Any, host: str) -> list[str]:
         if self.settings.scheme is HostnameScheme.OPENSSL:
             return [host]
-        address = sock.getpeername()
         wanted = [address[0]] if self.settings.verify_address else []
         with contextlib.suppress(OSError):
             wanted.append(socket.getnameinfo(address, socket.NI_NAMEREQD)[0])
         return wanted
 
 
-def make_context(settings: TlsSettings) -> Context:
+def make_context(settings: TlsSettings, peer: str = "agent") -> Context:
     """The context. Raises ConfigError when a file, cipher list or curve cannot be used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -89,7 +93,7 @@ def make_context(settings: TlsSettings) -> Context:
         problems.append(f"LIBPROCESS_SSL_ECDH_CURVE: {settings.curve!r} is no known curve: use auto")
     if problems:
         raise ConfigError(problems)
-    return Context(settings, context)
+    return Context(settings, context, peer)
 
 
 def names(certificate: Any, wanted: str) -> bool:
@@ -123,11 +127,11 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _mismatch(certificate: Any, wanted: list[str]) -> str:
+def _mismatch(certificate: Any, wanted: list[str], peer: str) -> str:
     held = ", ".join(value for _, value in certificate.get("subjectAltName", ())) or "no name"
     if not wanted:
-        return "the agent's address has no name to verify: set LIBPROCESS_SSL_VERIFY_IPADD=true"
-    return f"the agent's certificate names {held}, not {' or '.join(wanted)}"
+        return f"the {peer}'s address has no name to verify: set LIBPROCESS_SSL_VERIFY_IPADD=true"
+    return f"the {peer}'s certificate names {held}, not {' or '.join(wanted)}"
 
 
 def _use_authorities(context: ssl.SSLContext, settings: TlsSettings, problems: list[str]) -> None:

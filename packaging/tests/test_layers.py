@@ -49,8 +49,9 @@ EXECUTOR_RULES: Rules = {
     "transport": frozenset({"http1", "protocol", "config"}),
     # The one-machine agent stands on the other side of the wire: it shares the codec, and durations as text.
     "local_agent": frozenset({"http1", "protocol", "config"}),
-    # A framework is a third party on the wire: it shares what bytes mean, and durations as text.
-    "framework": frozenset({"http1", "protocol", "config", "local_agent"}),
+    # A framework is a third party on the wire: it shares what bytes mean, and durations as text,
+    # and libprocess' rules of TLS.
+    "framework": frozenset({"http1", "protocol", "config", "local_agent", "transport"}),
 }
 CNI_RULES: Rules = {
     "spec": frozenset(),

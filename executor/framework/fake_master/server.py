@@ -11,6 +11,7 @@ connection.
 
 import asyncio
 import socket
+import ssl
 import struct
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -231,11 +232,18 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 @asynccontextmanager
 async def serve(
-    master: Master, host: str = "127.0.0.1", port: int = 0, *, tick: float = 0.01
+    master: Master,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    tick: float = 0.01,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[FakeMasterServer]:
-    """A master that listens, until the block ends. Its own address is set to what it listens on."""
+    """A master that listens, until the block ends; over TLS alone where `tls` is given. Its own address is
+    set to what it listens on.
+    """
     found = FakeMasterServer(master)
-    server = await asyncio.start_server(found.connected, host, port)
+    server = await asyncio.start_server(found.connected, host, port, ssl=tls)
     found.address = f"{host}:{server.sockets[0].getsockname()[1]}"
     if master.leader == master.address:
         master.leader = found.address

@@ -15,7 +15,6 @@ import asyncio
 import gzip
 import logging
 import random
-import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
@@ -44,6 +43,7 @@ from executor.framework.sdk.session_events import (
     Superseded,
 )
 from executor.framework.sdk.session_state import Phase, Policy
+from executor.framework.sdk.tls import Tls
 from executor.protocol.encoding import DecodeError, Encoding, decode, encode
 from executor.protocol.recordio import DEFAULT_MAX_RECORD, FramingError, RecordIODecoder
 
@@ -65,7 +65,7 @@ class Settings:
     masters: tuple[str, ...] = ()
     encoding: Encoding = Encoding.PROTOBUF
     credentials: Credentials = field(default_factory=Credentials)
-    tls: ssl.SSLContext | None = None
+    tls: Tls | None = None
     compress_above: int | None = None
     connect_timeout: float = 10.0
     open_timeout: float = 75.0
@@ -164,8 +164,11 @@ class Client:
     # ---- the session's actions
 
     def _feed(self, given: told.Input) -> None:
+        before = self.session.problem
         for action in self.session.handle(given, _now()):
             self._act(action)
+        if self.session.problem not in ("", before):
+            log.warning("not subscribed: %s", self.session.problem)
         self._moved.set()
 
     def _act(self, action: told.Action) -> None:

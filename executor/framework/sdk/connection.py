@@ -9,6 +9,7 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 
+from executor.framework.sdk.tls import Tls, refusal
 from executor.http1 import Answer, Budget, Client, HttpError
 
 MAX_TEXT = 4096
@@ -23,7 +24,8 @@ _CHUNK = 64 * 1024
 class Connection:
     """A connection of one request after another. `sent` tells whether bytes of the current one went out."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str = "") -> None:
+        self._address = address
         self._reader = reader
         self._writer = writer
         self._http = Client(Budget())
@@ -93,19 +95,37 @@ class Connection:
             part = self._http.next()
             if part is not None:
                 return part
-            self._http.receive(await self._reader.read(_CHUNK))
+            try:
+                data = await self._reader.read(_CHUNK)
+            except ssl.SSLError as error:
+                # TLS 1.3: a server says here that it wanted a certificate of ours.
+                raise refusal(self._address, error) from None
+            self._http.receive(data)
 
 
-async def dial(address: str, tls: ssl.SSLContext | None, seconds: float) -> Connection:
-    """Connect to `host:port`. Raises OSError, also when it takes longer than `seconds`."""
+async def dial(address: str, tls: Tls | None, seconds: float) -> Connection:
+    """Connect to `host:port`, and shake hands before anything is said where that is asked for. Raises
+    OSError, also when it takes longer than `seconds`.
+    """
     host, _, port = address.rpartition(":")
+    host = host.strip("[]")
     try:
         async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_connection(
-                host.strip("[]"), int(port), ssl=tls, limit=2 * _CHUNK
+                host, int(port), ssl=tls.context if tls is not None else None, limit=2 * _CHUNK
             )
+            if tls is not None:
+                try:
+                    await tls.verify(writer, host)
+                except BaseException:
+                    writer.transport.abort()
+                    raise
+    except ssl.SSLError as error:
+        raise refusal(address, error) from None
+    except ConnectionAbortedError:
+        raise OSError(f"{address} ended the connection during the TLS handshake") from None
     except TimeoutError:
         raise OSError(f"{address} does not take a connection within {seconds:g} s") from None
     except ValueError:
         raise OSError(f"{address!r} is not host:port") from None
-    return Connection(reader, writer)
+    return Connection(reader, writer, address)

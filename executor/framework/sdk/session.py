@@ -73,6 +73,8 @@ class Session:
         self.info.CopyFrom(info)
         self.suppressed: frozenset[str] = frozenset()
         self.constraints: scheduler_pb2.OfferConstraints | None = None
+        self.problem = ""
+        """Why there is no subscription, "" while there is one or the first attempt is under way."""
         self._policy = policy
         self._state = SessionState(candidates=deque(policy.masters))
 
@@ -189,7 +191,7 @@ class Session:
         time round.
         """
         state, policy = self._state, self._policy
-        was = state.phase
+        was, self.problem = state.phase, why
         actions: list[Action] = [CloseAll()]
         if was is Phase.SUBSCRIBED:
             actions += [Disconnected(why), *self._give_up_calls(why)]
@@ -231,7 +233,7 @@ class Session:
             return []
         if event.type == Event.SUBSCRIBED:
             first = not self.info.id.value
-            state.phase = Phase.SUBSCRIBED
+            state.phase, self.problem = Phase.SUBSCRIBED, ""
             state.failures = state.redirects = state.refusals = 0
             announced = event.subscribed.heartbeat_interval_seconds
             state.heartbeat = min(max(announced, 1.0), 300.0) if announced > 0 else DEFAULT_HEARTBEAT
@@ -270,6 +272,8 @@ class Session:
     def _end(self, phase: Phase, last: Action | None, why: str) -> list[Action]:
         state = self._state
         was = state.phase
+        if last is not None:
+            self.problem = why
         state.phase = phase
         state.generation += 1
         state.retry_at = None

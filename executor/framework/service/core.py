@@ -11,7 +11,7 @@ said is asked for again after the next start, what was said was stored.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mesos.v1 import mesos_pb2
@@ -71,6 +71,8 @@ class Framework:
         self._client: Client | None = None
         self._leader = ""
         self._ended = asyncio.Event()
+        self.refused = False
+        """Whether a master has refused this framework for good; the books' `problem` says why."""
         self.loaded = asyncio.Event()
         """Set when what was stored has been read: before that nobody should ask for anything."""
 
@@ -167,6 +169,8 @@ class Framework:
     def _time_passes(self, turn: Turn) -> None:
         if self.leadership.lost.is_set():
             raise FencedError("this instance leads no more")
+        if not self.books.connected and self._client is not None and self._client.session.problem:
+            self.books.problem = self._client.session.problem
         clock.time_passes(self.books, turn)
 
     async def _turns(self) -> None:
@@ -256,6 +260,7 @@ class Framework:
                 asyncio.get_running_loop().call_later(30.0, self._resume)
             case Failed(why):
                 self.books.problem = why
+                self.refused = True
                 log.critical("the master refuses this framework: %s", why)
                 self._ended.set()
             case Deliver(event):
@@ -292,18 +297,7 @@ class Framework:
         log.info("subscribed with %s as %s", master, framework_id)
         self.books.say("framework.connected", "", {"master": master, "framework_id": framework_id})
 
-    # ---- plans
-
-    def _set_suppressed(self, roles: Iterable[str]) -> None:
-        if self._client is not None:
-            self._client.session.suppressed = frozenset(roles)
-
-    # ---- time
-
-    # ---- bookkeeping
-
-    def _post_after(self, turn: Turn, call: Call) -> None:
-        turn.after.append(lambda: self._post(call))
+    # ---- calls
 
     def _post(self, call: Call) -> None:
         if self._client is None or self.leadership.lost.is_set() or not self.leadership.certain:

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from executor.framework.sdk.connection import dial
+from executor.framework.sdk.tls import Tls
 from executor.framework.service.constraints import ADDRESS
 from executor.framework.service.instance import Instance
 from executor.framework.service.wishes import WishError
@@ -18,17 +19,17 @@ LENGTH = 64 * 1024
 _TIMEOUT = 10.0
 
 
-async def read(instance: Instance, name: str, offset: int) -> dict[str, Any]:
+async def read(instance: Instance, name: str, offset: int, tls: Tls | None = None) -> dict[str, Any]:
     """From `offset` bytes on a piece of `stdout` or `stderr`, and where the next begins. Raises WishError."""
     address = instance.place.get(ADDRESS)
     if not address:
         raise WishError(404, f"the agent of {instance.id} did not say where it answers")
-    state = await _get(address, "/state")
+    state = await _get(address, "/state", tls)
     folder = _sandbox(state, instance.executor_id)
     if folder is None:
         raise WishError(404, f"the agent at {address} does not know executor {instance.executor_id} any more")
     path = quote(f"{folder}/{name}", safe="")
-    found = await _get(address, f"/files/read?path={path}&offset={offset}&length={LENGTH}")
+    found = await _get(address, f"/files/read?path={path}&offset={offset}&length={LENGTH}", tls)
     data = str(found.get("data", ""))
     return {"data": data, "offset": offset + len(data.encode("utf-8", "surrogateescape"))}
 
@@ -43,9 +44,9 @@ def _sandbox(state: Any, executor_id: str) -> str | None:
     return None
 
 
-async def _get(address: str, target: str) -> Any:
+async def _get(address: str, target: str, tls: Tls | None) -> Any:
     try:
-        async with asyncio.timeout(_TIMEOUT), await dial(address, None, _TIMEOUT) as connection:
+        async with asyncio.timeout(_TIMEOUT), await dial(address, tls, _TIMEOUT) as connection:
             head = await connection.request("GET", target, [("Host", address)])
             body = await connection.body()
     except (OSError, TimeoutError) as error:

@@ -190,7 +190,7 @@ async def _lead(
             await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
             framework.stop()
             await work
-            return REFUSED if framework.phase.value == "failed" or framework.books.problem else 0
+            return REFUSED if framework.refused else 0
         except FencedError as error:
             log.error("this instance leads no more: %s", error)
             return LED_NO_MORE

@@ -14,13 +14,13 @@ import asyncio
 import base64
 import json
 import logging
-import ssl
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from executor.framework.sdk.connection import Connection, dial
+from executor.framework.sdk.tls import Tls
 from executor.framework.store.interface import (
     ConflictError,
     Delete,
@@ -97,7 +97,7 @@ class EtcdStore:
         endpoints: Sequence[str],
         prefix: str = "/mesokit",
         lease: float = 10.0,
-        tls: ssl.SSLContext | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self._endpoints = list(endpoints)
         self._prefix = prefix.rstrip("/")
