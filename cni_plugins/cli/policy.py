@@ -25,7 +25,7 @@ from cni_plugins.spec.namespace import OWN_NETNS, Namespace, open_namespace
 from cni_plugins.spec.roots import Roots, roots_from
 from cni_plugins.spec.text import printable
 from cni_plugins.steps import policy_state
-from cni_plugins.steps.policy_state import State
+from cni_plugins.steps.policy_file import State
 from cni_plugins.view.explain import ExplainError, explain_flow
 
 _SECONDS = 30.0

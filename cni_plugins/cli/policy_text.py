@@ -14,7 +14,7 @@ from cni_plugins.policy.compile import Assignment, Compiler, applying
 from cni_plugins.policy.model import Direction, Endpoint, PeerKind, Policy, Selector
 from cni_plugins.policy.traffic import lanes
 from cni_plugins.spec.namespace import Namespace
-from cni_plugins.steps.policy_state import State
+from cni_plugins.steps.policy_file import State
 
 
 def builtin() -> list[str]:

@@ -16,7 +16,7 @@ from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import Roots
 from cni_plugins.steps import policy_state
-from cni_plugins.steps.policy_state import State
+from cni_plugins.steps.policy_file import State
 
 log = logging.getLogger("mesokit.node")
 

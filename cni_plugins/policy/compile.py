@@ -36,6 +36,7 @@ from cni_plugins.policy.profile import (
     placed,
     towards,
 )
+from cni_plugins.policy.selection import Members
 from cni_plugins.policy.traffic import FULL, NONE, Lanes
 
 _ANY = (Traffic("any"),)
@@ -137,23 +138,60 @@ def _names_containers(policy: Policy) -> bool:
     return any(item.container is not None for item in (policy.selector, *(peer.selector for peer in peers)))
 
 
-class Compiler:
-    """Of one set of policies; remembers what holds for endpoints that are alike."""
+def _different(some: Sequence[Policy], others: Sequence[Policy]) -> list[Policy]:
+    """The policies that only one of both has."""
+    names = {item.name: item for item in some}, {item.name: item for item in others}
+    return [
+        item
+        for listed, there in ((some, names[1]), (others, names[0]))
+        for item in listed
+        if (other := there.get(item.name)) is not item and other != item
+    ]
 
-    def __init__(self, policies: Sequence[Policy]) -> None:
+
+class Compiler:
+    """Of one set of policies; remembers what holds for endpoints that are alike. `before` is one of other
+    policies: what it knows of endpoints that no policy selects which only one of both has is not worked out
+    again.
+    """
+
+    def __init__(self, policies: Sequence[Policy], before: "Compiler | None" = None) -> None:
         self.policies = tuple(policies)
         self.profiles: dict[str, Profile] = {}
-        self._by_container = any(_names_containers(policy) for policy in policies)
+        self.by_container = any(_names_containers(policy) for policy in policies)
         self._assigned: dict[object, Assignment] = {}
         self._towards: dict[object, Lanes] = {}
         self._index = selection.Index(policy.selector for policy in policies)
+        self._inherited: dict[object, Assignment] = {}
+        self._before: dict[str, Profile] = {}
+        self._changed: list[Policy] = []
+        if before is not None and before.by_container == self.by_container:
+            self._inherited = before._assigned
+            self._changed = _different(before.policies, self.policies)
+            self._changed_index = selection.Index(policy.selector for policy in self._changed)
+            self._before = before.profiles
 
     def assignment(self, endpoint: Endpoint) -> Assignment:
         alike = self._alike(endpoint)
         found = self._assigned.get(alike)
         if found is None:
-            found = self._assigned[alike] = self._assign(endpoint)
+            found = self._inherited.get(alike)
+            if found is None or self._is_affected(endpoint):
+                found = self._assign(endpoint)
+            else:
+                self._inherit(found)
+            self._assigned[alike] = found
         return found
+
+    def _inherit(self, assigned: Assignment) -> None:
+        for name in assigned.names():
+            profile = self.profiles[name] = self._before[name]
+            if profile.then in self._before:
+                self.profiles[profile.then] = self._before[profile.then]
+
+    def _is_affected(self, endpoint: Endpoint) -> bool:
+        candidates = self._changed_index.candidates(endpoint)
+        return any(self._changed[number].selector.matches(endpoint) for number in candidates)
 
     def _selecting(self, endpoint: Endpoint) -> list[Policy]:
         """The policies that may select the endpoint, in their order: those of which a part holds."""
@@ -161,8 +199,8 @@ class Compiler:
 
     def _alike(self, endpoint: Endpoint) -> object:
         """What is the same for endpoints of which all rules say the same, but for those with a CIDR."""
-        container = endpoint.container if self._by_container else ""
-        return endpoint.network, endpoint.default, endpoint.groups, endpoint.labels, container
+        found = selection.alike(endpoint)
+        return (*found, endpoint.container) if self.by_container else found
 
     def _known(self, profile: Profile, endpoint: Endpoint) -> Iterator[Entry]:
         """The entries of a profile's sets for one endpoint as the peer."""
@@ -224,48 +262,49 @@ class Compiler:
             self.profiles[name] = Profile(name, kind, listed, sets, then)
         return name
 
-    def used(self, endpoints: Iterable[Endpoint]) -> dict[str, Profile]:
+    def used(self, members: Members) -> dict[str, Profile]:
         """The profiles of these endpoints, and those that they go on to."""
         found: dict[str, Profile] = {}
-        for endpoint in endpoints:
-            for name in self.assignment(endpoint).names():
+        for group in members.groups(each=self.by_container):
+            for name in self.assignment(group.first).names():
                 profile = self.profiles[name]
                 found[name] = profile
                 if profile.then in self.profiles:
                     found[profile.then] = self.profiles[profile.then]
         return found
 
-    def compile(self, endpoints: Sequence[Endpoint]) -> Compiled:
-        profiles = self.used(endpoints)
-        entries = set(self.shared(endpoints))
-        peers = selection.Peers(endpoints)
+    def compile(self, endpoints: Iterable[Endpoint] | Members) -> Compiled:
+        members = _members(endpoints)
+        profiles = self.used(members)
+        entries = self.shared(members)
         for profile in profiles.values():
-            entries.update(self.filled(profile, peers))
-        for endpoint in endpoints:
+            entries.update(self.filled(profile, members))
+        for endpoint in members.endpoints:
             entries.update(self.own(endpoint))
         return Compiled(profiles, entries)
 
-    def filled(self, profile: Profile, peers: selection.Peers) -> Iterator[Entry]:
+    def filled(self, profile: Profile, members: Members) -> Iterator[Entry]:
         """All that is in the sets of a profile."""
         if profile.kind in ("host", "from"):
             yield from host_entries(profile)
             return
         yield from outside(profile)
-        for endpoint in peers.of(profile):
+        for endpoint in members.peers.of(profile):
             yield from self._known(profile, endpoint)
 
-    def shared(self, endpoints: Iterable[Endpoint]) -> set[Entry]:
+    def shared(self, members: Members) -> set[Entry]:
         """What several endpoints stand behind."""
         found: set[Entry] = set()
         subnets: set[IpNetwork] = set()
-        for endpoint in endpoints:
-            if endpoint.default is not Default.OPEN:
-                subnets.update(endpoint.subnets)
-            assigned, link = self.assignment(endpoint), interface(endpoint.link)
-            if endpoint.link and (assigned.shut_out or assigned.shut_in):
-                found.add(Entry("policy_links", link))
-            if endpoint.link and assigned.host:
-                found.add(Entry("policy_host_links", link))
+        for group in members.groups(each=self.by_container):
+            assigned = self.assignment(group.first)
+            for default, listed, link in group.places:
+                if default is not Default.OPEN:
+                    subnets.update(listed)
+                if link and (assigned.shut_out or assigned.shut_in):
+                    found.add(Entry("policy_links", interface(link)))
+                if link and assigned.host:
+                    found.add(Entry("policy_host_links", interface(link)))
         for version in (4, 6):
             mine = [item for item in subnets if item.version == version]
             for network in collapse_addresses(mine):  # type: ignore[type-var]
@@ -299,33 +338,48 @@ class Compiler:
                 if name:
                     yield Entry(f"policy_{table}{v}", key, chain=f"{name}_{v}")
 
-    def change(self, before: "Compiler", old: Sequence[Endpoint], new: Sequence[Endpoint]) -> Change:
+    def change(
+        self,
+        before: "Compiler",
+        old: Iterable[Endpoint] | Members,
+        new: Iterable[Endpoint] | Members,
+    ) -> Change:
         """What leads from `old` under the policies of `before` to `new` under these."""
+        old, new = _members(old), _members(new)
         was, now = before.used(old), self.used(new)
         made = [profile for name, profile in now.items() if name not in was]
         dead = [profile for name, profile in was.items() if name not in now]
-        staying = [profile for name, profile in now.items() if name in was]
-        peers = selection.Peers(new if made else ())
-        fill = {entry for profile in made for entry in self.filled(profile, peers)}
-        there, wanted = set(old), set(new)
-        gone, come = there - wanted, wanted - there
-        guarded = bool(before.policies) == bool(self.policies)
-        other = {
-            endpoint
-            for endpoint in there & wanted
-            if not guarded or before.assignment(endpoint) != self.assignment(endpoint)
-        }
-        remove = before.shared(old)
-        add = self.shared(new)
-        for endpoint in gone | other:
+        fill = {entry for profile in made for entry in self.filled(profile, new)}
+        gone, come = old.without(new), new.without(old)
+        remove, add = before.shared(old), self.shared(new)
+        other = self._other(before, new, come)
+        for endpoint in (*gone, *other):
             remove.update(before.own(endpoint))
-        for endpoint in come | other:
+        for endpoint in (*come, *other):
             add.update(self.own(endpoint))
-        leaving, arriving = selection.Peers(tuple(gone)), selection.Peers(tuple(come))
-        for profile in staying:
-            if profile.kind in ("in", "out"):
-                for endpoint in leaving.of(profile):
-                    remove.update(self._known(profile, endpoint))
-                for endpoint in arriving.of(profile):
-                    add.update(self._known(profile, endpoint))
+        if gone or come:
+            leaving, arriving = selection.Peers(gone), selection.Peers(come)
+            for profile in (profile for name, profile in now.items() if name in was):
+                if profile.kind in ("in", "out"):
+                    for endpoint in leaving.of(profile):
+                        remove.update(self._known(profile, endpoint))
+                    for endpoint in arriving.of(profile):
+                        add.update(self._known(profile, endpoint))
         return Change(made, dead, fill, add - remove, remove - add)
+
+    def _other(self, before: "Compiler", members: Members, come: Iterable[Endpoint]) -> list[Endpoint]:
+        """Those who stay, and for whom something else holds now."""
+        all_of_them = bool(before.policies) != bool(self.policies)
+        arrived = {endpoint.identity for endpoint in come}
+        by_container = self.by_container or before.by_container
+        return [
+            endpoint
+            for group in members.groups(each=by_container)
+            if all_of_them or before.assignment(group.first) != self.assignment(group.first)
+            for endpoint in group.members
+            if endpoint.identity not in arrived
+        ]
+
+
+def _members(endpoints: Iterable[Endpoint] | Members) -> Members:
+    return endpoints if isinstance(endpoints, Members) else Members(endpoints)

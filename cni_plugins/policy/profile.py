@@ -22,6 +22,7 @@ from cni_plugins.policy.model import REPLIES, Endpoint, IpNetwork, Peer, PeerKin
 from cni_plugins.policy.traffic import FULL, ICMP, NONE, NUMBERS, OTHER, Lanes
 from cni_plugins.spec.values import Ip
 
+FEW_RULES = 5
 FEW_PORTS = 16  # a range of up to so many ports is so many elements of a hash set
 END_OF_INTERVAL = 1  # NFT_SET_ELEM_INTERVAL_END
 
@@ -103,27 +104,24 @@ def _balanced(matching: tuple[tuple[bool, tuple[Traffic, ...]], ...], version: i
 
 
 def needed(rules: tuple[Rule, ...]) -> frozenset[str]:
-    """The sets that entries may come to be in, whoever comes."""
-    found: set[str] = set()
-    typed = any(item.protocol.startswith("icmp") for rule in rules for item in rule.traffic)
-    for rule in rules:
-        for peer in rule.peers if rule.allow else ():
-            if peer.kind in (PeerKind.CIDR, PeerKind.WORLD, PeerKind.ANY):
-                found.update("cn" if typed else "c")
-            if peer.kind is not PeerKind.WORLD:
-                found.add("known")
-    if "known" not in found:
+    """The sets that entries may come to be in, whoever comes. Each costs memory, and every packet a look-up:
+    what a peer may be allowed is worked out for every choice of rules that speak of it, if they are few.
+    """
+    found = {entry.set[1] for entry in _outside("", rules)}
+    if not any(peer.kind is not PeerKind.WORLD for rule in rules if rule.allow for peer in rule.peers):
         return frozenset(found)
-    found.discard("known")
-    if not found.isdisjoint("c") or any(not rule.allow for rule in rules) or len(rules) > 1:
+    if len(rules) > FEW_RULES:
         plain = {item for rule in rules for item in rule.traffic}
+        typed = any(item.protocol.startswith("icmp") for item in plain)
         if all(item.protocol == "any" for item in plain):
             return frozenset(found | {"h"})
         return frozenset(found | set("pahr") | ({"i"} if typed else set()))
-    for version in (4, 6):
-        for rule in rules:
-            found.update(entry.set for entry in placed("", version, b"", _lanes(rule.traffic, version)))
-    return frozenset(name[1] if name.startswith("_") else name for name in found)
+    for count in range(1, len(rules) + 1):
+        for chosen in itertools.combinations(rules, count):
+            for version in (4, 6):
+                lanes = _balanced(tuple((rule.allow, rule.traffic) for rule in chosen), version)
+                found.update(entry.set[1] for entry in placed("", version, b"", lanes))
+    return frozenset(found)
 
 
 def towards(profile: Profile, endpoint: Endpoint, address: Ip) -> Lanes:
@@ -224,16 +222,18 @@ def _holds(network: IpNetwork, address: int) -> bool:
 
 
 def outside(profile: Profile) -> Iterator[Entry]:
-    if "c" not in profile.sets:
-        return
+    return _outside(profile.name, profile.rules)
+
+
+def _outside(name: str, rules: Sequence[Rule]) -> Iterator[Entry]:
     for version, size in ((4, 4), (6, 16)):
-        for low, high, lanes in pieces(profile.rules, version):
+        for low, high, lanes in pieces(rules, version):
             first, last = low.to_bytes(size, "big"), high.to_bytes(size, "big")
             for start, end in _boxes(lanes, version):
-                yield Entry(f"{profile.name}_c{version}", first + start, last + end)
+                yield Entry(f"{name}_c{version}", first + start, last + end)
             if lanes[ICMP] != FULL[ICMP]:
                 for kind in sorted(_types(lanes[ICMP], version)):
-                    yield Entry(f"{profile.name}_n{version}", first + _byte(kind), last + _byte(kind))
+                    yield Entry(f"{name}_n{version}", first + _byte(kind), last + _byte(kind))
 
 
 def _boxes(lanes: Lanes, version: int) -> Iterator[tuple[bytes, bytes]]:

@@ -17,6 +17,7 @@ Traffic is `any`, `tcp`, `tcp/80`, `tcp/8000-8100` (udp and sctp alike), `icmp`,
 file refuses the set: `Refused` holds every problem with file, line and key.
 """
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable
@@ -63,7 +64,13 @@ class _Bad(Exception):
         self.key = key
 
 
-def read_directory(place: Path) -> list[Policy]:
+Parsed = dict[Path, tuple[bytes, list[Policy], list[Problem]]]
+"""What files held when they were read last, by the digest of their text; for who reads them again and again.
+Each reading leaves in it what it has read.
+"""
+
+
+def read_directory(place: Path, parsed: Parsed | None = None) -> list[Policy]:
     """Every policy of a directory, in the order of their names; none without the directory. Refused."""
     try:
         names = sorted(entry.name for entry in place.iterdir())
@@ -72,21 +79,28 @@ def read_directory(place: Path) -> list[Policy]:
     except OSError as error:
         raise Refused([Problem(str(place), "", error.strerror or str(error))]) from None
     paths = [place / name for name in names if name.endswith(SUFFIXES) and not name.startswith(".")]
-    return read_files(paths)
+    return read_files(paths, parsed)
 
 
-def read_files(paths: list[Path]) -> list[Policy]:
+def read_files(paths: list[Path], parsed: Parsed | None = None) -> list[Policy]:
     """Refused."""
     problems: list[Problem] = []
     found: dict[str, Policy] = {}
+    before: Parsed = {} if parsed is None else dict(parsed)
+    now: Parsed = {} if parsed is None else parsed
+    now.clear()
     for path in paths:
         try:
-            text = _text(path)
+            data = _data(path)
+            digest = hashlib.sha256(data).digest()
+            if path not in before or before[path][0] != digest:
+                before[path] = (digest, *parse(data.decode(), str(path)))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             problems.append(Problem(str(path), "", reason))
             continue
-        listed, wrong = parse(text, str(path))
+        now[path] = before[path]
+        _, listed, wrong = before[path]
         problems += wrong
         for policy in listed:
             if policy.name in found:
@@ -98,7 +112,7 @@ def read_files(paths: list[Path]) -> list[Policy]:
     return [found[name] for name in sorted(found)]
 
 
-def _text(path: Path) -> str:
+def _data(path: Path) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a fifo must not hold us
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
@@ -107,7 +121,7 @@ def _text(path: Path) -> str:
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise ValueError(f"larger than {LARGEST} bytes")
-    return data.decode()
+    return data
 
 
 def parse(text: str, file: str) -> tuple[list[Policy], list[Problem]]:

@@ -1,12 +1,14 @@
 """Which of many policies may select an endpoint, and which of many endpoints a profile may know, by look-ups.
 
-Both are a superset of what is meant: who asks still has each selector and each peer decide.
+Both are a superset of what is meant: who asks still has each selector and each peer decide. `Members` groups
+endpoints of which all rules say the same, so that what holds for them is found once.
 """
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-from cni_plugins.policy.model import Endpoint, PeerKind, Selector
+from cni_plugins.policy.model import Default, Endpoint, IpNetwork, PeerKind, Selector
 from cni_plugins.policy.profile import Profile, networks
 
 
@@ -72,3 +74,66 @@ class Peers:
                 span = listed[bisect_left(listed, (low, -1)) : bisect_left(listed, (end, -1))]
                 found.update(number for _, number in span)
         return [self._endpoints[number] for number in sorted(found)]
+
+
+Place = tuple[Default, tuple[IpNetwork, ...], str]
+
+
+@dataclass(slots=True)
+class Group:
+    """Endpoints that are alike. `places`: where they are, each once: default, subnets and link."""
+
+    members: list[Endpoint]
+    places: set[Place]
+
+    @property
+    def first(self) -> Endpoint:
+        return self.members[0]
+
+
+def alike(endpoint: Endpoint) -> tuple[object, ...]:
+    """What is the same for endpoints of which all rules say the same that name no container."""
+    return endpoint.network, endpoint.default, endpoint.groups, endpoint.labels
+
+
+class Members:
+    """The endpoints of a state. Costs about as much to make as to look at each once; may be kept with it."""
+
+    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
+        self.endpoints = tuple(endpoints)
+        self._groups: list[Group] | None = None
+        self._peers: Peers | None = None
+
+    def groups(self, *, each: bool = False) -> list[Group]:
+        """The groups; `each`: as if none were alike."""
+        if each:
+            return [Group([item], {_place(item)}) for item in self.endpoints]
+        if self._groups is None:
+            found: dict[object, Group] = {}
+            for item in self.endpoints:
+                group = found.setdefault(alike(item), Group([], set()))
+                group.members.append(item)
+                group.places.add(_place(item))
+            self._groups = list(found.values())
+        return self._groups
+
+    @property
+    def peers(self) -> Peers:
+        if self._peers is None:
+            self._peers = Peers(self.endpoints)
+        return self._peers
+
+    def without(self, others: "Members") -> list[Endpoint]:
+        """The endpoints that are not among the others as they are here."""
+        if self.endpoints is others.endpoints:
+            return []
+        there = {item.identity: item for item in others.endpoints}
+        return [
+            item
+            for item in self.endpoints
+            if (other := there.get(item.identity)) is not item and other != item
+        ]
+
+
+def _place(endpoint: Endpoint) -> Place:
+    return endpoint.default, endpoint.subnets, endpoint.link

@@ -13,7 +13,7 @@ from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.identity import Identity
 from cni_plugins.steps import policy_state
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.policy_state import State
+from cni_plugins.steps.policy_file import State
 
 if TYPE_CHECKING:
     from cni_plugins.steps.policy import PolicyEndpoint

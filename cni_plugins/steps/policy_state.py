@@ -18,41 +18,37 @@ that watches them, or by the first attachment after a boot. A file that is refus
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.nft import policy as kernel
-from cni_plugins.kernel.nft import policy_rules, sections, tables
-from cni_plugins.policy import document
+from cni_plugins.kernel.nft import policy_rules, profile_rules, sections, tables
 from cni_plugins.policy.compile import Change, Compiled, Compiler
-from cni_plugins.policy.model import Endpoint, Policy
+from cni_plugins.policy.model import Endpoint
 from cni_plugins.policy.profile import Entry, Profile
+from cni_plugins.policy.selection import Members
 from cni_plugins.spec import files
 from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import Roots
-from cni_plugins.spec.values import dump_json, parse_json
+from cni_plugins.steps import policy_file
+from cni_plugins.steps.policy_file import Lines, State
+
+if TYPE_CHECKING:
+    from cni_plugins.policy.read import Parsed
 from cni_plugins.store.locks import locked
 
-VERSION = 1
-_PROFILE_CHAIN = re.compile(r"((?:in|out|host|from)_[0-9a-f]{12})_[46]")
+_SEAL = 2  # rises with a release under which the same state is something else in the kernel
+_PROFILE = re.compile(r"((?:in|out|host|from)_[0-9a-f]{12})_[a-z]?[46]")
 _COMMON = ("policy_", "port_")
 
 
 def directory(roots: Roots) -> Path:
     """Where an operator's policies are."""
     return roots.relocate("/etc/mesokit/policy.d")
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What was applied last. `read`: whether policies were, ever since the boot."""
-
-    policies: tuple[Policy, ...] = ()
-    endpoints: tuple[Endpoint, ...] = ()
-    read: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,46 +61,78 @@ class Applied:
     removed: int
 
 
+def _applied(change: Change) -> Applied:
+    return Applied(len(change.new), len(change.dead), len(change.add) + len(change.fill), len(change.remove))
+
+
+@dataclass(slots=True)
+class Memory:
+    """What a process that lives keeps from one change to the next, so that the next costs what it changes.
+    None of it is believed: files are read again, and what they say is compared.
+    """
+
+    lines: Lines = field(default_factory=Lines)
+    parsed: "Parsed" = field(default_factory=dict)
+    _compiler: Compiler = field(default_factory=lambda: Compiler(()))
+    _members: Members = field(default_factory=lambda: Members(()))
+
+    def of(self, state: State) -> tuple[Compiler, Members]:
+        """What compiles a state, and its endpoints; the latest of both is kept."""
+        if self._compiler.policies != state.policies or self._members.endpoints is not state.endpoints:
+            self._compiler = Compiler(state.policies, self._compiler)
+        if self._members.endpoints is not state.endpoints:
+            self._members = Members(state.endpoints)
+        return self._compiler, self._members
+
+
 class Store:
     """The state of the host namespace `host`, with its lock held."""
 
-    __slots__ = ("_folder", "_host", "_roots", "state")
+    __slots__ = ("_folder", "_host", "_memory", "_roots", "state")
 
-    def __init__(self, roots: Roots, host: Namespace) -> None:
+    def __init__(self, roots: Roots, host: Namespace, memory: Memory) -> None:
         self._folder = roots.run / "policy"
         self._roots = roots
         self._host = host
-        self.state = load(roots, host)
+        self._memory = memory
+        self.state = load(roots, host, memory.lines)
 
-    def update(
-        self,
-        make: Callable[[State], State],
-    ) -> Applied:
+    def update(self, make: Callable[[State], State]) -> Applied:
         """Make the state what `make` says, here and in the kernel. CniError 5 or 999; what is in the kernel
         is then the old or the new, and put right by whoever comes next.
         """
         before = self.state
         after = make(before)
-        compiler = Compiler(after.policies)
-        change = compiler.change(Compiler(before.policies), before.endpoints, after.endpoints)
+        old_compiler, old_members = self._memory.of(before)
+        compiler, members = self._memory.of(after)
+        change = compiler.change(old_compiler, old_members, members)
         whole = self._unfinished()
         with Nfnetlink(self._host) as socket:
             began, count = socket.generation(), 0
             verified = not whole and self._is_verified(began)
             self._mark()
             if not whole and (change or not before.endpoints):
-                tried = _try(socket, change, after)
+                made = verified and _has_ports(after.endpoints) == _has_ports(before.endpoints)
+                tried = _try(socket, change, after, made=made and bool(before.endpoints))
                 whole, count = tried is None, tried or 0
             if whole:
                 change = synchronise(socket, compiler, after)
             self._save(after)
+            if not whole:
+                count += self._forget(socket, compiler, change, after)
             if verified and not whole and socket.generation() == began + count:
                 self._verify(began + count)
             self._unmark()
         self.state = after
-        return Applied(
-            len(change.new), len(change.dead), len(change.add) + len(change.fill), len(change.remove)
-        )
+        return _applied(change)
+
+    def _forget(self, socket: Nfnetlink, compiler: Compiler, change: Change, state: State) -> int:
+        """Take away what the change has left behind; the number of transactions."""
+        try:
+            return kernel.forget(socket, change.dead)
+        except kernel.Mismatch:  # somebody else's rules lead there, or it is gone
+            synchronise(socket, compiler, state)
+            return 0
 
     def restore(self) -> Applied:
         """Make the kernel hold what the state says, whatever it holds now. CniError 5 or 999."""
@@ -116,13 +144,11 @@ class Store:
             if not unfinished and self._is_verified(began):
                 return Applied(0, 0, 0, 0)
             self._mark()
-            change = synchronise(socket, Compiler(self.state.policies), self.state)
+            change = synchronise(socket, self._memory.of(self.state)[0], self.state)
             if not change and began and socket.generation() == began:
                 self._verify(began)
             self._unmark()
-        return Applied(
-            len(change.new), len(change.dead), len(change.add) + len(change.fill), len(change.remove)
-        )
+        return _applied(change)
 
     def _is_verified(self, generation: int) -> bool:
         """Whether the kernel holds what the state says, because nobody has changed nf_tables since that was
@@ -139,7 +165,14 @@ class Store:
 
     def _seal(self, generation: int) -> bytes:
         status = (self._folder / "state.json").stat()
-        parts = (self._host.device, self._host.inode, status.st_ino, status.st_mtime_ns, status.st_size)
+        parts = (
+            _SEAL,
+            self._host.device,
+            self._host.inode,
+            status.st_ino,
+            status.st_mtime_ns,
+            status.st_size,
+        )
         return " ".join(map(str, (*parts, generation))).encode()
 
     def _unfinished(self) -> bool:
@@ -152,15 +185,8 @@ class Store:
         (self._folder / "changing").unlink(missing_ok=True)
 
     def _save(self, state: State) -> None:
-        made = {
-            "version": VERSION,
-            "host": [self._host.device, self._host.inode],
-            "read": state.read,
-            "policies": [document.of_policy(item) for item in state.policies],
-            "endpoints": [document.of_endpoint(item) for item in state.endpoints],
-        }
         temporary = self._folder / "state.json.new"
-        _write(temporary, dump_json(made).encode("utf-8", "surrogatepass"))
+        _write(temporary, policy_file.write(state, self._host, self._memory.lines))
         temporary.rename(self._folder / "state.json")
 
 
@@ -173,31 +199,25 @@ def _write(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def opened(roots: Roots, host: Namespace, deadline: Deadline) -> Iterator[Store]:
+def opened(
+    roots: Roots, host: Namespace, deadline: Deadline, memory: Memory | None = None
+) -> Iterator[Store]:
     """The state, under its lock. CniError 5 or 11."""
     with locked(f"{roots.run}/locks/policy", deadline):
-        yield Store(roots, host)
+        yield Store(roots, host, memory or Memory())
 
 
-def load(roots: Roots, host: Namespace) -> State:
+def load(roots: Roots, host: Namespace, lines: Lines | None = None) -> State:
     """The state, read without its lock; empty where there is none of this namespace. CniError 5."""
     path = roots.run / "policy" / "state.json"
     try:
-        found = parse_json(files.read(path))
+        return policy_file.read(files.read(path), host, lines or Lines())
     except FileNotFoundError:
         return State()
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise CniError(Code.IO, f"cannot read the policy's state {path}", str(error)) from error
-    try:
-        if found["version"] != VERSION:
-            raise CniError(Code.IO, f"{path} is of version {found['version']}: a newer release wrote it")
-        if found["host"] != [host.device, host.inode]:
-            return State()
-        return State(
-            tuple(document.policy(item) for item in found["policies"]),
-            tuple(document.endpoint(item) for item in found["endpoints"]),
-            bool(found["read"]),
-        )
+    except policy_file.Newer as error:
+        raise CniError(Code.IO, f"{path} is of version {error}: a newer release wrote it") from error
     except (KeyError, TypeError, ValueError) as error:
         raise CniError(
             Code.IO, f"the policy's state {path} is not what this release writes", f"{error!r}"
@@ -220,20 +240,14 @@ def with_policies(roots: Roots, state: State) -> State:
         ) from error
 
 
-def _try(socket: Nfnetlink, change: Change, state: State) -> int | None:
+def _try(socket: Nfnetlink, change: Change, state: State, *, made: bool) -> int | None:
     """Make a change of differences; the number of its transactions, None when the kernel did not hold what it
-    starts from. What makes the fixed chains is not counted.
+    starts from. `made`: the fixed chains are known to be there; what makes them is not counted.
     """
-    kernel.ensure(socket, ports=_has_ports(state.endpoints))
+    if not made:
+        kernel.ensure(socket, ports=_has_ports(state.endpoints))
     try:
-        return kernel.apply(
-            socket,
-            new=change.new,
-            fill=change.fill,
-            remove=change.remove,
-            add=change.add,
-            dead=change.dead,
-        )
+        return kernel.apply(socket, new=change.new, fill=change.fill, remove=change.remove, add=change.add)
     except kernel.Mismatch:
         return None
 
@@ -254,8 +268,9 @@ def broken(socket: Nfnetlink, compiled: Compiled) -> list[Profile]:
     return [
         profile
         for profile in compiled.profiles.values()
-        for chain in policy_rules.chains_of(profile)
-        if chain.name not in there or counts.get(chain.name, 0) != len(chain.rules)
+        for version in (4, 6)
+        if (name := f"{profile.name}_{version}") not in there
+        or counts.get(name, 0) != len(profile_rules.rules(profile, version))
     ]
 
 
@@ -273,7 +288,8 @@ def synchronise(socket: Nfnetlink, compiler: Compiler, state: State) -> Change:
     harmed = {profile.name: profile for profile in broken(socket, wanted)}
     missing = wanted.entries - there
     extra = there - wanted.entries
-    names = {match[1] for name in kernel.chain_names(socket) if (match := _PROFILE_CHAIN.fullmatch(name))}
+    found = (*kernel.chain_names(socket), *kernel.set_names(socket))
+    names = {match[1] for name in found if (match := _PROFILE.fullmatch(name))}
     fill = {entry for entry in missing if not entry.set.startswith(_COMMON)}
     change = Change(
         new=list(harmed.values()),
@@ -284,7 +300,7 @@ def synchronise(socket: Nfnetlink, compiler: Compiler, state: State) -> Change:
         },
     )
     try:
-        kernel.apply(socket, new=change.new, fill=change.fill, remove=change.remove, add=change.add, dead=())
+        kernel.apply(socket, new=change.new, fill=change.fill, remove=change.remove, add=change.add)
         kernel.discard(socket, names - wanted.profiles.keys())
     except kernel.Mismatch as error:
         raise CniError(

@@ -18,7 +18,7 @@ from cni_plugins.policy.read import traffic_of
 from cni_plugins.policy.traffic import NUMBERS
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import Ip
-from cni_plugins.steps.policy_state import State
+from cni_plugins.steps.policy_file import State
 
 
 class ExplainError(ValueError):

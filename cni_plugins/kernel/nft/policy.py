@@ -22,11 +22,11 @@ from typing import Any
 from cni_plugins.kernel.netlink import netfilter as nfnetlink
 from cni_plugins.kernel.netlink.codec import attribute, attributes, every_attribute, nested, string
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Message, Nfnetlink
-from cni_plugins.kernel.nft import elements, library, policy_rules, sections
+from cni_plugins.kernel.nft import elements, policy_rules, profile_rules, sections
 from cni_plugins.kernel.nft.elements import TABLE
-from cni_plugins.spec.namespace import Namespace
 
 A_MESSAGE = 400  # elements
+A_MAKING = 40  # profiles of a transaction
 A_FILLING = 40  # messages of a transaction that nothing refers to yet
 
 _GETCHAIN, _NEWSETELEM, _GETSETELEM, _DELSETELEM = 4, 12, 13, 14
@@ -91,31 +91,39 @@ def ensure(socket: Nfnetlink, *, ports: bool) -> None:
 def apply(
     socket: Nfnetlink,
     *,
-    new: Iterable[policy_rules.ProfileLike],
+    new: Sequence[profile_rules.ProfileLike],
     fill: Collection[policy_rules.EntryLike],
     remove: Collection[policy_rules.EntryLike],
     add: Collection[policy_rules.EntryLike],
-    dead: Iterable[policy_rules.ProfileLike],
 ) -> int:
-    """One change; the fixed chains are there. The number of transactions that it was. Mismatch when an
-    element that is to go is not there, or one that is to come is; CniError 999.
+    """One change; the fixed chains are there. The number of transactions that it was. What is given up stays
+    until it is discarded. Mismatch when an element that is to go is not there, or one that is to come is;
+    CniError 999.
     """
-    count = _run(socket.namespace, policy_rules.definition(new))
+    # A packet that is under way when a transaction ends may meet old rules and new elements: what is new is
+    # whole before anything leads to it.
+    listed = profile_rules.ordered(new)
+    making = [
+        profile_rules.definition(listed[start : start + A_MAKING])
+        for start in range(0, len(listed), A_MAKING)
+    ]
     filling = _messages(fill)
-    for start in range(0, len(filling), A_FILLING):
-        count += _batch(socket, filling[start : start + A_FILLING])
-    count += _batch(socket, [*_messages(remove, remove=True), *_messages(add)])
-    return count + discard(socket, {profile.name for profile in dead})
+    making += [filling[start : start + A_FILLING] for start in range(0, len(filling), A_FILLING)]
+    if len(listed) <= A_MAKING and len(filling) <= A_FILLING:
+        making = [[message for part in making for message in part]]
+    count = sum(_batch(socket, messages) for messages in making)
+    return count + _batch(socket, [*_messages(remove, remove=True), *_messages(add)])
 
 
-def _run(namespace: Namespace, script: str) -> int:
-    if not script:
-        return 0
-    try:
-        library.run(namespace, script)
-    except library.ScriptError as error:
-        raise Mismatch(str(error)) from error
-    return 1
+def forget(socket: Nfnetlink, dead: Sequence[profile_rules.ProfileLike]) -> int:
+    """Make profiles go that nothing leads to any more; the number of transactions. Mismatch when something
+    does, or one is not as it was made.
+    """
+    chains = [f"{profile.name}_{version}" for profile in dead for version in (4, 6)]
+    names = [
+        f"{profile.name}_{each}{version}" for profile in dead for version in (4, 6) for each in profile.sets
+    ]
+    return _batch(socket, profile_rules.removal(chains, names))
 
 
 def discard(socket: Nfnetlink, profiles: Collection[str]) -> int:
@@ -126,12 +134,7 @@ def discard(socket: Nfnetlink, profiles: Collection[str]) -> int:
         return 0
     chains = {name for name in chain_names(socket) if name.rpartition("_")[0] in profiles}
     names = [name for name in elements.sets(socket, NFPROTO_INET) if name.rpartition("_")[0] in profiles]
-    if not chains and not names:
-        return 0
-    lines = [f"flush chain {policy_rules.SECTION.table} {name}" for name in sorted(chains)]
-    lines += [f"delete chain {policy_rules.SECTION.table} {name}" for name in sorted(chains)]
-    lines += [f"delete set {policy_rules.SECTION.table} {name}" for name in sorted(names)]
-    return _run(socket.namespace, "\n".join(lines) + "\n")
+    return _batch(socket, profile_rules.removal(chains, names))
 
 
 def chain_names(socket: Nfnetlink) -> list[str]:

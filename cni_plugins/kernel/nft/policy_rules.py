@@ -1,12 +1,10 @@
-"""The chains and sets of network policy, as nft writes them: the fixed ones, and those of a profile. How
-packets go through them is told in policy.py.
+"""The fixed chains and sets of network policy, as nft writes them. How packets go through them is told in
+policy.py; a profile's are in profile_rules.py.
 """
 
-from collections.abc import Iterable
 from typing import Protocol
 
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET
-from cni_plugins.kernel.nft import sections
 from cni_plugins.kernel.nft.sections import Chain, Section
 
 AGENT_PORT = 5051
@@ -27,19 +25,6 @@ class EntryLike(Protocol):
     def chain(self) -> str: ...
     @property
     def flags(self) -> int: ...
-
-
-class ProfileLike(Protocol):
-    """A chain per family: see policy.profile.Profile."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def sets(self) -> frozenset[str]: ...
-    @property
-    def then(self) -> str: ...
 
 
 def _address(version: int) -> str:
@@ -213,84 +198,3 @@ PORTS = Section(
         ),
     ),
 )
-
-
-def _profile_sets(profile: ProfileLike, version: int) -> list[str]:
-    address, name, v = _address(version), profile.name, version
-    kind = "icmp_type" if version == 4 else "icmpv6_type"
-    types = {
-        "p": f"type {address} . inet_proto . inet_service ;",
-        "a": f"type {address} . inet_proto ;",
-        "h": f"type {address} ;",
-        "i": f"type {address} . {kind} ;",
-        "r": f"type {address} . inet_proto . inet_service ; flags interval ;",
-        "c": f"type {address} . inet_proto . inet_service ; flags interval ;",
-        "n": f"type {address} . {kind} ; flags interval ;",
-        "w": "type inet_proto . inet_service ; flags interval ;",
-        "t": f"type {kind} ;",
-    }
-    return [f"set {name}_{each}{v} {{ {types[each]} }}" for each in sorted(profile.sets)]
-
-
-def _profile_chain(profile: ProfileLike, version: int) -> Chain:
-    ip, name, v = _ip(version), profile.name, version
-    icmp = "icmp" if version == 4 else "icmpv6"
-    rules: list[str] = []
-    if profile.kind in ("host", "from"):
-        verdict = "return" if profile.kind == "host" else "goto policy_deny"
-        rules.append(f"meta l4proto . th dport @{name}_w{v} {verdict}")
-        rules.append(f"{icmp} type @{name}_t{v} {verdict}")
-        if profile.kind == "host":
-            rules.append("goto policy_deny")
-        return Chain(f"{name}_{v}", tuple(rules))
-    into = profile.kind == "in"
-    onward = {
-        "original": "accept" if into else f"goto policy_to{v}",
-        "reply": "accept" if into else f"goto policy_back{v}",
-    }
-    missed = ["goto policy_deny"]
-    if profile.then:
-        # An auditing profile: what it finds and what it misses goes the same way; only the latter is told.
-        missed = [
-            'limit rate 50/second burst 100 packets log prefix "mesokit audit " group 5',
-            "counter",
-        ]
-        if profile.then == "-":
-            missed += [f"ct direction {way} {verdict}" for way, verdict in onward.items()]
-        else:
-            missed.append(f"goto {profile.then}_{v}")
-            onward = dict.fromkeys(onward, f"goto {profile.then}_{v}")
-    for way in ("original", "reply"):
-        peer = "saddr" if into == (way == "original") else "daddr"
-        port = "dport" if way == "original" else "sport"
-        unknown = f"{ip} {peer} != @policy_known{v} "
-        fields = {
-            "p": f"{ip} {peer} . meta l4proto . th {port} @{name}_p{v}",
-            "a": f"{ip} {peer} . meta l4proto @{name}_a{v}",
-            "h": f"{ip} {peer} @{name}_h{v}",
-            "i": f"{ip} {peer} . {icmp} type @{name}_i{v}",
-            "r": f"{ip} {peer} . meta l4proto . th {port} @{name}_r{v}",
-            "c": f"{unknown}{ip} {peer} . meta l4proto . th {port} @{name}_c{v}",
-            "n": f"{unknown}{ip} {peer} . {icmp} type @{name}_n{v}",
-        }
-        rules += [
-            f"ct direction {way} {rule} {onward[way]}"
-            for each, rule in fields.items()
-            if each in profile.sets
-        ]
-    return Chain(f"{name}_{v}", (*rules, *missed))
-
-
-def definition(profiles: Iterable[ProfileLike]) -> str:
-    """The sets and chains of new profiles in nft's language; what others go on to is made first."""
-    listed = sorted(profiles, key=lambda profile: profile.then not in ("", "-"))
-    if not listed:
-        return ""
-    sets = tuple(text for profile in listed for v in (4, 6) for text in _profile_sets(profile, v))
-    chains = tuple(_profile_chain(profile, v) for profile in listed for v in (4, 6))
-    return sections.script(Section(NFPROTO_INET, SECTION.version, chains, sets))
-
-
-def chains_of(profile: ProfileLike) -> tuple[Chain, ...]:
-    """A profile's chains, as they have to be."""
-    return tuple(_profile_chain(profile, version) for version in (4, 6))

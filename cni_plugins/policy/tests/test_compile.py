@@ -19,6 +19,7 @@ from cni_plugins.policy.explain import Packet, judge
 from cni_plugins.policy.model import Default, Endpoint, Policy
 from cni_plugins.policy.profile import Entry
 from cni_plugins.policy.read import parse
+from cni_plugins.policy.selection import Members
 from cni_plugins.policy.tests import evaluator
 from cni_plugins.policy.tests.strategies import PROTOCOLS, endpoints, policies, probes
 
@@ -85,6 +86,47 @@ def test_differences_lead_to_what_is_compiled_anew(data: st.DataObject) -> None:
     assert not change.add & held.entries
     left = {entry for entry in held.entries - change.remove if not entry.set.startswith(dead or ("-",))}
     assert left | change.add | change.fill == after.compile(others).entries
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_what_is_inherited_is_what_is_compiled_anew(data: st.DataObject) -> None:
+    """Through several changes, of which each may leave most policies as they are."""
+    world = Members([model(each) for each in data.draw(endpoints())])
+    listed = read(data.draw(policies()))
+    compiler = Compiler(listed)
+    compiler.used(world)
+    for _ in range(3):
+        drawn = read(data.draw(policies()))
+        both = {item.name: item for item in (*listed, *drawn)}
+        chosen = data.draw(st.sets(st.sampled_from(sorted(both)))) if both else set()
+        listed = [both[name] for name in sorted(chosen)]
+        compiler, fresh = Compiler(listed, compiler), Compiler(listed)
+        assert compiler.compile(world) == fresh.compile(world)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_profile_has_the_sets_of_all_that_may_come_to_be_in_it(data: st.DataObject) -> None:
+    """The sets are chosen when the profile is made; endpoints come later."""
+    compiler = Compiler(read(data.draw(policies())))
+    world = [model(each) for each in data.draw(endpoints())]
+    for entry in compiler.compile(world).entries:
+        name, _, rest = entry.set.rpartition("_")
+        if name in compiler.profiles:
+            assert rest[0] in compiler.profiles[name].sets
+
+
+def test_a_profile_has_no_set_that_nothing_can_come_to_be_in() -> None:
+    rules = [
+        {"allow": ["tcp/80", "icmp"], "from": [{"labels": {"role": "web"}}]},
+        {"allow": ["tcp/443"], "from": [{"cidr": "192.168.0.0/16"}]},
+    ]
+    for listed, expected in ((rules[:1], "pa"), (rules[1:], "pc"), (rules, "pac")):
+        compiler = Compiler(read([{"name": "a", "for": {}, "ingress": listed}]))
+        compiler.assignment(model({**_ENDPOINT}))
+        (profile,) = [item for item in compiler.profiles.values() if item.kind == "in"]
+        assert profile.sets == frozenset(expected)
 
 
 @settings(max_examples=50, deadline=None)

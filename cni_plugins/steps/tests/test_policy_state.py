@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from cni_plugins.policy.compile import Compiler
 from cni_plugins.policy.tests.strategies import endpoints, policies
 from cni_plugins.policy.tests.test_compile import model, read
 from cni_plugins.spec.deadline import after
+from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import Roots, roots_from
 from cni_plugins.steps import policy_state
-from cni_plugins.steps.policy_state import State
+from cni_plugins.steps.policy_file import State
 
 WEB = {"name": "w", "for": {}, "ingress": [{"allow": ["tcp/80"], "from": ["any"]}]}
 DB = {"name": "d", "for": {}, "egress": [{"allow": ["udp/53"], "to": [{"cidr": "10.0.0.0/8"}]}]}
@@ -38,6 +40,13 @@ MEMBER = {
 def assert_held(host: Namespace, state: State) -> None:
     with Nfnetlink(host) as socket:
         assert policy_state.held(socket) == Compiler(state.policies).compile(state.endpoints).entries
+
+
+def assert_no_profile_is_left(host: Namespace, state: State) -> None:
+    with Nfnetlink(host) as socket:
+        names = {name.rpartition("_")[0] for name in policy.chain_names(socket)}
+    wanted = Compiler(state.policies).compile(state.endpoints).profiles.keys()
+    assert {name for name in names if len(name.rpartition("_")[2]) == 12} == wanted
 
 
 @settings(max_examples=8, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
@@ -61,18 +70,20 @@ def test_the_kernel_holds_what_is_compiled(
             assert (again.new, again.added, again.removed) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("step", range(5))
+@pytest.mark.parametrize("step", range(7))
 def test_a_crash_between_any_two_steps_is_made_good(tmp_path: Path, mocker: MockerFixture, step: int) -> None:
     """The next change finds the mark, and leads to what it says itself."""
     host, roots = new_namespace(), roots_from({"MESOKIT_ROOT": str(tmp_path)})
     old = State(tuple(read([WEB])), (model(MEMBER),), read=True)
     _update(roots, host, old)
     places = [
-        (policy, "_run", 1),
+        (policy, "apply", 1),
         (policy, "_batch", 1),
         (policy, "_batch", 2),
-        (policy, "discard", 1),
         (policy_state.Store, "_save", 1),
+        (policy, "forget", 1),
+        (policy, "_batch", 3),
+        (policy_state.Store, "_unmark", 1),
     ]
     where, name, count = places[step]
     real, calls = getattr(where, name), []
@@ -84,13 +95,16 @@ def test_a_crash_between_any_two_steps_is_made_good(tmp_path: Path, mocker: Mock
         return real(*arguments, **named)
 
     mocker.patch.object(where, name, dying)
+    other = replace(old, policies=tuple(read([DB])))
     with pytest.raises(KeyboardInterrupt):
-        _update(roots, host, replace(old, policies=tuple(read([DB]))))
+        _update(roots, host, other)
     mocker.stopall()
+    written = other if step > 3 else old
     with policy_state.opened(roots, host, after(30)) as store:
-        assert store.state == old
+        assert store.state == written
         store.restore()
-    assert_held(host, old)
+    assert_held(host, written)
+    assert_no_profile_is_left(host, written)
     new = replace(old, policies=tuple(read([WEB, DB])))
     _update(roots, host, new)
     assert_held(host, new)
@@ -115,3 +129,63 @@ def test_what_somebody_changed_is_put_right(tmp_path: Path) -> None:
         with policy_state.opened(roots, host, after(30)) as store:
             store.restore()
         assert_held(host, state)
+
+
+def test_a_process_that_remembers_believes_only_what_is_written(tmp_path: Path) -> None:
+    """Others change the state and the kernel in between; what it remembers is no part of what comes out."""
+    host, roots = new_namespace(), roots_from({"MESOKIT_ROOT": str(tmp_path)})
+    memory = policy_state.Memory()
+    first, second = model(MEMBER), model(MEMBER | {"container": "c2", "addresses": ["10.1.0.3"]})
+    third = model(MEMBER | {"container": "c3", "addresses": ["10.1.0.4"], "groups": ["g"]})
+    web, db = tuple(read([WEB])), tuple(read([DB]))
+    states = [
+        State(web, (first,), read=True),
+        State(db, (first,), read=True),
+        State(tuple(read([WEB, DB])), (first, third), read=True),
+        State((), (second, third), read=True),
+        State(web, (second,), read=True),
+    ]
+    for number, state in enumerate(states * 2):
+        mine = memory if number % 2 else None
+        with policy_state.opened(roots, host, after(30), mine) as store:
+            assert number == 0 or store.state == states[(number - 1) % len(states)]
+            store.update(lambda _, state=state: state)  # type: ignore[misc]
+        assert_held(host, state)
+        assert_no_profile_is_left(host, state)
+        assert policy_state.load(roots, host) == state == policy_state.load(roots, host, memory.lines)
+
+
+def test_the_state_that_an_older_release_wrote_is_read(tmp_path: Path) -> None:
+    """One line, as it was up to the release that gave each policy and endpoint its own."""
+    host, roots = new_namespace(), roots_from({"MESOKIT_ROOT": str(tmp_path)})
+    state = State(tuple(read([WEB, DB])), (model(MEMBER),), read=True)
+    _update(roots, host, state)
+    path = roots.run / "policy" / "state.json"
+    found = json.loads(path.read_text())
+    assert [item["name"] for item in found["policies"]] == ["w", "d"]
+    path.write_text(json.dumps(found))
+    assert policy_state.load(roots, host) == state
+    path.write_text(json.dumps(found | {"version": 2}))
+    with pytest.raises(CniError, match="newer release"):
+        policy_state.load(roots, host)
+
+
+def test_what_an_older_release_left_in_the_kernel_is_made_anew(tmp_path: Path) -> None:
+    """It gave profiles of the same name more sets, and rules for them."""
+    host, roots = new_namespace(), roots_from({"MESOKIT_ROOT": str(tmp_path)})
+    state = State(tuple(read([WEB])), (model(MEMBER),), read=True)
+    _update(roots, host, state)
+    with policy_state.opened(roots, host, after(30)) as store:
+        store.restore()
+    verified = roots.run / "policy" / "verified"
+    verified.write_text(verified.read_text().partition(" ")[2])  # its seal began with the namespace
+    name = next(iter(Compiler(state.policies).compile(state.endpoints).profiles))
+    before = library.run(host, "list ruleset\n")
+    library.run(host, f"add set inet mesokit {name}_z4 {{ type ipv4_addr; }}\n")
+    library.run(host, f"insert rule inet mesokit {name}_4 ip saddr @{name}_z4 accept\n")
+    library.run(host, "add set inet mesokit in_0123456789ab_p4 { type ipv4_addr; }\n")
+    with policy_state.opened(roots, host, after(30)) as store:
+        store.restore()
+    after_it = library.run(host, "list ruleset\n")
+    assert before.count("accept") == after_it.count("accept")
+    assert "in_0123456789ab" not in after_it
