@@ -1,5 +1,6 @@
 """The bundled program `mesokit-executor`."""
 
+import gc
 import os
 import sys
 
@@ -25,8 +26,10 @@ def die_with_bootloader() -> None:
 def main() -> int:
     packed.install()
     die_with_bootloader()
+    gc.disable()  # what is imported stays: there is nothing to collect
     from executor.main import main as executor  # noqa: PLC0415
 
+    gc.enable()
     executor()
     return 0
 

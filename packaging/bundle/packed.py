@@ -1,11 +1,13 @@
 """The modules that a bundled program always needs, imported from one file that was made for it (quick.py).
 
 PyInstaller unpacks each module from an archive: 0.3 ms, a third of a plugin's whole start. Here it is read
-where it lies, and what `dataclasses` would write and compile for its classes lies beside it, compiled.
-Modules that are rarely needed stay in PyInstaller's archive.
+where it lies, and what `dataclasses` and `re` would write and compile for it lies beside it, compiled. What a
+program imports in one go, as it does when it starts, is read in one go. Modules that are rarely needed stay
+in PyInstaller's archive.
 
-The file: the length of the table of contents (4 bytes, little endian), the table (marshal: module to
-"is a package", offset, length), and for each module its code and {text: code} of its dataclasses' methods.
+The file: the length of the table of contents (4 bytes, little endian), the table (marshal: module to "is a
+package", offset, length), and pieces, one for modules that are imported together: {module: code}, and what
+becomes METHODS and PATTERNS.
 """
 
 import posix
@@ -16,12 +18,16 @@ from marshal import loads
 TYPE_CHECKING = False  # as type checkers see it, without the 2 ms of `typing`
 if TYPE_CHECKING:
     from types import CodeType, ModuleType
+    from typing import Any
 
 NAME = "modules.bin"
 
-#: Compiled methods of the dataclasses of every module imported so far, by their text; quick.py's
-#: `dataclasses` looks here.
+#: Compiled methods of the dataclasses of every module read so far, by their text; quick.py's `dataclasses`
+#: looks here.
 METHODS: "dict[str, CodeType]" = {}
+
+#: Arguments of `_sre.compile`, by pattern and flags, of every module read so far; quick.py's `re` looks here.
+PATTERNS: "dict[tuple[str | bytes, int], tuple[Any, ...]]" = {}
 
 
 def install() -> None:
@@ -34,13 +40,14 @@ def install() -> None:
 class _Finder:
     """A finder and loader (importlib.abc.MetaPathFinder, Loader) by duck typing: importlib.abc costs 2 ms."""
 
-    __slots__ = ("_path", "_start", "_table")
+    __slots__ = ("_codes", "_path", "_start", "_table")
 
     def __init__(self, path: str) -> None:
         self._path = path
         length = int.from_bytes(self._read(0, 4), "little")
         self._table: dict[str, tuple[bool, int, int]] = loads(self._read(4, length))
         self._start = 4 + length
+        self._codes: dict[str, CodeType] = {}
 
     def _read(self, offset: int, length: int) -> bytes:
         # Opened anew each time: a process that closes every descriptor may go on importing.
@@ -64,7 +71,11 @@ class _Finder:
         return None
 
     def exec_module(self, module: "ModuleType") -> None:
-        _, offset, length = self._table[module.__name__]
-        code, methods = loads(self._read(self._start + offset, length))
-        METHODS.update(methods)
-        exec(code, module.__dict__)  # noqa: S102 - that is what an import does
+        name = module.__name__
+        if name not in self._codes:
+            _, offset, length = self._table[name]
+            codes, methods, patterns = loads(self._read(self._start + offset, length))
+            self._codes.update(codes)
+            METHODS.update(methods)
+            PATTERNS.update(patterns)
+        exec(self._codes.pop(name), module.__dict__)  # noqa: S102 - that is what an import does

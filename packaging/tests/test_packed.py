@@ -17,11 +17,17 @@ SOURCES = {
 }
 
 
+TOGETHER = (("box", "box.inner"), ("alone",))
+
+
 def write(path: Path) -> None:
     table, content = {}, b""
-    for name, (package, source) in SOURCES.items():
-        entry = marshal.dumps((compile(source, name, "exec"), {"text": compile("1", name, "exec")}))
-        table[name] = package, len(content), len(entry)
+    for names in TOGETHER:
+        codes = {name: compile(SOURCES[name][1], name, "exec") for name in names}
+        methods = {f"text of {names[0]}": compile("1", names[0], "exec")}
+        entry = marshal.dumps((codes, methods, {("a+", 0): (32, [1], 0, {}, ())}))
+        for name in names:
+            table[name] = SOURCES[name][0], len(content), len(entry)
         content += entry
     contents = marshal.dumps(table)
     path.write_bytes(len(contents).to_bytes(4, "little") + contents + content)
@@ -43,7 +49,7 @@ def test_modules_and_packages(tmp_path: Path) -> None:
     )
     first, second = run(tmp_path, script).splitlines()
     assert first == f"A package. 7 ['{tmp_path}/box'] box box"
-    assert second == "text"
+    assert second == "text of box text of alone"
 
 
 def test_what_is_not_in_there_comes_from_elsewhere(tmp_path: Path) -> None:
@@ -63,6 +69,25 @@ def test_a_traceback_names_the_module(tmp_path: Path) -> None:
     write(tmp_path / NAME)
     script = "import traceback, box\ntry: box.inner.fail()\nexcept ValueError: print(traceback.format_exc())"
     assert 'File "box.inner", line 3, in fail' in run(tmp_path, script)
+
+
+def test_what_is_imported_together_is_read_once(tmp_path: Path) -> None:
+    write(tmp_path / NAME)
+    script = (
+        "import os\nimport box\n"
+        f"os.unlink({str(tmp_path / NAME)!r})\n"
+        "import box.inner\nprint(packed.PATTERNS)\n"
+        "try: import alone\nexcept FileNotFoundError: print('read when it is wanted')"
+    )
+    first, second = run(tmp_path, script).splitlines()
+    assert first == "{('a+', 0): (32, [1], 0, {}, ())}"
+    assert second == "read when it is wanted"
+
+
+def test_a_module_may_be_loaded_again(tmp_path: Path) -> None:
+    write(tmp_path / NAME)
+    script = "import importlib, box\nprint(importlib.reload(box) is box, importlib.reload(box.inner).VALUE)"
+    assert run(tmp_path, script) == "True 7"
 
 
 def test_a_checkout_has_no_such_file() -> None:
