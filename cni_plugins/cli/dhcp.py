@@ -14,11 +14,14 @@ import click
 
 from cni_plugins.dhcp import options
 from cni_plugins.dhcp.lease import Lease
+from cni_plugins.dhcp.lease6 import AnyLease
 from cni_plugins.dhcp.program import Options, run
 from cni_plugins.dhcp.store import read, stores
 from cni_plugins.spec.roots import roots_from
 from cni_plugins.spec.text import printable
 from cni_plugins.store import boot
+
+_WIDTHS = {4: 20, 6: 44}
 
 
 @click.group("dhcp", invoke_without_command=True)
@@ -49,7 +52,7 @@ def leases(as_json: bool) -> None:
         click.echo("no leases")
 
 
-def shown(lease: Lease) -> dict[str, Any]:
+def shown(lease: AnyLease) -> dict[str, Any]:
     """A lease for people and programs; `seconds` is how long it still holds, null for ever."""
     left = lease.end - boot.elapsed() if lease.holds else 0.0
     return {
@@ -58,18 +61,19 @@ def shown(lease: Lease) -> dict[str, Any]:
         "interface": lease.identity.ifname,
         "state": lease.state.value,
         "address": str(lease.address) if lease.address is not None else "",
-        "gateway": str(options.gateway_of(lease.options) or ""),
+        "gateway": str(options.gateway_of(lease.options) or "") if isinstance(lease, Lease) else "",
         "server": str(lease.server or ""),
         "seconds": None if left == float("inf") else int(left),
         "told": lease.told,
     }
 
 
-def _line(lease: Lease) -> str:
+def _line(lease: AnyLease) -> str:
     each = shown(lease)
     left = "for ever" if each["seconds"] is None else f"{each['seconds']} s left"
+    address = (each["address"] or "-").ljust(_WIDTHS[lease.version])
     text = (
-        f"{each['address'] or '-':<20}{each['state']:<12}{each['network']}  {each['container']}  "
+        f"{address}{each['state']:<12}{each['network']}  {each['container']}  "
         f"{each['interface']}  from {each['server'] or '-'}, {left}"
     )
     return printable(text + (f"\n    {each['told']}" if each["told"] else ""))

@@ -1,7 +1,8 @@
 """DHCP: leases for containers' interfaces, got and renewed inside their network namespaces.
 
-    plugin (ADD)     DISCOVER, OFFER, ARP probe, REQUEST, ACK in the container's namespace; the lease is
-                     written to the store; the lease daemon is told, and answers
+    plugin (ADD)     DISCOVER, OFFER, ARP probe, REQUEST, ACK (DHCPv6: SOLICIT, ADVERTISE, REQUEST, REPLY,
+                     probe by neighbour solicitation) in the container's namespace; the lease is written to
+                     the store; the lease daemon is told, and answers
     lease daemon     reads the store; renews at T1, rebinds at T2, takes the address away when a lease ends
     plugin (DEL)     RELEASE; the file goes; the daemon is told
 
@@ -11,12 +12,16 @@ counts from it, so that a clock that is set changes nothing.
 
 | module | subject |
 |---|---|
-| `packet` | the bytes of RFC 2131 and 2132 messages |
+| `packet`, `packet6` | the bytes of RFC 2131 and 2132 messages; of RFC 8415 messages |
 | `options` | what options mean: addresses, routes, names |
-| `lease` | a lease, its times, and its file |
+| `duid` | who a container is to a DHCPv6 server |
+| `lease`, `lease6` | a lease of each family, its times, and its file |
 | `store` | the files of one daemon's leases |
-| `exchange` | one request and its answers on a link, without waiting |
-| `client` | getting and giving back a lease, with waiting |
+| `link` | the interface that a lease is for |
+| `exchange`, `exchange6` | one request and its answers on a link, without waiting |
+| `client`, `client6` | getting and giving back a lease, with waiting |
 | `daemon` | the timers and states of all leases of a store |
+| `states4`, `states6` | what it says to servers and hears from them |
+| `program` | the daemon as a process of its own |
 | `protocol` | what plugin and daemon say to each other |
 """

@@ -1,12 +1,13 @@
-"""The lease daemon: renews, rebinds and replaces the leases of one store (RFC 2131 section 4.4.5).
+"""The lease daemon: renews, rebinds and replaces the leases of one store (RFC 2131 section 4.4.5, RFC 8415
+section 18.2). What the two families say to their servers is in `states4` and `states6`.
 
 One thread and one poll(2): for its socket, for the answers that are due, and until the next moment at which
 some lease wants something. A lease that is bound has no socket and no open namespace, so thousands of them
 cost their lines of memory; with none at all the daemon sleeps. Before anything is done for a lease its file
 is read again, and a file that went (DEL) is not written again.
 
-    BOUND --T1--> RENEWING --T2--> REBINDING --end--> INIT (address taken away) --ACK--> BOUND
-    a NAK at any time leads to INIT; INIT asks again and again, less and less often
+    BOUND --T1--> RENEWING --T2--> REBINDING --end--> INIT (address taken away) --ACK, Reply--> BOUND
+    a NAK, or a lifetime of 0, leads to INIT at any time; INIT asks again and again, less and less often
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cni_plugins.dhcp import link, protocol
+from cni_plugins.dhcp import link, protocol, states4, states6
 from cni_plugins.dhcp.client import FIRST_WAIT, PROBE_SECONDS, PROBES, jitter
-from cni_plugins.dhcp.exchange import Exchange, reason, usable
-from cni_plugins.dhcp.lease import Lease, State, encode, granted
-from cni_plugins.dhcp.packet import Kind, Message
+from cni_plugins.dhcp.exchange import Exchange
+from cni_plugins.dhcp.exchange6 import Exchange6, Transaction
+from cni_plugins.dhcp.lease import State
+from cni_plugins.dhcp.lease6 import AnyLease, Lease6, encode_any
+from cni_plugins.dhcp.packet import Message
+from cni_plugins.dhcp.packet6 import Message as Message6
+from cni_plugins.dhcp.protocol import Key
 from cni_plugins.dhcp.store import Store, read
-from cni_plugins.kernel import packets
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.identity import Identity
@@ -39,10 +43,8 @@ log = logging.getLogger("mesokit.dhcp")
 _AT_ONCE = 64  # exchanges; more wait for their turn
 _TURN_SECONDS = 0.2
 _NAP_SECONDS = 300.0  # poll(2) does not count a suspended machine's time
-_ANSWER_SECONDS = 4.0
 _SHORTEST_RETRY = 0.5
 _RETRY_SECONDS = 60.0  # RFC 2131: the least between two requests, for a lease of hours
-_LONGEST_BACKOFF = 64.0
 _SETTLE = (0.5, 1.0, 2.0, 4.0, 8.0)  # the main plugin gives the interface its address after the lease
 _LOCK_SECONDS = 5.0
 _CLIENT_SECONDS = 2.0
@@ -56,23 +58,36 @@ class Entry:
     """What the daemon knows of a lease beside its file. `due` is the number of the timer that counts."""
 
     identity: Identity
+    version: int = 4
     due: int = 0
-    exchange: Exchange | None = None
-    arp: socket.socket | None = None
-    offer: Message | None = None
-    grant: Lease | None = None
-    until: float = 0.0  # when the answer is no longer waited for, on the boot's clock
+    exchange: Exchange | Exchange6 | None = None
+    transaction: Transaction | None = None  # of what was not answered yet
+    offers: list[Message | Message6] = field(default_factory=list)
+    probe: socket.socket | None = None
+    ask: Callable[[], None] | None = None  # sends the probe
+    heard: Callable[[], str | None] | None = None  # who answered it
+    grant: AnyLease | None = None
     tries: int = 0
     settled: int = 0
+
+    @property
+    def key(self) -> Key:
+        return self.identity, self.version
+
+    @property
+    def name(self) -> str:
+        """For the log."""
+        family = "/ipv6" if self.version == 6 else ""
+        return f"{self.identity.container_id}/{self.identity.network}/{self.identity.ifname}{family}"
 
     def close(self) -> None:
         if self.exchange is not None:
             self.exchange.close()
             self.exchange = None
-        if self.arp is not None:
-            self.arp.close()
-            self.arp = None
-        self.offer = self.grant = None
+        if self.probe is not None:
+            self.probe.close()
+            self.probe = None
+        self.offers, self.grant, self.ask, self.heard = [], None, None, None
 
 
 @dataclass(slots=True)
@@ -81,8 +96,8 @@ class Daemon:
 
     store: Store
     prefix: str = ""
-    entries: dict[Identity, Entry] = field(default_factory=dict)
-    _timers: list[tuple[float, int, Identity, Timer]] = field(default_factory=list)
+    entries: dict[Key, Entry] = field(default_factory=dict)
+    _timers: list[tuple[float, int, Key, Timer]] = field(default_factory=list)
     _number: int = 0
     _sockets: dict[int, Entry] = field(default_factory=dict)
 
@@ -96,31 +111,31 @@ class Daemon:
                 with contextlib.suppress(OSError):
                     path.unlink()
             else:
-                self.watch(lease.identity)
+                self.watch((lease.identity, lease.version))
 
-    def watch(self, identity: Identity) -> None:
-        self.forget(identity)
-        entry = self.entries[identity] = Entry(identity)
-        self._after(entry, _SETTLE[0], self._settle)
+    def watch(self, key: Key) -> None:
+        self.forget(key)
+        entry = self.entries[key] = Entry(*key)
+        self.after(entry, _SETTLE[0], self._settle)
 
-    def forget(self, identity: Identity) -> None:
-        entry = self.entries.pop(identity, None)
+    def forget(self, key: Key) -> None:
+        entry = self.entries.pop(key, None)
         if entry is not None:
-            self._close(entry)
+            self.close(entry)
 
-    def _close(self, entry: Entry) -> None:
-        for sock in (entry.exchange.sock if entry.exchange is not None else None, entry.arp):
+    def close(self, entry: Entry) -> None:
+        for sock in (entry.exchange.sock if entry.exchange is not None else None, entry.probe):
             if sock is not None:
                 self._sockets.pop(sock.fileno(), None)
         entry.close()
 
-    def _at(self, entry: Entry, when: float, what: Timer) -> None:
+    def at(self, entry: Entry, when: float, what: Timer) -> None:
         self._number += 1
         entry.due = self._number
-        heapq.heappush(self._timers, (when, self._number, entry.identity, what))
+        heapq.heappush(self._timers, (when, self._number, entry.key, what))
 
-    def _after(self, entry: Entry, seconds: float, what: Timer) -> None:
-        self._at(entry, boot.elapsed() + seconds, what)
+    def after(self, entry: Entry, seconds: float, what: Timer) -> None:
+        self.at(entry, boot.elapsed() + seconds, what)
 
     def run(self, listening: socket.socket, end: int | None = None) -> None:
         """Until the descriptor `end` can be read, or for ever."""
@@ -153,7 +168,7 @@ class Daemon:
             return None
         return max(0.0, min(self._timers[0][0] - boot.elapsed(), _NAP_SECONDS)) * 1000 + 1
 
-    def _counts(self, timer: tuple[float, int, Identity, Timer]) -> bool:
+    def _counts(self, timer: tuple[float, int, Key, Timer]) -> bool:
         entry = self.entries.get(timer[2])
         return entry is not None and entry.due == timer[1]
 
@@ -169,32 +184,32 @@ class Daemon:
         try:
             work(entry)
         except CniError as error:
-            log.warning("%s: %s", _name(entry.identity), error)
+            log.warning("%s: %s", entry.name, error)
         except Exception:
-            log.exception("%s: a mistake of ours", _name(entry.identity))
+            log.exception("%s: a mistake of ours", entry.name)
         else:
             return
-        self._close(entry)
-        if self.entries.get(entry.identity) is entry:
-            self._after(entry, jitter(_ANSWER_SECONDS), self._next)
+        self.close(entry)
+        if self.entries.get(entry.key) is entry:
+            self.after(entry, jitter(states4.ANSWER_SECONDS), self.next)
 
-    def _read(self, entry: Entry) -> Lease | None:
+    def read(self, entry: Entry) -> AnyLease | None:
         """The lease as its file has it now; None when DEL has taken it, which ends the entry."""
-        lease = self.store.read(entry.identity)
+        lease = self.store.read(*entry.key)
         if lease is None or lease.state is State.REQUESTING:
-            self.forget(entry.identity)
+            self.forget(entry.key)
             return None
         return lease
 
-    def _write(self, entry: Entry, lease: Lease) -> bool:
+    def write(self, entry: Entry, lease: AnyLease) -> bool:
         if self.store.replace(lease, after(_LOCK_SECONDS)):
             return True
-        self.forget(entry.identity)
+        self.forget(entry.key)
         return False
 
     def _settle(self, entry: Entry) -> None:
         """Bound the address' life by the lease's, as soon as the interface has it from the main plugin."""
-        lease = self._read(entry)
+        lease = self.read(entry)
         if lease is None:
             return
         if lease.holds:
@@ -204,195 +219,175 @@ class Daemon:
                     entry.settled = len(_SETTLE)
         entry.settled += 1
         if entry.settled < len(_SETTLE) and lease.t1 > boot.elapsed() + _SETTLE[entry.settled]:
-            self._after(entry, _SETTLE[entry.settled], self._settle)
+            self.after(entry, _SETTLE[entry.settled], self._settle)
         else:
-            self._next(entry)
+            self.next(entry)
 
-    def _next(self, entry: Entry) -> None:
+    def next(self, entry: Entry) -> None:
         """Do what is due for a lease now, or set the timer for it."""
-        lease = self._read(entry)
+        lease = self.read(entry)
         if lease is None:
             return
         now = boot.elapsed()
         if lease.state is State.INIT:
             self._begin(entry, lease, State.INIT)
         elif now >= lease.end:
-            self._lost(entry, lease, "no server renewed it until it ended")
+            self.lost(entry, lease, "no server renewed it until it ended")
         elif now >= lease.t2:
             self._begin(entry, lease, State.REBINDING)
         elif now >= lease.t1:
             self._begin(entry, lease, State.RENEWING)
         elif lease.t1 != float("inf"):
-            self._at(entry, now + (lease.t1 - now) * jitter(0.95), self._next)
+            self.at(entry, now + (lease.t1 - now) * jitter(0.95), self.next)
 
-    def _begin(self, entry: Entry, lease: Lease, state: State) -> None:
+    def _begin(self, entry: Entry, lease: AnyLease, state: State) -> None:
         """Send what the state asks for, and wait for the answer."""
         if len(self._sockets) >= _AT_ONCE:
-            self._after(entry, jitter(_TURN_SECONDS), self._next)
+            self.after(entry, jitter(_TURN_SECONDS), self.next)
             return
         with link.opened(lease.place, self.prefix) as found:
             if found is None:
-                self._absent(entry, lease)
+                self.absent(entry, lease)
                 return
             if lease.state is not state:
                 lease = replace(lease, state=state)
-                if not self._write(entry, lease):
+                if not self.write(entry, lease):
                     return
-            entry.exchange = Exchange(found.namespace, found.link.name, lease)
-            self._sockets[entry.exchange.sock.fileno()] = entry
-            with contextlib.suppress(OSError):  # a link that is down may be up for the next try
-                if state is State.RENEWING:
-                    entry.exchange.renew()
-                elif state is State.REBINDING:
-                    entry.exchange.rebind()
-                else:
-                    entry.exchange.discover(lease.address.ip if lease.address is not None else None)
-        limit = (
-            min(_ANSWER_SECONDS, max(0.2, (_limit(lease) - boot.elapsed()) / 2))
-            if state is not State.INIT
-            else jitter(FIRST_WAIT * 2)
-        )
-        self._after(entry, limit, self._unanswered)
+            if isinstance(lease, Lease6):
+                states6.begin(self, entry, lease, found)
+            else:
+                states4.begin(self, entry, lease, found)
 
-    def _absent(self, entry: Entry, lease: Lease) -> None:
+    def absent(self, entry: Entry, lease: AnyLease) -> None:
         """The namespace or the link has gone. They may come back (a path that is mounted again) while the
         lease holds; afterwards nobody can want it.
         """
         if lease.state is State.INIT or boot.elapsed() >= lease.end:
-            log.info("%s: its interface has gone, and the lease has ended", _name(entry.identity))
-            self.store.remove(entry.identity, after(_LOCK_SECONDS))
-            self.forget(entry.identity)
+            log.info("%s: its interface has gone, and the lease has ended", entry.name)
+            self.store.remove(entry.identity, after(_LOCK_SECONDS), entry.version)
+            self.forget(entry.key)
             return
         left = lease.end - boot.elapsed()
-        self._after(entry, max(_SHORTEST_RETRY, min(_GONE_SECONDS, left)), self._next)
+        self.after(entry, max(_SHORTEST_RETRY, min(_GONE_SECONDS, left)), self.next)
 
-    def _unanswered(self, entry: Entry) -> None:
-        self._close(entry)
-        lease = self._read(entry)
+    def unanswered(self, entry: Entry) -> None:
+        self.close(entry)
+        lease = self.read(entry)
         if lease is None:
             return
         entry.tries += 1
         now = boot.elapsed()
         if lease.state is State.INIT:
-            wait = min(FIRST_WAIT * 2 ** min(entry.tries, 6), _LONGEST_BACKOFF)
-            self._after(entry, jitter(wait), self._next)
+            wait = states4.pause(entry.tries)
+            if isinstance(lease, Lease6):
+                wait = states6.pause(lease, entry.tries)
+            self.after(entry, wait, self.next)
             return
         if entry.tries == 1:
             log.warning(
                 "%s: DHCP server %s does not answer; %s holds for another %d s",
-                _name(entry.identity), lease.server, lease.address, max(0, lease.end - now),
+                entry.name, lease.server, lease.address, max(0, lease.end - now),
             )  # fmt: skip
-        limit = _limit(lease)
-        least = min(_RETRY_SECONDS, lease.seconds / 16)
-        self._at(entry, min(limit, now + max(_SHORTEST_RETRY, least, (limit - now) / 2)), self._next)
+        limit = self.limit(lease)
+        half = (limit - now) / 2
+        if isinstance(lease, Lease6):
+            wait = max(_SHORTEST_RETRY, min(states6.pause(lease, entry.tries), half))
+        else:
+            wait = max(_SHORTEST_RETRY, min(_RETRY_SECONDS, lease.seconds / 16), half)
+        self.at(entry, min(limit, now + wait), self.next)
 
     def _hear(self, entry: Entry) -> None:
         """Take what came in for a lease."""
-        if entry.arp is not None:
+        if entry.probe is not None:
             self._hear_holder(entry)
-            return
-        exchange = entry.exchange
-        if exchange is None:
-            return
-        try:
-            received = exchange.receive()
-        except OSError:
-            return
-        if received is None:
-            return
-        message, mac = received
-        lease = self._read(entry)
-        if lease is None:
-            return
-        if message.kind is Kind.NAK and lease.state is not State.INIT:
-            self._lost(entry, lease, f"the server refused it: {reason(message)}")
-        elif message.kind is Kind.OFFER and lease.state is State.INIT and entry.offer is None:
-            if usable(message):
-                entry.offer = message
-                with contextlib.suppress(OSError):
-                    exchange.request(message)
-        elif message.kind is Kind.ACK and usable(message):
-            grant = granted(lease, message, exchange.sent, mac)
-            if lease.state is State.INIT:
-                self._probe(entry, lease, grant)
-            else:
-                self._bound(entry, lease, grant)
-        elif message.kind is Kind.NAK:
-            self._unanswered(entry)
+        elif entry.version == 6:
+            states6.hear(self, entry)
+        else:
+            states4.hear(self, entry)
 
-    def _probe(self, entry: Entry, lease: Lease, grant: Lease) -> None:
-        """Ask who has an address that is new, before it is used."""
-        assert entry.exchange is not None and grant.address is not None
-        with link.opened(lease.place, self.prefix) as found:
-            if found is None:
-                self._close(entry)
-                self._absent(entry, lease)
-                return
-            entry.grant = grant
-            entry.arp = packets.open_arp(found.namespace, found.link.name)
+    def talk(self, entry: Entry, exchange: Exchange | Exchange6) -> None:
+        """Listen for the answers of an exchange."""
+        entry.exchange = exchange
+        self._sockets[exchange.sock.fileno()] = entry
+
+    def limit(self, lease: AnyLease) -> float:
+        """Until when a server is asked in the state of a lease, on the boot's clock."""
+        return lease.t2 if lease.state is State.RENEWING else lease.end
+
+    def probing(
+        self,
+        entry: Entry,
+        grant: AnyLease,
+        sock: socket.socket,
+        ask: Callable[[], None],
+        heard: Callable[[], str | None],
+    ) -> None:
+        """Ask who has an address that is new, before it is used; `ask` and `heard` work with `sock`."""
+        if entry.exchange is not None:
             self._sockets.pop(entry.exchange.sock.fileno(), None)
-            self._sockets[entry.arp.fileno()] = entry
-            entry.tries = 0
-            self._ask_holder(entry)
+        entry.grant, entry.probe, entry.ask, entry.heard = grant, sock, ask, heard
+        self._sockets[sock.fileno()] = entry
+        entry.tries = 0
+        self._ask_holder(entry)
 
     def _ask_holder(self, entry: Entry) -> None:
-        if entry.arp is None or entry.exchange is None or entry.grant is None or entry.grant.address is None:
+        if entry.ask is None or entry.grant is None:
             return
         if entry.tries == PROBES:
-            lease = self._read(entry)
+            lease = self.read(entry)
             if lease is not None:
-                self._bound(entry, lease, entry.grant)
+                self.bound(entry, lease, entry.grant)
             return
         entry.tries += 1
-        mac = bytes.fromhex(entry.grant.place.mac.replace(":", ""))
         with contextlib.suppress(OSError):
-            packets.probe(entry.arp, entry.exchange.ifname, mac, entry.grant.address.ip)
-        self._after(entry, PROBE_SECONDS, self._ask_holder)
+            entry.ask()
+        self.after(entry, PROBE_SECONDS, self._ask_holder)
 
     def _hear_holder(self, entry: Entry) -> None:
-        assert entry.arp is not None and entry.grant is not None and entry.grant.address is not None
-        mac = bytes.fromhex(entry.grant.place.mac.replace(":", ""))
+        if entry.heard is None or entry.grant is None:
+            return
         try:
-            holder = packets.holder(entry.arp, mac, entry.grant.address.ip)
+            holder = entry.heard()
         except OSError:
             return
         if holder is None:
             return
-        log.warning("%s: %s is in use by %s: declined", _name(entry.identity), entry.grant.address, holder)
-        if entry.exchange is not None:
-            declined = Message(Kind.ACK, 0, b"", entry.grant.options, yours=entry.grant.address.ip)
-            with contextlib.suppress(OSError):
-                entry.exchange.decline(declined)
-        self._close(entry)
-        self._after(entry, jitter(FIRST_WAIT * 10), self._next)  # RFC 2131 section 3.1, step 5
+        log.warning("%s: %s is in use by %s: declined", entry.name, entry.grant.address, holder)
+        with contextlib.suppress(OSError):
+            if isinstance(entry.grant, Lease6):
+                states6.decline(entry, entry.grant)
+            else:
+                states4.decline(entry, entry.grant)
+        self.close(entry)
+        self.after(entry, jitter(FIRST_WAIT * 10), self.next)  # RFC 2131 section 3.1, step 5
 
-    def _bound(self, entry: Entry, before: Lease, lease: Lease) -> None:
+    def bound(self, entry: Entry, before: AnyLease, lease: AnyLease) -> None:
         """The server agreed: the interface has the address for so long, and what changed is told."""
-        self._close(entry)
-        entry.tries = 0
+        self.close(entry)
+        entry.tries, entry.transaction = 0, None
         changed = before.address != lease.address or before.state is State.INIT
         if changed:
             lease = replace(lease, told=f"the address is {lease.address} now, it was {before.address}")
-        if not self._write(entry, lease):
+        if not self.write(entry, lease):
             return
         if changed:
-            log.warning("%s: %s", _name(entry.identity), lease.told)
+            log.warning("%s: %s", entry.name, lease.told)
         with link.opened(lease.place, self.prefix) as found:
             if found is not None:
                 link.hold(found, lease, before if changed or before.options != lease.options else None)
-        self._next(entry)
+        self.next(entry)
 
-    def _lost(self, entry: Entry, lease: Lease, why: str) -> None:
+    def lost(self, entry: Entry, lease: AnyLease, why: str) -> None:
         """The address is the container's no more."""
-        self._close(entry)
-        entry.tries = 0
+        self.close(entry)
+        entry.tries, entry.transaction = 0, None
         told = f"the lease of {lease.address} is lost, {why}; the address is taken away"
-        log.error("%s: %s", _name(entry.identity), told)
+        log.error("%s: %s", entry.name, told)
         with link.opened(lease.place, self.prefix) as found:
             if found is not None:
                 link.withdraw(found, lease)
-        if self._write(entry, replace(lease, state=State.INIT, told=told)):
-            self._after(entry, jitter(_SHORTEST_RETRY), self._next)
+        if self.write(entry, replace(lease, state=State.INIT, told=told)):
+            self.after(entry, jitter(_SHORTEST_RETRY), self.next)
 
     def _serve(self, listening: socket.socket) -> None:
         """Answer one client. Only root can be one, and it says all it has to say at once."""
@@ -414,23 +409,15 @@ class Daemon:
 
     def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
         if "watch" in message:
-            identity = Identity(*map(str, message["watch"]))
-            if self.store.read(identity) is None:
-                return {"error": f"there is no lease {self.store.path(identity)}"}
-            self.watch(identity)
+            key = protocol.key_of(message["watch"])
+            if self.store.read(*key) is None:
+                return {"error": f"there is no lease {self.store.path(*key)}"}
+            self.watch(key)
         elif "forget" in message:
-            self.forget(Identity(*map(str, message["forget"])))
+            self.forget(protocol.key_of(message["forget"]))
         elif "list" in message:
-            return {"leases": [encode(lease) for lease in self.store.every()]}
+            return {"leases": [encode_any(lease) for lease in self.store.every()]}
         return {}
-
-
-def _limit(lease: Lease) -> float:
-    return lease.t2 if lease.state is State.RENEWING else lease.end
-
-
-def _name(identity: Identity) -> str:
-    return f"{identity.container_id}/{identity.network}/{identity.ifname}"
 
 
 def serve(store: Store, listening: socket.socket, end: int | None = None, prefix: str = "") -> None:

@@ -57,6 +57,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
+    """A DHCPv4 lease."""
+
     identity: Identity
     place: Place
     wish: Wish
@@ -70,9 +72,18 @@ class Lease:
     told: str = ""  # the last thing that an operator should know of it
 
     @property
+    def version(self) -> int:
+        return 4
+
+    @property
     def seconds(self) -> int:
         """How long it holds; INFINITE for ever."""
         return options.seconds(self.options.get(Option.LEASE_TIME, b"")) or 0
+
+    @property
+    def preferred(self) -> int:
+        """IPv4 prefers an address for as long as it is valid."""
+        return self.seconds
 
     @property
     def end(self) -> float:
@@ -138,12 +149,7 @@ def granted(lease: Lease, message: Message, sent: float, server_mac: str) -> Lea
 def encode(lease: Lease) -> JsonObject:
     return {
         "version": VERSION,
-        "network": lease.identity.network,
-        "containerID": lease.identity.container_id,
-        "ifname": lease.identity.ifname,
-        "netns": lease.place.netns,
-        "netnsID": list(lease.place.netns_id),
-        "mac": lease.place.mac,
+        **encode_place(lease.identity, lease.place),
         "clientID": lease.wish.client_id.hex(),
         "request": list(lease.wish.parameters),
         "provide": _hex(lease.wish.options),
@@ -160,6 +166,26 @@ def encode(lease: Lease) -> JsonObject:
     }
 
 
+def encode_place(identity: Identity, place: Place) -> JsonObject:
+    """Whose a lease is, and where."""
+    return {
+        "network": identity.network,
+        "containerID": identity.container_id,
+        "ifname": identity.ifname,
+        "netns": place.netns,
+        "netnsID": list(place.netns_id),
+        "mac": place.mac,
+    }
+
+
+def decode_place(document: JsonObject) -> tuple[Identity, Place]:
+    """KeyError, TypeError or ValueError for what is none."""
+    ifname = str(document["ifname"])
+    identity = Identity(str(document["network"]), str(document["containerID"]), ifname)
+    netns_id = tuple(int(item) for item in document["netnsID"])
+    return identity, Place(str(document["netns"]), netns_id, ifname, str(document["mac"]))
+
+
 def _hex(values: Mapping[int, bytes]) -> dict[str, str]:
     return {str(number): value.hex() for number, value in values.items()}
 
@@ -172,14 +198,10 @@ def decode(document: JsonObject) -> Lease:
     """The lease of a file. ValueError for what is none; fields that a later release added are passed over."""
     try:
         address, server, priority = document["address"], document["server"], document["priority"]
+        identity, place = decode_place(document)
         return Lease(
-            Identity(str(document["network"]), str(document["containerID"]), str(document["ifname"])),
-            Place(
-                str(document["netns"]),
-                tuple(int(item) for item in document["netnsID"]),
-                str(document["ifname"]),
-                str(document["mac"]),
-            ),
+            identity,
+            place,
             Wish(
                 bytes.fromhex(document["clientID"]),
                 tuple(int(item) for item in document["request"]),

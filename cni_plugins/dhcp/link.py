@@ -1,4 +1,5 @@
-"""The interface that a lease is for: found again in its namespace, and given or rid of the address.
+"""The interface that a lease is for, of either family: found again in its namespace, and given or rid of the
+address.
 
 The namespace is opened by the runtime's path, and used only if it is the very one that the lease was got in.
 It is open while something is done in it and not longer: a daemon that held it would keep a dead container's
@@ -6,13 +7,15 @@ network alive.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Interface
 
 from cni_plugins.dhcp import options
 from cni_plugins.dhcp.lease import INFINITE, Lease, Place
-from cni_plugins.kernel import addresses, interface, links, routes
+from cni_plugins.dhcp.lease6 import AnyLease
+from cni_plugins.kernel import addresses, interface, links, routes, sysctl
 from cni_plugins.kernel.interface import Plan
 from cni_plugins.kernel.links import Link
 from cni_plugins.kernel.namespace import fingerprint
@@ -61,8 +64,15 @@ def find(netlink: Netlink, place: Place) -> Link | None:
     return next((item for item in links.every(netlink) if item.mac == place.mac), None)
 
 
-def raise_up(namespace: Namespace, ifname: str) -> Link:
-    """Bring a link up, so that it can ask for an address. CniError 7 when there is none of that name."""
+def raise_up(namespace: Namespace, ifname: str, settings: Mapping[str, str] | None = None) -> Link:
+    """Bring a link up, so that it can ask for an address; before that its IPv6 `settings` are made (sysctls
+    by name). CniError 7 when there is none of that name.
+    """
+    if settings:
+        base = f"ipv6/conf/{ifname}"
+        on = {"ipv6/conf/lo/disable_ipv6": "0", f"{base}/disable_ipv6": "0"}
+        sysctl.put(namespace, {f"{base}/{name}": value for name, value in settings.items()})
+        sysctl.ensure(namespace, on, optional=True)
     with Netlink(namespace, after(_SECONDS)) as netlink:
         link = links.find(netlink, ifname)
         if link is None:
@@ -84,24 +94,41 @@ def limit_mtu(namespace: Namespace, link: Link, lease: Lease) -> None:
             netlink.request(links.change(link.name, link.index, mtu=wanted))
 
 
-def remaining(lease: Lease) -> int:
+def remaining(lease: AnyLease) -> int:
     """Whole seconds that the address is the container's from now on."""
     return INFINITE if lease.seconds == INFINITE else max(1, int(lease.end - boot.elapsed()))
 
 
-def has(found: Found, lease: Lease) -> bool:
+def _preferred(lease: AnyLease) -> int:
+    """Whole seconds for which it is the address that new connections take."""
+    left = lease.began + lease.preferred - boot.elapsed()
+    return INFINITE if lease.preferred == INFINITE else max(0, int(left))
+
+
+def link_local(found: Found) -> IPv6Address | None:
+    """The interface's link-local address that can be used by now; None without one. CniError 999."""
+    with Netlink(found.namespace, after(_SECONDS)) as netlink:
+        for item in addresses.of_link(netlink, found.link.index):
+            optimistic = item.flags & addresses.OPTIMISTIC
+            waits = item.flags & addresses.DADFAILED or (item.flags & addresses.TENTATIVE and not optimistic)
+            if isinstance(item.address, IPv6Interface) and item.scope == addresses.LINK and not waits:
+                return item.address.ip
+    return None
+
+
+def has(found: Found, lease: AnyLease) -> bool:
     """Whether the interface has the lease's address. CniError 999."""
     with Netlink(found.namespace, after(_SECONDS)) as netlink:
         return any(item.address == lease.address for item in addresses.of_link(netlink, found.link.index))
 
 
-def hold(found: Found, lease: Lease, before: Lease | None = None) -> None:
+def hold(found: Found, lease: AnyLease, before: AnyLease | None = None) -> None:
     """Let the interface have the address until the lease ends, with its routes where it had not; `before` is
     the lease that this one takes the place of. CniError 999.
     """
     assert lease.address is not None
     index = found.link.index
-    batch: list[Message] = [addresses.hold(index, lease.address, remaining(lease))]
+    batch: list[Message] = [addresses.hold(index, lease.address, remaining(lease), _preferred(lease))]
     if before is not None:
         old = _routes(before)
         new = _routes(lease)
@@ -113,12 +140,12 @@ def hold(found: Found, lease: Lease, before: Lease | None = None) -> None:
         netlink.request(*batch)
 
 
-def _routes(lease: Lease) -> list[Route]:
+def _routes(lease: AnyLease) -> list[Route]:
     result = lease.result()
     return interface.resolved(Plan(lease.place.ifname, result.ips, result.routes))
 
 
-def withdraw(found: Found, lease: Lease) -> None:
+def withdraw(found: Found, lease: AnyLease) -> None:
     """Take the address away; its routes go with it. CniError 999."""
     if lease.address is None:
         return

@@ -5,6 +5,8 @@ may use.
     {"forget": [NETWORK, CONTAINER, IFNAME]}   it has been given back
     {"list": true}                             all leases, as their files have them
 
+A DHCPv6 lease is named by a fourth word, "ipv6".
+
 Each answer has `daemon` (its process id) and `store` (its directory); `error` when it did not do it. (The
 reference plugins' daemon speaks Go's net/rpc on its socket, which no other program reads.)
 """
@@ -14,14 +16,17 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cni_plugins.dhcp.lease6 import FAMILY
 from cni_plugins.dhcp.store import Store, default_socket
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.roots import Roots
 
+Key = tuple[Identity, int]  # of a lease: whose, and its family (4 or 6)
 REFERENCE_SOCKET = "/run/cni/dhcp.sock"
 LONGEST = 1 << 16
 _SECONDS = 5.0
@@ -66,10 +71,24 @@ def ask(path: Path, message: dict[str, Any], seconds: float = _SECONDS) -> dict[
     return answer
 
 
-def tell(path: Path, store: Store, verb: str, identity: Identity) -> None:
-    """`watch` or `forget` a lease of `store`. CniError 11."""
+def names_of(key: Key) -> list[str]:
+    """A lease as a message names it."""
+    identity, version = key
     names = [identity.network, identity.container_id, identity.ifname]
-    answer = ask(path, {verb: names})
+    return names if version == 4 else [*names, FAMILY]
+
+
+def key_of(names: Sequence[object]) -> Key:
+    """The lease that a message names. ValueError."""
+    words = [str(item) for item in names]
+    if len(words) == 3 or (len(words) == 4 and words[3] == FAMILY):
+        return Identity(*words[:3]), 4 if len(words) == 3 else 6
+    raise ValueError(f"{words} names no lease")
+
+
+def tell(path: Path, store: Store, verb: str, key: Key) -> None:
+    """`watch` or `forget` a lease of `store`. CniError 11."""
+    answer = ask(path, {verb: names_of(key)})
     require_same(path, store, answer)
 
 

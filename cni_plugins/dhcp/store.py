@@ -1,4 +1,5 @@
-"""The leases of one lease daemon: a directory below /var/lib/mesokit/leases, a file for each lease.
+"""The leases of one lease daemon: a directory below /var/lib/mesokit/leases with a file for each attachment
+and family.
 
 Which daemon is told by its socket: the directory `default` is that of the node service and of `mesokit dhcp`,
 any other has the socket's path for its name. A file is replaced as a whole (a new one, written to disk, takes
@@ -16,7 +17,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from cni_plugins.dhcp.lease import Lease, decode, encode
+from cni_plugins.dhcp.lease6 import AnyLease, decode_any, encode_any
 from cni_plugins.spec import files
 from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
@@ -39,17 +40,19 @@ def default_socket(roots: Roots) -> Path:
 class Store:
     """`socket` is the path of the daemon's socket as a configuration has it, "" for the default."""
 
-    __slots__ = ("_lock", "directory")
+    __slots__ = ("_lock", "directory", "socket")
 
     def __init__(self, roots: Roots, socket: str = "") -> None:
+        self.socket = socket
         name = quote(socket, safe="").replace(".", "%2E") if socket else "default"
         if len(name) > _LONGEST:
             name = "long-" + hashlib.sha256(socket.encode()).hexdigest()
         self.directory = roots.lib / "leases" / name
         self._lock = roots.run / "locks" / f"leases-{name}"
 
-    def path(self, identity: Identity) -> Path:
-        key = "\0".join((identity.network, identity.container_id, identity.ifname))
+    def path(self, identity: Identity, version: int = 4) -> Path:
+        names = (identity.network, identity.container_id, identity.ifname)
+        key = "\0".join(names if version == 4 else (*names, f"ipv{version}"))
         return self.directory / (hashlib.sha256(key.encode()).hexdigest()[:40] + _SUFFIX)
 
     def prepare(self) -> None:
@@ -63,13 +66,14 @@ class Store:
         """CniError 5 or 11."""
         return locked(self._lock, deadline)
 
-    def read(self, identity: Identity) -> Lease | None:
-        """The lease of an attachment; None without one, or when its file holds none."""
-        return read(self.path(identity))
+    def read(self, identity: Identity, version: int = 4) -> AnyLease | None:
+        """The lease of an attachment and family; None without one, or when its file holds none."""
+        found = read(self.path(identity, version))
+        return found if found is not None and found.version == version else None
 
-    def write(self, lease: Lease) -> None:
+    def write(self, lease: AnyLease) -> None:
         """Put a lease's file in place. CniError 5."""
-        path = self.path(lease.identity)
+        path = self.path(lease.identity, lease.version)
         new = path.with_suffix(_NEW)
         try:
             with suppress(FileNotFoundError):
@@ -77,7 +81,7 @@ class Store:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(new, flags, 0o600)
             try:
-                os.write(fd, dump_json(encode(lease)).encode())
+                os.write(fd, dump_json(encode_any(lease)).encode())
                 os.fdatasync(fd)
             finally:
                 os.close(fd)
@@ -87,26 +91,27 @@ class Store:
                 new.unlink()
             raise CniError(Code.IO, f"cannot write the lease {path}", str(error)) from error
 
-    def replace(self, lease: Lease, deadline: Deadline) -> bool:
+    def replace(self, lease: AnyLease, deadline: Deadline) -> bool:
         """Put a changed lease in the place of what is there; False when it has gone meanwhile. CniError."""
         with self.locked(deadline):
-            if not self.path(lease.identity).exists():
+            if not self.path(lease.identity, lease.version).exists():
                 return False
             self.write(lease)
             return True
 
-    def remove(self, identity: Identity, deadline: Deadline) -> None:
+    def remove(self, identity: Identity, deadline: Deadline, version: int = 4) -> None:
         """CniError 5 or 11."""
         if not self.directory.is_dir():
             return
         with self.locked(deadline):
+            path = self.path(identity, version)
             try:
-                self.path(identity).unlink(missing_ok=True)
-                self.path(identity).with_suffix(_NEW).unlink(missing_ok=True)  # of a writer that was killed
+                path.unlink(missing_ok=True)
+                path.with_suffix(_NEW).unlink(missing_ok=True)  # of a writer that was killed
             except OSError as error:
-                raise CniError(Code.IO, f"cannot remove {self.path(identity)}", str(error)) from error
+                raise CniError(Code.IO, f"cannot remove {path}", str(error)) from error
 
-    def every(self) -> Iterator[Lease]:
+    def every(self) -> Iterator[AnyLease]:
         """The leases whose files can be read."""
         for path in self.paths():
             lease = read(path)
@@ -146,11 +151,11 @@ class Store:
             return ""
 
 
-def read(path: Path) -> Lease | None:
+def read(path: Path) -> AnyLease | None:
     """The lease of a file; None when there is none."""
     try:
         document = parse_json(files.read(path))
-        return decode(document) if isinstance(document, dict) else None
+        return decode_any(document) if isinstance(document, dict) else None
     except (OSError, ValueError):
         return None
 

@@ -38,7 +38,12 @@ class LinkAddress:
 
 
 def _body(
-    index: int, address: IpInterface, flags: int = 0, seconds: int | None = None, *, broadcast: bool = True
+    index: int,
+    address: IpInterface,
+    flags: int = 0,
+    lifetimes: tuple[int, int] | None = None,
+    *,
+    broadcast: bool = True,
 ) -> bytes:
     fields = {
         "family": _AF_INET if address.version == 4 else _AF_INET6,
@@ -51,16 +56,20 @@ def _body(
         listed.append(("IFA_FLAGS", flags))
     if broadcast and isinstance(address, IPv4Interface) and address.network.prefixlen < 31:
         listed.append(("IFA_BROADCAST", str(address.network.broadcast_address)))
-    if seconds is not None:
-        listed.append(("IFA_CACHEINFO", {"ifa_preferred": seconds, "ifa_valid": seconds}))
+    if lifetimes is not None:
+        preferred, valid = lifetimes
+        listed.append(("IFA_CACHEINFO", {"ifa_preferred": preferred, "ifa_valid": valid}))
     return encode(ADDRESS, fields, listed)
 
 
-def hold(index: int, address: IpInterface, seconds: int) -> Message:
-    """Let a link have an address for so many seconds, 0xffffffff for ever; then the kernel takes it away. It
-    is added if it is not there.
+def hold(index: int, address: IpInterface, seconds: int, preferred: int | None = None) -> Message:
+    """Let a link have an address for so many seconds, 0xffffffff for ever; then the kernel takes it away.
+    After `preferred` seconds (default as many) new connections take another one. It is added if it is not
+    there, without detection of duplicates.
     """
-    body = _body(index, address, seconds=seconds)
+    flags = NODAD if address.version == 6 else 0
+    lasts = seconds if preferred is None else min(preferred, seconds)
+    body = _body(index, address, flags, (lasts, seconds))
     return Message(f"hold address {address}", RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, body)
 
 

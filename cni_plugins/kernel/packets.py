@@ -7,6 +7,7 @@ what the container's routes would not let go. A filter in the kernel keeps away 
 import ctypes
 import socket
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -49,8 +50,9 @@ def _program(port: int) -> list[tuple[int, int, int, int]]:
     ]
 
 
-def _attach(sock: socket.socket, port: int) -> None:
-    code = b"".join(struct.pack("=HBBI", *line) for line in _program(port))
+def attach(sock: socket.socket, program: Sequence[tuple[int, int, int, int]]) -> None:
+    """Let the kernel keep away what a classic BPF program does not take (socket(7)). OSError."""
+    code = b"".join(struct.pack("=HBBI", *line) for line in program)
     buffer = ctypes.create_string_buffer(code)
     sock.setsockopt(
         socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", len(code) // 8, ctypes.addressof(buffer))
@@ -63,7 +65,7 @@ def open_udp(namespace: Namespace, ifname: str, port: int) -> socket.socket:
         try:
             sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
             try:
-                _attach(sock, port)
+                attach(sock, _program(port))
                 sock.bind((ifname, ETH_P_IP))
             except BaseException:
                 sock.close()
@@ -82,8 +84,8 @@ def send_udp(
     """Send a UDP datagram in a frame to `mac`. OSError."""
     udp = _UDP.pack(source[1], target[1], _UDP.size + len(payload), 0)
     pseudo = source[0].packed + target[0].packed + struct.pack("!BBH", 0, 17, len(udp) + len(payload))
-    checksum = _checksum(pseudo + udp + payload) or 0xFFFF
-    udp = udp[:6] + checksum.to_bytes(2, "big")
+    total = checksum(pseudo + udp + payload) or 0xFFFF
+    udp = udp[:6] + total.to_bytes(2, "big")
     head = [
         0x45,
         0x10,
@@ -96,7 +98,7 @@ def send_udp(
         source[0].packed,
         target[0].packed,
     ]
-    head[7] = _checksum(_IP.pack(*head))
+    head[7] = checksum(_IP.pack(*head))
     sock.sendto(_IP.pack(*head) + udp + payload, (ifname, ETH_P_IP, 0, 0, mac))
 
 
@@ -119,7 +121,8 @@ def receive_udp(sock: socket.socket) -> Datagram | None:
     return Datagram(data[size + _UDP.size : size + length], IPv4Address(data[12:16]), mac.hex(":"))
 
 
-def _checksum(data: bytes) -> int:
+def checksum(data: bytes) -> int:
+    """The internet checksum (RFC 1071)."""
     if len(data) % 2:
         data += b"\0"
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))

@@ -1,4 +1,4 @@
-"""dhcp: an address leased from a DHCP server of the network that the interface is on.
+"""dhcp: addresses leased from DHCP servers of the network that the interface is on.
 
 The interface is made and brought up first; then the plugin asks on it, inside the container's namespace, and
 probes the address (ARP) before it is used. A lease has to be renewed, so one process of the node looks after
@@ -7,12 +7,20 @@ is started). Leases are files below /var/lib/mesokit/leases: a restart or an upg
 none. DEL gives the lease back, whether that process runs or not. When a lease ends because no server renews
 it, the address is taken from the interface and the daemon's log says so; it goes on asking.
 
+With `families` the attachment has an IPv6 address too, or alone (DHCPv6, IA_NA with rapid commit where the
+server has it): probed like the other, declined when somebody has it, with the name servers and search domains
+of the answer. DHCPv6 gives a single address (/128) and no routes. To a server a container is a DUID made of
+its id (or `duid`), and its interface an IAID made of its names, so one that is attached again gets the
+address it had. `provide`, `request`, `broadcast` and `priority` are of IPv4. Prefixes are not delegated
+(IA_PD).
+
     {"cniVersion": "1.0.0", "name": "lan", "type": "macvlan", "master": "eth0",
      "ipam": {"type": "dhcp", "provide": [{"option": "host-name", "fromArg": "K8S_POD_NAME"}],
-              "request": [{"option": "routers"}, {"option": "42"}], "priority": 200}}
+              "request": [{"option": "routers"}, {"option": "42"}], "priority": 200,
+              "families": ["ipv4", "ipv6"]}}
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +28,12 @@ from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.dhcp import client, link, options, protocol
 from cni_plugins.dhcp.lease import Lease, Place, Wish
+from cni_plugins.dhcp.link import Found
 from cni_plugins.dhcp.packet import Option
 from cni_plugins.dhcp.store import Store
 from cni_plugins.kernel.namespace import fingerprint
+from cni_plugins.plugins.ipam import dhcp_ipv6
+from cni_plugins.plugins.ipam.dhcp_ipv6 import DUID, Asking
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import (
     ABSOLUTE_PATH,
@@ -31,6 +42,7 @@ from cni_plugins.spec.config import (
     integer,
     list_of,
     nested,
+    one_of,
     option,
 )
 from cni_plugins.spec.config import (
@@ -39,15 +51,15 @@ from cni_plugins.spec.config import (
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.identity import Identity
-from cni_plugins.spec.result import Result
+from cni_plugins.spec.result import Dns, Result
 from cni_plugins.steps import dhcp_lease
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.dhcp_lease import DhcpLease
 
 _SECONDS = 20.0
 _FOR_THE_REST = 4.0  # of a call's time: what comes after the address, and taking back
 _LONGEST_CLIENT_ID = 254
 _LONGEST_VALUE = 255
+_FAMILIES = {"ipv4": 4, "ipv6": 6}
 _SHARES_MAC = frozenset(("ipvlan",))
 #: Asked for beside the two that the reference asks for: what we make use of.
 _DEFAULTS = (
@@ -108,6 +120,17 @@ class DhcpConfig:
     broadcast: bool = option(
         "broadcast", BOOL, False, "servers must answer by broadcast; an ipvlan always asks that"
     )
+    families: tuple[str, ...] = option(
+        "families", list_of(one_of(*_FAMILIES)), ("ipv4",), "what to lease addresses of"
+    )
+    duid: bytes = option(
+        "duid", DUID, b"", "who the container is to DHCPv6 servers; default made of the container's id"
+    )
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """4 and 6 as `families` has them."""
+        return tuple(version for name, version in _FAMILIES.items() if name in self.families)
 
 
 def _given(call: Call, config: DhcpConfig) -> Mapping[int, bytes]:
@@ -171,34 +194,73 @@ def _identity(call: Call) -> Identity:
     return Identity(call.network, call.container_id, call.ifname)
 
 
+def _require_families(config: DhcpConfig) -> None:
+    if not config.families:
+        raise CniError(
+            Code.INVALID_CONFIG, "ipam.families is empty", 'name one: "families": ["ipv4"], or leave it out'
+        )
+    if config.duid and "ipv6" not in config.families:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            "ipam.duid is given, and ipam.families has no ipv6",
+            "DHCPv4 servers know a container by dhcp-client-identifier (ipam.provide)",
+        )
+
+
 def add(call: Call, config: DhcpConfig, tx: Transaction) -> Result:
     sandbox = tx.context.inside
+    _require_families(config)
     _refuse_wishes(call)
     store = Store(call.roots, config.daemon_socket)
     path = protocol.socket_of(call.roots, config.daemon_socket)
     protocol.require_same(path, store, protocol.ask(path, {"hello": True}))
-    found = link.raise_up(sandbox, call.ifname)
+    six = 6 in config.versions
+    found = link.raise_up(sandbox, call.ifname, dhcp_ipv6.SETTINGS if six else None)
+    if six:
+        dhcp_ipv6.require_mtu(call.ifname, found.mtu)
     place = Place(call.netns_path, tuple(fingerprint(sandbox)), call.ifname, found.mac)
-    wanted = Lease(_identity(call), place, _wish(call, config, found.kind))
     store.prepare()
-    _refuse_second(call, store)
-    tx.intend(DhcpLease(config.daemon_socket, call.network, call.container_id, call.ifname))
+    for version in config.versions:
+        _refuse_second(call, store, version)
+    deadline = after(min(_SECONDS, max(1.0, call.deadline.remaining() - _FOR_THE_REST)))
+    asking = Asking(call, tx, Found(sandbox, found), place, store, deadline)
+    results: list[Result] = []
+    if 4 in config.versions:
+        results.append(_lease4(asking, config))
+    if six:
+        results.append(dhcp_ipv6.lease(asking, config.duid))
+    return _together(results)
 
-    def keep(lease: Lease) -> None:
-        with store.locked(call.deadline):
-            store.write(lease)
 
-    seconds = min(_SECONDS, max(1.0, call.deadline.remaining() - _FOR_THE_REST))
-    lease = client.acquire(sandbox, wanted, after(seconds), keep)
-    keep(lease)
-    link.limit_mtu(sandbox, found, lease)
-    protocol.tell(path, store, "watch", lease.identity)
+def _lease4(asking: Asking, config: DhcpConfig) -> Result:
+    found = asking.found
+    wanted = Lease(asking.identity, asking.place, _wish(asking.call, config, found.link.kind))
+    asking.intend(4)
+    lease = client.acquire(found.namespace, wanted, asking.deadline, asking.keep)
+    asking.keep(lease)
+    link.limit_mtu(found.namespace, found.link, lease)
+    asking.watched(4)
     return lease.result()
 
 
-def _refuse_second(call: Call, store: Store) -> None:
+def _together(results: Sequence[Result]) -> Result:
+    """What both families gave, as one result."""
+    names = [item.dns for item in results]
+    dns = Dns(
+        tuple(dict.fromkeys(server for item in names for server in item.nameservers)),
+        next((item.domain for item in names if item.domain), ""),
+        tuple(dict.fromkeys(domain for item in names for domain in item.search)),
+    )
+    return Result(
+        ips=tuple(entry for item in results for entry in item.ips),
+        routes=tuple(route for item in results for route in item.routes),
+        dns=dns,
+    )
+
+
+def _refuse_second(call: Call, store: Store, version: int) -> None:
     """CniError 7 for an interface that has a lease which holds; what a crash left is taken over."""
-    before = store.read(_identity(call))
+    before = store.read(_identity(call), version)
     if before is not None and before.holds and before.place.netns_id == tuple(fingerprint_of(call)):
         raise CniError(
             Code.INVALID_CONFIG,
@@ -212,14 +274,17 @@ def fingerprint_of(call: Call) -> list[int]:
 
 def check(call: Call, config: DhcpConfig, context: Context) -> None:
     """The lease holds, and somebody renews it. CniError 999 or 11."""
-    dhcp_lease.check(context, Store(call.roots, config.daemon_socket), _identity(call))
+    store = Store(call.roots, config.daemon_socket)
+    for version in config.versions:
+        dhcp_lease.check(context, store, _identity(call), version)
     protocol.ask(protocol.socket_of(call.roots, config.daemon_socket), {"hello": True})
 
 
 def remove_legacy(call: Call, config: DhcpConfig, context: Context) -> None:
-    dhcp_lease.give_back(
-        context, Store(call.roots, config.daemon_socket), config.daemon_socket, _identity(call)
-    )
+    """Of both families: what is configured now may not be what was."""
+    store = Store(call.roots, config.daemon_socket)
+    for version in _FAMILIES.values():
+        dhcp_lease.give_back(context, store, config.daemon_socket, _identity(call), version)
 
 
 def gc(call: Call, config: DhcpConfig, context: Context) -> None:
@@ -231,11 +296,12 @@ def gc(call: Call, config: DhcpConfig, context: Context) -> None:
     kept = context.keep() if found else set()
     for lease in found:
         if lease.identity not in kept and (not lease.this_boot or lease.began < call.began):
-            dhcp_lease.give_back(context, store, config.daemon_socket, lease.identity)
+            dhcp_lease.give_back(context, store, config.daemon_socket, lease.identity, lease.version)
 
 
 def status(call: Call, config: DhcpConfig, context: Context) -> None:
     """CniError 11 when nobody would renew a lease."""
+    _require_families(config)
     _given(call, config)
     _asked(config)
     path = protocol.socket_of(call.roots, config.daemon_socket)

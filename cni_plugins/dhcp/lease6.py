@@ -1,0 +1,224 @@
+"""A DHCPv6 lease: one address of an IA_NA. As `lease`, with the names of RFC 8415.
+
+`began` is when the message was sent that the server's Reply agreed to. T1 and T2 are the server's where it
+gives them, else 0.5 and 0.8 of the preferred lifetime (RFC 8415 section 14.2), and never after the end.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Address, IPv6Interface
+
+from cni_plugins.dhcp import options as text
+from cni_plugins.dhcp import packet6
+from cni_plugins.dhcp.lease import Lease, Place, State, decode_place, encode_place
+from cni_plugins.dhcp.lease import decode as decode4
+from cni_plugins.dhcp.lease import encode as encode4
+from cni_plugins.dhcp.packet6 import INFINITE, Association, Given, Message, Option
+from cni_plugins.spec.identity import Identity
+from cni_plugins.spec.result import Address, Dns, Result
+from cni_plugins.spec.values import JsonObject
+from cni_plugins.store import boot
+
+FAMILY = "ipv6"
+VERSION = 1
+_KEPT = (Option.NAME_SERVERS, Option.SEARCH)
+_SHORTEST = 1.0  # seconds: a server that wants to be asked more often is not
+_SOL_MAX_RT = (60, 86400)  # RFC 8415 section 21.24
+DEFAULT_MAX_RT = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Wish6:
+    """`parameters` are the options that it asks for, by number."""
+
+    duid: bytes
+    iaid: bytes
+    parameters: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease6:
+    identity: Identity
+    place: Place
+    wish: Wish6
+    state: State = State.INIT
+    address: IPv6Interface | None = None
+    preferred: int = 0
+    valid: int = 0
+    renew: int = 0
+    rebind: int = 0
+    server_id: bytes = b""
+    options: Mapping[int, bytes] = field(default_factory=dict)
+    began: float = 0.0
+    boot: str = ""
+    told: str = ""
+    longest: int = DEFAULT_MAX_RT  # SOL_MAX_RT, seconds
+
+    @property
+    def version(self) -> int:
+        return 6
+
+    @property
+    def server(self) -> str:
+        """The server, as people read it; "" before there is one."""
+        return self.server_id.hex(":")
+
+    @property
+    def seconds(self) -> int:
+        """How long it holds; INFINITE for ever."""
+        return self.valid
+
+    @property
+    def end(self) -> float:
+        return self.began + self.valid if self.valid != INFINITE else float("inf")
+
+    def _moment(self, given: int, share: float) -> float:
+        if INFINITE in {given, self.valid}:
+            return float("inf")
+        wanted = given or (self.preferred or self.valid) * share
+        return self.began + max(_SHORTEST, wanted)
+
+    @property
+    def t1(self) -> float:
+        return min(self._moment(self.renew, 0.5), self.t2)
+
+    @property
+    def t2(self) -> float:
+        return min(self._moment(self.rebind, 0.8), self.end)
+
+    @property
+    def this_boot(self) -> bool:
+        return self.boot == boot.current()
+
+    @property
+    def holds(self) -> bool:
+        """Whether the address is the container's at this moment."""
+        return (
+            self.address is not None
+            and self.state not in {State.INIT, State.REQUESTING}
+            and self.this_boot
+            and boot.elapsed() < self.end
+        )
+
+    @property
+    def dns(self) -> Dns:
+        return dns_of(self.options)
+
+    def result(self) -> Result:
+        """What the IPAM plugin answers: an address alone, since DHCPv6 has no routes. It must have one."""
+        assert self.address is not None
+        return Result(ips=(Address(self.address),), dns=self.dns)
+
+
+def dns_of(options: Mapping[int, bytes]) -> Dns:
+    """Options 23 and 24 (RFC 3646); names as in DNS, which may not be compressed here."""
+    return Dns(packet6.servers_of(options), "", tuple(text.search_of(options.get(Option.SEARCH, b""))))
+
+
+def kept(message: Message) -> dict[int, bytes]:
+    """The options of a Reply that mean something to us."""
+    return {int(number): message.first(number) for number in _KEPT if message.first(number)}
+
+
+def longest_of(message: Message, before: int) -> int:
+    """SOL_MAX_RT as a server sets it; `before` when it does not, or to what nobody may."""
+    raw = message.first(Option.SOL_MAX_RT)
+    low, high = _SOL_MAX_RT
+    value = int.from_bytes(raw, "big") if len(raw) == 4 else 0
+    return value if low <= value <= high else before
+
+
+def chosen(lease: Lease6, found: Association) -> Given | None:
+    """The address of an IA that is ours from now on: the one that we have, else the first."""
+    before = lease.address.ip if lease.address is not None else None
+    same = next((item for item in found.addresses if item.address == before), None)
+    return same or next(iter(found.addresses), None)
+
+
+def granted(lease: Lease6, message: Message, found: Association, given: Given, sent: float) -> Lease6:
+    """The lease after a Reply to what was sent at `sent`."""
+    return replace(
+        lease,
+        state=State.BOUND,
+        address=whole(given.address),
+        preferred=given.preferred,
+        valid=given.valid,
+        renew=found.t1,
+        rebind=found.t2,
+        server_id=message.server,
+        options=kept(message),
+        began=sent,
+        boot=boot.current(),
+        told="",
+        longest=longest_of(message, lease.longest),
+    )
+
+
+def whole(address: IPv6Address) -> IPv6Interface:
+    """DHCPv6 gives addresses and no prefix: what is on the link, routers advertise (RFC 5942 section 4)."""
+    return IPv6Interface((address, 128))
+
+
+def encode(lease: Lease6) -> JsonObject:
+    return {
+        "version": VERSION,
+        "family": FAMILY,
+        **encode_place(lease.identity, lease.place),
+        "duid": lease.wish.duid.hex(),
+        "iaid": lease.wish.iaid.hex(),
+        "request": list(lease.wish.parameters),
+        "state": lease.state.value,
+        "address": None if lease.address is None else str(lease.address),
+        "preferred": lease.preferred,
+        "valid": lease.valid,
+        "t1": lease.renew,
+        "t2": lease.rebind,
+        "serverDUID": lease.server_id.hex(),
+        "options": {str(number): value.hex() for number, value in lease.options.items()},
+        "began": lease.began,
+        "boot": lease.boot,
+        "told": lease.told,
+        "solMaxRT": lease.longest,
+    }
+
+
+def decode(document: JsonObject) -> Lease6:
+    """The lease of a file. ValueError for what is none; fields that a later release added are passed over."""
+    try:
+        address = document["address"]
+        identity, place = decode_place(document)
+        return Lease6(
+            identity,
+            place,
+            Wish6(
+                bytes.fromhex(document["duid"]),
+                bytes.fromhex(document["iaid"]),
+                tuple(int(item) for item in document["request"]),
+            ),
+            State(document["state"]),
+            None if address is None else IPv6Interface(address),
+            int(document["preferred"]),
+            int(document["valid"]),
+            int(document["t1"]),
+            int(document["t2"]),
+            bytes.fromhex(document["serverDUID"]),
+            {int(number): bytes.fromhex(value) for number, value in document["options"].items()},
+            float(document["began"]),
+            str(document["boot"]),
+            str(document.get("told", "")),
+            int(document.get("solMaxRT", DEFAULT_MAX_RT)),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"not a lease: {type(error).__name__}: {error}") from error
+
+
+AnyLease = Lease | Lease6
+
+
+def encode_any(lease: AnyLease) -> JsonObject:
+    return encode(lease) if isinstance(lease, Lease6) else encode4(lease)
+
+
+def decode_any(document: JsonObject) -> AnyLease:
+    """The lease of a file, of either family. ValueError for what is none."""
+    return decode(document) if document.get("family") == FAMILY else decode4(document)
