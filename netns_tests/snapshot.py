@@ -62,19 +62,18 @@ PERMANENT: tuple[tuple[str, str], ...] = (
 _SYSCTLS = (
     "ipv4/ip_forward ipv4/conf ipv6/conf ipv4/ip_local_port_range ipv4/tcp_syncookies core/somaxconn bridge"
 )
-_COMMANDS = (
-    "ip -j -d link",
-    "ip -j addr",
-    "ip -j -d -4 route show table all",
-    "ip -j -d -6 route show table all",
-    "ip -j -4 rule",
-    "ip -j -6 rule",
-    "bridge -j fdb",
-    "bridge -j vlan",
-    "nft -j list ruleset",
-    f"cd /proc/sys/net && grep -rs '' {_SYSCTLS} || true",
+#: Programs with what each is asked, an answer a line: starting one is most of the price of a snapshot.
+_ASKED = (
+    ("ip -4 -d", ("link", "addr", "route show table all", "rule")),
+    ("ip -6 -d", ("addr", "route show table all", "rule")),
+    ("bridge", ("fdb", "vlan")),
 )
-_SCRIPT = "; echo; echo @@@@; ".join(_COMMANDS)
+_BATCHES = [
+    f"echo '{chr(10).join(questions)}' | {program} -j -force -batch -" for program, questions in _ASKED
+]
+_SCRIPT = "; echo @@@@; ".join(
+    (*_BATCHES, "nft -j list ruleset", f"cd /proc/sys/net && grep -rs '' {_SYSCTLS} || true")
+)
 
 #: Keys of iproute2's and nft's JSON that change without anybody changing the configuration.
 _VOLATILE = frozenset(
@@ -104,10 +103,16 @@ def _text(value: Any) -> str:
     return json.dumps(_stable(value), sort_keys=True)
 
 
-def _documents(output: str) -> Iterator[Any]:
-    for part in output.split("@@@@\n"):
-        text = part.strip()
-        yield json.loads(text) if text.startswith(("[", "{")) else text
+def _answers(output: str) -> tuple[list[list[dict[str, Any]]], dict[str, Any], str]:
+    """What _ASKED gave, the ruleset of nft, and the sysctls as lines."""
+    *batches, ruleset, sysctls = output.split("@@@@\n")
+    tables: list[list[dict[str, Any]]] = []
+    for text, (program, questions) in zip(batches, _ASKED, strict=True):
+        lines = text.splitlines()
+        if len(lines) != len(questions):
+            raise ValueError(f"{program} was asked {questions} and answered {text}")
+        tables.extend(json.loads(line) for line in lines)
+    return tables, json.loads(ruleset), sysctls
 
 
 def _link_facts(links: list[dict[str, Any]], addresses: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
@@ -156,14 +161,14 @@ def _nft_facts(ruleset: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def namespace_facts(node: Node, netns: str | None, name: str) -> Snapshot:
     """The facts of one network namespace, each prefixed with `name`."""
-    output = node.run(["sh", "-c", _SCRIPT], netns=netns).text
-    links, addresses, routes4, routes6, rules4, rules6, fdb, vlans, nft, sysctls = _documents(output)
+    tables, nft, sysctls = _answers(node.run(["sh", "-c", _SCRIPT], netns=netns).text)
+    links, addresses4, routes4, rules4, addresses6, routes6, rules6, fdb, vlans = tables
     for family, rules in (("inet", rules4), ("inet6", rules6)):
-        for rule in rules or []:
+        for rule in rules:
+            del rule["protocol"]
             rule["family"] = family
-    facts = dict(_link_facts(links, addresses or []))
-    routes = [*(routes4 or []), *(routes6 or [])]
-    facts.update(_routing_facts(routes, [*(rules4 or []), *(rules6 or [])], fdb or [], vlans or []))
+    facts = dict(_link_facts(links, [*addresses4, *addresses6]))
+    facts.update(_routing_facts([*routes4, *routes6], [*rules4, *rules6], fdb, vlans))
     facts.update(_nft_facts(nft))
     for line in sysctls.splitlines():
         path, _, value = line.partition(":")
