@@ -35,7 +35,10 @@ PORT = "/dev/vport0p1"
 #: By processor: QEMU's program with its machine, and the console. An old processor: what a new one has more
 #: (pages in five levels, SMAP, process-context identifiers) costs a translator a sixth of its time.
 _MACHINES = {
-    "x86_64": ("qemu-system-x86_64 -machine pc -cpu qemu64,+rdrand,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16", "ttyS0"),
+    "x86_64": (
+        "qemu-system-x86_64 -machine pc -cpu qemu64,+rdrand,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16",
+        "ttyS0",
+    ),
     "aarch64": ("qemu-system-aarch64 -machine virt -cpu max", "ttyAMA0"),
 }
 _MEMORY = "2048"
