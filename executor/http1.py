@@ -155,6 +155,7 @@ class Server:
         self._budget = budget
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=budget.head)
         self._length = 0
+        self._bodiless = False
         self.open = True
         """Whether a request may follow; false from an answer on after which the connection is closed."""
 
@@ -176,6 +177,7 @@ class Server:
             size = len(event.target) + sum(len(name) + len(value) + 4 for name, value in event.headers)
             if size > self._budget.head:
                 raise HttpError(f"a head of more than {self._budget.head} bytes")
+            self._bodiless = event.method == b"HEAD"
             method, target = event.method.decode("latin-1"), event.target.decode("latin-1")
             return Request(method, target, _texts(event.headers))
         if isinstance(event, h11.Data):
@@ -208,8 +210,8 @@ class Server:
         return self._h11.send(answer) or b""
 
     def body(self, data: bytes) -> bytes:
-        """A piece of its body, as one chunk if it is chunked."""
-        return self._h11.send(h11.Data(data)) or b""
+        """A piece of its body, as one chunk if it is chunked; nothing where HEAD was asked."""
+        return b"" if self._bodiless else self._h11.send(h11.Data(data)) or b""
 
     def end(self) -> bytes:
         """The end of the answer. Where the connection stays `open`, `next` looks at the next request."""

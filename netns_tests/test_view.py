@@ -226,7 +226,7 @@ def test_events_tell_failures_of_the_past_and_what_happens(node: Node, plugins: 
     attach(node, plugins, WEB, "c3")
     until(lambda: '"container": "c3"' in out.read_text(), what="attached")
     node.shell("ip netns del c3")
-    until(lambda: "up -> stale" in out.read_text(), what="stale")
+    until(lambda: "-> stale" in out.read_text(), what="stale")
     node.run([MESOKIT, "gc"])
     until(lambda: '"detached"' in out.read_text(), what="detached")
     following.kill(signal.SIGINT)

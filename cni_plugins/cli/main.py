@@ -50,6 +50,7 @@ COMMANDS: Mapping[str, Subcommand] = {
     "reload": Subcommand("cni_plugins.cli.reload", "Make again the rules that somebody flushed."),
     "run": Subcommand("cni_plugins.cli.run", "Run the task of a TASK.json here, on its networks."),
     "update": Subcommand("cni_plugins.cli.update", "Change networks under running containers."),
+    "web": Subcommand("cni_plugins.cli.web", "Show this node in a browser, as it changes."),
 }
 
 

@@ -25,7 +25,8 @@ STYLE = (
     ".bad rect{stroke:#cf222e;stroke-width:2}.bad text{fill:#cf222e}"
     "path{fill:none;stroke:#57606a}.bad path{stroke:#cf222e;stroke-dasharray:4}"
     "@media(prefers-color-scheme:dark){text{fill:#e6edf3}rect{fill:#161b22;stroke:#8b949e}"
-    "svg{background:#0d1117}path{stroke:#8b949e}}"
+    "svg{background:#0d1117}path{stroke:#8b949e}"
+    ".bad rect,.bad path{stroke:#ff7b72}.bad text{fill:#ff7b72}}"
 )
 
 

@@ -1,7 +1,8 @@
 """HTTP/1.1, the server's side, as much of it as executors speak: kept connections over TCP and Unix sockets.
 
-A handler turns a Request into a Response. The body of a Response is bytes, or an asynchronous iterator whose
-every item becomes one chunk of a chunked answer. What is no HTTP is answered 400 and the connection closed.
+A handler turns a Request into a Response, at once or as something to await. The body of a Response is bytes,
+or an asynchronous iterator whose every item becomes one chunk of a chunked answer. What is no HTTP is
+answered 400 and the connection closed.
 
 Anybody on the machine may connect. So the head of a request is judged alone (`admit`) before any of its body
 is read; heads and bodies have a budget and a deadline, and so have connections and what all bodies that are
@@ -14,7 +15,8 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+import struct
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
@@ -38,13 +40,18 @@ MAX_LEFT = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`headers` have lower-case names; `transport` is `tcp` or `unix`."""
+    """`headers` have lower-case names; `transport` is `tcp` or `unix`. `query` is what stands behind "?".
+    `peer` is the other end's address (TCP), `uid` its user (Unix), None where that is not known.
+    """
 
     method: str
     path: str
     headers: Mapping[str, str]
     body: bytes
     transport: str
+    query: str = ""
+    peer: str = ""
+    uid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,7 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Handler = Callable[[Request], Response]
+Handler = Callable[[Request], Response | Awaitable[Response]]
 Admission = Callable[[Request], Response | None]
 """Given a request whose body is yet to be read: the answer to one that need not be read, else None."""
 
@@ -68,10 +75,15 @@ class _RefusedError(Exception):
 
 
 class HttpServer:
-    """Serves one handler on any number of sockets until it is closed."""
+    """Serves one handler on any number of sockets until it is closed. A connection may say nothing for `idle`
+    seconds before a request (None: for ever).
+    """
 
-    def __init__(self, handler: Handler, admit: Admission = lambda _: None) -> None:
+    def __init__(
+        self, handler: Handler, admit: Admission = lambda _: None, idle: float | None = None
+    ) -> None:
         self._handler = handler
+        self._idle = idle
         self._admit = admit
         self._held = 0
         self._servers: list[asyncio.Server] = []
@@ -108,6 +120,12 @@ class HttpServer:
             raise
         self._servers.append(server)
 
+    async def listen_on(self, listener: socket.socket) -> None:
+        """Listen on a Unix socket that is bound; it is closed with the server."""
+        self._servers.append(
+            await asyncio.start_unix_server(self._on_connection("unix"), sock=listener, limit=READ_SIZE)
+        )
+
     async def close(self) -> None:
         """Stop listening and drop every connection."""
         for server in self._servers:
@@ -129,14 +147,18 @@ class HttpServer:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, transport: str
     ) -> None:
         http = http1.Server(BUDGET)
+        # What is known of the other end before it says anything.
+        blank = replace(_peer(writer), transport=transport)
         try:
             if len(self._connections) > MAX_CONNECTIONS:
                 raise _RefusedError(_text(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections"))
             while http.open:
-                head = await self._head(http, reader, transport)
+                head = await self._head(http, reader, blank)
                 if head is None:
                     break
                 response = self._handler(await self._whole(http, reader, writer, head))
+                if not isinstance(response, Response):
+                    response = await response
                 await _write(http, writer, response)
         except http1.HttpError as error:
             await _refuse(http, reader, writer, _text(HTTPStatus.BAD_REQUEST, str(error)))
@@ -151,19 +173,23 @@ class HttpServer:
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await writer.wait_closed()
 
-    async def _head(self, http: http1.Server, reader: asyncio.StreamReader, transport: str) -> Request | None:
+    async def _head(self, http: http1.Server, reader: asyncio.StreamReader, blank: Request) -> Request | None:
         """The next request without its body; None where the client has closed in between."""
-        deadline = asyncio.get_running_loop().time() + HEAD_PATIENCE if http.begun else None
+        now = asyncio.get_running_loop().time
+        begun = http.begun
+        deadline = now() + HEAD_PATIENCE if begun else None if self._idle is None else now() + self._idle
         while (head := http.next()) is None:
             async with asyncio.timeout_at(deadline):
                 data = await reader.read(READ_SIZE)
             if not data:
                 return None
             http.receive(data)
-            deadline = deadline or asyncio.get_running_loop().time() + HEAD_PATIENCE
+            if not begun:
+                begun, deadline = True, now() + HEAD_PATIENCE
         if not isinstance(head, http1.Request):
             raise http1.HttpError("no request")
-        return Request(head.method, head.target.partition("?")[0], head.fields, b"", transport)
+        path, _, query = head.target.partition("?")
+        return replace(blank, method=head.method, path=path, query=query, headers=head.fields)
 
     async def _whole(
         self,
@@ -199,6 +225,17 @@ class HttpServer:
             self._held -= len(body)
 
 
+def _peer(writer: asyncio.StreamWriter) -> Request:
+    connection: socket.socket = writer.get_extra_info("socket")
+    peer, uid = "", None
+    if connection.family == socket.AF_UNIX:
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        uid = int(struct.unpack("3i", credentials)[1])
+    else:
+        peer = str((writer.get_extra_info("peername") or ("",))[0])
+    return Request("", "", {}, b"", "", peer=peer, uid=uid)
+
+
 def _text(status: HTTPStatus, text: str) -> Response:
     return Response(status, f"{text}\n".encode())
 
@@ -210,9 +247,13 @@ async def _write(http: http1.Server, writer: asyncio.StreamWriter, response: Res
         await writer.drain()
         return
     writer.write(http.head(status.value, status.phrase, fields))
-    async for chunk in response.body:
-        writer.write(http.body(chunk))
-        await writer.drain()
+    try:
+        async for chunk in response.body:
+            writer.write(http.body(chunk))
+            await writer.drain()
+    finally:
+        if isinstance(response.body, AsyncGenerator):
+            await response.body.aclose()
     writer.write(http.end())
     await writer.drain()
     http.open = False

@@ -65,6 +65,7 @@ def test_it_has_our_packages_and_no_tests(installed: Path) -> None:
     files = re.findall(r"^  (\S+)$", shown, re.MULTILINE)
     assert "mesos/v1/executor/executor_pb2.py" in files
     assert "executor/framework/service/page.html" in files
+    assert {f"cni_plugins/cli/web.{kind}" for kind in ("html", "css", "js")} <= set(files)
     assert {name.split("/")[0] for name in files if not name.startswith(("mesokit-", ".."))} == {
         "executor",
         "cni_plugins",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from http import HTTPStatus
 from pathlib import Path
 
@@ -67,6 +68,36 @@ def test_requests_follow_each_other_on_one_connection(tmp_path: Path) -> None:
     answer = talk([request, request], tmp_path)
     expected = b"HTTP/1.1 200 OK\r\nX-Answer: yes\r\nContent-Length: 15\r\n\r\nPOST /a unix hi"
     assert answer == expected * 2
+
+
+def test_head_is_answered_without_a_body(tmp_path: Path) -> None:
+    answer = talk([b"HEAD /a HTTP/1.1\r\nHost: x\r\n\r\nGET /b HTTP/1.1\r\nHost: x\r\n\r\n"], tmp_path)
+    head = b"HTTP/1.1 200 OK\r\nX-Answer: yes\r\nContent-Length: %d\r\n\r\n"
+    assert answer == head % 13 + head % 12 + b"GET /b unix "
+
+
+def test_an_answer_may_be_waited_for_and_knows_who_asked(tmp_path: Path) -> None:
+    async def slow(request: Request) -> Response:
+        await asyncio.sleep(0)
+        return Response(HTTPStatus.OK, f"{request.query} {request.uid} {request.peer}".encode())
+
+    answer = asyncio.run(
+        exchange(HttpServer(slow), [b"GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\n"], tmp_path / "s")
+    )
+    assert answer.endswith(f"b=c {os.geteuid()} ".encode())
+
+
+def test_a_silent_connection_is_closed_where_that_is_wanted() -> None:
+    async def whole() -> bytes:
+        server = HttpServer(echo, idle=0.1)
+        port = await server.listen_tcp("127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        answer = await asyncio.wait_for(reader.read(), PATIENCE)
+        writer.close()
+        await server.close()
+        return answer
+
+    assert asyncio.run(whole()).startswith(b"HTTP/1.1 408 ")
 
 
 def test_requests_may_come_byte_by_byte_and_chunked(tmp_path: Path) -> None:
