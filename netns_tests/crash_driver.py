@@ -4,7 +4,8 @@ a change.
 A line of JSON on standard input is one call: {"env": {...}, "conf": {...}, "plugin": name, "crash": N};
 with N > 0 the child is killed just before its N-th change. The answer is a line: {"status": exit status or
 -9, "changes": N, "stdout": text}. With "update": [KEY=VALUE, …] it is `mesokit update` of all containers
-of the network. A fork of a process that has everything imported stands for a one-shot
+of the network, with "network": a list it is added to container c1, or taken away from it without plugins.
+A fork of a process that has everything imported stands for a one-shot
 process, and costs a fiftieth of one.
 """
 
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from cni_plugins.attach.changes import parse
-from cni_plugins.attach.update import Where, Wish, update
+from cni_plugins.attach.membership import Network, add_network, remove_network
+from cni_plugins.attach.update import Outcome, Where, Wish, update
 from cni_plugins.main import handle
 from cni_plugins.plugins.registry import Plugins
 from cni_plugins.spec.call import Request
@@ -33,7 +35,7 @@ def call(request: dict[str, Any], counter: mmap.mmap) -> dict[str, Any]:
     child = os.fork()
     if child == 0:
         os.setsid()
-        if "update" in request:
+        if "update" in request or "network" in request:
             os._exit(_update(request))
         reply = handle(Request(request["plugin"], request["env"], json.dumps(request["conf"]).encode()))
         os.write(out, reply.stdout)
@@ -48,10 +50,19 @@ def call(request: dict[str, Any], counter: mmap.mmap) -> dict[str, Any]:
 def _update(request: dict[str, Any]) -> int:
     host = open_namespace(OWN_NETNS)
     assert host is not None
-    changes = parse(request["update"])
     where = Where(roots_from({}), host, Plugins())
+    if "network" in request:
+        return 0 if _move(where, request["network"]).changed else 1
+    changes = parse(request["update"])
     outcomes = list(update(where, lambda _: changes, Wish(disrupt=True), network=request["conf"]["name"]))
     return 0 if all(item.changed and not item.problems for item in outcomes) else 1
+
+
+def _move(where: Where, document: dict[str, Any]) -> Outcome:
+    name, plugins = document["name"], tuple(document["plugins"])
+    if not plugins:
+        return remove_network(where, "c1", name, "", Wish(disrupt=True))
+    return add_network(where, "c1", Network(name, document["cniVersion"], plugins), Wish())
 
 
 def main() -> None:

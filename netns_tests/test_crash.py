@@ -175,6 +175,13 @@ class Driver:
         answer: dict[str, Any] = json.loads(self.answers.readline())
         return answer
 
+    def move(self, network: Mapping[str, Any], crash: int = 0) -> dict[str, Any]:
+        """Add container c1 to a network, or take it away from one that is named without plugins."""
+        request = {"env": {}, "conf": self.conf, "plugin": "", "crash": crash, "network": network}
+        self.requests.write(json.dumps(request).encode() + b"\n")
+        answer: dict[str, Any] = json.loads(self.answers.readline())
+        return answer
+
     def succeed(self, verb: str, box: Netns | None, **more: Any) -> None:
         answer = self.call(verb, box, **more)
         assert answer["status"] == 0, (verb, answer)

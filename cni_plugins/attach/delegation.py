@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from cni_plugins.attach import policing, suspicions, wishes
+from cni_plugins.attach import added, policing, suspicions, wishes
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.spec.call import Call, Verb, for_child
@@ -137,7 +137,8 @@ def addresses(call: Call, tx: Transaction) -> Result:
     if not result.ips:
         raise CniError(Code.INVALID_CONFIG, f"ipam plugin {name} returned no addresses")
     wishes.require_ipv6_mtu(fold(call.config, "mtu"), result.ips)
-    return result
+    added.require_apart(call, tx.context, result.ips)
+    return replace(result, routes=added.behind(call, tx.context, result.routes))
 
 
 def _require_ipam(plugin: Plugin[Any] | None, name: str) -> None:

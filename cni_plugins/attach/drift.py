@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from cni_plugins.attach.added import HEAD
 from cni_plugins.attach.changes import FIXED, FLAGS, LIMITS, Changes
 from cni_plugins.attach.plugin import Plugin
 from cni_plugins.spec.config import decode, keys_of
@@ -44,6 +45,10 @@ def drift(contents: Contents, document: JsonObject, plugins: Mapping[str, Plugin
     name = str(contents.head["plugin"])
     wanted: Any = document
     members = fold(document, "plugins")
+    if contents.head.get(HEAD) and fold(document, "type") != name:  # made of the whole list in one call
+        listed = members if isinstance(members, list) else [document]
+        _members(fold(contents.head["config"], "plugins") or [], listed, plugins, found)
+        return found
     if fold(document, "type") is None and isinstance(members, list):
         wanted = next(
             (item for item in members if isinstance(item, dict) and fold(item, "type") == name), None

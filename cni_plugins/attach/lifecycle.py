@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cni_plugins.attach import delegation
+from cni_plugins.attach import added, delegation
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.replay import joined, steps_of, undo_all
 from cni_plugins.attach.transaction import Transaction
@@ -89,6 +89,7 @@ def _recorded_steps(
     """
     if plugin.kind is Kind.IPAM or call.sandbox is None:
         return None, call.previous
+    added.settle(call, partial(take_down, plugins=plugins))
     record = records.find(call.roots, call.identity, plugin.name, call.deadline)
     if record is None:
         return None, call.previous
@@ -217,7 +218,7 @@ def _head(plugin: Plugin[Any], call: Call) -> dict[str, Any]:
         "time": time.time(),
         "began": call.began,
         "config": call.config,
-    }
+    } | ({added.HEAD: True} if call.env.get(added.MARK) else {})
 
 
 def _done_before(call: Call, contents: Contents | None) -> Result | None:
@@ -310,12 +311,18 @@ def _recorded_namespace(contents: Contents, call: Call) -> tuple[Namespace | Non
 
 
 def _delete(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
+    _detach(plugin, plugins, call)
+    if plugin.kind is not Kind.IPAM:
+        added.follow(call, partial(take_down, plugins=plugins))
+
+
+def _detach(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
     if plugin.kind is not Kind.IPAM:
         record = records.find(call.roots, call.identity, plugin.name, call.deadline)
         if record is not None:
             with record:
                 if record.contents is not None:
-                    _take_down(record, record.contents, call, plugins)
+                    take_down(record, record.contents, call, plugins)
                     return
                 _retire(record, call)
     with Context(call, plugins, call.sandbox) as context:
@@ -332,10 +339,12 @@ def _retire(record: Record, call: Call) -> None:
         )
 
 
-def _take_down(record: Record, contents: Contents, call: Call, plugins: Plugins) -> None:
+def take_down(record: Record, contents: Contents, call: Call, plugins: Plugins) -> None:
+    """Undo a record's steps and remove it, as its DEL does. CniError joining what could not be undone."""
     errors = _replay(contents, call, plugins)
     if errors:
-        raise joined(f"cannot remove all of {call.ifname} on network {call.network}", errors)
+        who = contents.identity
+        raise joined(f"cannot remove all of {who.ifname} on network {who.network}", errors)
     record.remove()
 
 
@@ -349,6 +358,7 @@ def _collect(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
             "GC needs the list of attachments to keep: cni.dev/valid-attachments is missing",
         )
     errors: list[CniError] = []
+    containers = set()
     for path in records.blank(call.roots, call.network):
         with _unused(path) as record:
             if record is not None and record.contents is None:
@@ -362,14 +372,20 @@ def _collect(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
                 if record is not None:
                     found = record.contents or contents
                     if found.head == contents.head and not _is_kept(found, call):  # else made anew meanwhile
-                        _take_down(record, found, call, plugins)
+                        take_down(record, found, call, plugins)
+                        containers.add(found.identity.container_id)
         except CniError as error:
             errors.append(error)
-    try:
-        with Context(call, plugins, None) as context:
-            delegation.run_verb(Verb.GC, plugin, call, context)
-    except CniError as error:
-        errors.append(error)
+    rest = [
+        partial(added.follow, replace(call, container_id=item), partial(take_down, plugins=plugins))
+        for item in sorted(containers)
+    ]
+    with Context(call, plugins, None) as context:
+        for part in (partial(delegation.run_verb, Verb.GC, plugin, call, context), *rest):
+            try:
+                part()
+            except CniError as error:
+                errors.append(error)
     if errors:
         raise joined(f"GC of network {call.network} left something", errors)
 
@@ -377,7 +393,7 @@ def _collect(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
 def _is_kept(contents: Contents, call: Call) -> bool:
     """Whether GC's list has the attachment, or cannot have it, because its ADD came after the list."""
     identity = contents.identity
-    if (identity.container_id, identity.ifname) in (call.valid or ()):
+    if (identity.container_id, identity.ifname) in (call.valid or ()) or added.stays(contents):
         return True
     began = contents.head.get("began")
     return isinstance(began, float) and began > call.began and contents.head.get("boot") == boot.current()

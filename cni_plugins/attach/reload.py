@@ -9,9 +9,11 @@ call is working on are waited for; a step that cannot be made again is told, and
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from cni_plugins.attach.lifecycle import recorded_context, settle
+from cni_plugins.attach import added
+from cni_plugins.attach.lifecycle import recorded_context, settle, take_down
 from cni_plugins.attach.plugin import Plugin
 from cni_plugins.attach.replay import steps_of
 from cni_plugins.kernel import links
@@ -46,10 +48,16 @@ def reload(
     network: str | None = None,
     container: str | None = None,
 ) -> list[Outcome]:
-    """Restore the attachments of this host namespace: all, or those of a network or a container. Nothing
-    raises; what went wrong is in the outcomes.
+    """Restore the attachments of this host namespace: all, or those of a network or a container; first end
+    what calls that died left of networks added to containers. Nothing raises; what went wrong is in the
+    outcomes.
     """
     outcomes = []
+    settled = added.sweep(
+        roots, lambda contents: call_of(contents, roots, host), partial(take_down, plugins=plugins)
+    )
+    for identity, problem in settled:
+        outcomes.append(Outcome(identity, "-", (str(problem),)))
     for path, listed in records.every(roots, network):
         if container is not None and listed.identity.container_id != container:
             continue

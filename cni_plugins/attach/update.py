@@ -26,7 +26,7 @@ from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.result import decode, encode
 from cni_plugins.spec.roots import Roots
-from cni_plugins.spec.values import parse_ip
+from cni_plugins.spec.values import JsonObject, parse_ip
 from cni_plugins.spec.versions import NEWEST
 from cni_plugins.steps import registry
 from cni_plugins.steps.context import Context
@@ -56,7 +56,8 @@ class Wish:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one attachment. `problems` say why nothing was changed, `leftovers` what could not be
-    taken away yet.
+    taken away yet. `action` is "update", or "add" and "remove" of a whole network (membership.py); `result`
+    is what its ADD answered, `notes` are what its plugins had to say.
     """
 
     identity: Identity
@@ -67,6 +68,9 @@ class Outcome:
     leftovers: tuple[str, ...] = ()
     changed: bool = False
     revision: int = 0
+    action: str = "update"
+    result: JsonObject | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

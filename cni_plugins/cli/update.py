@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from cni_plugins.attach.changes import Changes, parse
 from cni_plugins.attach.drift import drift, require_network
+from cni_plugins.attach.membership import Network, add_network, remove_network
 from cni_plugins.attach.update import Outcome, Where, Wish, update
+from cni_plugins.cli import libcni
 from cni_plugins.plugins.registry import Plugins
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import OWN_NETNS, open_namespace
@@ -51,9 +54,38 @@ Wanted = Callable[[Contents], Changes | Sequence[str]]
     is_flag=True,
     help="Allow another first address than Mesos has told frameworks.",
 )
+@click.option(
+    "--add-network",
+    "adding",
+    multiple=True,
+    metavar="NAME[:IFNAME]",
+    help="Attach CONTAINER to a further network; may be repeated.",
+)
+@click.option(
+    "--remove-network",
+    "removing",
+    multiple=True,
+    metavar="NAME[:IFNAME]",
+    help="Detach CONTAINER from a network; may be repeated.",
+)
+@click.option(
+    "--config-dir",
+    envvar="NETCONFPATH",
+    default="/etc/cni/net.d",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where networks are (NETCONFPATH).",
+)
+@click.option(
+    "--plugin-dir",
+    envvar="CNI_PATH",
+    default="/opt/cni/bin",
+    show_default=True,
+    help="Where plugins that are not ours are, with colons between (CNI_PATH).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def command(
-    words: tuple[str, ...], network: str | None, file: str | None, how: str | None, **flags: bool
+    words: tuple[str, ...], network: str | None, file: str | None, how: str | None, **options: Any
 ) -> None:
     """Change networks under running containers.
 
@@ -61,6 +93,10 @@ def command(
     changes is replaced in place, then what is old is taken away, so that nothing is missing meanwhile. What
     cannot be changed in place is said with the reason. The files under /etc/cni/net.d stay as they are: they
     are what the next container gets.
+
+    A network that is added gets an interface of its own, with all that its file says; what the container
+    reached before, its default route too, it goes on reaching as before. It goes with the container: when
+    the runtime detaches that from the last network that it attached it to.
 
     \b
     mesokit update web-1 mtu=1400
@@ -74,39 +110,67 @@ def command(
     mesokit update --network app-net macspoofchk=true portIsolation=true
     mesokit update --network app-net --from /etc/cni/net.d/app-net.conf --dry-run
     mesokit update --network app-net --from /etc/cni/net.d/app-net.conf --apply
+    mesokit update web-1 --add-network storage-net --dry-run
+    mesokit update web-1 --add-network storage-net:eth2
+    mesokit update web-1 --remove-network storage-net --disrupt
 
     Exit status 0: all have it; 3: some could not be changed; 1: none could.
     """
     container = words[0] if words and "=" not in words[0] else None
     pairs = words[1:] if container is not None else words
+    moving = bool(options["adding"] or options["removing"])
+    if moving and (container is None or pairs or network is not None or file is not None):
+        raise click.UsageError("--add-network and --remove-network take CONTAINER, and nothing else")
     if container is None and network is None:
         raise click.UsageError("name a container, or a network with --network")
     if file is not None and (network is None or pairs or how is None):
         raise click.UsageError("--from takes --network and one of --dry-run, --apply and --disrupt")
-    if file is None and not pairs:
+    if file is None and not pairs and not moving:
         raise click.UsageError("name what to change: KEY=VALUE, or --from FILE")
     try:
-        wanted = _from_file(file, network or "") if file is not None else _from_pairs(pairs)
         host = open_namespace(OWN_NETNS)
+        if host is None:
+            raise click.ClickException(f"cannot open {OWN_NETNS}: is /proc mounted?")
+        where = Where(roots_from(os.environ), host, Plugins())
+        wish = Wish(apply=how != "dry-run", disrupt=how == "disrupt", force=options["force"])
+        if moving and container is not None:
+            outcomes = _memberships(where, container, wish, options)
+        else:
+            wanted = _from_file(file, network or "") if file is not None else _from_pairs(pairs)
+            outcomes = update(where, wanted, wish, network=network, container=container)
+        done = list(_told(outcomes, dry_run=how == "dry-run", as_json=options["as_json"]))
     except CniError as error:
         raise click.ClickException(str(error)) from error
-    if host is None:
-        raise click.ClickException(f"cannot open {OWN_NETNS}: is /proc mounted?")
-    where = Where(roots_from(os.environ), host, Plugins())
-    dry_run, as_json = how == "dry-run", flags["as_json"]
-    wish = Wish(apply=not dry_run, disrupt=how == "disrupt", force=flags["force"])
-    outcomes = []
-    for outcome in update(where, wanted, wish, network=network, container=container):
-        outcomes.append(outcome)
-        if not as_json:
-            _tell(outcome, dry_run=dry_run)
-    if not outcomes:
+    if not done:
         what = f"container {container}" if container is not None else f"network {network}"
         raise click.ClickException(f"{what} has no attachment of ours here")
-    if as_json:
-        click.echo(json.dumps([_as_json(item) for item in outcomes], indent=2))
-    failed = [item for item in outcomes if item.problems or item.leftovers]
-    sys.exit(0 if not failed else 1 if len(failed) == len(outcomes) else 3)
+    if options["as_json"]:
+        click.echo(json.dumps([_as_json(item) for item in done], indent=2))
+    failed = [item for item in done if item.problems or item.leftovers]
+    sys.exit(0 if not failed else 1 if len(failed) == len(done) else 3)
+
+
+def _told(outcomes: Iterator[Outcome], *, dry_run: bool, as_json: bool) -> Iterator[Outcome]:
+    """Each as it comes, told unless all are to be told at the end."""
+    for item in outcomes:
+        if not as_json:
+            _tell(item, dry_run=dry_run)
+        yield item
+
+
+def _memberships(where: Where, container: str, wish: Wish, options: Mapping[str, Any]) -> Iterator[Outcome]:
+    """Networks are added before others are removed. CniError 5, 6 or 7 for a file."""
+    path = tuple(item for item in options["plugin_dir"].split(":") if item)
+    found = []
+    for text in options["adding"]:
+        name, _, ifname = text.partition(":")
+        item = libcni.network(name, options["config_dir"])
+        found.append(Network(item.name, item.version, tuple(item.plugins), ifname, path))
+    for network in found:
+        yield add_network(where, container, network, wish)
+    for text in options["removing"]:
+        name, _, ifname = text.partition(":")
+        yield remove_network(where, container, name, ifname, wish)
 
 
 def _from_pairs(pairs: tuple[str, ...]) -> Wanted:
@@ -132,18 +196,31 @@ def _from_file(path: str, network: str) -> Wanted:
     return wanted
 
 
+_VERBS = {
+    "update": ("would change", "changed"),
+    "add": ("would be added", "added"),
+    "remove": ("would be removed", "removed"),
+}
+
+
 def _tell(item: Outcome, *, dry_run: bool) -> None:
     named = f"{item.identity.container_id} {item.identity.ifname} on {item.identity.network}"
     if item.problems:
         click.echo(printable(f"{named}: cannot: {'; '.join(item.problems)}"), err=not dry_run)
         return
-    verb = "would change" if dry_run else "changed" if item.changed else "is as wanted"
-    click.echo(printable(f"{named}: {verb}" + (f" (revision {item.revision})" if item.changed else "")))
+    would, did = _VERBS[item.action]
+    verb = would if dry_run else did if item.changed else "is as wanted"
+    more = f" (revision {item.revision})" if item.changed and item.action == "update" else ""
+    click.echo(printable(f"{named}: {verb}{more}"))
     for operation in item.operations:
         click.echo(printable(f"  {operation.what}: {operation.effect}"))
+    for entry in (item.result or {}).get("ips", ()):
+        click.echo(printable(f"  address {entry['address']}"))
     if dry_run:
         for text in item.disruptions:
             click.echo(printable(f"  needs --disrupt: {text}"))
+    for text in item.notes:
+        click.echo(printable(text), err=True)
     for text in item.leftovers:
         click.echo(printable(f"{named}: left for the next update, reload or DEL: {text}"), err=True)
 
@@ -154,6 +231,7 @@ def _as_json(item: Outcome) -> dict[str, object]:
         "containerID": item.identity.container_id,
         "ifname": item.identity.ifname,
         "plugin": item.plugin,
+        "action": item.action,
         "can": not item.problems,
         "changed": item.changed,
         "revision": item.revision,
@@ -161,4 +239,6 @@ def _as_json(item: Outcome) -> dict[str, object]:
         "problems": list(item.problems),
         "disruptions": list(item.disruptions),
         "leftovers": list(item.leftovers),
+        "result": item.result,
+        "notes": list(item.notes),
     }

@@ -20,7 +20,7 @@ from functools import partial
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Any
 
-from cni_plugins.attach import delegation, policing, veth, wishes
+from cni_plugins.attach import added, delegation, policing, veth, wishes
 from cni_plugins.attach.forwarding import forward
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
@@ -140,7 +140,8 @@ def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
         ipam = delegation.addresses(call, tx)
         with lock():
             ips, extra = _with_gateways(config, tx, bridge, ipam)
-    routes = (*ipam.routes, *_default_routes(config, ips, ipam.routes))
+    default = added.behind(call, tx.context, _default_routes(config, ips, ipam.routes))
+    routes = (*ipam.routes, *default)
     if config.mac_spoof_check:
         tx.apply(_spoof_check(pair.name, pair.peer_mac))
     judged = _judged(call, config, ips, pair.name)
