@@ -56,8 +56,11 @@ _KEYS = {
 
 @dataclass(slots=True)
 class Browser:
-    """Commands in, answers and events out; one thread at a time."""
+    """Commands in, answers and events out; one thread at a time. `folder` is for what a test
+    wants to keep.
+    """
 
+    folder: Path
     _out: int
     _in: int
     _rest: bytearray = field(default_factory=bytearray)
@@ -213,7 +216,7 @@ def chromium(node: Node, folder: Path, options: Sequence[str] = ()) -> Iterator[
     os.close(from_write)
     try:
         with started(running):
-            yield Browser(to_write, from_read)
+            yield Browser(folder, to_write, from_read)
     finally:
         os.close(to_write)
         os.close(from_read)

@@ -8,7 +8,8 @@ const MOOD = {up: "good", down: "bad", broken: "bad", stale: "warn", unfinished:
   flushed: "bad", state: "warn", detached: "soft", unknown: "warn", passive: "soft"};
 const MOST_EVENTS = 500;
 
-const shown = text => String(text).replace(/[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/gu, c => {
+const PLAIN = /^[\x20-\x7e]*$/;
+const shown = text => PLAIN.test(text) ? String(text) : String(text).replace(/[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/gu, c => {
   const n = c.codePointAt(0);
   return n < 256 ? "\\x" + n.toString(16).padStart(2, "0") : n < 65536 ? "\\u" + n.toString(16).padStart(4, "0") : "\\U" + n.toString(16).padStart(8, "0");
 });
@@ -40,7 +41,7 @@ function moment(seconds) {
 
 // ---- the list
 
-const rows = new Map(); // key -> {key, item, tr, link, words}
+const rows = new Map(); // key -> {key, item, tr, link, words, cells}
 let order = [];
 const keyOf = item => [item.network, item.container_id, item.interface].join("\0");
 const ports = item => item.ports.map(p => `${p.host_ip ? (p.host_ip.includes(":") ? `[${p.host_ip}]` : p.host_ip) + ":" : ""}${p.host_port}->${p.container_port}/${p.protocol}`);
@@ -51,9 +52,10 @@ function fill(row, item) {
     item.addresses.map(a => a.split("/")[0]).join(", "), ports(item).join(", "), item.state];
   row.words = [...cells, item.mac, item.host_interface, item.parent].join(" ").toLowerCase();
   cells.forEach((text, n) => {
-    const cell = row.tr.cells[n], inner = n ? cell : row.link, want = shown(text);
-    if (inner.textContent !== want) inner.textContent = want;
+    if (row.cells[n] === text) return;
+    (n ? row.tr.cells[n] : row.link).textContent = shown(text);
   });
+  row.cells = cells;
   row.tr.cells[6].className = MOOD[item.state] || "soft";
 }
 
@@ -64,7 +66,7 @@ function makeRow(item) {
   link.href = "#/inspect/" + encodeURIComponent(item.container_id);
   link.tabIndex = -1;
   tr.cells[0].append(link);
-  const row = {key: keyOf(item), item, tr, link, words: ""};
+  const row = {key: keyOf(item), item, tr, link, words: "", cells: []};
   fill(row, item);
   return row;
 }
@@ -109,7 +111,9 @@ function change({items, gone}) {
   listed();
   if (!$("picture").hidden) drawSoon();
   const open = route().inspect;
-  if (open !== undefined && [...items.map(i => i.container_id), ...gone.map(g => g[1])].includes(open)) inspect(open);
+  if (open === undefined) return;
+  if (items.some(item => item.container_id === open)) inspect(open);
+  else if (gone.some(parts => parts[1] === open)) { asked++; $("about").prepend(element("p", "It is detached. This is how it was.", "warn")); }
 }
 
 function options(select, values) {
@@ -124,7 +128,6 @@ function listed() {
   const every = [...rows.values()];
   for (const id of ["network", "drawn"]) options($(id), every.map(row => row.item.network));
   options($("state"), every.map(row => row.item.state));
-  options($("known"), every.map(row => row.item.container_id));
   filter();
 }
 
@@ -342,6 +345,10 @@ function show(name) {
     if (link.hash === "#/" + name) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
   }
   if (name === "picture") draw();
+  if (name === "policy") {
+    const ids = new Set([...rows.values()].map(row => row.item.container_id));
+    $("known").replaceChildren(...[...ids].map(id => { const o = document.createElement("option"); o.value = id; return o; }));
+  }
 }
 
 function go() {

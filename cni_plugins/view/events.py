@@ -90,10 +90,10 @@ class Watch:
         now = load.node(self.roots, self.host, tasks=self.tasks)
         found = self._failed()
         states = {item.identity: now.state(item) for item in now.attachments}
-        if self._before is not None:
-            found += changes(self._before, states, now)
-        self._before = states
-        found += self._rules(now)
+        before, self._before = self._before, states
+        if before is not None:  # the first look is awaited, and rules take the longest
+            found += changes(before, states, now)
+            found += self._rules(now)
         return now, found
 
     def _failed(self) -> list[Event]:
