@@ -27,6 +27,7 @@ reference's.
 
 MEASURES = (
     "plain",
+    "alone",
     "dual",
     "reservations",
     "chain",
@@ -185,6 +186,7 @@ def compared(operation: str, ours: float, theirs: dict[str, float], ratio: float
 
 _PAIRS = (
     ("plain", "bridge + host-local", 0.5, 0.7),
+    ("alone", "the same, first and last of a bridge", 0.5, 0.3),
     ("dual", "the same, dual stack and ipMasq", 0.25, 0.35),
     ("reservations", "bridge + host-local, 5,000 reservations", 0.12, None),
     ("chain", "bridge, portmap (5 ports), bandwidth, tuning", 0.25, None),

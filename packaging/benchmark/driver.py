@@ -3,8 +3,9 @@
     python driver.py < plan.json > times.json
 
 A plan names the sides (a folder of plugins each) and the rounds. In every round every side does the same
-thing in turn, so that whatever else the machine does falls on all alike. One container stays attached to each
-network all the time: a node that runs containers is what is measured, not the birth and death of its bridge.
+thing in turn, so that whatever else the machine does falls on all alike. Each round has a network namespace
+of its own, as each container has. One container stays attached to each network all the time, except where it
+is the birth and death of the bridge that is measured ("alone").
 """
 
 from __future__ import annotations
@@ -168,34 +169,41 @@ def reserve(network: Network, number: int, count: int) -> None:
         (folder / address).write_text(f"other-{i}\r\neth0")
 
 
-def add_and_del(sides: Sequence[Side], make: Any, rounds: int, reservations: int = 0) -> dict[str, Times]:
-    """ADD and DEL of one container beside another one, in turn."""
+def add_and_del(
+    sides: Sequence[Side], make: Any, rounds: int, reservations: int = 0, *, alone: bool = False
+) -> dict[str, Times]:
+    """ADD and DEL of one container beside another one, or `alone`: the first and the last of a bridge."""
     times: dict[str, Times] = {}
-    boxes: dict[str, str] = {}
     networks: dict[str, Network] = {}
     for side in sides:
         networks[side.name] = make(side)
         if reservations:
             reserve(networks[side.name], side.number, reservations)
         times[side.name] = {"ADD": [], "DEL": []}
-        boxes[side.name] = netns(f"box-{side.name}")
-        run(side, "ADD", networks[side.name], "resident", netns(f"res-{side.name}"))
+        if not alone:
+            run(side, "ADD", networks[side.name], "resident", netns(f"res-{side.name}"))
     for i in range(rounds + 2):
         for side in sides:
             network = networks[side.name]
-            added = run(side, "ADD", network, f"c{i}", boxes[side.name])
-            removed = run(side, "DEL", network, f"c{i}", boxes[side.name])
+            box = netns(f"box-{side.name}")
+            added = run(side, "ADD", network, f"c{i}", box)
+            removed = run(side, "DEL", network, f"c{i}", box)
+            subprocess.run(["ip", "netns", "del", f"box-{side.name}"], check=True)
+            if alone:
+                remove_bridge(network)  # the reference leaves it
             if i >= 2:
                 times[side.name]["ADD"].append(added)
                 times[side.name]["DEL"].append(removed)
     for side in sides:
-        run(side, "DEL", networks[side.name], "resident", f"/run/netns/res-{side.name}")
-        for name in (f"box-{side.name}", f"res-{side.name}"):
-            subprocess.run(["ip", "netns", "del", name], check=True)
-        subprocess.run(
-            ["ip", "link", "del", networks[side.name].plugins[0]["bridge"]], check=False, stderr=-3
-        )
+        if not alone:
+            run(side, "DEL", networks[side.name], "resident", f"/run/netns/res-{side.name}")
+            subprocess.run(["ip", "netns", "del", f"res-{side.name}"], check=True)
+        remove_bridge(networks[side.name])
     return times
+
+
+def remove_bridge(network: Network) -> None:
+    subprocess.run(["ip", "link", "del", network.plugins[0]["bridge"]], check=False, stderr=-3)
 
 
 def crowd(side: Side, network: Network, calls: int, workers: int) -> float:
@@ -338,6 +346,8 @@ def main() -> None:
         sys.stderr.flush()
         if what == "plain":
             found[what] = add_and_del(everybody, lambda side: simple(side, "pl"), rounds)
+        elif what == "alone":
+            found[what] = add_and_del(sides, lambda side: simple(side, "al"), rounds, alone=True)
         elif what == "dual":
             found[what] = add_and_del(sides, lambda side: dual(side, "du"), rounds)
         elif what == "reservations":

@@ -34,10 +34,10 @@ def bench(*arguments: str) -> str:
 
 def test_every_operation_is_measured() -> None:
     small = ["--attachments", "2", "--memory-calls", "40", "--crowd", "8"]
-    wanted = ("plain", "dual", "chain", "growth", "memory", "throughput")
+    wanted = ("plain", "alone", "dual", "chain", "growth", "memory", "throughput")
     document = json.loads(bench("--json", *small, *(f"--only={each}" for each in wanted)))
     rows = {row["operation"]: row for row in document["rows"]}
-    assert len(rows) == 16
+    assert len(rows) == 18
     for row in rows.values():
         assert row["ours"] > 0 or row["operation"].startswith("  ")
         assert all(value > 0 for value in row["others"].values())
