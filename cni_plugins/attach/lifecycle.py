@@ -31,7 +31,7 @@ from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import Namespace, open_namespace
 from cni_plugins.spec.result import Result, decode
 from cni_plugins.spec.versions import NEWEST
-from cni_plugins.steps.context import Context, collection_lock
+from cni_plugins.steps.context import Context, Shared, collection_lock
 from cni_plugins.steps.step import Step
 from cni_plugins.store import boot, records
 from cni_plugins.store.records import Contents, Record, number_of
@@ -266,12 +266,15 @@ def _replay(contents: Contents, call: Call, plugins: Plugins) -> list[CniError]:
 
 
 @contextmanager
-def recorded_context(contents: Contents, call: Call, plugins: Plugins) -> Iterator[Context]:
+def recorded_context(
+    contents: Contents, call: Call, plugins: Plugins, shared: Shared | None = None
+) -> Iterator[Context]:
     """Where the steps of a record work: its attachment's identity and namespace, and the time of `call`."""
     sandbox, opened = _recorded_namespace(contents, call)
     try:
         complete = contents.result is not None
-        with Context(_recorded_call(contents, call), plugins, sandbox, complete=complete) as context:
+        own = _recorded_call(contents, call)
+        with Context(own, plugins, sandbox, complete=complete, shared=shared) as context:
             yield context
     finally:
         if opened and sandbox is not None:

@@ -97,8 +97,10 @@ def _restore(contents: Contents, call: Call, plugins: Mapping[str, Plugin[Any]])
     return errors
 
 
-def call_of(contents: Contents, roots: Roots, host: Namespace) -> Call:
-    """The call that steps see: the attachment's identity, and nothing of a runtime."""
+def call_of(contents: Contents, roots: Roots, host: Namespace, env: Mapping[str, str] | None = None) -> Call:
+    """The call that steps see: the attachment's identity, and nothing of a runtime but the environment of
+    this process (`env`, for who has read it already).
+    """
     identity = contents.identity
     return Call(
         verb=Verb.CHECK,
@@ -112,7 +114,7 @@ def call_of(contents: Contents, roots: Roots, host: Namespace) -> Call:
         config=contents.head.get("config", {}),
         version=NEWEST,
         previous=decode(contents.result, NEWEST) if contents.result is not None else None,
-        env=dict(os.environ),
+        env=dict(os.environ) if env is None else env,
         roots=roots,
         host=host,
         sandbox=None,

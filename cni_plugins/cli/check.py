@@ -39,7 +39,8 @@ def command(name: str | None, network: str | None, verbose: bool, as_json: bool)
     found = look.node(place)
     listed = look.named(found, name) if name is not None else list(found.attachments)
     listed = [item for item in listed if network in {None, item.network} and found.here(item)]
-    told = [(item, endpoint.check(item, place.roots, place.host, Plugins())) for item in listed]
+    with look.sentences(), endpoint.checking(place.roots, place.host, Plugins()) as checks:
+        told = [(item, endpoint.check(item, checks)) for item in listed]
     bad = [
         item
         for item, steps in told

@@ -13,7 +13,6 @@ from cni_plugins.cli import look
 from cni_plugins.cli.colour import coloured
 from cni_plugins.cli.look import Place
 from cni_plugins.node import ask
-from cni_plugins.node.main import socket_path
 from cni_plugins.spec.text import printable
 from cni_plugins.store import failures
 from cni_plugins.view.doctor.facts import Finding, Level
@@ -61,7 +60,7 @@ def command(as_json: bool) -> None:
 
 def _service() -> Iterator[Finding]:
     """The node service, if there is one: calls work without it, more slowly."""
-    path = socket_path()
+    path = ask.socket_path()
     try:
         if not path.is_socket():
             return

@@ -13,7 +13,8 @@ from typing import Any
 import click
 
 from cni_plugins.node import ask
-from cni_plugins.node.main import Options, serve, socket_path
+from cni_plugins.node.ask import socket_path
+from cni_plugins.node.main import Options, serve
 from cni_plugins.spec.roots import roots_from
 from cni_plugins.spec.text import printable
 from cni_plugins.store.failures import Failure, last

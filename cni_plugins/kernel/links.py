@@ -153,8 +153,15 @@ def other_end(here: Netlink, there: Netlink, link: Link) -> Link | None:
 
 
 def _find(netlink: Netlink, what: str, body: bytes) -> Link | None:
+    known = netlink.remembered
+    if known is not None and body in known:
+        there = known[body]
+        return there if isinstance(there, Link) else None
     answer = answered(netlink.request(Message(f"look up {what}", RTM_GETLINK, 0, body, _NO_LINK)))
-    return parse(answer.packet) if answer.packet else None
+    link = parse(answer.packet) if answer.packet else None
+    if known is not None:
+        known[body] = link
+    return link
 
 
 def find(netlink: Netlink, name: str) -> Link | None:
@@ -175,6 +182,11 @@ def _selection(master: int) -> bytes:
 def every(netlink: Netlink, *, master: int = 0) -> list[Link]:
     """All links, or the ports of one master. CniError 999."""
     return [parse(packet) for packet in netlink.dump("list links", RTM_GETLINK, _selection(master))]
+
+
+def count(netlink: Netlink) -> int:
+    """How many links there are. CniError 999."""
+    return len(netlink.dump("count links", RTM_GETLINK, _selection(0)))
 
 
 def change(name: str, index: int, *, set_flags: int = 0, clear_flags: int = 0, **values: Any) -> Message:

@@ -113,13 +113,15 @@ def delete(route: Route, index: int, *, protocol: int = PROTOCOL_BOOT) -> Messag
 
 
 def every(
-    netlink: Netlink, version: int, *, table: int | None = None, protocol: int = 0
+    netlink: Netlink, version: int, *, table: int | None = None, protocol: int = 0, index: int = 0
 ) -> list[KernelRoute]:
-    """The unicast routes of a family: of all tables or one, of every origin or one (RTPROT_*); the kernel
-    picks. CniError 999.
+    """The unicast routes of a family: of all tables or one, of every origin or one (RTPROT_*), by any link or
+    one; the kernel picks. CniError 999.
     """
     fields = {"family": _AF_INET if version == 4 else _AF_INET6, "proto": protocol}
-    listed = [] if table is None else [("RTA_TABLE", table)]
+    listed: list[tuple[str, object]] = [] if table is None else [("RTA_TABLE", table)]
+    if index:
+        listed.append(("RTA_OIF", index))
     body = encode(ROUTE, fields, listed)
     found = [_parse(packet) for packet in netlink.dump("list routes", RTM_GETROUTE, body, _NO_TABLE)]
     return [

@@ -50,13 +50,13 @@ def ips(netlink: Netlink, link: Link, result: Result) -> None:
             raise _fail(f"address {entry.address} of {link.name} is in use by another host (DADFAILED)")
 
 
-def route_list(netlink: Netlink, wanted: Iterable[Route]) -> None:
-    """Every route is there: in its table if it names one, in any if it does not, because later plugins of a
-    chain move routes (sbr, vrf). CniError 999.
+def route_list(netlink: Netlink, wanted: Iterable[Route], index: int = 0) -> None:
+    """Every route is there, by the link `index` or by any: in its table if it names one, in any if it does
+    not, because later plugins of a chain move routes (sbr, vrf). CniError 999.
     """
     listed = list(wanted)
     for version in {route.dst.version for route in listed}:
-        there = [item.route for item in routes.every(netlink, version)]
+        there = [item.route for item in routes.every(netlink, version, index=index)]
         for route in listed:
             if route.dst.version == version and not any(_matches(route, item) for item in there):
                 by = f" by {route.gw}" if route.gw is not None else ""

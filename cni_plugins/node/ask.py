@@ -9,8 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cni_plugins.spec.roots import roots_from
+
 _SECONDS = 10.0
 _PAUSE_SECONDS = 0.1
+
+
+def socket_path() -> Path:
+    """Where launchers look for the service; the launcher builds the same path."""
+    return roots_from(os.environ).run / "node.sock"
 
 
 class NotRunning(Exception):

@@ -19,12 +19,12 @@ import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import FrameType
 
 from cni_plugins.dhcp.store import Store, default_socket
 from cni_plugins.kernel.nft import changes
 from cni_plugins.node import lease_process, listen, worker
+from cni_plugins.node.ask import socket_path
 from cni_plugins.node.metrics import Metrics
 from cni_plugins.node.policy_watch import PolicyWatch
 from cni_plugins.node.rules_watch import RulesWatch
@@ -52,11 +52,6 @@ class Options:
     metrics_port: int = 0
     verbose: bool = False
     end_seconds: float = 75.0
-
-
-def socket_path() -> Path:
-    """Where launchers look for the service; the launcher builds the same path."""
-    return roots_from(os.environ).run / "node.sock"
 
 
 def serve(

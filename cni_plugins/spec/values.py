@@ -2,6 +2,7 @@
 
 import json
 import re
+from _socket import AF_INET, AF_INET6, inet_pton
 from collections.abc import Mapping
 from ipaddress import (
     IPv4Address,
@@ -108,7 +109,12 @@ def parse_ip(text: str) -> Ip:
     """
     if "%" in text:
         raise ValueError(f"{text!r} has a zone, which an address of a configuration cannot have")
-    address = ip_address(text)
+    try:  # a quarter of what ip_address takes, whose sentences are for what is no address
+        if ":" not in text:
+            return IPv4Address(inet_pton(AF_INET, text))
+        address: Ip = IPv6Address(inet_pton(AF_INET6, text))
+    except (OSError, ValueError):
+        address = ip_address(text)
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
@@ -118,10 +124,15 @@ def parse_cidr(text: str) -> IpInterface:
     """An address with its prefix length, host bits kept as given. ValueError if it is none."""
     if "/" not in text or "%" in text:
         raise ValueError(f"{text!r} is not an address with a prefix length, like 10.1.0.5/24")
-    length = text.rpartition("/")[2]
+    plain, _, length = text.rpartition("/")
     if not (length.isascii() and length.isdigit()):
         raise ValueError(f"{text!r} does not end in a prefix length, like /24")
-    address = ip_interface(text)
+    try:
+        if ":" not in plain:
+            return IPv4Interface((inet_pton(AF_INET, plain), int(length)))
+        address: IpInterface = IPv6Interface((inet_pton(AF_INET6, plain), int(length)))
+    except (OSError, ValueError):
+        address = ip_interface(text)
     if isinstance(address, IPv6Interface) and address.ip.ipv4_mapped is not None and int(length) >= 96:
         return IPv4Interface((address.ip.ipv4_mapped, int(length) - 96))
     return address

@@ -17,7 +17,20 @@ from cni_plugins.store import records
 from cni_plugins.store.locks import locked
 
 if TYPE_CHECKING:
+    from cni_plugins.kernel.nft.tables import Counts
     from cni_plugins.steps.step import Step
+
+
+class Shared:
+    """What the checks of many attachments have in common, while nothing is changed: a socket in the host's
+    namespace, and what was counted in nf_tables (a `kernel.nft.tables.Counts`).
+    """
+
+    __slots__ = ("counts", "host")
+
+    def __init__(self, host: Netlink, counts: "Counts") -> None:
+        self.host = host
+        self.counts = counts
 
 
 class Context:
@@ -25,7 +38,16 @@ class Context:
     `sandbox` then raises. One thread at a time.
     """
 
-    __slots__ = ("_host", "_recorded", "_sandbox", "call", "complete", "plugins", "sandbox_namespace")
+    __slots__ = (
+        "_host",
+        "_recorded",
+        "_sandbox",
+        "_shared",
+        "call",
+        "complete",
+        "plugins",
+        "sandbox_namespace",
+    )
 
     def __init__(
         self,
@@ -35,10 +57,12 @@ class Context:
         recorded: "Sequence[Step] | None" = None,
         *,
         complete: bool = False,
+        shared: Shared | None = None,
     ) -> None:
         """`recorded` are the steps that a CHECK found in the attachment's record, None without one;
-        `complete` says that the ADD whose steps are at work came through.
+        `complete` says that the ADD whose steps are at work came through. What is `shared` stays open.
         """
+        self._shared = shared
         self.complete = complete
         self.call = call
         self.plugins = plugins
@@ -64,6 +88,8 @@ class Context:
     @property
     def host(self) -> Netlink:
         """Netlink in the plugin's (the host's) namespace."""
+        if self._shared is not None:
+            return self._shared.host
         if self._host is None:
             self._host = Netlink(self.call.host, self.deadline)
         return self._host
@@ -72,7 +98,7 @@ class Context:
     def sandbox(self) -> Netlink:
         """Netlink in the container's namespace. CniError 8 when there is none."""
         if self._sandbox is None:
-            self._sandbox = Netlink(self.inside, self.deadline)
+            self._sandbox = Netlink(self.inside, self.deadline, remember=self._shared is not None)
         return self._sandbox
 
     @property
@@ -81,6 +107,11 @@ class Context:
         if self.sandbox_namespace is None:
             raise CniError(Code.INVALID_NETNS, f"the network namespace {self.call.netns_path!r} is gone")
         return self.sandbox_namespace
+
+    @property
+    def counts(self) -> "Counts | None":
+        """What is remembered of nf_tables, for checks; None where every one has to look for itself."""
+        return None if self._shared is None else self._shared.counts
 
     def take_recorded(self) -> "Sequence[Step] | None":
         """The steps of the attachment's record, for the first plugin of a CHECK that asks: it checks those of

@@ -1,6 +1,6 @@
 """Addresses and routes of the host towards a routed container. They go with the pair's host end."""
 
-from cni_plugins.kernel import addresses, interface, routes, verify
+from cni_plugins.kernel import addresses, interface, links, routes, verify
 from cni_plugins.kernel.netlink.route import Message
 from cni_plugins.spec.result import Address, Route
 from cni_plugins.steps.addresses import whole
@@ -27,4 +27,7 @@ class HostRoutes(Step):
             context.host.request(*batch)
 
     def check(self, context: Context) -> None:
-        verify.route_list(context.host, [Route(whole(entry.address.ip)) for entry in self.ips])
+        """Only the routes by the pair's host end are asked for: a node has one for each of its containers."""
+        link = links.find(context.host, self.name)
+        wanted = [Route(whole(entry.address.ip)) for entry in self.ips]
+        verify.route_list(context.host, wanted, 0 if link is None else link.index)

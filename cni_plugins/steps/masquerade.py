@@ -68,7 +68,9 @@ class Masquerade(Step):
         from cni_plugins.kernel.nft import masquerade, reference
 
         call = context.call
-        if self.backend == NFTABLES and masquerade.present(call.host, call.identity, self.addresses):
+        if self.backend == NFTABLES and masquerade.present(
+            call.host, call.identity, self.addresses, context.counts
+        ):
             return
         if reference.has_masquerade(call.host, call.identity):
             return

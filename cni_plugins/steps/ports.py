@@ -87,7 +87,9 @@ class Ports(Step):
         """CniError 999 naming the ports that are not published, neither by us nor by a reference plugin."""
         call, wanted = context.call, self.wanted
         missing = (
-            ports.missing(call.host, call.identity, wanted) if self.keys is None else list(wanted.forwards)
+            ports.missing(call.host, call.identity, wanted, context.counts)
+            if self.keys is None
+            else list(wanted.forwards)
         )
         if not missing or reference.has_ports(call.host, call.container_id):
             return

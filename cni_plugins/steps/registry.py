@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum, StrEnum
-from functools import partial
+from functools import cache, partial
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -107,6 +107,7 @@ _CLASSES: Mapping[Kind, tuple[str, str]] = {
 _KINDS: Mapping[tuple[str, str], Kind] = {place: kind for kind, place in _CLASSES.items()}
 
 
+@cache
 def load(kind: Kind) -> type[Step]:
     """The class of a kind."""
     module, name = _CLASSES[kind]

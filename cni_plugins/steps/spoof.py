@@ -40,7 +40,7 @@ class SpoofCheck(Step):
         from cni_plugins.kernel.nft import reference, spoof
 
         call = context.call
-        if spoof.present(call.host, call.identity, self.port, self.mac):
+        if spoof.present(call.host, call.identity, self.port, self.mac, context.counts):
             return
         if reference.has_spoof_check(call.host, call.identity):
             return

@@ -94,13 +94,7 @@ def _parse(data: bytes) -> Contents | None:
     begun: int | None = None
     going: frozenset[int] = frozenset()
     updated = False
-    for line in data.split(b"\n"):
-        try:
-            entry = json.loads(line)  # ours alone: what parse_json looks for cannot be there, and costs half
-        except (ValueError, RecursionError):
-            continue
-        if not isinstance(entry, dict):
-            continue
+    for entry in _entries_of(data):
         if "network" in entry:
             if head is None and _is_head(entry):
                 head = entry
@@ -126,6 +120,24 @@ def _parse(data: bytes) -> Contents | None:
     if head is None:
         return None
     return Contents(head, tuple(steps), result, revision, last_id, begun, going, updated)
+
+
+def _entries_of(data: bytes) -> list[JsonObject]:
+    """The objects of the lines; what is none is left out. A record without a torn line is read in one go."""
+    lines = [line for line in data.split(b"\n") if line]
+    try:
+        found = json.loads(b"[%s]" % b",".join(lines))  # ours alone: what parse_json looks for is not there
+        if len(found) == len(lines):
+            return [entry for entry in found if isinstance(entry, dict)]
+    except (ValueError, RecursionError):
+        pass
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except (ValueError, RecursionError):
+            continue
+    return [entry for entry in found if isinstance(entry, dict)]
 
 
 def number_of(entry: JsonObject) -> int:

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +62,7 @@ class Plan:
     """What is stale, what stays of each network, and what is nobody's of ours: left alone, and told."""
 
     stale: tuple[Stale, ...]
-    valid: Mapping[str, tuple[Identity, ...]]
+    valid: Mapping[str, Sequence[Identity]]
     foreign: tuple[Stale, ...]
     listed_at: int  # nanoseconds of CLOCK_BOOTTIME
 
@@ -80,8 +80,10 @@ class Failure:
     error: str
 
 
-def plan(node: Node, roots: Roots, host: Namespace) -> Plan:
-    """Look for what is stale; nothing is changed. `node` is older than what this returns: take it first."""
+def plan(node: Node, roots: Roots, host: Namespace, seen: Sequence[Pool] | None = None) -> Plan:
+    """Look for what is stale; nothing is changed. `node` is older than what this returns: take it first, and
+    then the pools, if they were `seen` already.
+    """
     moment = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     noted = _noted(roots)
     stale, kept = [], set(noted)
@@ -94,7 +96,7 @@ def plan(node: Node, roots: Roots, host: Namespace) -> Plan:
             kept.add(item.identity)
     recorded = {item.identity for item in node.attachments}
     foreign = []
-    for pool in pools(node, roots):
+    for pool in pools(node, roots) if seen is None else seen:
         for one in _unheld(pool, recorded | kept):
             if one[1]:
                 stale.append(one[0])
@@ -102,9 +104,9 @@ def plan(node: Node, roots: Roots, host: Namespace) -> Plan:
                 foreign.append(one[0])
                 kept.add(Identity(pool.network, one[0].container_id, one[0].interface))
     stale += _elements(host, recorded | kept)
-    valid: dict[str, tuple[Identity, ...]] = {}
+    valid: dict[str, list[Identity]] = {}
     for identity in sorted(kept, key=lambda item: (item.network, item.container_id, item.ifname)):
-        valid[identity.network] = (*valid.get(identity.network, ()), identity)
+        valid.setdefault(identity.network, []).append(identity)
     return Plan(tuple(stale), valid, tuple(foreign), moment)
 
 

@@ -18,19 +18,21 @@ from cni_plugins.kernel.counters import Counters
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.netlink.route import Netlink
 from cni_plugins.kernel.nft import elements, owner
+from cni_plugins.kernel.nft.tables import Counts
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import Namespace, open_namespace
 from cni_plugins.spec.roots import Roots
 from cni_plugins.spec.values import JsonObject
 from cni_plugins.steps import registry
-from cni_plugins.steps.context import Context
+from cni_plugins.steps.context import Context, Shared
 from cni_plugins.steps.step import Step
 from cni_plugins.store.records import Contents
 from cni_plugins.view.attachments import Attachment
 from cni_plugins.view.remedies import remedy
 
 _SECONDS = 5.0
+_LONG_SECONDS = 60.0  # of a check of all attachments
 
 
 class Verdict(StrEnum):
@@ -188,27 +190,37 @@ def _rules(attachment: Attachment, host: Namespace) -> Iterator[str]:
                     yield f"{name} {elements.TABLE} {set_name}" + (f" ({count})" if count > 1 else "")
 
 
-def check(
-    attachment: Attachment, roots: Roots, host: Namespace, plugins: Mapping[str, Plugin[Any]]
-) -> list[StepState]:
+@dataclass(frozen=True, slots=True)
+class Checking:
+    """What the checks of many attachments have in common: see `checking`."""
+
+    roots: Roots
+    host: Namespace
+    plugins: Mapping[str, Plugin[Any]]
+    env: Mapping[str, str]
+    shared: Shared
+
+
+@contextmanager
+def checking(roots: Roots, host: Namespace, plugins: Mapping[str, Plugin[Any]]) -> Iterator[Checking]:
+    """One look for any number of `check`s: what they all ask the host is asked once."""
+    with Netlink(host, after(_LONG_SECONDS), remember=True) as netlink:
+        yield Checking(roots, host, plugins, dict(os.environ), Shared(netlink, Counts()))
+
+
+def check(attachment: Attachment, look: Checking) -> list[StepState]:
     """Every step of the attachment, checked as CHECK would, each by itself. Nothing raises."""
     found: list[StepState] = []
     for contents in attachment.contents:
-        found += _checked(attachment, contents, roots, host, plugins)
+        found += _checked(attachment, contents, look)
     return found
 
 
-def _checked(
-    attachment: Attachment,
-    contents: Contents,
-    roots: Roots,
-    host: Namespace,
-    plugins: Mapping[str, Plugin[Any]],
-) -> list[StepState]:
+def _checked(attachment: Attachment, contents: Contents, look: Checking) -> list[StepState]:
     found = []
     try:
-        call = call_of(contents, roots, host)
-        with recorded_context(contents, call, plugins) as context:
+        call = call_of(contents, look.roots, look.host, look.env)
+        with recorded_context(contents, call, look.plugins, look.shared) as context:
             found += [_one(attachment, line, context) for line in contents.steps]
     except CniError as error:
         found.append(StepState("record", "the attachment record", Verdict.UNKNOWN, str(error)))

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from cni_plugins.kernel.netlink.netfilter import Nfnetlink
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.namespace import Namespace
@@ -15,8 +14,6 @@ from cni_plugins.store import failures
 from cni_plugins.store.failures import Failure
 from cni_plugins.view import load
 from cni_plugins.view.attachments import State
-from cni_plugins.view.doctor.containers import flushed_rules
-from cni_plugins.view.doctor.look import look as look_around
 from cni_plugins.view.node import Node
 
 _MOST = 10_000  # failures; more are not on disk
@@ -105,6 +102,11 @@ class Watch:
         return found
 
     def _rules(self, now: Node) -> Iterator[Event]:
+        # Imported for those that go on: they cost as much as all else that `mesokit events` does.
+        from cni_plugins.kernel.netlink.netfilter import Nfnetlink  # noqa: PLC0415
+        from cni_plugins.view.doctor.containers import flushed_rules  # noqa: PLC0415
+        from cni_plugins.view.doctor.look import look as look_around  # noqa: PLC0415
+
         try:
             with Nfnetlink(self.host) as socket:
                 rules = socket.generation()

@@ -28,11 +28,11 @@ class Inspected:
 
 def inspect(items: Iterable[Attachment], roots: Roots, host: Namespace) -> list[Inspected]:
     """Look at attachments. CniError 999 when the kernel does not answer."""
-    plugins = Plugins()
-    return [
-        Inspected(item, endpoint.endpoint(item, host), tuple(endpoint.check(item, roots, host, plugins)))
-        for item in items
-    ]
+    with endpoint.checking(roots, host, Plugins()) as checks:
+        return [
+            Inspected(item, endpoint.endpoint(item, host), tuple(endpoint.check(item, checks)))
+            for item in items
+        ]
 
 
 def as_json(node: Node, found: Inspected) -> dict[str, Any]:

@@ -37,11 +37,12 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What was seen, indexed."""
+    """What was seen, indexed; `states` remembers what was worked out."""
 
     seen: Seen
     by_name: Mapping[str, Link] = field(default_factory=dict)
     by_index: Mapping[int, Link] = field(default_factory=dict)
+    states: dict[Attachment, State] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def attachments(self) -> tuple[Attachment, ...]:
@@ -61,7 +62,13 @@ class Node:
             return None
         return link
 
-    def state(self, attachment: Attachment) -> State:  # noqa: PLR0911 - a table of answers
+    def state(self, attachment: Attachment) -> State:
+        found = self.states.get(attachment)
+        if found is None:
+            found = self.states[attachment] = self._state(attachment)
+        return found
+
+    def _state(self, attachment: Attachment) -> State:  # noqa: PLR0911 - a table of answers
         if not self.here(attachment):
             return State.ELSEWHERE
         if attachment.boot and self.seen.boot and attachment.boot != self.seen.boot:

@@ -60,13 +60,12 @@ class Pool:
 def pools(node: Node, roots: Roots) -> list[Pool]:
     """Every pool of the node, by network; hidden ones (who is not root) are left out."""
     known: dict[tuple[str, str], dict[str, RangeSet]] = {}
-    for network, config in configurations(node, roots):
-        for ipam in _host_local(config):
-            data_dir = ipam.get("dataDir")
-            place = directory_of(roots, data_dir if isinstance(data_dir, str) else "", network)
-            sets = known.setdefault((network, place), {})
-            for one in _sets(ipam):
-                sets.setdefault(_text(one), one)
+    for network, ipam in _every_ipam(node, roots):
+        data_dir = ipam.get("dataDir")
+        place = directory_of(roots, data_dir if isinstance(data_dir, str) else "", network)
+        sets = known.setdefault((network, place), {})
+        for one in _sets(ipam):
+            sets.setdefault(_text(one), one)
     with suppress(OSError):
         for path in sorted(roots.host_local.iterdir()):
             if path.is_dir():
@@ -102,9 +101,11 @@ def _state(interfaces: Mapping[str, State], ifname: str) -> str:
 
 def _pools(network: str, place: str, sets: list[RangeSet], held: list[Held]) -> Iterator[Pool]:
     rest = held
+    addresses = {item.address: parse_ip(item.address) for item in held}
     for ranges in sets:
-        inside = [item for item in held if any(parse_ip(item.address) in one for one in ranges)]
-        rest = [item for item in rest if item not in inside]
+        inside = [item for item in held if any(addresses[item.address] in one for one in ranges)]
+        there = {item.address for item in inside}
+        rest = [item for item in rest if item.address not in there]
         size = sum(
             int(one.end) - int(one.start) + 1 - (one.gateway is not None and one.gateway in one)
             for one in ranges
@@ -181,6 +182,17 @@ def sections(config: JsonObject, depth: int = 0) -> Iterator[JsonObject]:
             yield from sections(item, depth + 1)
 
 
+def _every_ipam(node: Node, roots: Roots) -> Iterator[tuple[str, JsonObject]]:
+    """Network and IPAM section of every host-local; what many attachments have in common comes once."""
+    told: dict[str, list[JsonObject]] = {}
+    for network, config in configurations(node, roots):
+        seen = told.setdefault(network, [])
+        for ipam in _host_local(config):
+            if ipam not in seen:
+                seen.append(ipam)
+                yield network, ipam
+
+
 def _host_local(config: JsonObject) -> Iterator[JsonObject]:
     for section in sections(config):
         ipam = section.get("ipam")
@@ -207,9 +219,8 @@ def _text(one: RangeSet) -> str:
 def subnets(node: Node, roots: Roots) -> dict[IpNetwork, set[str]]:
     """The networks (by name) that give addresses of each subnet."""
     found: dict[IpNetwork, set[str]] = {}
-    for network, config in configurations(node, roots):
-        for ipam in _host_local(config):
-            for one in _sets(ipam):
-                for each in one:
-                    found.setdefault(each.subnet, set()).add(network)
+    for network, ipam in _every_ipam(node, roots):
+        for one in _sets(ipam):
+            for each in one:
+                found.setdefault(each.subnet, set()).add(network)
     return found

@@ -37,7 +37,10 @@ MEASURES = (
     "executor",
     "framework",
     "policy",
+    "view",
 )
+
+_APART = ("executor", "framework", "policy", "view")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
         plan = {
             "sides": sides,
             "rounds": options.rounds,
-            "measure": [each for each in wanted if each not in ("executor", "framework", "policy")],
+            "measure": [each for each in wanted if each not in _APART],
             "reservations": 5000,
             "calls": options.crowd,
             "workers": 16,
@@ -139,6 +142,9 @@ def measure(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
     if "policy" in wanted:
         with Node() as node:
             yield from policy_rows(node, options, program)
+    if "view" in wanted:
+        with Node() as node:
+            yield from view_rows(node, options, plugins, program)
 
 
 def side(
@@ -238,6 +244,7 @@ def one_shot_rows(times: dict[str, dict[str, list[float]]], others: Sequence[str
         yield Row(f"bridge + host-local without service: {verb}", "ms", ours, theirs, ratio, aim, met)
 
 
+_CONTAINERS = 300
 _AIMS = {
     "exec to SUBSCRIBE": 200,
     "LAUNCH to RUNNING": 15,
@@ -307,6 +314,19 @@ def policy_rows(node: Any, options: argparse.Namespace, program: str) -> Iterato
         limit = {"nftables": 5, "service": 50}.get(name)
         met = None if limit is None else middle <= limit
         yield Row(f"policy: {title}", "ms", middle, {}, None, "" if limit is None else f"≤ {limit}", met)
+
+
+def view_rows(node: Any, options: argparse.Namespace, plugins: str, program: str) -> Iterator[Row]:
+    """The operator's commands beside 300 containers, and beside none."""
+    sys.stderr.write("  measuring: view\n")
+    script = os.fspath(TOP / "packaging/benchmark/view_figures.py")
+    rounds = max(5, options.rounds // 3)
+    argv = [sys.executable, script, program, plugins, str(rounds), str(_CONTAINERS)]
+    found = json.loads(node.run(argv, env={"PYTHONPATH": os.fspath(TOP)}, timeout=1800).stdout)
+    for name, middle in ((name, statistics.median(values)) for name, values in found.items()):
+        counts = name != "--version"
+        title = f"mesokit {name}, {_CONTAINERS} containers: processor time" if counts else "mesokit --version"
+        yield Row(title, "ms", middle, {}, None, "≤ 150" if counts else "", middle <= 150 if counts else None)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -7,6 +7,7 @@ from cni_plugins.kernel.nft import elements, nat, owner, sections, tables
 from cni_plugins.kernel.nft.elements import Element
 from cni_plugins.kernel.nft.placing import place
 from cni_plugins.kernel.nft.sections import Chain
+from cni_plugins.kernel.nft.tables import Counts
 from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import IpInterface
@@ -44,7 +45,9 @@ def remove(host: Namespace, identity: Identity, addresses: Sequence[IpInterface]
         return tables.prune(socket, NFPROTO_INET, {chain.name: len(chain.rules) for chain in chains})
 
 
-def present(host: Namespace, identity: Identity, addresses: Sequence[IpInterface]) -> bool:
+def present(
+    host: Namespace, identity: Identity, addresses: Sequence[IpInterface], counts: Counts | None = None
+) -> bool:
     """Whether all of `addresses` are masqueraded for this attachment: the elements are there, and the rules
     that look them up.
     """
@@ -52,7 +55,7 @@ def present(host: Namespace, identity: Identity, addresses: Sequence[IpInterface
     with Nfnetlink(host) as socket:
         if elements.comments(socket, wanted) != [item.comment for item in wanted]:
             return False
-        return not sections.broken(socket, nat.SECTION, _chains(addresses))
+        return not sections.broken(socket, nat.SECTION, _chains(addresses), counts)
 
 
 def repair(host: Namespace, identity: Identity, addresses: Sequence[IpInterface]) -> None:

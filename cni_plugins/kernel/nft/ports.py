@@ -9,6 +9,7 @@ from cni_plugins.kernel.nft import elements, nat, owner, sections, tables
 from cni_plugins.kernel.nft.elements import Element
 from cni_plugins.kernel.nft.placing import place
 from cni_plugins.kernel.nft.sections import Chain
+from cni_plugins.kernel.nft.tables import Counts
 from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import Ip, IpInterface
@@ -135,13 +136,16 @@ def remove(host: Namespace, identity: Identity, wanted: Publication) -> bool:
         return pruned or not wanted.chains
 
 
-def missing(host: Namespace, identity: Identity, wanted: Publication) -> list[Forward]:
+def missing(
+    host: Namespace, identity: Identity, wanted: Publication, counts: Counts | None = None
+) -> list[Forward]:
     """The ports that are not published for this attachment; all of them when what they need beside is not."""
     exclusive, others = _elements(identity, wanted)
     with Nfnetlink(host) as socket:
         held = elements.comments(socket, [*exclusive, *others])
-        if sections.broken(socket, nat.SECTION, wanted.chains) or (
-            any(wanted.conditions) and sections.broken(socket, nat.conditional(wanted.conditions))
+        if sections.broken(socket, nat.SECTION, wanted.chains, counts) or (
+            any(wanted.conditions)
+            and sections.broken(socket, nat.conditional(wanted.conditions), counts=counts)
         ):
             return list(wanted.forwards)
     absent = [text != item.comment for text, item in zip(held, [*exclusive, *others], strict=True)]

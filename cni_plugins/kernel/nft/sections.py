@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.nft import elements, library, tables
+from cni_plugins.kernel.nft.tables import Counts
 from cni_plugins.spec.errors import CniError, Code
 
 _FAMILIES = {NFPROTO_INET: "inet", NFPROTO_BRIDGE: "bridge"}
@@ -78,16 +79,12 @@ def ensure(socket: Nfnetlink, section: Section, extra: Iterable[Chain] = ()) -> 
     _write(socket, section, missing, whole=whole)
 
 
-def broken(socket: Nfnetlink, section: Section, extra: Iterable[Chain] = ()) -> list[str]:
+def broken(
+    socket: Nfnetlink, section: Section, extra: Iterable[Chain] = (), counts: Counts | None = None
+) -> list[str]:
     """The names of the chains of `section` and `extra` that are not there or have not all of their rules."""
-    counts = tables.rule_counts(socket, section.family)
-    listed = [*section.chains, *extra]
-    there = tables.uses(socket, section.family, [chain.name for chain in listed])
-    return [
-        chain.name
-        for chain, use in zip(listed, there, strict=True)
-        if use is None or counts.get(chain.name, 0) != len(chain.rules)
-    ]
+    chains = {chain.name: len(chain.rules) for chain in (*section.chains, *extra)}
+    return (Counts() if counts is None else counts).harmed(socket, section.family, chains)
 
 
 def repair(socket: Nfnetlink, section: Section, extra: Iterable[Chain] = ()) -> None:

@@ -5,6 +5,7 @@ from cni_plugins.kernel.nft import elements, owner, sections
 from cni_plugins.kernel.nft.elements import Element
 from cni_plugins.kernel.nft.placing import place
 from cni_plugins.kernel.nft.sections import Chain, Section
+from cni_plugins.kernel.nft.tables import Counts
 from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.namespace import Namespace
 
@@ -47,13 +48,13 @@ def remove(host: Namespace, identity: Identity, port: str, mac: str) -> bool:
         return not elements.any_listed(socket, NFPROTO_BRIDGE, "guarded")
 
 
-def present(host: Namespace, identity: Identity, port: str, mac: str) -> bool:
+def present(host: Namespace, identity: Identity, port: str, mac: str, counts: Counts | None = None) -> bool:
     """Whether the port is guarded for this attachment."""
     wanted = _elements(identity, port, mac)
     with Nfnetlink(host) as socket:
         if elements.comments(socket, wanted) != [item.comment for item in wanted]:
             return False
-        return not sections.broken(socket, SECTION)
+        return not sections.broken(socket, SECTION, counts=counts)
 
 
 def repair(host: Namespace, identity: Identity, port: str, mac: str) -> None:

@@ -14,7 +14,7 @@ _LEAST_FREE = 0.02
 
 
 def stale(facts: Facts) -> Iterator[Finding]:
-    found = plan(facts.node, facts.roots, facts.host).stale
+    found = plan(facts.node, facts.roots, facts.host, facts.pools).stale
     counts = Counter(item.what for item in found)
     if counts:
         what = ", ".join(
