@@ -49,6 +49,7 @@ COMMANDS: Mapping[str, Subcommand] = {
     "ps": Subcommand("cni_plugins.cli.ps", "Show the tasks of the executors on this machine."),
     "reload": Subcommand("cni_plugins.cli.reload", "Make again the rules that somebody flushed."),
     "run": Subcommand("cni_plugins.cli.run", "Run the task of a TASK.json here, on its networks."),
+    "trace": Subcommand("cni_plugins.cli.trace", "Follow a container's packets, rule by rule."),
     "update": Subcommand("cni_plugins.cli.update", "Change networks under running containers."),
     "web": Subcommand("cni_plugins.cli.web", "Show this node in a browser, as it changes."),
 }

@@ -12,7 +12,6 @@ import errno
 import os
 import socket
 import struct
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
@@ -23,14 +22,14 @@ from cni_plugins.kernel.counters import Counters
 from cni_plugins.kernel.namespace import entered
 from cni_plugins.kernel.neighbours import State as Known
 from cni_plugins.kernel.netlink.route import Netlink
-from cni_plugins.kernel.nft.elements import TABLE
-from cni_plugins.kernel.nft.trace import Drop, Trace
+from cni_plugins.kernel.nft.trace import Drop, Match, Trace
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import Ip
 from cni_plugins.view.attachments import Attachment
 from cni_plugins.view.endpoint import inside_of
+from cni_plugins.view.rules import Rules
 
 _SECONDS = 30.0
 _TRIES = 3
@@ -128,7 +127,7 @@ def _is_rule(hop: Hop) -> bool:
 
 def _trace(stack: ExitStack, host: Namespace, source: Ip, target: Ip) -> Trace | None:
     try:
-        return stack.enter_context(Trace(host, source, target))
+        return stack.enter_context(Trace(host, [Match(source, target)]))
     except (CniError, OSError):  # a kernel before 5.12, or without nf_tables
         return None
 
@@ -291,9 +290,10 @@ def _gateways(one: Attachment) -> set[str]:
 
 
 def _host(one: Attachment, target: Ip, look: _Look) -> Iterator[Hop]:
+    rules = Rules()
     for drop in look.drops:
-        whose = "mesokit's own" if drop.table == TABLE else "not ours"
-        rule = _rule(drop) if drop.handle else "policy drop"
+        whose = rules.whose(drop.family, drop.table, drop.chain)
+        rule = rules.text(drop.family, drop.table, drop.chain, drop.handle) or "policy drop"
         where = f"table {drop.family} {drop.table}, chain {drop.chain}"
         yield Hop(where, False, f"dropped here, by {rule} ({whose})")
     index = routes.towards(look.middle, target)
@@ -345,17 +345,3 @@ def _arriving(other: Attachment, target: Ip, look: _Look) -> Iterator[Hop]:
 
 def _has(netlink: Netlink, index: int, address: Ip) -> bool:
     return any(item.address.ip == address for item in addresses.of_link(netlink, index))
-
-
-def _rule(drop: Drop) -> str:
-    """The text of the rule, as nft prints it; its handle where that is not to be had."""
-    argv = ["nft", "--handle", "--terse", "list", "chain", drop.family, drop.table, drop.chain]
-    try:
-        done = subprocess.run(argv, capture_output=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return f"rule {drop.handle}"
-    for line in done.stdout.decode(errors="replace").splitlines():
-        text, _, handle = line.partition(" # handle ")
-        if handle.strip() == str(drop.handle):
-            return f"rule {text.strip()}"
-    return f"rule {drop.handle}"
