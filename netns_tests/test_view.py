@@ -100,6 +100,14 @@ def run_of(node: Node, cid: str, executor: str, *tasks: str) -> None:
         latest.symlink_to("S1")
 
 
+def test_ls_names_the_task_of_mesokit_run(node: Node, ours: str) -> None:
+    attach(node, ours, POINT, "5f2c-run")
+    runs = node.path("/var/lib/mesokit/agent/slaves/A1/frameworks/F1/executors") / "hello" / "runs"
+    (runs / "5f2c-run").mkdir(parents=True)
+    assert items(node, "ls")[0]["tasks"] == ["hello"]
+    assert items(node, "inspect", "hello")[0]["container_id"] == "5f2c-run"
+
+
 @pytest.mark.parametrize("columns", ["60", "200"])
 def test_a_table_fits_the_terminal_and_no_name_acts_on_it(node: Node, ours: str, columns: str) -> None:
     attach(node, ours, POINT, "c" * 36)

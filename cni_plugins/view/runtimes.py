@@ -88,12 +88,26 @@ def tasks(roots: Roots, containers: Collection[str]) -> dict[str, Task]:
             for run in _runs(place / "slaves"):
                 if run.name in containers and run.name not in found:
                     found[run.name] = _task(run, ())
+    if len(found) < len(containers):
+        for run in _every_run(roots.lib / "agent" / "slaves"):
+            if run.name in containers and run.name not in found:
+                found[run.name] = _task(run, (), "mesokit run")
     return found
 
 
-def _task(run: Path, names: tuple[str, ...]) -> Task:
+def _every_run(slaves: Path) -> Iterator[Path]:
+    """The sandboxes of `mesokit run` (executor/local_agent/sandbox.py): laid out as an agent's, none called
+    the latest. Those of another --work-dir are not known.
+    """
+    for agent in _entries(slaves):
+        for framework in _entries(agent / "frameworks"):
+            for executor in _entries(framework / "executors"):
+                yield from _entries(executor / "runs")
+
+
+def _task(run: Path, names: tuple[str, ...], runtime: str = "mesos") -> Task:
     executor, framework = unquote(run.parts[-3]), run.parts[-5]
-    return Task(run.name, names or (executor,), executor, framework)
+    return Task(run.name, names or (executor,), executor, framework, runtime)
 
 
 def _runs(slaves: Path) -> Iterator[Path]:
