@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -32,9 +33,19 @@ _SHOWN = 5  # failures in `status`
 )
 @click.option("--metrics-port", type=click.IntRange(1, 65535), help="Also serve /metrics on 127.0.0.1:PORT.")
 @click.option("-v", "--verbose", is_flag=True, help="Log starts and ends as well as failed calls.")
+@click.option(
+    "--watch-networks",
+    "watch",
+    type=click.Choice(("off", "show", "apply")),
+    default="off",
+    show_default=True,
+    envvar="MESOKIT_WATCH_NETWORKS",
+    help="When files of /etc/cni/net.d change: log which containers differ from them, or also change what "
+    "costs no packet (MESOKIT_WATCH_NETWORKS).",
+)
 @click.pass_context
 def command(
-    ctx: click.Context, threads: int, workers: int | None, metrics_port: int | None, verbose: bool
+    ctx: click.Context, /, threads: int, workers: int | None, metrics_port: int | None, **flags: Any
 ) -> None:
     """Answer plugin calls from a resident process, until SIGTERM.
 
@@ -43,10 +54,13 @@ def command(
     """
     if ctx.invoked_subcommand is not None:
         return
+    from cni_plugins.node.network_upkeep import Watching  # noqa: PLC0415
     from cni_plugins.node.plugins import prepare, restore  # noqa: PLC0415 - every plugin, which `status` does not need
 
-    options = Options(threads, workers or 0, metrics_port or 0, verbose)
-    sys.exit(serve(options, version("mesokit"), prepare, reload=restore))
+    watching = Watching(flags["watch"])
+    networks = watching is not Watching.OFF
+    options = Options(threads, workers or 0, metrics_port or 0, flags["verbose"], networks=networks)
+    sys.exit(serve(options, version("mesokit"), prepare, reload=partial(restore, watching)))
 
 
 @command.command("status")

@@ -26,6 +26,7 @@ from cni_plugins.kernel.nft import changes
 from cni_plugins.node import lease_process, listen, worker
 from cni_plugins.node.ask import socket_path
 from cni_plugins.node.metrics import Metrics
+from cni_plugins.node.network_upkeep import DIRECTORY
 from cni_plugins.node.policy_watch import PolicyWatch
 from cni_plugins.node.rules_watch import RulesWatch
 from cni_plugins.node.service import Handler
@@ -52,6 +53,7 @@ class Options:
     metrics_port: int = 0
     verbose: bool = False
     end_seconds: float = 75.0
+    networks: bool = False
 
 
 def serve(
@@ -97,6 +99,8 @@ def serve(
     if heard is not None:
         supervisor.rules, supervisor.reload = RulesWatch(heard), reload
         supervisor.policies = PolicyWatch(roots_from(os.environ).relocate("/etc/mesokit/policy.d"))
+        if options.networks:
+            supervisor.networks = PolicyWatch(roots_from(os.environ).relocate(DIRECTORY))
 
     supervisor.leases = lease_process.prepared(
         Store(roots_from(os.environ)), default_socket(roots_from(os.environ))

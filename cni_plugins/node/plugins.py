@@ -8,8 +8,11 @@ import os
 from contextlib import suppress
 
 from cni_plugins.attach.reload import reload
+from cni_plugins.attach.update import Where
 from cni_plugins.kernel.netlink import layouts
 from cni_plugins.kernel.nft import library
+from cni_plugins.node import network_upkeep
+from cni_plugins.node.network_upkeep import Watching
 from cni_plugins.node.policy_upkeep import upkeep
 from cni_plugins.node.service import Handler
 from cni_plugins.plugins.registry import MODULES, Handlers, Plugins
@@ -35,8 +38,10 @@ _LATER = (
 )
 
 
-def restore() -> None:
-    """Make again what somebody flushed, for the attachments of this process's namespace; log errors."""
+def restore(watching: Watching = Watching.OFF) -> None:
+    """Make again what somebody flushed, for the attachments of this process's namespace, then see to networks
+    whose files changed; log errors.
+    """
     host = open_namespace(OWN_NETNS)
     if host is None:
         return
@@ -48,6 +53,7 @@ def restore() -> None:
                 log.error(
                     "%s %s on %s cannot be restored: %s", who.container_id, who.ifname, who.network, error
                 )
+        network_upkeep.upkeep(Where(roots_from(os.environ), host, Plugins()), watching)
     finally:
         os.close(host.fd)
 

@@ -31,9 +31,9 @@ class RulesWatch:
             if maker not in own and self._due is None:
                 self._due = time.monotonic() + _MOMENT_SECONDS
 
-    def soon(self) -> None:
-        """Something else is to be put right: without waiting for more of it."""
-        at = time.monotonic() + _SOON_SECONDS
+    def soon(self, seconds: float = _SOON_SECONDS) -> None:
+        """Something else is to be put right, in `seconds`: by default without waiting for more of it."""
+        at = time.monotonic() + seconds
         self._due = at if self._due is None else min(self._due, at)
 
     def patience(self) -> float | None:

@@ -33,6 +33,7 @@ from cni_plugins.node.door import Door, Seldom
 from cni_plugins.node.lease_process import Closing, LeaseProcess
 from cni_plugins.node.listen import Origin
 from cni_plugins.node.metrics import Metrics
+from cni_plugins.node.network_upkeep import MOMENT_SECONDS
 from cni_plugins.node.policy_watch import PolicyWatch
 from cni_plugins.node.queries import http_answer
 from cni_plugins.node.rules_watch import RulesWatch
@@ -82,6 +83,7 @@ class Supervisor:
     end_seconds: float = _END_SECONDS
     rules: RulesWatch | None = None
     policies: PolicyWatch | None = None
+    networks: PolicyWatch | None = None
     reload: Callable[[], None] | None = None
     leases: LeaseProcess | None = None
     _reloading: int = 0
@@ -170,8 +172,8 @@ class Supervisor:
             self._conversations.close()
             if self.rules is not None:
                 self.rules.changes.close()
-            if self.policies is not None:
-                self.policies.close()
+            for watch in self._watches():
+                watch.close()
             if self.leases is not None:
                 self.leases.close()
             for other in (ours, *(worker.control for worker in self.workers), *self._scrapers()):
@@ -191,6 +193,8 @@ class Supervisor:
         self.rules.hear(pids)
         if self.policies is not None and self.policies.changed():
             self.rules.soon()
+        if self.networks is not None and self.networks.changed():
+            self.rules.soon(MOMENT_SECONDS)
         if self._reloading and os.waitpid(self._reloading, os.WNOHANG)[0]:
             self._reloading = 0
         if self._reloading or self._stopping or not self.rules.is_due():
@@ -224,6 +228,11 @@ class Supervisor:
         """What a process of another role has no use for."""
         rules: list[Closing] = [self.rules.changes] if self.rules is not None else []
         return [*rules, self.listening, *(worker.control for worker in self.workers), *self._scrapers()]
+
+    def _watches(self) -> list[PolicyWatch]:
+        return [
+            watch for watch in (self.policies, self.networks) if watch is not None and watch.fileno() >= 0
+        ]
 
     def _scrapers(self) -> list[socket.socket]:
         return [self.scrapers] if self.scrapers is not None else []
@@ -268,8 +277,8 @@ class Supervisor:
         ends = [seconds, self._conversations.patience()]
         if self.rules is not None and not self._stopping:
             events.register(self.rules.changes, select.POLLIN)
-            if self.policies is not None and self.policies.fileno() >= 0:
-                events.register(self.policies, select.POLLIN)
+            for watch in self._watches():
+                events.register(watch, select.POLLIN)
             ends.append(_TICK_SECONDS if self._reloading else self.rules.patience())
         if self.leases is not None and not self._stopping:
             for fd in self.leases.watched():

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import combinations
 
+from cni_plugins.attach.drift import drift
 from cni_plugins.kernel import routes
+from cni_plugins.plugins.registry import Plugins
+from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.text import printable
+from cni_plugins.spec.values import JsonObject
 from cni_plugins.view import pools
+from cni_plugins.view.attachments import Attachment
 from cni_plugins.view.doctor.facts import Facts, Finding, Level, is_routed
 
 _NEARLY = 10  # percent of a pool
@@ -182,4 +188,44 @@ def configuration_files(facts: Facts) -> Iterator[Finding]:
             names[name] = str(path)
 
 
-CHECKS = (overlapping_subnets, route_overlaps, full_pools, packet_sizes, configuration_files)
+def differing_containers(facts: Facts) -> Iterator[Finding]:
+    """A network's file was edited: its containers are as it was when they were attached."""
+    plugins = Plugins()
+    for path, config in pools.files(facts.roots):
+        name = config.get("name") if config is not None else None
+        if config is None or not isinstance(name, str):
+            continue
+        found: dict[str, str] = {}
+        for item in facts.living():
+            if item.network == name and (about := _drift(item, config, plugins)):
+                found[item.container_id] = about
+        if found:
+            first = next(iter(found))
+            count = len(found)
+            yield Finding(
+                "differing-containers",
+                Level.WARN,
+                f"{count} container{'s' if count > 1 else ''} of network {name} differ from {path}",
+                f"{first}: {found[first]}",
+                f"mesokit update --network {name} --from {path} --dry-run",
+            )
+
+
+def _drift(item: Attachment, config: JsonObject, plugins: Plugins) -> str:
+    """What of the file an attachment has not; "" when it has all, or nobody can tell."""
+    told: list[str] = []
+    for contents in item.contents:
+        with suppress(CniError):  # a file that no plugin takes is told elsewhere
+            found = drift(contents, config, plugins)
+            told += [*found.changes.keys, *found.problems]
+    return ", ".join(told)
+
+
+CHECKS = (
+    overlapping_subnets,
+    route_overlaps,
+    full_pools,
+    packet_sizes,
+    configuration_files,
+    differing_containers,
+)

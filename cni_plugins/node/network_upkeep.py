@@ -1,0 +1,119 @@
+"""The service's part of networks whose files change: containers that run are compared with what the files say
+now, and brought there if the operator wants that.
+
+What is applied costs no packet and ends no flow; the rest, and what cannot be changed in place, is told. A
+file is taken whole or not at all: one that is no JSON (somebody writes it at this moment) is passed over, and
+its end of writing is another event. Files and directories that others than root may write are refused, since
+this works as root without being asked.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+
+from cni_plugins.attach.changes import Changes
+from cni_plugins.attach.drift import drift
+from cni_plugins.attach.update import Outcome, Where, Wish, update
+from cni_plugins.spec.errors import CniError
+from cni_plugins.spec.values import JsonObject, fold, parse_json
+from cni_plugins.store.records import Contents
+
+log = logging.getLogger("mesokit.node")
+
+DIRECTORY = "/etc/cni/net.d"
+#: Until whoever writes several files, or one in several goes, is most likely done.
+MOMENT_SECONDS = 1.0
+_SUFFIXES = (".conflist", ".conf", ".json")
+_LARGEST = 1 << 20
+
+
+class Watching(StrEnum):
+    """What the operator wants done when a network's file and its containers differ."""
+
+    OFF = "off"
+    SHOW = "show"
+    APPLY = "apply"
+
+
+def upkeep(where: Where, watching: Watching) -> None:
+    """Compare every network's file with its containers; log what differs, what was done. Nothing raises."""
+    if watching is Watching.OFF:
+        return
+    for document in _documents(where.roots.relocate(DIRECTORY)):
+        wish = Wish(apply=watching is Watching.APPLY)
+        for outcome in update(where, _wanted(where, document), wish, network=str(fold(document, "name"))):
+            _tell(outcome)
+
+
+def _wanted(where: Where, document: JsonObject) -> Callable[[Contents], Changes | Sequence[str]]:
+    def wanted(contents: Contents) -> Changes | Sequence[str]:
+        try:
+            found = drift(contents, document, where.plugins)
+        except CniError as error:
+            return [str(error)]
+        return found.problems or found.changes
+
+    return wanted
+
+
+def _documents(place: Path) -> Iterator[JsonObject]:
+    try:
+        names = sorted(item.name for item in place.iterdir() if item.suffix in _SUFFIXES)
+        directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    seen = set()
+    try:
+        if not _is_roots(os.fstat(directory)):
+            log.error("networks: %s may be written by others than root: nothing in it is applied", place)
+            return
+        for name in names:
+            document = _document(directory, place / name)
+            network = fold(document, "name") if document is not None else None
+            if document is not None and isinstance(network, str) and network not in seen:
+                seen.add(network)
+                yield document
+    finally:
+        os.close(directory)
+
+
+def _document(directory: int, path: Path) -> JsonObject | None:
+    try:
+        fd = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except OSError as error:
+        log.warning("networks: %s is passed over: %s", path, error.strerror)
+        return None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or not _is_roots(status):
+            log.error("networks: %s may be written by others than root, or is no file: passed over", path)
+            return None
+        document = parse_json(os.read(fd, _LARGEST))
+    except (OSError, ValueError) as error:
+        log.warning("networks: %s is passed over, it is no whole JSON: %s", path, error)
+        return None
+    finally:
+        os.close(fd)
+    return document if isinstance(document, dict) else None
+
+
+def _is_roots(status: os.stat_result) -> bool:
+    return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _tell(outcome: Outcome) -> None:
+    who = f"{outcome.identity.container_id} {outcome.identity.ifname} on {outcome.identity.network}"
+    steps = "; ".join(operation.what for operation in outcome.operations)
+    if outcome.problems:
+        log.warning("networks: %s differs from its file, and stays: %s", who, "; ".join(outcome.problems))
+    elif outcome.changed:
+        log.warning("networks: %s is as its file says now: %s", who, steps or "nothing to be done")
+    elif outcome.operations:
+        log.warning("networks: %s differs from its file: %s", who, steps)
+    for text in outcome.leftovers:
+        log.warning("networks: %s: left for later: %s", who, text)
