@@ -27,6 +27,7 @@ from cni_plugins.node import lease_process, listen, worker
 from cni_plugins.node.ask import socket_path
 from cni_plugins.node.metrics import Metrics
 from cni_plugins.node.network_upkeep import DIRECTORY
+from cni_plugins.node.policy_process import PolicyProcess
 from cni_plugins.node.policy_watch import PolicyWatch
 from cni_plugins.node.rules_watch import RulesWatch
 from cni_plugins.node.service import Handler
@@ -61,10 +62,12 @@ def serve(
     version: str,
     prepare: Callable[[], Handler],
     plugins: Collection[str] = MODULES,
+    *,
     reload: Callable[[], None] | None = None,
+    policies: Callable[[], int] | None = None,
 ) -> int:
     """Runs the service until SIGTERM, SIGINT or a successor ends it; returns the exit status. `reload` makes
-    rules again that somebody flushed.
+    rules again that somebody flushed; `policies` applies policy files on and on (policy_process.py).
     """
     logging.basicConfig(
         stream=sys.stderr,
@@ -98,9 +101,10 @@ def serve(
     heard = changes.watch() if reload is not None else None
     if heard is not None:
         supervisor.rules, supervisor.reload = RulesWatch(heard), reload
-        supervisor.policies = PolicyWatch(roots_from(os.environ).relocate("/etc/mesokit/policy.d"))
         if options.networks:
             supervisor.networks = PolicyWatch(roots_from(os.environ).relocate(DIRECTORY))
+    if policies is not None:
+        supervisor.policies = PolicyProcess(run / "policy" / "state.json", policies)
 
     supervisor.leases = lease_process.prepared(
         Store(roots_from(os.environ)), default_socket(roots_from(os.environ))

@@ -13,7 +13,7 @@ from cni_plugins.kernel.netlink import layouts
 from cni_plugins.kernel.nft import library
 from cni_plugins.node import network_upkeep
 from cni_plugins.node.network_upkeep import Watching
-from cni_plugins.node.policy_upkeep import upkeep
+from cni_plugins.node.policy_upkeep import serve, upkeep
 from cni_plugins.node.service import Handler
 from cni_plugins.plugins.registry import MODULES, Handlers, Plugins
 from cni_plugins.spec import dispatch
@@ -56,6 +56,11 @@ def restore(watching: Watching = Watching.OFF) -> None:
         network_upkeep.upkeep(Where(roots_from(os.environ), host, Plugins()), watching)
     finally:
         os.close(host.fd)
+
+
+def policies() -> int:
+    """Apply the policy files of this process's namespace whenever one changes (policy_process.py)."""
+    return serve()
 
 
 def prepare() -> Handler:

@@ -1,48 +1,88 @@
-"""The service's part of policy: files that changed are applied, and what somebody flushed is made again."""
+"""The service's part of policy: files that changed are applied, and what somebody flushed is made again.
+
+The former is done by a process that lives (policy_process.py, `serve` here), the latter in the process that
+makes all rules again (rules_watch.py), before those of single attachments.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
+import os
+import select
+import time
 from dataclasses import replace
 
 from cni_plugins.kernel import tracked
 from cni_plugins.kernel.netlink.netfilter import Nfnetlink
+from cni_plugins.node.policy_process import NOTHING_TO_DO
+from cni_plugins.node.policy_watch import PolicyWatch
 from cni_plugins.policy.compile import Compiler
 from cni_plugins.policy.explain import Packet, judge
 from cni_plugins.policy.profile import Entry
 from cni_plugins.policy.read import Refused, read_directory
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
-from cni_plugins.spec.namespace import Namespace
-from cni_plugins.spec.roots import Roots
+from cni_plugins.spec.namespace import OWN_NETNS, Namespace, open_namespace
+from cni_plugins.spec.roots import Roots, roots_from
 from cni_plugins.steps import policy_state
 from cni_plugins.steps.policy_file import State
+from cni_plugins.steps.policy_state import Memory
 
 log = logging.getLogger("mesokit.node")
 
 _SECONDS = 30.0
+_MOMENT_SECONDS = 0.005  # what is written within that is applied together
 _NAMED = 10
 
 
-def upkeep(roots: Roots, host: Namespace) -> None:
+def serve() -> int:
+    """Apply the files whenever one has changed, for as long as there are endpoints."""
+    roots, host = roots_from(os.environ), open_namespace(OWN_NETNS)
+    if host is None:
+        return NOTHING_TO_DO
+    memory = Memory()
+    watch = PolicyWatch(policy_state.directory(roots))  # before the first look: nothing is missed
+    events = select.poll()
+    events.register(watch.fileno(), select.POLLIN)
+    while True:
+        upkeep(roots, host, memory)
+        _give_back()
+        if not memory.lines.state.endpoints:
+            return NOTHING_TO_DO
+        events.poll()
+        time.sleep(_MOMENT_SECONDS)
+        watch.changed()
+
+
+def _give_back() -> None:
+    """To the kernel, the memory that the C library holds for later: looking everything through takes more
+    than is left of it.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library: its own arrangements
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def upkeep(roots: Roots, host: Namespace, memory: Memory | None = None) -> None:
     """Make the files hold, if they are right, and the kernel as it has to be; log what was wrong."""
     if not (roots.run / "policy" / "state.json").exists():
         return
     try:
-        _upkeep(roots, host)
+        _upkeep(roots, host, memory or Memory())
     except CniError as error:
         log.error("policy: %s", error)
 
 
-def _upkeep(roots: Roots, host: Namespace) -> None:
+def _upkeep(roots: Roots, host: Namespace, memory: Memory) -> None:
     policies = None
     try:
-        policies = tuple(read_directory(policy_state.directory(roots)))
+        policies = tuple(read_directory(policy_state.directory(roots), memory.parsed))
     except Refused as error:
         for problem in error.problems:
             log.error("policy: %s", problem)
         log.error("policy: the files are refused; what was applied before holds on")
-    with policy_state.opened(roots, host, after(_SECONDS)) as store:
+    with policy_state.opened(roots, host, after(_SECONDS), memory) as store:
         if policies is not None and policies != store.state.policies:
             done = store.update(lambda state: replace(state, policies=policies, read=True))
             log.warning(

@@ -1,8 +1,7 @@
 """When to apply policies: somebody changed a file of the directory that holds them.
 
 inotify(7) tells of the directory, or of the nearest one above it that exists, so that it may come and go
-while the service runs. What is then to be done is done where rules are made again (rules_watch.py): one
-process that reads the files and puts the kernel right.
+while the service runs.
 """
 
 from __future__ import annotations

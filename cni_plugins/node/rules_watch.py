@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from cni_plugins.kernel.nft.changes import Changes
 
 _MOMENT_SECONDS = 0.2
-_SOON_SECONDS = 0.01
 
 
 @dataclass(slots=True)
@@ -31,8 +30,8 @@ class RulesWatch:
             if maker not in own and self._due is None:
                 self._due = time.monotonic() + _MOMENT_SECONDS
 
-    def soon(self, seconds: float = _SOON_SECONDS) -> None:
-        """Something else is to be put right, in `seconds`: by default without waiting for more of it."""
+    def soon(self, seconds: float) -> None:
+        """Something else is to be put right, in so many seconds."""
         at = time.monotonic() + seconds
         self._due = at if self._due is None else min(self._due, at)
 

@@ -30,12 +30,14 @@ from dataclasses import dataclass, field
 from cni_plugins.node import wire
 from cni_plugins.node.conversations import Conversations
 from cni_plugins.node.door import Door, Seldom
-from cni_plugins.node.lease_process import Closing, LeaseProcess
+from cni_plugins.node.lease_process import LeaseProcess
 from cni_plugins.node.listen import Origin
 from cni_plugins.node.metrics import Metrics
 from cni_plugins.node.network_upkeep import MOMENT_SECONDS
+from cni_plugins.node.policy_process import PolicyProcess
 from cni_plugins.node.policy_watch import PolicyWatch
 from cni_plugins.node.queries import http_answer
+from cni_plugins.node.role import Closing
 from cni_plugins.node.rules_watch import RulesWatch
 
 log = logging.getLogger("mesokit.node")
@@ -82,7 +84,7 @@ class Supervisor:
     workers: list[Worker] = field(default_factory=list)
     end_seconds: float = _END_SECONDS
     rules: RulesWatch | None = None
-    policies: PolicyWatch | None = None
+    policies: PolicyProcess | None = None
     networks: PolicyWatch | None = None
     reload: Callable[[], None] | None = None
     leases: LeaseProcess | None = None
@@ -99,8 +101,7 @@ class Supervisor:
 
     def start(self) -> None:
         self._replace()
-        if self.leases is not None:
-            self.leases.turn(set(), self._ours())
+        self._turn_roles(set())
 
     def stop(self) -> None:
         """Returns at once. May be called from a signal handler."""
@@ -124,9 +125,9 @@ class Supervisor:
         are killed, and their launchers do what calls they had.
         """
         deadline = time.monotonic() + self.end_seconds
-        if self.leases is not None:
-            self.leases.stop()
-            self.leases = None
+        for role in self._roles():
+            role.stop()
+        self.leases = self.policies = None
         for worker in self.workers:
             with contextlib.suppress(OSError):
                 worker.control.shutdown(socket.SHUT_WR)
@@ -172,10 +173,10 @@ class Supervisor:
             self._conversations.close()
             if self.rules is not None:
                 self.rules.changes.close()
-            for watch in self._watches():
-                watch.close()
-            if self.leases is not None:
-                self.leases.close()
+            for role in self._roles():
+                role.close()
+            if self.networks is not None:
+                self.networks.close()
             for other in (ours, *(worker.control for worker in self.workers), *self._scrapers()):
                 other.close()
             status = self.work(theirs)
@@ -190,9 +191,7 @@ class Supervisor:
         if self.rules is None or self.reload is None:
             return
         pids = {os.getpid(), self._reloading, *(worker.pid for worker in self.workers)}
-        self.rules.hear(pids)
-        if self.policies is not None and self.policies.changed():
-            self.rules.soon()
+        self.rules.hear(pids | {role.role.pid for role in self._roles()})
         if self.networks is not None and self.networks.changed():
             self.rules.soon(MOMENT_SECONDS)
         if self._reloading and os.waitpid(self._reloading, os.WNOHANG)[0]:
@@ -213,8 +212,8 @@ class Supervisor:
             signal.alarm(_RELOAD_SECONDS)
             self._conversations.close()
             self.listening.close()
-            if self.leases is not None:
-                self.leases.close()
+            for role in self._roles():
+                role.close()
             for other in (*(worker.control for worker in self.workers), *self._scrapers()):
                 other.close()
             self.reload()
@@ -224,15 +223,21 @@ class Supervisor:
             logging.shutdown()
             os._exit(0)
 
-    def _ours(self) -> list[Closing]:
-        """What a process of another role has no use for."""
-        rules: list[Closing] = [self.rules.changes] if self.rules is not None else []
-        return [*rules, self.listening, *(worker.control for worker in self.workers), *self._scrapers()]
+    def _roles(self) -> list[LeaseProcess | PolicyProcess]:
+        return [role for role in (self.leases, self.policies) if role is not None]
 
-    def _watches(self) -> list[PolicyWatch]:
-        return [
-            watch for watch in (self.policies, self.networks) if watch is not None and watch.fileno() >= 0
-        ]
+    def _turn_roles(self, ready: set[int]) -> None:
+        for role in self._roles():
+            role.turn(ready, self._ours(role))
+
+    def _ours(self, role: LeaseProcess | PolicyProcess) -> list[Closing]:
+        """What the process of a role has no use for."""
+        others: list[Closing] = [other for other in self._roles() if other is not role]
+        if self.rules is not None:
+            others.append(self.rules.changes)
+        if self.networks is not None:
+            others.append(self.networks)
+        return [*others, self.listening, *(worker.control for worker in self.workers), *self._scrapers()]
 
     def _scrapers(self) -> list[socket.socket]:
         return [self.scrapers] if self.scrapers is not None else []
@@ -244,8 +249,8 @@ class Supervisor:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
         self._watch_rules()
-        if self.leases is not None and not self._stopping:
-            self.leases.turn(ready, self._ours())
+        if not self._stopping:
+            self._turn_roles(ready)
         controls = {worker.control.fileno() for worker in self.workers if not worker.left}
         if ready & controls:
             time.sleep(_TOGETHER_SECONDS)
@@ -277,13 +282,13 @@ class Supervisor:
         ends = [seconds, self._conversations.patience()]
         if self.rules is not None and not self._stopping:
             events.register(self.rules.changes, select.POLLIN)
-            for watch in self._watches():
-                events.register(watch, select.POLLIN)
+            if self.networks is not None and self.networks.fileno() >= 0:
+                events.register(self.networks, select.POLLIN)
             ends.append(_TICK_SECONDS if self._reloading else self.rules.patience())
-        if self.leases is not None and not self._stopping:
-            for fd in self.leases.watched():
+        for role in self._roles() if not self._stopping else ():
+            for fd in role.watched():
                 events.register(fd, select.POLLIN)
-            ends.append(self.leases.patience())
+            ends.append(role.patience())
         if any(worker.left for worker in self.workers):
             ends.append(_TICK_SECONDS)
         soonest = min((end for end in ends if end is not None), default=None)
@@ -337,7 +342,8 @@ class Supervisor:
         """The answer to a complete query. OSError when there can be none; nothing else, whatever it says."""
         if not query.startswith(wire.HANDOVER):
             threads = sum(worker.threads for worker in self.workers)
-            pids = [os.getpid(), *(worker.pid for worker in self.workers if worker.pid)]
+            others = [role.role.pid for role in self._roles() if role.role.pid]
+            pids = [os.getpid(), *(worker.pid for worker in self.workers if worker.pid), *others]
             try:
                 return http_answer(query, self.metrics, threads, pids)
             except Exception as error:

@@ -281,6 +281,7 @@ class Compiler:
             entries.update(self.filled(profile, members))
         for endpoint in members.endpoints:
             entries.update(self.own(endpoint))
+        self._towards.clear()  # of all endpoints by all profiles: more than a process that lives should keep
         return Compiled(profiles, entries)
 
     def filled(self, profile: Profile, members: Members) -> Iterator[Entry]:

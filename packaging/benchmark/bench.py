@@ -308,12 +308,15 @@ def policy_rows(node: Any, options: argparse.Namespace, program: str) -> Iterato
         "again": "mesokit policy apply: nothing new",
         "nftables": "of it nf_tables",
         "service": "from file to effect by the service",
+        "cpu": "processor time of a change in the service",
+        "memory": "process of the service, PSS",
     }
     for name, title in names.items():
         middle = statistics.median(found[name])
         limit = {"nftables": 5, "service": 50}.get(name)
         met = None if limit is None else middle <= limit
-        yield Row(f"policy: {title}", "ms", middle, {}, None, "" if limit is None else f"≤ {limit}", met)
+        unit = "MB" if name == "memory" else "ms"
+        yield Row(f"policy: {title}", unit, middle, {}, None, "" if limit is None else f"≤ {limit}", met)
 
 
 def view_rows(node: Any, options: argparse.Namespace, plugins: str, program: str) -> Iterator[Row]:

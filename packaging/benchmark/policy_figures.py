@@ -6,7 +6,9 @@ apply      milliseconds: `mesokit policy apply`, from the start of its process t
 effect     milliseconds: from the start of that process to the new verdict in the kernel
 again      milliseconds: `mesokit policy apply` when nothing has changed
 service    milliseconds: from the new file to the new verdict in the kernel, done by `mesokit node`
-nftables   milliseconds: of that, the change of nf_tables, new chains and sets and the old ones' end included
+nftables   milliseconds: the change of nf_tables until it has its effect: new chains and sets, then the switch
+cpu        milliseconds of a processor for one change in the service, what comes after the effect included
+memory     MB of the process that applies policies (PSS)
 """
 
 from __future__ import annotations
@@ -97,7 +99,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def transactions(host: Namespace, rounds: int) -> list[float]:
-    """A change of the same size, by the library and the kernel alone."""
+    """A change of the same size, by the kernel and what talks to it alone."""
     found: list[float] = []
     original = kernel.apply
 
@@ -108,17 +110,39 @@ def transactions(host: Namespace, rounds: int) -> list[float]:
         return count
 
     kernel.apply = measured
-    for number in range(rounds):
+    memory = policy_state.Memory()
+    for number in range(rounds + 1):
         write(7, "db", 7000 + number)
-        apply_here(host)
+        policies = tuple(read_directory(POLICIES, memory.parsed))
+        with policy_state.opened(roots_from(os.environ), host, after(30), memory) as store:
+            store.update(lambda state, policies=policies: replace(state, policies=policies, read=True))  # type: ignore[misc]
+            store.restore()
     kernel.apply = original
-    return found
+    return found[1:]
 
 
-def apply_here(host: Namespace) -> None:
-    policies = tuple(read_directory(POLICIES))
-    with policy_state.opened(roots_from(os.environ), host, after(30)) as store:
-        store.update(lambda state: replace(state, policies=policies, read=True))
+def applier(service: int) -> int:
+    """The service's process that applies policies: the child that waits for news of files. SystemExit."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        children = Path(f"/proc/{service}/task/{service}/children").read_text().split()
+        for number in children:
+            if any("inotify" in str(each.readlink()) for each in Path(f"/proc/{number}/fd").iterdir()):
+                return int(number)
+        time.sleep(0.05)
+    raise SystemExit("policy_figures: the service has no process for policies")
+
+
+def pss(pid: int) -> int:
+    """Bytes of proportional size."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in rollup if line.startswith("Pss:"))
+
+
+def ticks(pid: int) -> int:
+    """Of a processor, in hundredths of a second."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def main() -> int:
@@ -159,11 +183,15 @@ def main() -> int:
         while not Path("/run/mesokit/node.sock").is_socket() and time.monotonic() < end:
             time.sleep(0.05)
         time.sleep(3)  # its first look is over
+        child = applier(service.pid)
+        began = ticks(child)
         for number in range(rounds):
             chain = verdict(host, key)
             write(0, "db", 7000 + number)
             found["service"].append(timed(partial(until_other, host, key, chain)))
-            time.sleep(2)  # what it looks at after the change
+            time.sleep(1)  # what it does after the change
+        found["cpu"] = [(ticks(child) - began) * 10 / rounds]
+        found["memory"] = [pss(child) / (1 << 20)]
     finally:
         service.send_signal(signal.SIGTERM)
         service.wait(60)

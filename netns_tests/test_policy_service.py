@@ -1,0 +1,102 @@
+"""The process of the node service that applies policies: there when it is needed, silent, and replaceable."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+from netns_tests.node import Node, until
+from netns_tests.plugins import MESOKIT, service
+from netns_tests.test_policy import DB, Box, conf, write
+
+
+def appliers(node: Node) -> list[Path]:
+    """In /proc: children of a service that wait for news of files."""
+    found = []
+    services = {path.parent for path in node.path("/proc").glob("[0-9]*/cmdline") if _is_service(path)}
+    for process in services:
+        try:
+            parent = re.search(r"^PPid:\s+(\d+)", (process / "status").read_text(), re.MULTILINE)
+            waits = any("inotify" in str(each.readlink()) for each in (process / "fd").iterdir())
+        except OSError:
+            continue  # one that has ended meanwhile
+        if parent and process.parent / parent[1] in services and waits:
+            found.append(process)
+    return found
+
+
+def _is_service(path: Path) -> bool:
+    try:
+        return b"mesokit\0node\0" in path.read_bytes()
+    except OSError:
+        return False
+
+
+def wakeups(process: Path) -> list[str]:
+    """How often it has waited, and was made to wait."""
+    return re.findall(r"ctxt_switches:\s+(\d+)", (process / "status").read_text())
+
+
+def test_it_comes_with_the_first_container_under_policy_and_goes_with_the_service(
+    node: Node, ours: str
+) -> None:
+    with service(node):
+        plain = Box(node, ours, "plain", conf(None))
+        time.sleep(0.5)
+        assert plain.four and not appliers(node)
+        Box(node, ours, "db", conf(), role="db")
+        until(lambda: len(appliers(node)) == 1, what="the process is there")
+    assert not appliers(node)
+
+
+def test_it_waits_without_waking_and_attachments_do_not_wake_it(node: Node, ours: str) -> None:
+    with service(node):
+        Box(node, ours, "db", conf(), role="db")
+        until(lambda: len(appliers(node)) == 1, what="the process is there")
+        (process,) = appliers(node)
+        before: list[str] = []
+
+        def at_rest() -> bool:
+            seen = list(before)
+            before[:] = wakeups(process)
+            time.sleep(0.3)
+            return seen == before
+
+        until(at_rest, what="its first look is over")
+        web = Box(node, ours, "web", conf(), role="web")
+        web.call("DEL").ok()
+        time.sleep(1)
+        assert wakeups(process) == before
+
+
+def test_a_change_counts_what_was_attached_since(node: Node, ours: str) -> None:
+    """What it remembers of endpoints is of an earlier change: those that came meanwhile are judged too."""
+    db = Box(node, ours, "db", conf(), role="db")
+    with service(node):
+        web = Box(node, ours, "web", conf(), role="web")
+        write(node, [DB | {"ingress": []}])
+        until(lambda: not web.netns.ping(db.four, seconds=0.4), what="the policy holds")
+        late = Box(node, ours, "late", conf(), role="db")
+        other = Box(node, ours, "x", conf(), role="x")
+        assert not web.reaches(late)
+        web.call("DEL").ok()
+        rule = {"allow": ["icmp"], "from": [{"labels": {"role": "x"}}]}
+        write(node, [DB | {"ingress": [rule]}])
+        until(lambda: other.netns.ping(late.six, seconds=0.4), what="the edited policy holds")
+        assert other.reaches(db)
+    answer = node.run([MESOKIT, "policy", "show"]).text
+    assert "missing" not in answer, answer
+
+
+def test_another_takes_the_place_of_one_that_is_killed(node: Node, ours: str) -> None:
+    db, web = (Box(node, ours, name, conf(), role=name) for name in ("db", "web"))
+    with service(node):
+        until(lambda: len(appliers(node)) == 1, what="the process is there")
+        for number in range(3):
+            (process,) = appliers(node)
+            node.run(["busybox", "kill", "-KILL", process.name])
+            until(lambda p=process: len(now := appliers(node)) == 1 and now != [p], what="another is there")  # type: ignore[misc]
+            write(node, [DB | {"ingress": []}] if number % 2 == 0 else [])
+            passes = number % 2 == 1
+            until(lambda p=passes: web.netns.ping(db.four, seconds=0.4) == p, what="the policy holds")  # type: ignore[misc]
