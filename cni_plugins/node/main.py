@@ -88,14 +88,15 @@ def serve(
         return 1
     identity = None if origin is listen.Origin.SYSTEMD else sockets.identity(path)
     count = options.workers or default_count()
-    threads = max(1, options.threads // count)
     run = roots_from(os.environ).run
 
     def failed(failure: Failure) -> None:
         log.warning("%s", failure)
         note(run, failure)
 
-    work = partial(worker.run, listening, worker.Job(handle, threads, plugins, failed))
+    work = partial(
+        worker.run, listening, worker.Job(handle, max(1, options.threads // count), plugins, failed)
+    )
     supervisor = Supervisor(listening, origin, Metrics(version), work, count, end_seconds=options.end_seconds)
 
     heard = changes.watch() if reload is not None else None
