@@ -27,6 +27,7 @@ from executor.framework.service.openapi import DOCUMENT
 from executor.framework.service.spec import App, read_apps
 from executor.framework.service.wishes import WishError
 from executor.framework.store.interface import Store, StoreError
+from executor.local_agent import browsers
 from executor.local_agent.validation import DescriptionError, load_json
 
 MAX_BODY = 2 * 1024 * 1024
@@ -295,6 +296,11 @@ def application(site: Site) -> Starlette:
 
 def _authorize(site: Site, request: Request) -> None:
     if not site.token:
+        # Any page that somebody on this host visits could send a deployment here. Which names lead here is
+        # not known, so Host goes as ours.
+        reason = browsers.foreign(request.headers, (browsers.host_name(request.headers.get("host", "")),))
+        if reason:
+            raise RefusedError(403, reason)
         return
     given = request.headers.get("authorization", "")
     if not hmac.compare_digest(given.encode("utf-8", "replace"), f"Bearer {site.token}".encode()):

@@ -105,6 +105,19 @@ def test_the_talks_routes(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_without_a_token_no_other_sites_page_may_ask(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with served(tmp_path) as (_, client):
+            for fields in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil.example"}):
+                request = requests.Request("POST", f"{client.base}/v1/apps", fields, data=json.dumps(WEB))
+                with requests.Session() as session:
+                    answer = await asyncio.to_thread(session.send, request.prepare(), timeout=20)
+                assert answer.status_code == 403 and "only my own page may ask" in answer.json()["message"]
+            assert (await client.ask("GET", "/v1/apps")).json() == []
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     "refusal",
     [
