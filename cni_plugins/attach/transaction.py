@@ -36,6 +36,11 @@ class Transaction:
         self._number = contents.last_id if contents is not None else 0
         self._steps: list[tuple[int, Step]] = []
 
+    @property
+    def alone(self) -> bool:
+        """Whether an IPAM plugin was called by itself, for a MAIN plugin of somebody else."""
+        return self._record is None
+
     def apply(self, step: Step) -> None:
         """Record a step, then make it. CniError of the step, 5 when the record cannot be written."""
         self.intend(step)

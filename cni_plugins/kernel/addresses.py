@@ -62,6 +62,13 @@ def _body(
     return encode(ADDRESS, fields, listed)
 
 
+def is_advertised(item: LinkAddress) -> bool:
+    """Whether the kernel made an IPv6 address of a prefix that a router advertised: such a one is not there
+    for ever, and duplicates were looked for.
+    """
+    return item.address.version == 6 and item.scope == GLOBAL and not item.flags & (PERMANENT | NODAD)
+
+
 def hold(index: int, address: IpInterface, seconds: int, preferred: int | None = None) -> Message:
     """Let a link have an address for so many seconds, 0xffffffff for ever; then the kernel takes it away.
     After `preferred` seconds (default as many) new connections take another one. It is added if it is not

@@ -90,6 +90,7 @@ def prepare(namespace: Namespace, plan: Plan) -> int:
         if plan.has(6):  # which the kernel stops and starts for, so not without need
             on = {"ipv6/conf/lo/disable_ipv6": "0", f"ipv6/{base}/disable_ipv6": "0"}
             sysctl.ensure_here(on, optional=True)
+            sysctl.deafen_here(plan.name)
         sysctl.put_here(new)
         try:
             return if_nametoindex(plan.name)
@@ -110,23 +111,30 @@ def notify(plan: Plan) -> dict[str, str]:
 def configure(netlink: Netlink, plan: Plan, deadline: Deadline) -> int:
     """Give an interface its addresses, bring it up and add its routes; its index. CniError.
 
-    An address that is already on it is an error: nobody else may configure it.
+    An address that is already on it is an error: nobody else may configure it, but the kernel may after a
+    router's advertisement (the dhcp plugin's `ra`). Those addresses and routes are left as they are.
     """
     index = prepare(netlink.namespace, plan)
     batch: list[Message] = [addresses.add(index, entry.address, dad=plan.dad) for entry in plan.ips]
     if plan.up:
         batch.append(links.change(plan.name, index, set_flags=links.IFF_UP))
-    late: list[Message] = [routes.add(route, index) for route in resolved(plan)]
+    wanted = routes.not_advertised(netlink, resolved(plan), index)
+    late: list[Message] = [routes.add(route, index) for route in wanted]
     waits = plan.dad and plan.has(6) and plan.up
     answers = netlink.request(*batch, *(() if waits else late))
     for entry, answer in zip(plan.ips, answers, strict=False):
-        if answer.error == errno.EEXIST:
+        if answer.error == errno.EEXIST and not _is_advertised(netlink, index, entry):
             raise CniError(Code.INTERNAL, f"{plan.name} already has address {entry.address}")
     if waits:
         wait_for_dad(netlink, plan.name, index, deadline)
         if late:
             netlink.request(*late)
     return index
+
+
+def _is_advertised(netlink: Netlink, index: int, entry: Address) -> bool:
+    found = addresses.of_link(netlink, index)
+    return any(item.address == entry.address and addresses.is_advertised(item) for item in found)
 
 
 def wait_for_dad(netlink: Netlink, name: str, index: int, deadline: Deadline) -> None:

@@ -2,7 +2,7 @@
 
 import errno
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
@@ -27,6 +27,7 @@ _NEXT_HOP = struct.Struct("=HBBi")
 MAIN_TABLE = 254
 SCOPE_LINK, SCOPE_HOST = 253, 254
 PROTOCOL_KERNEL, PROTOCOL_BOOT, PROTOCOL_ROUTER = 2, 3, 9  # router: of its advertisements
+ROUTER_METRIC = 1024  # of IPv6 routes, unless somebody says otherwise (IP6_RT_PRIO_USER)
 _UNICAST = 1
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS = 1, 4, 5, 6, 7, 8
 _RTA_MULTIPATH, _RTA_TABLE = 9, 15
@@ -129,6 +130,21 @@ def every(
         for item in found
         if item is not None and table in {None, item.route.table} and protocol in {0, item.protocol}
     ]
+
+
+def not_advertised(netlink: Netlink, listed: Sequence[Route], index: int) -> list[Route]:
+    """Those of `listed` that no router's advertisement put there: adding one of these would make it stay when
+    the router has gone. Such a one has a link-local gateway, so the kernel is hardly ever asked. CniError
+    999.
+    """
+    if not any(route.gw is not None and route.gw.version == 6 and route.gw.is_link_local for route in listed):
+        return list(listed)
+    there = {
+        (item.route.dst.network, item.route.gw)
+        for item in every(netlink, 6, protocol=PROTOCOL_ROUTER)
+        if item.index == index
+    }
+    return [route for route in listed if (route.dst.network, route.gw) not in there]
 
 
 def default_link(netlink: Netlink, version: int) -> int:

@@ -149,6 +149,17 @@ def ensure_here(values: dict[str, str], *, optional: bool = False) -> dict[str, 
     return before
 
 
+def deafen_here(ifname: str) -> None:
+    """Believe no router's advertisements on an interface whose IPv6 addresses somebody else chooses, in this
+    thread's namespace. Only the kernel's own default, 1, gives way: 2 is somebody's will.
+    """
+    name = f"ipv6/conf/{ifname}/accept_ra"
+    door = _door(2)
+    with suppress(CniError):
+        if _read(door, name) == "1":
+            _write(door, name, "0")
+
+
 def of_interface(namespace: Namespace, name: str) -> dict[str, str]:
     """The sysctls of an interface that are not the default ones, by family and name (`ipv6/accept_ra`): what
     it loses when it leaves its namespace. CniError 5.

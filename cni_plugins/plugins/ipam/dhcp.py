@@ -9,7 +9,11 @@ it, the address is taken from the interface and the daemon's log says so; it goe
 
 With `families` the attachment has an IPv6 address too, or alone (DHCPv6, IA_NA with rapid commit where the
 server has it): probed like the other, declined when somebody has it, with the name servers and search domains
-of the answer. DHCPv6 gives a single address (/128) and no routes. To a server a container is a DUID made of
+of the answer. DHCPv6 gives a single address (/128) and no routes. With `ra` the interface does what any host
+does: the kernel takes a default route and addresses from router advertisements, for as long as the container
+lives, and where routers say so (M, O) DHCPv6 is asked for an address or for name servers. The result has all
+of them, with the routers' own name servers and search domains; ADD waits until an address and a route are
+there (20 s at most). To a server a container is a DUID made of
 its id (or `duid`), and its interface an IAID made of its names, so one that is attached again gets the
 address it had. `provide`, `request`, `broadcast` and `priority` are of IPv4. Prefixes are not delegated
 (IA_PD).
@@ -21,6 +25,7 @@ address it had. `provide`, `request`, `broadcast` and `priority` are of IPv4. Pr
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +37,9 @@ from cni_plugins.dhcp.link import Found
 from cni_plugins.dhcp.packet import Option
 from cni_plugins.dhcp.store import Store
 from cni_plugins.kernel.namespace import fingerprint
-from cni_plugins.plugins.ipam import dhcp_ipv6
+from cni_plugins.plugins.ipam import dhcp_ipv6, router
 from cni_plugins.plugins.ipam.dhcp_ipv6 import DUID, Asking
+from cni_plugins.plugins.ipam.router import Listener
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import (
     ABSOLUTE_PATH,
@@ -127,6 +133,10 @@ class DhcpConfig:
         "duid", DUID, b"", "who the container is to DHCPv6 servers; default made of the container's id"
     )
 
+    ra: bool = option(
+        "ra", BOOL, False, "take routes, and addresses where routers say so, from router advertisements"
+    )
+
     @property
     def versions(self) -> tuple[int, ...]:
         """4 and 6 as `families` has them."""
@@ -199,6 +209,12 @@ def _require_families(config: DhcpConfig) -> None:
         raise CniError(
             Code.INVALID_CONFIG, "ipam.families is empty", 'name one: "families": ["ipv4"], or leave it out'
         )
+    if config.ra and "ipv6" not in config.families:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"ipam.ra is true, and ipam.families ({', '.join(config.families)}) has no ipv6",
+            'add it: "families": ["ipv6"], or leave ra out',
+        )
     if config.duid and "ipv6" not in config.families:
         raise CniError(
             Code.INVALID_CONFIG,
@@ -214,22 +230,54 @@ def add(call: Call, config: DhcpConfig, tx: Transaction) -> Result:
     store = Store(call.roots, config.daemon_socket)
     path = protocol.socket_of(call.roots, config.daemon_socket)
     protocol.require_same(path, store, protocol.ask(path, {"hello": True}))
-    six = 6 in config.versions
-    found = link.raise_up(sandbox, call.ifname, dhcp_ipv6.SETTINGS if six else None)
-    if six:
-        dhcp_ipv6.require_mtu(call.ifname, found.mtu)
-    place = Place(call.netns_path, tuple(fingerprint(sandbox)), call.ifname, found.mac)
-    store.prepare()
-    for version in config.versions:
-        _refuse_second(call, store, version)
-    deadline = after(min(_SECONDS, max(1.0, call.deadline.remaining() - _FOR_THE_REST)))
-    asking = Asking(call, tx, Found(sandbox, found), place, store, deadline)
-    results: list[Result] = []
-    if 4 in config.versions:
-        results.append(_lease4(asking, config))
-    if six:
-        results.append(dhcp_ipv6.lease(asking, config.duid))
+    if config.ra:
+        _require_ours(tx)
+    with closing(Listener(sandbox)) if config.ra else nullcontext() as listener:
+        found = Found(sandbox, link.raise_up(sandbox, call.ifname, _settings(config)))
+        place = Place(call.netns_path, tuple(fingerprint(sandbox)), call.ifname, found.link.mac)
+        if 6 in config.versions:
+            dhcp_ipv6.require_mtu(call.ifname, found.link.mtu)
+        store.prepare()
+        for version in config.versions:
+            _refuse_second(call, store, version)
+        deadline = after(min(_SECONDS, max(1.0, call.deadline.remaining() - _FOR_THE_REST)))
+        asking = Asking(call, tx, found, place, store, deadline)
+        results: list[Result] = []
+        if 4 in config.versions:
+            results.append(_lease4(asking, config))
+        if listener is not None:
+            results.append(_advertised(asking, config, listener))
+        elif 6 in config.versions:
+            results.append(dhcp_ipv6.lease(asking, config.duid))
     return _together(results)
+
+
+def _settings(config: DhcpConfig) -> Mapping[str, str] | None:
+    if config.ra:
+        return router.settings(config.priority)
+    return dhcp_ipv6.SETTINGS if 6 in config.versions else None
+
+
+def _require_ours(tx: Transaction) -> None:
+    """CniError 7 for a MAIN plugin of somebody else, which would add the kernel's address a second time."""
+    if tx.alone:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            "ipam.ra is true, and the plugin that makes the interface is none of this toolkit",
+            "use this toolkit's (the same type, its directory first in CNI_PATH), or leave ra out",
+        )
+
+
+def _advertised(asking: Asking, config: DhcpConfig, listener: Listener) -> Result:
+    """As a host does: addresses by the prefixes that routers advertise, and DHCPv6 where they say so."""
+    ifname = asking.call.ifname
+    found, dns = listener.wait(ifname, asking.found.link.index, asking.deadline)
+    leased = Result()
+    if found.managed:
+        leased = dhcp_ipv6.lease(asking, config.duid)
+    elif found.other:
+        leased = Result(dns=dhcp_ipv6.information(asking, config.duid))
+    return router.result_of(ifname, found, leased, _names((dns, leased.dns)))
 
 
 def _lease4(asking: Asking, config: DhcpConfig) -> Result:
@@ -245,16 +293,18 @@ def _lease4(asking: Asking, config: DhcpConfig) -> Result:
 
 def _together(results: Sequence[Result]) -> Result:
     """What both families gave, as one result."""
-    names = [item.dns for item in results]
-    dns = Dns(
-        tuple(dict.fromkeys(server for item in names for server in item.nameservers)),
-        next((item.domain for item in names if item.domain), ""),
-        tuple(dict.fromkeys(domain for item in names for domain in item.search)),
-    )
     return Result(
         ips=tuple(entry for item in results for entry in item.ips),
         routes=tuple(route for item in results for route in item.routes),
-        dns=dns,
+        dns=_names([item.dns for item in results]),
+    )
+
+
+def _names(listed: Sequence[Dns]) -> Dns:
+    return Dns(
+        tuple(dict.fromkeys(server for item in listed for server in item.nameservers)),
+        next((item.domain for item in listed if item.domain), ""),
+        tuple(dict.fromkeys(domain for item in listed for domain in item.search)),
     )
 
 
@@ -276,7 +326,9 @@ def check(call: Call, config: DhcpConfig, context: Context) -> None:
     """The lease holds, and somebody renews it. CniError 999 or 11."""
     store = Store(call.roots, config.daemon_socket)
     for version in config.versions:
-        dhcp_lease.check(context, store, _identity(call), version)
+        by_router = version == 6 and config.ra and store.read(_identity(call), version) is None
+        if not by_router:
+            dhcp_lease.check(context, store, _identity(call), version)
     protocol.ask(protocol.socket_of(call.roots, config.daemon_socket), {"hello": True})
 
 

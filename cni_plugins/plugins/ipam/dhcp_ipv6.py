@@ -12,13 +12,14 @@ from cni_plugins.dhcp.packet6 import Option
 from cni_plugins.dhcp.store import Store
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import Kind
-from cni_plugins.spec.deadline import Deadline
+from cni_plugins.spec.deadline import Deadline, after
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.identity import Identity
-from cni_plugins.spec.result import Result
+from cni_plugins.spec.result import Dns, Result
 from cni_plugins.steps.dhcp_lease import DhcpLease
 
 VERSION = 6
+_INFORMATION_SECONDS = 3.0
 _SMALLEST_MTU = 1280  # RFC 8200 section 5
 _ASKED = (Option.NAME_SERVERS, Option.SEARCH, Option.SOL_MAX_RT)
 
@@ -86,6 +87,15 @@ def lease(asking: Asking, own: bytes) -> Result:
     asking.keep(got)
     asking.watched(VERSION)
     return got.result()
+
+
+def information(asking: Asking, own: bytes) -> Dns:
+    """Name servers and search domains of DHCPv6 servers, for a network whose routers say that they have those
+    alone (O): nothing when none answers within 3 s. CniError 11 without a link-local address.
+    """
+    wanted = Lease6(asking.identity, asking.place, _wish(asking.identity, own))
+    limit = after(max(0.1, min(_INFORMATION_SECONDS, asking.deadline.remaining())))
+    return client6.information(asking.found, wanted, limit)
 
 
 def _wish(identity: Identity, own: bytes) -> Wish6:
