@@ -312,6 +312,20 @@ def test_check_needs_no_kernel(node: Node, ours: str, tmp_path: Path) -> None:
     assert "p.yaml:4: policies[0].egress[0].allow[0]: 'tcp/0': port 0 is not within" in told.stderr.decode()
 
 
+@pytest.mark.parametrize("words", [["check"], ["check", "--json"], ["apply", "--from"]])
+@pytest.mark.parametrize("place", ["/nothing/here", "/etc/passwd/p.d", "\x1b[2J"])
+def test_a_place_that_is_not_there_is_no_empty_one(
+    node: Node, ours: str, words: list[str], place: str
+) -> None:
+    """A slip of the pen in `apply --from` took every policy away."""
+    apply(node, [DB])
+    told = node.run([MESOKIT, "policy", *words, place], check=False)
+    assert told.status == 2 and told.stdout == b"" and told.stderr.count(b"\n") == 1, told
+    assert b"nothing is read or changed" in told.stderr and b"\x1b" not in told.stderr
+    shown = node.run([MESOKIT, "policy", "show", "--json"]).json()
+    assert len(shown["policies"]) == 1
+
+
 def test_other_plugins_refuse_what_they_cannot_enforce(node: Node, ours: str) -> None:
     """Never accepted and not enforced."""
     node.shell("ip link add m0 type veth peer name m1; ip link set m0 up")

@@ -84,8 +84,17 @@ def _state() -> State:
 
 
 def _read(place: Path | None) -> list[Policy]:
-    """The policies of a directory; those that are refused end the program with 2."""
+    """The policies of a file or directory; those that are refused end the program with 2. A place that was
+    named and is not there is refused too: it is no wish to have no policies.
+    """
     chosen = place or policy_state.directory(_roots())
+    if place is not None:
+        try:
+            place.stat()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            click.echo(f"{printable(str(place))}: {reason}: nothing is read or changed", err=True)
+            sys.exit(_REFUSED)
     try:
         return read_files([chosen]) if chosen.is_file() else read_directory(chosen)
     except Refused as error:
