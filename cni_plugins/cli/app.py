@@ -253,18 +253,48 @@ _steer("rollback", "Back to the version before, whatever runs of it kept.")
 @command.command("kill")
 @click.argument("what", metavar="APP|INSTANCE")
 @click.option("--scale", "smaller", is_flag=True, help="And make the app smaller by one.")
+@click.option("--destroy-volumes", "destroy", is_flag=True, help="With an app: its volumes too.")
 @click.option("--yes", is_flag=True, help="Do not ask before a whole app is deleted.")
 @click.pass_obj
-def kill(api: Api, what: str, smaller: bool, yes: bool) -> None:
+def kill(api: Api, what: str, smaller: bool, destroy: bool, yes: bool) -> None:
     """Kill one instance (another takes its place), or delete a whole app."""
     live = {item["id"] for item in api.ask("GET", "/v1/instances").json()}
     if what in live:
         api.ask("DELETE", f"/v1/instances/{what}{'?scale=true' * smaller}")
         return
     if not yes and sys.stdin.isatty():
-        click.confirm(f"delete app {what} and all that runs of it?", abort=True)
-    answer = api.ask("DELETE", f"/v1/apps/{what}").json()
+        more = " and what is in its volumes" if destroy else ""
+        click.confirm(f"delete app {what}, all that runs of it{more}?", abort=True)
+    answer = api.ask("DELETE", f"/v1/apps/{what}{'?destroy_volumes=true' * destroy}").json()
     click.echo(f"deleting {what}: {answer['instances']} instances")
+
+
+@command.command("volumes")
+@click.option("--destroy", metavar="ID", help="Destroy the volumes of this line, and what is in them.")
+@_AS_JSON
+@click.pass_obj
+def volumes(api: Api, destroy: str | None, as_json: bool) -> None:
+    """Persistent volumes, and the instances that use them."""
+    if destroy is not None:
+        answer = api.ask("DELETE", f"/v1/volumes/{destroy}").json()
+        click.echo(f"destroying {destroy} on {answer['host']} as soon as its agent offers it")
+        return
+    found = api.ask("GET", "/v1/volumes").json()
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    rows: list[tuple[str, ...]] = [("VOLUMES", "STATE", "HOST", "INSTANCE", "")]
+    rows += [
+        (
+            item["id"],
+            item["state"],
+            item["host"],
+            item["instance"] or "-",
+            ", ".join(f"{one['name']} {one['size']:g} MiB" for one in item["volumes"]),
+        )
+        for item in found
+    ]
+    click.echo("\n".join(aligned(rows)))
 
 
 @command.command("why")

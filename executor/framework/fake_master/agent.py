@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mesos.v1 import mesos_pb2
+from mesos.v1 import mesos_pb2, offers_pb2
 
 from executor.framework.fake_master.options import Options
 from executor.framework.sdk.resources import Resources, parse
@@ -80,6 +80,15 @@ class Executor:
     resources: Resources
 
 
+@dataclass(slots=True)
+class Told:
+    """An operation's outcome that the framework has not acknowledged, or (`uuid` gone) has."""
+
+    framework_id: str
+    status: offers_pb2.OperationStatus
+    resend_at: float = 0.0
+
+
 class Backend(Protocol):
     """What runs tasks for real, in place of a script; it reports through `FakeAgent.report`."""
 
@@ -90,6 +99,8 @@ class Backend(Protocol):
     def kill(self, task_id: str, policy: mesos_pb2.KillPolicy) -> None: ...
 
     def shutdown(self, executor_id: str) -> None: ...
+
+    def destroy(self, persistence_id: str) -> None: ...
 
 
 class FakeAgent:
@@ -111,8 +122,12 @@ class FakeAgent:
         self.backend: Backend | None = None
         self.tasks: dict[str, Task] = {}
         self.executors: dict[tuple[str, str], Executor] = {}
+        self.taken, self.extra = Resources(), Resources()
+        """What operations took of `total`, and what they made of it: an agent keeps both on its disk."""
+        self.operations: dict[str, Told] = {}
         self.send: Callable[[FakeAgent, Task, Status], None] = lambda _agent, _task, _status: None
         self.ended: Callable[[FakeAgent, Executor], None] = lambda _agent, _executor: None
+        self.tell_operation: Callable[[str, offers_pb2.OperationStatus], None] = lambda _id, _status: None
         self._options = options
 
     @property
@@ -209,6 +224,25 @@ class FakeAgent:
                 task.wait = min(task.wait * 2, options.longest_retry) if task.wait else options.retry
                 task.resend_at = now + task.wait
                 self.send(self, task, task.updates[0])
+
+        for told in self.operations.values():
+            if told.status.HasField("uuid") and now >= told.resend_at:
+                told.resend_at = now + self._options.retry
+                self.tell_operation(told.framework_id, told.status)
+
+    def operated(self, framework_id: str, operation_id: str) -> None:
+        """An operation with an id is done: that is told until it is acknowledged."""
+        status = offers_pb2.OperationStatus(state=offers_pb2.OPERATION_FINISHED)
+        status.operation_id.value = operation_id
+        status.agent_id.value = self.id
+        status.uuid.value = uuid.uuid4().bytes
+        self.operations[operation_id] = Told(framework_id, status)
+
+    def acknowledge_operation(self, operation_id: str, update: bytes) -> None:
+        """Its outcome has been heard; it stays known."""
+        told = self.operations.get(operation_id)
+        if told is not None and told.status.uuid.value == update:
+            told.status.ClearField("uuid")
 
     def become(self, task: Task, step: Step, now: float) -> None:
         """A task reaches a state; an end ends its executor when it was the last."""

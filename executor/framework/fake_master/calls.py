@@ -86,6 +86,13 @@ def _acknowledge(master: Master, _framework: Framework, call: Call, now: float) 
         entry.agent.tick(now, connected=True)
 
 
+def _acknowledge_operation(master: Master, _framework: Framework, call: Call, _now: float) -> None:
+    body = call.acknowledge_operation_status
+    entry = master.books.agents.get(body.agent_id.value)
+    if entry is not None and entry.connected and not entry.recovered:
+        entry.agent.acknowledge_operation(body.operation_id.value, body.uuid)
+
+
 def _reconcile(master: Master, framework: Framework, call: Call, now: float) -> None:
     if call.reconcile.tasks:
         for item in call.reconcile.tasks:
@@ -158,6 +165,7 @@ _CALLS: Mapping[int, _Handler] = {
     Call.KILL: _kill,
     Call.SHUTDOWN: _shutdown,
     Call.ACKNOWLEDGE: _acknowledge,
+    Call.ACKNOWLEDGE_OPERATION_STATUS: _acknowledge_operation,
     Call.RECONCILE: _reconcile,
     Call.MESSAGE: _message,
     Call.TEARDOWN: _teardown,

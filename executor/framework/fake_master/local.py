@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import socket
 from collections.abc import Sequence
 
@@ -22,6 +23,7 @@ class LocalBackend:
     def __init__(self, options: AgentOptions, observe: Observer) -> None:
         self.agent = Agent(options, self._observed)
         self._observe = observe
+        self._volumes = options.work_dir / "volumes"
         self._executors: dict[str, str] = {}
         self.fake = FakeAgent(_described(self.agent.id), Options())
         self.fake.backend = self
@@ -31,6 +33,16 @@ class LocalBackend:
         given.executor_id.value = tasks[0].task_id.value
         if executor is not None:
             given.CopyFrom(executor)
+        for resource in given.resources:
+            if resource.disk.HasField("persistence"):
+                folder = self._volumes / resource.disk.persistence.id
+                folder.mkdir(parents=True, exist_ok=True)
+                given.container.type = mesos_pb2.ContainerInfo.MESOS
+                given.container.volumes.add(
+                    host_path=str(folder),
+                    container_path=resource.disk.volume.container_path,
+                    mode=resource.disk.volume.mode,
+                )
         # What a framework wants agents to fetch is this machine's own here.
         del given.command.uris[:]
         copies = []
@@ -45,6 +57,9 @@ class LocalBackend:
         for executor in self.agent.executors.values():
             if task_id in executor.states:
                 executor.kill(task_id, grace)
+
+    def destroy(self, persistence_id: str) -> None:
+        shutil.rmtree(self._volumes / persistence_id, ignore_errors=True)
 
     def shutdown(self, executor_id: str) -> None:
         for (_, name), executor in self.agent.executors.items():

@@ -41,6 +41,8 @@ class Master:
         """Who leads, as this master knows: another one's address makes it a standby, None nobody."""
         self.update_hook: Callable[[Event], list[Event]] = lambda event: [event]
         """What becomes of an UPDATE on its way: none loses it, two double it."""
+        self.operation_hook: Callable[[offers_pb2.Offer.Operation], str] = lambda _operation: ""
+        """Why an operation on resources is refused, "" for not."""
         self._allocate_at = 0.0
         for agent in recovered:
             self.books.agents[agent.id] = AgentEntry(agent, connected=False, recovered=True)
@@ -66,6 +68,7 @@ class Master:
     def _attach(self, agent: FakeAgent) -> None:
         agent.send = self._from_agent
         agent.ended = self._executor_ended
+        agent.tell_operation = self.tell_operation
 
     def disconnect(self, agent_id: str) -> None:
         """The agent's socket breaks; its tasks stay in the books."""
@@ -280,6 +283,12 @@ class Master:
         status.task_id.CopyFrom(task.task_id)
         status.agent_id.CopyFrom(task.agent_id)
         self._tell(framework_id, status)
+
+    def tell_operation(self, framework_id: str, status: offers_pb2.OperationStatus) -> None:
+        """What became of an operation that has an id."""
+        event = Event(type=Event.UPDATE_OPERATION_STATUS)
+        event.update_operation_status.status.CopyFrom(status)
+        self.send(framework_id, event)
 
     def dropped(self, framework_id: str) -> mesos_pb2.TaskState:
         """What a task that never started becomes, for this framework."""

@@ -1,15 +1,17 @@
 """ACCEPT and its operations, one after another on what the offers hold (src/master/master.cpp `accept`)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from mesos.v1 import mesos_pb2, offers_pb2
 from mesos.v1.scheduler import scheduler_pb2
 
+from executor.framework.fake_master.agent import FakeAgent
 from executor.framework.fake_master.master import Master
 from executor.framework.fake_master.state import AgentEntry, Framework
 from executor.framework.fake_master.validation import allocated, of_executor, of_task, same_executor
-from executor.framework.sdk.resources import InvalidResourceError, Kind, Resources, parse
+from executor.framework.sdk.reservations import unreserved, without_volume
+from executor.framework.sdk.resources import InvalidResourceError, Resources, parse
 
 Call = scheduler_pb2.Call
 Operation = offers_pb2.Offer.Operation
@@ -41,6 +43,12 @@ def accept(master: Master, framework: Framework, call: Call, now: float) -> None
                 state = master.dropped(framework.id)
                 reason = Status.REASON_INVALID_OFFERS
                 master.tell(framework.id, task, state, reason, "Task launched with invalid offers")
+            if operation.id.value:
+                status = offers_pb2.OperationStatus(
+                    state=offers_pb2.OPERATION_ERROR, message="Operation attempted with invalid offers"
+                )
+                status.operation_id.CopyFrom(operation.id)
+                master.tell_operation(framework.id, status)
         return
     entry = master.books.agents[valid[0].agent_id]
     place = Place(master, framework, entry, valid[0].role)
@@ -79,29 +87,97 @@ def _operation(place: Place, operation: Operation, remaining: Resources, now: fl
     if operation.type == Operation.LAUNCH_GROUP:
         group = operation.launch_group
         return _launch(place, list(group.task_group.tasks), group.executor, remaining, now)
-    if operation.type in (Operation.RESERVE, Operation.UNRESERVE):
-        return _reservation(place, operation, remaining)
+    if operation.type in _CHANGES:
+        return _change(place, operation, remaining)
     return remaining
 
 
-def _reservation(place: Place, operation: Operation, remaining: Resources) -> Resources:
-    """Speculative: later operations of the same ACCEPT may use the result."""
-    reserving = operation.type == Operation.RESERVE
-    named = parse((operation.reserve if reserving else operation.unreserve).resources)
-    named = allocated(named, place.role)
-    bare = Resources()
-    for kind, amount in named:
-        bare += Resources({_unreserved(kind): amount})
-    before, after = (bare, named) if reserving else (named, bare)
-    if not remaining.contains(before):
+def _change(place: Place, operation: Operation, remaining: Resources) -> Resources:
+    """RESERVE, UNRESERVE, CREATE, DESTROY: speculative, later operations of the same ACCEPT may use the
+    result.
+    """
+    master, framework, agent = place.master, place.framework, place.entry.agent
+    named = allocated(parse(_CHANGES[operation.type](operation)), place.role)
+    before, after = _before_and_after(operation.type, named)
+    why = master.operation_hook(operation)
+    if operation.id.value and not master.options.operation_feedback:
+        why = (
+            why or "Agent does not support operation feedback: AGENT_OPERATION_FEEDBACK capability is missing"
+        )
+    why = why or _operation_refused(place, operation.type, named)
+    if not why and not remaining.contains(before):
+        why = f"{before.text()} is not in {remaining.text()}"
+    if why:
+        if operation.id.value:
+            status = offers_pb2.OperationStatus(state=offers_pb2.OPERATION_ERROR, message=why)
+            status.operation_id.CopyFrom(operation.id)
+            master.tell_operation(framework.id, status)
         return remaining
-    place.entry.taken += allocated(before, "")
-    place.entry.extra += allocated(after, "")
+    _book(agent, allocated(before, ""), allocated(after, ""))
+    if operation.type == Operation.DESTROY and agent.backend is not None:
+        for kind, _ in named:
+            agent.backend.destroy(kind.persistence)
+    if operation.id.value:
+        agent.operated(framework.id, operation.id.value)
     return remaining - before + after
 
 
-def _unreserved(kind: Kind) -> Kind:
-    return replace(kind, reservations=kind.reservations[:-1], reserved_to="", labelled=False)
+def _book(agent: FakeAgent, before: Resources, after: Resources) -> None:
+    """Turn pieces of an agent into others. What was made may be unmade: so neither book grows for ever."""
+    for kind, amount in before:
+        piece = Resources({kind: amount})
+        if agent.extra.contains(piece):
+            agent.extra -= piece
+        else:
+            agent.taken += piece
+    for kind, amount in after:
+        piece = Resources({kind: amount})
+        if agent.taken.contains(piece):
+            agent.taken -= piece
+        else:
+            agent.extra += piece
+
+
+def _before_and_after(kind: Operation.Type, named: Resources) -> tuple[Resources, Resources]:
+    strip = unreserved if kind in (Operation.RESERVE, Operation.UNRESERVE) else without_volume
+    bare = Resources()
+    for piece, amount in named:
+        bare += Resources({strip(piece): amount})
+    return (bare, named) if kind in (Operation.RESERVE, Operation.CREATE) else (named, bare)
+
+
+def _operation_refused(place: Place, kind: Operation.Type, named: Resources) -> str:
+    """What validation says (src/master/validation.cpp, operation::validate)."""
+    return next(_operation_faults(place, kind, named), "")
+
+
+def _operation_faults(place: Place, kind: Operation.Type, named: Resources) -> Iterator[str]:
+    principal = place.framework.info.principal
+    there = {piece.persistence for piece, _ in place.entry.agent.extra}
+    for piece, _ in named:
+        if not piece.reservations:
+            yield f"Resource {piece.name} is not dynamically reserved"
+            continue
+        if piece.reserved_to == "*" or piece.reserved_to != place.role:
+            yield f"Resource {piece.name} is reserved to {piece.reserved_to!r}, not to {place.role!r}"
+        last = mesos_pb2.Resource.ReservationInfo()
+        last.MergeFromString(piece.reservations[-1])
+        if last.type != mesos_pb2.Resource.ReservationInfo.DYNAMIC or last.principal != principal:
+            yield f"Reservation by principal {last.principal!r}, the framework's is {principal!r}"
+        if kind == Operation.UNRESERVE and piece.persistence:
+            yield "A dynamically reserved persistent volume cannot be unreserved directly"
+        if kind in (Operation.CREATE, Operation.DESTROY) and not piece.persistence:
+            yield f"Resource {piece.name} is no persistent volume"
+        if kind == Operation.CREATE and piece.persistence in there:
+            yield f"Persistence ID {piece.persistence!r} already exists"
+
+
+_CHANGES: Mapping[int, Callable[[Operation], Iterable[mesos_pb2.Resource]]] = {
+    Operation.RESERVE: lambda operation: operation.reserve.resources,
+    Operation.UNRESERVE: lambda operation: operation.unreserve.resources,
+    Operation.CREATE: lambda operation: operation.create.volumes,
+    Operation.DESTROY: lambda operation: operation.destroy.volumes,
+}
 
 
 def _launch(

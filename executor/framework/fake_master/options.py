@@ -7,6 +7,7 @@ from dataclasses import dataclass
 class Options:
     """`principal` and `secret` (where set) are asked of every request, in Basic authentication. `retry` is
     the first wait of an agent before it sends an update again, doubled to `longest_retry`.
+    `operation_feedback`: whether agents can tell what became of an operation.
     """
 
     heartbeat: float = 15.0
@@ -21,3 +22,4 @@ class Options:
     principal: str = ""
     secret: str = ""
     roles: frozenset[str] = frozenset()
+    operation_feedback: bool = True

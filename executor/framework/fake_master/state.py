@@ -77,8 +77,6 @@ class AgentEntry:
     unreachable: float | None = None
     deactivated: bool = False
     gone: bool = False
-    extra: Resources = field(default_factory=Resources)
-    taken: Resources = field(default_factory=Resources)
     unavailability: offers_pb2.Unavailability | None = None
 
     @property
@@ -91,7 +89,7 @@ class AgentEntry:
     @property
     def total(self) -> Resources:
         """What the agent has, as reservations have changed it."""
-        return self.agent.total - self.taken + self.extra
+        return self.agent.total - self.agent.taken + self.agent.extra
 
 
 @dataclass(slots=True)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from mesos.v1 import mesos_pb2, offers_pb2
 from mesos.v1.scheduler import scheduler_pb2
 
+from executor.framework.sdk.resources import Resources, wire
+
 Call = scheduler_pb2.Call
 Operation = offers_pb2.Offer.Operation
 
@@ -71,6 +73,43 @@ def launch_group(executor: mesos_pb2.ExecutorInfo, tasks: Iterable[mesos_pb2.Tas
     operation = Operation(type=Operation.LAUNCH_GROUP)
     operation.launch_group.executor.CopyFrom(executor)
     operation.launch_group.task_group.tasks.extend(tasks)
+    return operation
+
+
+def reserve(resources: Resources, operation_id: str = "") -> Operation:
+    """RESERVE: the pieces as they shall be, each with one dynamic reservation more. With an id its outcome is
+    told as an UPDATE_OPERATION_STATUS; a master refuses the id for an agent that cannot tell.
+    """
+    operation = _identified(Operation.RESERVE, operation_id)
+    operation.reserve.resources.extend(wire(resources))
+    return operation
+
+
+def unreserve(resources: Resources, operation_id: str = "") -> Operation:
+    """UNRESERVE: the pieces as they are."""
+    operation = _identified(Operation.UNRESERVE, operation_id)
+    operation.unreserve.resources.extend(wire(resources))
+    return operation
+
+
+def create(volumes: Resources, operation_id: str = "") -> Operation:
+    """CREATE: the volumes as they shall be."""
+    operation = _identified(Operation.CREATE, operation_id)
+    operation.create.volumes.extend(wire(volumes))
+    return operation
+
+
+def destroy(volumes: Resources, operation_id: str = "") -> Operation:
+    """DESTROY: the volumes, and what is in them."""
+    operation = _identified(Operation.DESTROY, operation_id)
+    operation.destroy.volumes.extend(wire(volumes))
+    return operation
+
+
+def _identified(kind: Operation.Type, operation_id: str) -> Operation:
+    operation = Operation(type=kind)
+    if operation_id:
+        operation.id.value = operation_id
     return operation
 
 

@@ -17,13 +17,14 @@ from executor.framework.sdk.resources import Amount, Interval, Kind, Ranges, Res
 class Request:
     """What one instance needs. `scalars`: thousandths by name. `ports`: how many of the agent's choice;
     `fixed_ports`: these and no others. Revocable pieces are used only if `revocable`, and then nothing else
-    of that name.
+    of that name. Pieces reserved under exactly `labels` are ours, and go first.
     """
 
     scalars: tuple[tuple[str, int], ...] = ()
     ports: int = 0
     fixed_ports: tuple[int, ...] = ()
     revocable: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def choose(offer: Resources, request: Request, random: Callable[[int], int]) -> 
     """Pieces for `request` out of `offer`. `random(n)` is an integer from 0 to n - 1."""
     taken: dict[Kind, Amount] = {}
     for name, wanted in request.scalars:
-        short = _take_scalar(offer, name, wanted, request.revocable, taken)
+        short = _take_scalar(offer, name, wanted, request, taken)
         if short is not None:
             return short
     ports: tuple[int, ...] = ()
@@ -61,25 +62,36 @@ def choose(offer: Resources, request: Request, random: Callable[[int], int]) -> 
     return Taken(pieces, offer - pieces, ports)
 
 
-def _usable(offer: Resources, name: str, revocable: bool) -> list[tuple[Kind, Amount]]:
+def disk_for(offer: Resources, size: int) -> Kind | None:
+    """An unreserved piece of shared-out disk with `size` thousandths of a MiB, for a volume."""
+    for kind, amount in offer:
+        plain = not (kind.reserved_to or kind.persistence or kind.whole or kind.shared or kind.revocable)
+        if kind.name == "disk" and plain and isinstance(amount, int) and amount >= size:
+            return kind
+    return None
+
+
+def _usable(offer: Resources, name: str, request: Request, revocable: bool) -> list[tuple[Kind, Amount]]:
     pieces = [
         (kind, amount)
         for kind, amount in offer
         if kind.name == name
-        and not kind.labelled
+        and (not kind.labels or kind.labels == request.labels)
         and not kind.persistence
         and not kind.whole
         and not kind.shared
         and (kind.revocable == revocable or not isinstance(amount, int))
     ]
-    return sorted(pieces, key=lambda item: (not item[0].reserved_to, item[0].provider, item[0].disk))
+    return sorted(
+        pieces, key=lambda item: (not item[0].labels, not item[0].reserved_to, item[0].provider, item[0].disk)
+    )
 
 
 def _take_scalar(
-    offer: Resources, name: str, wanted: int, revocable: bool, taken: dict[Kind, Amount]
+    offer: Resources, name: str, wanted: int, request: Request, taken: dict[Kind, Amount]
 ) -> Shortfall | None:
     # Where nothing revocable of the name is offered, firm pieces serve a task that would take revocable ones.
-    pieces = _usable(offer, name, revocable) or _usable(offer, name, False)
+    pieces = _usable(offer, name, request, request.revocable) or _usable(offer, name, request, False)
     missing = wanted
     for kind, amount in pieces:
         if missing <= 0:
@@ -96,7 +108,11 @@ def _take_scalar(
 def _take_ports(
     offer: Resources, request: Request, random: Callable[[int], int], taken: dict[Kind, Amount]
 ) -> tuple[int, ...] | Shortfall:
-    pieces = [(kind, amount) for kind, amount in _usable(offer, "ports", False) if isinstance(amount, tuple)]
+    pieces = [
+        (kind, amount)
+        for kind, amount in _usable(offer, "ports", request, False)
+        if isinstance(amount, tuple)
+    ]
     there: dict[Kind, Ranges] = dict(pieces)
     used: dict[Kind, list[Interval]] = {kind: [] for kind in there}
     ports: list[int] = []

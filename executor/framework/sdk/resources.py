@@ -23,7 +23,7 @@ Ranges = tuple[Interval, ...]
 
 Amount = int | Ranges | frozenset[str]
 
-_UNMERGED = (
+UNMERGED = (
     mesos_pb2.Resource.DiskInfo.Source.MOUNT,
     mesos_pb2.Resource.DiskInfo.Source.BLOCK,
 )
@@ -39,7 +39,7 @@ class Kind:
 
     `role` is the allocation role ("" where none is set). `reservations`, `disk`, `provider` are serialized
     messages: only their equality counts. `reserved_to` is the role of the innermost reservation, "" if
-    unreserved; `labelled` says whether that reservation carries labels, so belongs to somebody in particular.
+    unreserved; `labels` are that reservation's: it belongs to somebody in particular if there are any.
     """
 
     name: str
@@ -47,13 +47,18 @@ class Kind:
     role: str = ""
     reservations: tuple[bytes, ...] = ()
     reserved_to: str = ""
-    labelled: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
     disk: bytes = b""
     whole: bool = False
     persistence: str = ""
     revocable: bool = False
     shared: bool = False
     provider: str = ""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether somebody in particular reserved it."""
+        return bool(self.labels)
 
 
 def milli(value: float) -> int:
@@ -253,7 +258,7 @@ def _amount(resource: mesos_pb2.Resource) -> Amount:
 def _kind(resource: mesos_pb2.Resource) -> Kind:
     reservations = [item.SerializeToString(deterministic=True) for item in resource.reservations]
     last = resource.reservations[-1] if resource.reservations else None
-    reserved_to, labelled = ("", False) if last is None else (last.role, bool(last.labels.labels))
+    reserved_to, labels = ("", ()) if last is None else (last.role, _labels(last))
     if last is None and resource.role not in ("", "*"):
         # The form before refinement: a role, and a dynamic reservation's principal and labels beside it.
         made = mesos_pb2.Resource.ReservationInfo()
@@ -266,7 +271,7 @@ def _kind(resource: mesos_pb2.Resource) -> Kind:
             else mesos_pb2.Resource.ReservationInfo.STATIC
         )
         reservations = [made.SerializeToString(deterministic=True)]
-        reserved_to, labelled = made.role, bool(made.labels.labels)
+        reserved_to, labels = made.role, _labels(made)
     disk = resource.disk
     return Kind(
         resource.name,
@@ -274,14 +279,18 @@ def _kind(resource: mesos_pb2.Resource) -> Kind:
         resource.allocation_info.role,
         tuple(reservations),
         reserved_to,
-        labelled,
+        labels,
         disk.SerializeToString(deterministic=True) if resource.HasField("disk") else b"",
-        resource.HasField("disk") and (disk.source.type in _UNMERGED or disk.HasField("persistence")),
+        resource.HasField("disk") and (disk.source.type in UNMERGED or disk.HasField("persistence")),
         disk.persistence.id,
         resource.HasField("revocable"),
         resource.HasField("shared"),
         resource.provider_id.value,
     )
+
+
+def _labels(info: mesos_pb2.Resource.ReservationInfo) -> tuple[tuple[str, str], ...]:
+    return tuple((label.key, label.value) for label in info.labels.labels) if info.HasField("labels") else ()
 
 
 def wire(resources: Resources) -> list[mesos_pb2.Resource]:

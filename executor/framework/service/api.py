@@ -104,7 +104,8 @@ async def one(framework: Framework, request: Request) -> Response:
 
 
 async def remove(framework: Framework, request: Request) -> Response:
-    return JSONResponse(await framework.wish(wishes.delete(_state(framework, request).name)), 202)
+    wish = wishes.delete(_state(framework, request).name, destroy=_flag(request, "destroy_volumes"))
+    return JSONResponse(await framework.wish(wish), 202)
 
 
 async def scale(framework: Framework, request: Request) -> Response:
@@ -140,6 +141,13 @@ async def instances(framework: Framework, request: Request) -> Response:
     return JSONResponse(
         [view.instance(item, framework.books.is_ready(item)) for item in sorted(found, key=lambda it: it.id)]
     )
+
+
+async def volumes(framework: Framework, request: Request) -> Response:
+    if request.method == "DELETE":
+        wish = wishes.destroy_volume(request.path_params["id"])
+        return JSONResponse(await framework.wish(wish), 202)
+    return JSONResponse(view.volumes(framework.books))
 
 
 async def one_instance(framework: Framework, request: Request) -> Response:
@@ -249,6 +257,8 @@ _LED: tuple[tuple[str, LedEndpoint, tuple[str, ...]], ...] = (
     ("/v1/instances", instances, ("GET",)),
     ("/v1/instances/{id}", one_instance, ("GET", "DELETE")),
     ("/v1/instances/{id}/logs/{name}", output, ("GET",)),
+    ("/v1/volumes", volumes, ("GET",)),
+    ("/v1/volumes/{id}", volumes, ("DELETE",)),
     ("/v1/events", events, ("GET",)),
     ("/v1/status", status, ("GET",)),
 )

@@ -3,6 +3,7 @@
     framework            the framework's id, as text
     apps/NAME            the target: version, number of instances, the deployment, finished runs
     versions/NAME/V      an app's document, for as long as a version is the target, the one before, or runs
+    claims/ID            what an app's instances hold on an agent beyond their end (volumes.py)
     instances/ID         an instance that has not ended (instance.py)
     history/NAME/N       the last ended instances of an app, a ring
 
@@ -34,6 +35,7 @@ class AppState:
     deployment: Deployment
     versions: dict[str, App]
     deleting: bool = False
+    destroy: bool = False
     finished: int = 0
     runs: int = 0
     failures_in_row: int = 0
@@ -63,6 +65,7 @@ def writes_of(state: AppState) -> list[Write]:
         "wanted": state.wanted,
         "deployment": deployment,
         "deleting": state.deleting,
+        "destroy": state.destroy,
         "finished": state.finished,
         "runs": state.runs,
         "history_number": state.history_number,
@@ -102,8 +105,9 @@ def read_state(apps: Iterable[Entry], versions: Iterable[Entry]) -> dict[str, Ap
             deployment,
             known,
             document["deleting"],
-            document["finished"],
-            document["runs"],
+            finished=document["finished"],
+            runs=document["runs"],
+            destroy=document.get("destroy", False),
             history_number=document["history_number"],
         )
     return found

@@ -1,8 +1,10 @@
 """All that the framework knows, in memory: core.py owns it, everything else reads and changes it in a turn.
 
 Tables of instances by id: `ready_since`, `silent_since` (launched, not heard of), `away_since` (unreachable),
-`kill_at` (when the next KILL is due); their times are the event loop's seconds. `missing_of`: how many
-instances, of which version, an app waits for offers for.
+`kill_at` (when the next KILL is due), `ask_away_at` (when an unreachable one is asked for again); their times
+are the event loop's seconds. `missing_of`: how many instances, of which version, an app waits for offers for.
+`undoing`: claims that were asked to be undone; `no_feedback`: agents that cannot tell what becomes of an
+operation; `inverse`: agents by inverse offer.
 """
 
 import asyncio
@@ -15,6 +17,7 @@ from typing import Any
 from executor.framework.sdk.client import Settings as ClientSettings
 from executor.framework.sdk.reconcile import Pace, Reconciler
 from executor.framework.service.apps import AppState, deletes_of, writes_of
+from executor.framework.service.claim import Claim
 from executor.framework.service.instance import Instance
 from executor.framework.service.journal import Journal
 from executor.framework.service.matching import OfferPool
@@ -57,6 +60,9 @@ class Books:
     reconciler: Reconciler
     apps: dict[str, AppState] = field(default_factory=dict)
     instances: dict[str, Instance] = field(default_factory=dict)
+    claims: dict[str, Claim] = field(default_factory=dict)
+    undoing: set[str] = field(default_factory=set)
+    no_feedback: set[str] = field(default_factory=set)
     by_app: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     journal: Journal = field(default_factory=Journal)
     pool: OfferPool = field(default_factory=OfferPool)
@@ -68,7 +74,9 @@ class Books:
     silent_since: dict[str, float] = field(default_factory=dict)
     kill_at: dict[str, float] = field(default_factory=dict)
     away_since: dict[str, float] = field(default_factory=dict)
+    ask_away_at: dict[str, float] = field(default_factory=dict)
     leaving_agents: set[str] = field(default_factory=set)
+    inverse: dict[str, str] = field(default_factory=dict)
     missing_of: dict[str, tuple[int, str]] = field(default_factory=dict)
     suppressed: bool = False
     revive_at: float = 0.0
@@ -105,7 +113,7 @@ class Books:
     def forget(self, instance: Instance) -> None:
         self.instances.pop(instance.id, None)
         self.by_app[instance.app].discard(instance.id)
-        for table in (self.ready_since, self.silent_since, self.kill_at, self.away_since):
+        for table in (self.ready_since, self.silent_since, self.kill_at, self.away_since, self.ask_away_at):
             table.pop(instance.id, None)
 
     def write_app(self, state: AppState, turn: Turn) -> None:

@@ -61,7 +61,14 @@ def _look_after_away(books: Books, now: float, turn: Turn) -> None:
         state = books.apps.get(instance.app) if instance is not None else None
         if instance is None or state is None or instance.state is not State.UNREACHABLE:
             del books.away_since[instance_id]
+            books.ask_away_at.pop(instance_id, None)
             continue
+        if books.connected and now >= books.ask_away_at.get(instance_id, 0.0):
+            # An agent that comes back from a reboot without its tasks says nothing of them.
+            books.ask_away_at[instance_id] = now + books.settings.reconcile.longest_wait
+            for task_id in instance.living_tasks:
+                for call in books.reconciler.add(TaskRef(task_id, instance.agent_id), now):
+                    turn.call(call)
         after = state.versions.get(instance.version, state.app).replace_after
         if now - since >= after and not instance.replaced:
             instance = replace(instance, replaced=True)

@@ -30,6 +30,7 @@ from executor.framework.sdk.session_events import (
 )
 from executor.framework.sdk.session_state import Phase
 from executor.framework.service import apps as records
+from executor.framework.service import claim as claims
 from executor.framework.service import clock, planning, updates
 from executor.framework.service.books import Books, Settings
 from executor.framework.service.instance import (
@@ -117,6 +118,9 @@ class Framework:
         now = _now()
         for item in await self.store.entries("instances/"):
             self.books.keep(decode(item.value))
+        for item in await self.store.entries("claims/"):
+            claim = claims.decode(item.value)
+            self.books.claims[claim.id] = claim
         for entry in await self.store.entries("history/"):
             name = entry.key.split("/")[1]
             if name in self.books.apps:
@@ -279,7 +283,8 @@ class Framework:
     def _on_connected(self, framework_id: str, master: str, turn: Turn) -> None:
         self.books.connected, self.books.problem = True, ""
         self.books.pool.clear()
-        self.books.suppressed = False
+        # The subscription said so, and the master goes by it.
+        self.books.suppressed = self._client is not None and bool(self._client.session.suppressed)
         self.books.framework_id = framework_id
         turn.put("framework", framework_id.encode())
         now = _now()

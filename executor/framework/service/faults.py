@@ -41,8 +41,27 @@ def further_faults(document: Json, prefix: str) -> Iterator[Fault]:
         except ConstraintError as error:
             yield Fault(f"{prefix}constraints[{place}]", str(error), error.expected)
     yield from _kind_faults(document, prefix)
+    yield from _volume_faults(document, prefix)
     if len(json.dumps(document)) > MAX_DOCUMENT:
         yield Fault(prefix.rstrip("."), "a large document", f"at most {MAX_DOCUMENT // 1024} kB of JSON")
+
+
+def _volume_faults(document: Json, prefix: str) -> Iterator[Fault]:
+    volumes = document.get("volumes") or []
+    if (volumes or document.get("reserve")) and kind_of(document) != "service":
+        yield fault(f"{prefix}kind", kind_of(document), '"service", as it has volumes or reserve')
+    if document.get("reserve") and not volumes:
+        yield missing(f"{prefix}volumes", "at least one, as reserve keeps an instance where its volume is")
+    for place, item in enumerate(volumes):
+        where, path = f"{prefix}volumes[{place}]", item["path"]
+        if not 1 <= len(item["name"]) <= 60 or not _NAME.issuperset(item["name"]):
+            yield fault(f"{where}.name", item["name"], "1 to 60 letters, digits, dots, dashes or underscores")
+        if not path or not _NAME.issuperset(path) or path in (".", "..") or len(path) > 100:
+            yield fault(f"{where}.path", path, "a name below the sandbox: letters, digits, dots, - or _")
+    for key in ("name", "path"):
+        found = [item[key] for item in volumes]
+        for twice in sorted({item for item in found if found.count(item) > 1}):
+            yield fault(f"{prefix}volumes", twice, f"a {key} of its own for every volume")
 
 
 def _kind_faults(document: Json, prefix: str) -> Iterator[Fault]:

@@ -75,6 +75,10 @@ FORM = Object(
         "tasks": ListOf(Object({"name": Text(), **_TASK_KEYS}, ("name", "command"))),
         "ports": ListOf(Object({"name": Text(), "port": Number(0, 65535, whole=True)})),
         "role": Text(),
+        "volumes": ListOf(
+            Object({"name": Text(), "size": Number(1), "path": Text()}, ("name", "size", "path"))
+        ),
+        "reserve": Flag(),
         "container": Object({name: _TALKS_CONTAINER[name] for name in ("network", "volume")}),
         "constraints": _ANY_CONSTRAINT,
         "readiness": _READINESS,

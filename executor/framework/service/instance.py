@@ -88,7 +88,7 @@ class TaskState:
 @dataclass(frozen=True, slots=True)
 class Instance:
     """See the module. `place` are the agent's fields as constraints see them; `killed_for` says why we kill
-    it, "" while we do not; `wall_*` are seconds of the epoch, for people.
+    it, "" while we do not; `wall_*` are seconds of the epoch, for people; `claim` has its volumes.
     """
 
     id: str
@@ -104,6 +104,7 @@ class Instance:
     wall_ended: float = 0.0
     killed_for: str = ""
     replaced: bool = False
+    claim: str = ""
 
     @property
     def state(self) -> State:
@@ -229,6 +230,7 @@ def encode(instance: Instance) -> bytes:
         "wall_ended": instance.wall_ended,
         "killed_for": instance.killed_for,
         "replaced": instance.replaced,
+        **({"claim": instance.claim} if instance.claim else {}),
     }
     return json.dumps(document, separators=(",", ":")).encode()
 
@@ -256,4 +258,5 @@ def decode(data: bytes) -> Instance:
         document["wall_ended"],
         document["killed_for"],
         document["replaced"],
+        document.get("claim", ""),
     )

@@ -14,6 +14,8 @@ from mesos.v1 import offers_pb2
 
 from executor.framework.sdk.choice import Request, Shortfall, choose
 from executor.framework.sdk.resources import InvalidResourceError, Resources, parse
+from executor.framework.service.claim import Claim, Fit, Owner, free_here, make, reuse
+from executor.framework.service.claim import Place as ClaimPlace
 from executor.framework.service.constraints import Place, broken, place_of
 from executor.framework.service.spec import App
 from executor.framework.service.taskinfo import request_of
@@ -32,22 +34,32 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """So many instances more of an app. `others`: the places of those it has."""
+    """So many instances more of an app. `others`: the places of those it has. Where it has volumes: the
+    claims that are free, and how many may be made, in whose name.
+    """
 
     app: App
     count: int
     others: tuple[Mapping[str, str], ...] = ()
+    free: tuple[Claim, ...] = ()
+    make: int = 0
+    owner: Owner = field(default_factory=Owner)
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One instance's place and pieces. `key` names the `Held` that they are of."""
+    """One instance's place and pieces. `key` names the `Held` that they are of. `volumes` are in no `pieces`;
+    `reserve` is of a claim that is to be made (claim.py).
+    """
 
     app: App
     key: tuple[str, str]
     place: Place
     pieces: Resources
     ports: tuple[int, ...]
+    claim: Claim | None = None
+    volumes: Resources = field(default_factory=Resources)
+    reserve: Resources = field(default_factory=Resources)
 
 
 @dataclass(slots=True)
@@ -124,6 +136,8 @@ class _Open:
     request: Request
     missing: int
     others: list[Mapping[str, str]]
+    free: list[Claim]
+    make: int
 
 
 def match(
@@ -135,7 +149,14 @@ def match(
 ) -> list[Assignment]:
     """Who gets what; the pool stays as it is. `avoid` says why a place is not to be used, "" if it may be."""
     waiting = [
-        _Open(demand, request_of(demand.app), demand.count, list(demand.others))
+        _Open(
+            demand,
+            request_of(demand.app),
+            demand.count,
+            list(demand.others),
+            list(demand.free),
+            demand.make,
+        )
         for demand in demands
         if demand.count > 0
     ]
@@ -180,19 +201,53 @@ def _fill(
             if short:
                 log.add(short, f"{held.place.hostname} has {sums.get(short, 0) / 1000:g}")
                 break
-            obstacle = broken(app.constraints, held.place, item.others)
-            if obstacle is not None:
-                log.add(f"constraint {obstacle.text()}", held.place.hostname)
+            fitting = _fit(item, held, left, random)
+            if isinstance(fitting, tuple):
+                log.add(*fitting)
                 break
-            taken = choose(left, item.request, random)
-            if isinstance(taken, Shortfall):
-                log.add(taken.name, f"{held.place.hostname} has {taken.there}")
-                break
-            found.append(Assignment(app, key, held.place, taken.pieces, taken.ports))
+            taken, claim = fitting.taken, fitting.claim
+            found.append(
+                Assignment(
+                    app, key, held.place, taken.pieces, taken.ports, claim, fitting.volumes, fitting.reserve
+                )
+            )
             left = taken.left
             sums = _sums(left)
             item.missing -= 1
+            if claim is not None and fitting.reserve:
+                item.make -= 1
+            elif claim is not None:
+                item.free.remove(claim)
             item.others.append(held.place.values)
+    return found
+
+
+def _fit(item: _Open, held: Held, left: Resources, random: Callable[[int], int]) -> Fit | tuple[str, str]:
+    """What one more instance gets of a place, or a reason and an example why not."""
+    app, host = item.demand.app, held.place.hostname
+    found: Fit | Shortfall | None = None
+    where = ClaimPlace(held.place.agent_id, host, held.role)
+    if app.volumes:
+        # A volume that is there was placed by the constraints of its time.
+        for claim in free_here(item.free, app, where):
+            found = reuse(claim, left, item.request, random)
+            if isinstance(found, Fit):
+                break
+        if found is None and item.make <= 0:
+            return "volume", f"{host} has none of its volumes"
+        if found is None and held.role == "*":
+            return "role", "nothing can be reserved to *"
+    if found is None:
+        obstacle = broken(app.constraints, held.place, item.others)
+        if obstacle is not None:
+            return f"constraint {obstacle.text()}", host
+        taken = choose(left, item.request, random)
+        if isinstance(taken, Shortfall):
+            found = taken
+        else:
+            found = make(app, where, item.demand.owner, taken) if app.volumes else Fit(taken)
+    if isinstance(found, Shortfall):
+        return found.name, f"{host} has {found.there}"
     return found
 
 

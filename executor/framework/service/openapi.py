@@ -66,7 +66,9 @@ DOCUMENT: dict[str, Any] = {
         "/v1/apps/{name}": {
             "get": _operation("One app with its instances"),
             "put": _operation("Deploy or update an app; ?force=true over a deployment", body=True),
-            "delete": _operation("Delete an app and all that runs of it", success="202"),
+            "delete": _operation(
+                "Delete an app and all that runs of it; ?destroy_volumes=true its volumes too", success="202"
+            ),
         },
         "/v1/apps/{name}/scale": {"post": _operation("Another number of instances")},
         "/v1/apps/{name}/restart": {"post": _operation("Replace every instance")},
@@ -77,6 +79,10 @@ DOCUMENT: dict[str, Any] = {
         "/v1/instances/{id}": {
             "get": _operation("One instance"),
             "delete": _operation("Kill an instance; ?scale=true makes the app smaller", success="202"),
+        },
+        "/v1/volumes": {"get": _operation("Volumes, and who uses them")},
+        "/v1/volumes/{id}": {
+            "delete": _operation("Destroy volumes that no instance uses, and what is in them", success="202")
         },
         "/v1/events": {"get": _operation("What happens, as server-sent events; Last-Event-ID resumes")},
         "/v1/status": {"get": _operation("The framework itself")},

@@ -8,7 +8,10 @@ from dataclasses import replace
 from functools import partial
 
 from executor.framework.sdk import calls
+from executor.framework.sdk.resources import wire
+from executor.framework.service import volumes
 from executor.framework.service.books import Books
+from executor.framework.service.claim import ClaimState, Owner
 from executor.framework.service.instance import Instance, TaskState, encode, new_id
 from executor.framework.service.killing import kill
 from executor.framework.service.matching import Assignment, Demand, Held, match
@@ -28,6 +31,8 @@ def plan_app(books: Books, name: str, turn: Turn) -> None:
         for instance in living:
             kill(books, instance, "the app was deleted", turn)
         if not books.by_app[name]:
+            for claim in volumes.of_app(books, name) if state.destroy else ():
+                volumes.leave(books, claim, "the app was deleted with its volumes", turn)
             books.drop_app(state, turn)
         return
     now = books.now()
@@ -59,14 +64,18 @@ def place(books: Books, turn: Turn) -> None:
         app = state.versions.get(version)
         if app is not None:
             others = tuple(instance.place for instance in books.living(name))
-            demands.append(Demand(app, count, others))
+            free, make = volumes.available(books, state) if app.volumes else ((), 0)
+            owner = Owner(books.framework_id, books.settings.principal)
+            demands.append(Demand(app, count, others, free, make, owner))
+    volumes.undo(books, turn)
     if demands and books.pool.held:
         why_not = {demand.app.name: books.apps[demand.app.name].why_not for demand in demands}
         found = match(books.pool, demands, random.randrange, why_not, partial(_avoid, books))
         _launch(books, found, turn)
         for name in {item.app.name for item in found}:
             plan_app(books, name, turn)
-    _level(books, bool(books.missing_of), turn)
+    leaving = any(claim.state is ClaimState.LEAVING for claim in books.claims.values())
+    _level(books, bool(books.missing_of) or leaving, turn)
     if books.pool.held:
         ids = [offer_id for held in books.pool.held.values() for offer_id in held.ids]
         books.pool.clear()
@@ -114,6 +123,7 @@ def _launch(books: Books, found: Sequence[Assignment], turn: Turn) -> None:
             dict(item.place.values),
             name_ports(item.app, item.ports),
             time.time(),
+            claim=item.claim.id if item.claim is not None else "",
         )
         by_place[item.key].append((item, instance))
     for key, listed in by_place.items():
@@ -126,7 +136,12 @@ def _launch(books: Books, found: Sequence[Assignment], turn: Turn) -> None:
             except (OSError, ValueError) as error:
                 _refuse_to_launch(books, item.app.name, str(error), turn)
                 continue
+            # The executor's container has the volumes before the executor starts in it.
+            made.executor.resources.extend(wire(item.volumes))
+            operations += volumes.operations_of(books, item)
             operations.append(calls.launch_group(made.executor, made.tasks))
+            if item.claim is not None and item.reserve:
+                volumes.store(books, replace(item.claim, wall_made=time.time()), turn)
             books.keep(instance)
             books.silent_since[instance.id] = books.now()
             turn.put(f"instances/{instance.id}", encode(instance))

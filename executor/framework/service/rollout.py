@@ -112,8 +112,12 @@ def plan(app: App, situation: Situation, deployment: Deployment, seen: Sequence[
 
 
 def bounds(app: App, wanted: int) -> tuple[int, int]:
-    """The least number of ready instances and the largest number of all."""
+    """The least number of ready instances and the largest number of all. Where instances have volumes, a new
+    one waits for the volume of an old one: one may always be missing, and there is never one more.
+    """
     floor = math.ceil(wanted * app.update.floor - 1e-9)
+    if app.volumes:
+        return max(min(floor, wanted - 1), 0), wanted
     ceiling = wanted + math.floor(wanted * app.update.ceiling + 1e-9)
     if floor >= wanted and ceiling <= wanted:
         ceiling = wanted + 1

@@ -41,6 +41,15 @@ class PortSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeSpec:
+    """Persistent disk of an instance: `size` in thousandths of a MiB, seen at `path` below the sandbox."""
+
+    name: str
+    size: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class UpdatePolicy:
     """How a new version replaces an old one. `floor` and `ceiling` are shares of the instances: as many at
     least many stay ready, at most so many more are there. `watch`, `deadline`: seconds.
@@ -92,6 +101,8 @@ class App:
     cron: str
     collision: str
     version: str
+    volumes: tuple[VolumeSpec, ...] = ()
+    reserve: bool = False
 
     @property
     def scalars(self) -> tuple[tuple[str, int], ...]:
@@ -187,12 +198,19 @@ def _app(document: Json) -> App:
             reset_after=_seconds(document, ("restart", "reset_after"), 60.0),
             attempts=_or(restart.get("attempts"), 0),
         ),
-        replace_after=_seconds(document, ("replace_after",), 300.0),
+        replace_after=_seconds(
+            document, ("replace_after",), float("inf") if document.get("volumes") else 300.0
+        ),
         launch_timeout=_seconds(document, ("launch_timeout",), 300.0),
         drain=_seconds(document, ("kill", "drain"), 0.0),
         cron=(document.get("schedule") or {}).get("cron") or "",
         collision=((document.get("schedule") or {}).get("collision") or "skip").lower(),
         version=version_of(document),
+        volumes=tuple(
+            VolumeSpec(item["name"], milli(item["size"]), item["path"])
+            for item in document.get("volumes") or ()
+        ),
+        reserve=bool(document.get("reserve")),
     )
 
 

@@ -13,6 +13,7 @@ from mesos.v1.scheduler import scheduler_pb2
 
 from executor.framework.sdk import calls
 from executor.framework.sdk.calls import TaskRef
+from executor.framework.service import volumes
 from executor.framework.service.apps import HISTORY, AppState
 from executor.framework.service.books import Books
 from executor.framework.service.instance import (
@@ -37,7 +38,14 @@ TaskStatus = mesos_pb2.TaskStatus
 def event(books: Books, event: Event, turn: Turn) -> None:
     """One event of the stream."""
     match event.type:
+        case Event.RESCIND_INVERSE_OFFER:
+            agent_id = books.inverse.pop(event.rescind_inverse_offer.inverse_offer_id.value, "")
+            if agent_id not in books.inverse.values():
+                books.leaving_agents.discard(agent_id)
         case Event.OFFERS:
+            for offer in event.offers.offers:
+                if not offer.HasField("unavailability"):
+                    books.leaving_agents.discard(offer.agent_id.value)  # its maintenance is over
             refused = [offer.id.value for offer in event.offers.offers if not books.pool.add(offer)]
             books.counters["offers"] += len(event.offers.offers)
             if refused:
@@ -52,6 +60,7 @@ def event(books: Books, event: Event, turn: Turn) -> None:
             _inverse(books, event.inverse_offers, turn)
         case Event.UPDATE_OPERATION_STATUS:
             status = event.update_operation_status.status
+            volumes.operation(books, status, turn)
             if status.HasField("uuid"):
                 turn.call(calls.acknowledge_operation(status))
 
@@ -81,6 +90,8 @@ def changed(books: Books, old: Instance, new: Instance, status: TaskStatus | Non
     if new == old:
         return
     state = books.apps.get(new.app)
+    if new.claim:
+        volumes.heard(books, new, status, turn)
     if new.state.ended:
         _archive(books, new, state, turn)
     else:
@@ -128,7 +139,7 @@ def _count_end(books: Books, state: AppState, ended: Instance, status: TaskStatu
     state.retry_at = books.now() + min(wait, app.restart.longest)
     if ended.version == state.deployment.version and ended.state is not State.FINISHED:
         state.deployment = replace(state.deployment, failures=state.deployment.failures + 1)
-    if status is not None and status.state == mesos_pb2.TASK_ERROR:
+    if status is not None and status.state == mesos_pb2.TASK_ERROR and not volumes.unmade(books, ended):
         # The master will refuse the same again: no use to repeat it.
         state.deployment = replace(state.deployment, status=Status.FAILED, message=ended.message)
     attempts = app.restart.attempts
@@ -167,6 +178,7 @@ def _inverse(books: Books, body: Event.InverseOffers, turn: Turn) -> None:
     for offer in body.inverse_offers:
         if offer.agent_id.value:
             books.leaving_agents.add(offer.agent_id.value)
+            books.inverse[offer.id.value] = offer.agent_id.value
     turn.dirty.update(
         instance.app for instance in books.instances.values() if instance.agent_id in books.leaving_agents
     )

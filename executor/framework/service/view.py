@@ -77,6 +77,27 @@ def summary(books: Books, state: AppState) -> dict[str, Any]:
     }
 
 
+def volumes(books: Books) -> list[dict[str, Any]]:
+    """What apps hold on agents beyond the end of an instance."""
+    holders = {item.claim: item.id for item in books.instances.values() if item.claim}
+    return [
+        {
+            "id": claim.id,
+            "app": claim.app,
+            "state": claim.state.value,
+            "host": claim.hostname,
+            "agent": claim.agent_id,
+            "instance": holders.get(claim.id),
+            "made": claim.wall_made,
+            "volumes": [
+                {"name": name, "size": size / 1000, "path": path, "persistence_id": claim.persistence(name)}
+                for name, size, path in claim.volumes
+            ],
+        }
+        for claim in sorted(books.claims.values(), key=lambda item: item.id)
+    ]
+
+
 def why(books: Books, state: AppState) -> dict[str, Any]:
     """Why what is missing is not placed."""
     log = state.why_not

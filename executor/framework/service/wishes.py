@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 from executor.framework.service import apps as records
-from executor.framework.service import killing
+from executor.framework.service import killing, volumes
 from executor.framework.service.apps import AppState
 from executor.framework.service.books import Books
 from executor.framework.service.form import MAX_INSTANCES
-from executor.framework.service.instance import Instance
+from executor.framework.service.instance import Instance, State, encode
 from executor.framework.service.rollout import Deployment, Status
 from executor.framework.service.spec import App, read_app
 from executor.framework.service.turn import Turn
@@ -37,6 +37,7 @@ def deploy(app: App, *, force: bool = False, fresh: bool = False) -> Callable[[B
 
     def do(books: Books, turn: Turn) -> Any:
         state = books.apps.get(app.name)
+        _require_roles(books, app)
         if state is None:
             deployment = _new_deployment(app.version, "")
             state = AppState(app, app.instances, deployment, {app.version: app}, started_at=books.now())
@@ -46,6 +47,12 @@ def deploy(app: App, *, force: bool = False, fresh: bool = False) -> Callable[[B
             raise WishError(409, f"app {app.name!r} is there already: PUT changes it")
         else:
             _require_free(state, force)
+            if state.app.volumes != app.volumes and volumes.of_app(books, app.name):
+                raise WishError(
+                    422,
+                    "volumes: they are other than those that the app has, which cannot be changed: deploy it "
+                    "under another name, or delete it with its volumes first",
+                )
             state.wanted = app.instances
             state.finished = 0
             _turn_to(books, state, app, turn)
@@ -144,17 +151,49 @@ def kill(instance_id: str, *, scale_down: bool = False) -> Callable[[Books, Turn
     return do
 
 
-def delete(name: str) -> Callable[[Books, Turn], Any]:
-    """The app and all that runs of it go."""
+def delete(name: str, *, destroy: bool = False) -> Callable[[Books, Turn], Any]:
+    """The app and all that runs of it go; its volumes stay, unless they shall be destroyed too."""
 
     def do(books: Books, turn: Turn) -> Any:
         state = _app(books, name)
         state.deleting = True
+        state.destroy = state.destroy or destroy
         books.write_app(state, turn)
         turn.dirty.add(name)
         return {"app": name, "instances": len(books.by_app[name])}
 
     return do
+
+
+def destroy_volume(claim_id: str) -> Callable[[Books, Turn], Any]:
+    """The volumes of one claim, and what is in them, go. One whose instance lives is refused, unless its
+    agent is away: the instance is given up with it.
+    """
+
+    def do(books: Books, turn: Turn) -> Any:
+        claim = books.claims.get(claim_id)
+        if claim is None:
+            raise WishError(404, f"there is no volume {claim_id!r}")
+        holder = volumes.holders(books, claim.app).get(claim_id)
+        if holder is not None and holder.state is not State.UNREACHABLE:
+            raise WishError(409, f"volume {claim_id!r} is in use by instance {holder.id!r}")
+        if holder is not None:
+            books.keep(replace(holder, replaced=True))
+            turn.put(f"instances/{holder.id}", encode(replace(holder, replaced=True)))
+        volumes.leave(books, claim, "destroyed by request", turn)
+        return {"volume": claim_id, "app": claim.app, "host": claim.hostname}
+
+    return do
+
+
+def _require_roles(books: Books, app: App) -> None:
+    roles = books.settings.roles
+    if app.role and app.role not in roles:
+        raise WishError(422, f"role: {app.role!r}: this framework has {', '.join(roles)}")
+    if app.volumes and (app.role or next((role for role in roles if role != "*"), "*")) == "*":
+        raise WishError(
+            422, "volumes: nothing can be reserved to the role *: start the framework with --role NAME"
+        )
 
 
 def _app(books: Books, name: str) -> AppState:

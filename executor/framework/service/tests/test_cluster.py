@@ -386,3 +386,35 @@ def test_a_stopped_framework_leaves_its_tasks_and_its_id(tmp_path: Path) -> None
             assert len(here.tasks()) == 1
 
     asyncio.run(scenario())
+
+
+def test_work_that_came_while_suppressed_and_disconnected_is_placed(tmp_path: Path) -> None:
+    """The subscription says again that roles are suppressed: the master has to be told otherwise."""
+
+    async def scenario() -> None:
+        async with bench(tmp_path, agent(1)) as here:
+            await until(lambda: here.server.calls(Call.SUPPRESS))
+            here.server.master.leader = None  # nobody leads for a while
+            here.server.break_streams()
+            await until(lambda: not here.framework.books.connected)
+            await here.framework.wish(wishes.deploy(app()))
+            here.server.master.leader = here.server.address
+            await until(lambda: len(here.running()) == 1)
+            assert here.server.calls(Call.SUBSCRIBE)[-1].subscribe.suppressed_roles == ["web"]
+
+    asyncio.run(scenario())
+
+
+def test_a_machine_whose_maintenance_is_over_is_used_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with bench(tmp_path, agent(1)) as here:
+            await deployed(here, app())
+            here.master.maintain("A1", 4e9)
+            await until(lambda: "A1" in here.framework.books.leaving_agents)
+            here.master.books.agents["A1"].unavailability = None
+            await here.framework.wish(wishes.kill(here.living()[0].id))
+            await here.framework.wish(wishes.scale("web", 2))
+            await until(lambda: len(here.running()) == 2)
+            assert not here.framework.books.leaving_agents
+
+    asyncio.run(scenario())
