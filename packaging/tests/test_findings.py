@@ -89,3 +89,12 @@ def test_every_difference_is_shown_by_a_case_or_a_test() -> None:
         assert set(cases) - known == set()
         for name, path in tests:
             assert name in defined(path), f"no {name} in {path}"
+
+
+def test_every_scenario_of_a_scheduler_is_played() -> None:
+    rows = cells("executor/framework/SCENARIOS.md", "Scenarios")
+    assert [number for number, *_ in rows] == [str(number) for number in range(1, 86)]
+    for number, _, cell in rows:
+        assert named(cell), number
+        for name, path in named(cell):
+            assert name in defined(f"executor/framework/{path}"), f"{number}: no {name} in {path}"

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ from executor.framework.sdk.session_events import (
     Fate,
     Superseded,
 )
-from executor.protocol.encoding import Encoding
+from executor.protocol.encoding import Encoding, encode
+from executor.protocol.recordio import frame
 
 Call = scheduler_pb2.Call
 Event = scheduler_pb2.Event
@@ -370,5 +372,46 @@ def test_whoever_does_not_listen_holds_up_the_master_and_not_the_memory() -> Non
             for _ in range(200):
                 await reader.event(Event.MESSAGE)
             assert not any(isinstance(notice, Disconnected) for notice in reader.seen)
+
+    play(scenario)
+
+
+def test_a_record_of_32_mib_is_an_event_and_one_beyond_the_limit_is_not(
+    encoding: Encoding,
+) -> None:
+    async def scenario(server: FakeMasterServer, settings: Settings) -> None:
+        limited = replace(settings, max_record=48 * 1024 * 1024)
+        async with Client(framework(), limited) as client:
+            reader = Reader(client)
+            connected = await reader.connected()
+            event = Event(type=Event.MESSAGE)
+            event.message.agent_id.value, event.message.executor_id.value = "A1", "E1"
+            event.message.data = bytes(32 * 1024 * 1024 // (1 if encoding is Encoding.PROTOBUF else 2))
+            server.push(frame(encode(event, encoding, explicit_defaults=True)))
+            found = await reader.event(Event.MESSAGE)
+            assert len(found.message.data) == len(event.message.data)
+            server.push(b"%d\n" % (limited.max_record + 1))
+            lost = await reader.until(lambda it: isinstance(it, Disconnected))
+            assert isinstance(lost, Disconnected) and str(limited.max_record) in lost.why.replace(",", "")
+            assert (await reader.connected()).framework_id == connected.framework_id
+
+    play(scenario, encoding)
+
+
+def test_an_update_of_the_framework_is_answered_at_once() -> None:
+    async def scenario(server: FakeMasterServer, settings: Settings) -> None:
+        async with Client(framework(principal="us"), settings) as client:
+            await Reader(client).connected()
+            info = mesos_pb2.FrameworkInfo()
+            info.CopyFrom(client.session.info)
+            info.name = "renamed"
+            outcome = await client.call(calls.update_framework(info, ["web"], None))
+            assert (outcome.fate, outcome.status) == (Fate.TAKEN, 200)
+            known = server.master.books.frameworks[info.id.value]
+            assert known.info.name == "renamed" and known.suppressed == {"web"}
+            info.principal = "them"
+            outcome = await client.call(calls.update_framework(info, (), None))
+            assert (outcome.fate, outcome.status) == (Fate.REFUSED, 400)
+            assert outcome.text == "Changing framework's principal is not allowed"
 
     play(scenario)

@@ -41,6 +41,29 @@ def test_the_lowest_number_leads(ensemble: str) -> None:
         masters.stop()
 
 
+def test_a_session_that_expires_says_nothing_and_the_next_leader_is_heard_of(ensemble: str) -> None:
+    masters = KazooClient(hosts=ensemble)
+    masters.start()
+    told: list[str] = []
+    detector = Detector(f"zk://{ensemble}/again", told.append)
+    try:
+        masters.ensure_path("/again")
+        masters.create("/again/json.info_0000000001", info("10.0.0.1"), ephemeral=True)
+        masters.create("/again/json.info_0000000002", info("10.0.0.2"), ephemeral=True)
+        detector.start()
+        _until(told, "10.0.0.1:5050")
+        # Whoever closes a session of the same id and password ends the detector's.
+        other = KazooClient(hosts=ensemble, client_id=detector._client.client_id)
+        other.start()
+        other.stop()
+        masters.delete("/again/json.info_0000000001")
+        _until(told, "10.0.0.2:5050")
+        assert told == ["10.0.0.1:5050", "10.0.0.2:5050"]
+    finally:
+        detector.stop()
+        masters.stop()
+
+
 def _until(told: list[str], wanted: str) -> None:
     end = time.monotonic() + 20
     while not told or told[-1] != wanted:

@@ -3,6 +3,7 @@ stalls.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from executor.framework.fake_master.master import Master
 from executor.framework.fake_master.server import Fault, serve
 from executor.framework.sdk.client import Settings as ClientSettings
 from executor.framework.service import wishes
-from executor.framework.service.instance import State
+from executor.framework.service.instance import Instance, State, TaskState, after_update
 from executor.framework.service.rollout import Status
 from executor.framework.service.tests.setup import QUICK, Bench, agent, app, bench, running, until
 from executor.framework.store.interface import StoreError
@@ -416,5 +417,63 @@ def test_a_machine_whose_maintenance_is_over_is_used_again(tmp_path: Path) -> No
             await here.framework.wish(wishes.scale("web", 2))
             await until(lambda: len(here.running()) == 2)
             assert not here.framework.books.leaving_agents
+
+    asyncio.run(scenario())
+
+
+def test_many_apps_and_one_offer_are_few_accepts(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with bench(tmp_path, agent(1, cpus=32.0)) as here:
+            await asyncio.gather(
+                *(here.framework.wish(wishes.deploy(app(f"app{number}"))) for number in range(10))
+            )
+            await until(lambda: len(here.tasks()) == 10)
+            accepts = here.server.calls(Call.ACCEPT)
+            assert len(accepts) <= 3
+            assert all(call.accept.filters.refuse_seconds < 5 for call in accepts)
+
+    asyncio.run(scenario())
+
+
+def test_five_hundred_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with bench(tmp_path, *(agent(number) for number in range(1, 101))) as here:
+            await here.framework.wish(wishes.deploy(app(instances=500)))
+            await until(lambda: len(here.running()) == 500, 120.0)
+            ids = launched(here)
+            assert len(set(ids)) == len(ids) and len(here.tasks()) == 500
+            assert all(len(call.accept.operations) <= 500 for call in here.server.calls(Call.ACCEPT))
+
+    asyncio.run(scenario())
+
+
+def test_a_first_end_stays_and_what_was_lost_may_return() -> None:
+    def told(state: mesos_pb2.TaskState) -> TaskStatus:
+        return TaskStatus(state=state)
+
+    one = Instance("a.1", "a", "v", "A1", "host1", "E", (TaskState("task", State.RUNNING),))
+    finished = after_update(one, "task", told(mesos_pb2.TASK_FINISHED), 1.0)
+    assert after_update(finished, "task", told(mesos_pb2.TASK_FAILED), 2.0) == finished
+    assert after_update(finished, "task", told(mesos_pb2.TASK_RUNNING), 2.0) == finished
+    lost = after_update(one, "task", told(mesos_pb2.TASK_LOST), 1.0)
+    assert after_update(lost, "task", told(mesos_pb2.TASK_RUNNING), 2.0).state is State.RUNNING
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_a_clock_that_jumps_moves_nothing(
+    tmp_path: Path, jump: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with bench(tmp_path, agent(1), agent(2)) as here:
+            await deployed(here, app(instances=3))
+            before = {item.id for item in here.running()}
+            wall = time.time
+            with monkeypatch.context() as patched:
+                patched.setattr(time, "time", lambda: wall() + jump)
+                await asyncio.sleep(0.5)
+                assert {item.id for item in here.running()} == before
+                assert here.framework.books.connected
+                await here.framework.wish(wishes.kill(min(before)))
+                await until(lambda: len(here.running()) == 3 and {it.id for it in here.running()} != before)
 
     asyncio.run(scenario())
