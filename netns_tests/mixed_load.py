@@ -57,7 +57,7 @@ def _bridge(number: int, **keys: Any) -> dict[str, Any]:
 
 def _lan(first: int) -> dict[str, Any]:
     """A part of the uplink's network."""
-    ends = {"rangeStart": f"192.0.2.{first}", "rangeEnd": f"192.0.2.{first + 15}"}
+    ends = {"rangeStart": f"192.0.2.{first}", "rangeEnd": f"192.0.2.{first + 31}"}
     routes = [{"dst": "10.30.0.0/16", "gw": "192.0.2.1"}]
     return {"type": "host-local", "ranges": [[{"subnet": "192.0.2.0/24", **ends}]], "routes": routes}
 
@@ -161,7 +161,8 @@ class Worker:
         self._chance = random.Random(f"{seed} {number}")
         self._done = done
         self._networks = networks()
-        self._boxes: list[Netns] = []
+        #: Containers that no DEL came for: network, namespace, addresses.
+        self._left: list[tuple[str, Netns, list[str]]] = []
 
     def prepare(self) -> None:
         """The device that only this worker gives away."""
@@ -175,11 +176,22 @@ class Worker:
         number = 0
         while time.monotonic() < until_moment:
             self._round(f"w{self._number}-{number}")
+            if len(self._left) > 2:
+                self._collect()
             number += 1
 
     def end(self) -> None:
-        for box in self._boxes:
+        """The namespaces that are left."""
+        for _, box, _ in self._left:
             box.delete()
+
+    def _collect(self) -> None:
+        """GC of what was left, while others attach to the same networks."""
+        for name, box, held in self._left:
+            box.delete()
+            self._done.give(held)
+            self._node.run([MESOKIT, "cni", "gc", f"net-{name}", "--plugin-dir", self._folder])
+        self._left.clear()
 
     def _conf(self, name: str) -> dict[str, Any]:
         conf = dict(self._networks[name])
@@ -208,7 +220,7 @@ class Worker:
             self._call("CHECK", name, {**conf, "prevResult": result}, cid, box)
         if forgotten:
             self._done.count("left to GC")
-            self._boxes.append(box)
+            self._left.append((name, box, held))
             return
         gone = None if vanish else box
         if vanish:
