@@ -348,3 +348,31 @@ def test_gc_removes_what_no_record_covers(node: Node, plugins: str) -> None:
     assert "id: cid3" in " ".join(elements(node))
     assert "cid2" not in node.shell("grep -r . /run/mesokit/claims")
     assert node.cni("STATUS", f"{plugins}/portmap", document).code == 0
+
+
+def test_a_chain_that_sets_the_mark_is_the_operators(node: Node, plugins: str) -> None:
+    """Without it no rule could be written: the call says so, and leaves nothing."""
+    box = node.netns("c1")
+    conf = {
+        "cniVersion": "1.0.0",
+        "name": "net",
+        "type": "portmap",
+        "backend": "iptables",
+        "externalSetMarkChain": "SITE-MARK",
+        "runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]},
+        "delegate": {
+            "type": "bridge",
+            "isDefaultGateway": True,
+            "ipam": {"type": "host-local", "subnet": "10.9.0.0/24"},
+        },
+    }
+    before = snapshot(node)
+    refused = node.cni("ADD", f"{plugins}/portmap", conf, "c1", box)
+    assert refused.code == 7
+    assert refused.error is not None and "externalSetMarkChain is 'SITE-MARK'" in refused.error["msg"]
+    assert node.cni("DEL", f"{plugins}/portmap", conf, "c1", box).code == 0
+    assert not residue(node, before)
+    node.shell("iptables -w -t nat -N SITE-MARK; ip6tables -w -t nat -N SITE-MARK")
+    node.cni("ADD", f"{plugins}/portmap", conf, "c1", box).ok()
+    assert "-j SITE-MARK" in node.shell("iptables -w -t nat -S")
+    assert node.cni("DEL", f"{plugins}/portmap", conf, "c1", box).code == 0

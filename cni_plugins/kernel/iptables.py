@@ -200,7 +200,7 @@ class Publication:
 
 
 def add_ports(tool: Tool, identity: Identity, wanted: Publication) -> None:
-    """Publish ports as the reference portmap does. CniError 11 or 999."""
+    """Publish ports as the reference portmap does. CniError 7 (no such chain), 11 or 999."""
     chain = chain_name("DN-", identity)
     saved = tool.save()
     lines = [f":{chain} - [0:0]"]
@@ -215,6 +215,12 @@ def add_ports(tool: Tool, identity: Identity, wanted: Publication) -> None:
     for hook in ("PREROUTING", "OUTPUT"):
         once(f"{hook} -m addrtype --dst-type LOCAL -j {_DNAT}")
     mark = wanted.external_chain
+    if mark and not any(line.startswith(f":{mark} ") for line in saved):
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"externalSetMarkChain is {mark!r}, and the table nat of IPv{tool.version} has no such chain",
+            "make the chain before the first container, or leave the key out",
+        )
     if wanted.snat and not mark:
         mark = _SETMARK
         bit = f"0x{1 << wanted.mark_bit:x}/0x{1 << wanted.mark_bit:x}"
