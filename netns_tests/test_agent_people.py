@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from netns_tests.agent_run import EXECUTOR, REFERENCE, agent_run, short
-from netns_tests.node import Node, until
+from netns_tests.node import Node, Running, until
 from netns_tests.plugins import MESOKIT
 
 NET = {"n": {"type": "hang"}}
@@ -31,9 +32,23 @@ def hanging(node: Node, verbs: str) -> str:
     return "/opt/hang"
 
 
+def processes(node: Node, beginning: str) -> list[str]:
+    """The numbers of the node's processes whose command lines begin so, the first one first."""
+    look = (
+        "import os, re, sys\n"
+        "for pid in filter(str.isdigit, os.listdir('/proc')):\n"
+        "    try:\n"
+        "        line = open(f'/proc/{pid}/cmdline').read().replace(chr(0), ' ')\n"
+        "    except OSError:\n"
+        "        continue\n"
+        "    if re.match(sys.argv[1], line):\n"
+        "        print(pid)\n"
+    )
+    return sorted(node.run(["python3", "-c", look, beginning]).text.split(), key=int)
+
+
 def sleepers(node: Node) -> list[str]:
-    found = node.run(["busybox", "pgrep", "-f", "^sleep 1000"], check=False).text
-    return found.split()
+    return processes(node, "sleep 1000")
 
 
 @pytest.mark.parametrize("verbs", ["ADD", "DEL", "ADD DEL"])
@@ -45,6 +60,7 @@ def test_the_third_interrupt_ends_it_whatever_a_plugin_does(
     with agent_run(node, tmp_path, short("sleep 1001", ["n"]), plugins, networks=NET) as run:
         if "ADD" in verbs:
             until(lambda: node.path("/run/calls").exists())
+            until(lambda: sleepers(node))
         else:
             run.wait_for("StatusUpdate", state="TASK_RUNNING")
         began = time.monotonic()
@@ -204,3 +220,52 @@ def test_ps_shows_addresses_and_that_nothing_is_there_is_no_error(node: Node, tm
         assert json.loads(node.run([MESOKIT, "ps", "--json"]).text)["addresses"] == [address]
         run.running.kill(signal.SIGTERM)
         run.end()
+
+
+def test_watch_is_a_table_in_place_on_a_terminal_and_lines_elsewhere(node: Node, tmp_path: Path) -> None:
+    tasks = [
+        {"name": "web", "instances": 3, "command": {"cmd": "sleep 1001"}},
+        {"name": "bad", "command": {"cmd": "printf '\\033[2Joops' >&2; exit 3"}},
+    ]
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    command = f"{MESOKIT} run {tmp_path}/tasks.json --watch --executor {EXECUTOR}"
+
+    def interrupted(terminal: bool, **env: str) -> tuple[int, str]:
+        """Ctrl-C once all of them run: what was shown."""
+        line = f"stty cols 60 rows 30; exec {command}"
+        words = ["script", "-qefc", line, "/dev/null"] if terminal else ["sh", "-c", f"exec {command}"]
+        running = node.popen(words, env=env)
+        shown = r"web-\d .*running|TASK_RUNNING"
+        until(lambda: len(set(re.findall(r"web-\d", " ".join(_lines_with(running, shown))))) == 3, seconds=30)
+        until(lambda: _lines_with(running, "failed|TASK_FAILED"))
+        program, *_its_children = processes(node, rf"\S*python\S* \S*mesokit run {tmp_path}")
+        node.run(["kill", "-INT", program])
+        finished = running.wait()
+        assert b"Traceback" not in finished.stdout + finished.stderr
+        return finished.status, finished.stdout.decode()
+
+    status, told = interrupted(terminal=True, TERM="xterm")
+    assert status == 130
+    assert "\x1b[32m" in told and "\x1b[5A\x1b[J" not in told and "\x1b[6A\x1b[J" in told
+    assert "\x1b[2J" not in told and "SIGINT: killing the tasks" in told
+    last = told.rpartition("\x1b[J")[2]
+    assert re.search(r"web-1 +killed .*\n", last) and "4 tasks: 3 killed, 1 failed" in last
+    bare = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", told)
+    assert max(len(line) for line in bare.splitlines() if line.startswith(("web", "bad", "TASK "))) <= 60
+    status, told = interrupted(terminal=True, TERM="xterm", NO_COLOR="1")
+    assert status == 130 and not re.search(r"\x1b\[\d+m", told) and "\x1b[6A" in told
+    for terminal, term in ((True, "dumb"), (False, "xterm")):
+        status, told = interrupted(terminal=terminal, TERM=term)
+        assert status == 130 and "\x1b" not in told
+        assert len(re.findall("web-. +TASK_KILLED", told)) == 3
+
+
+def _lines_with(running: Running, pattern: str) -> list[str]:
+    return [line for line in running.output().decode().splitlines() if re.search(pattern, line)]
+
+
+def test_a_reader_that_leaves_ends_watch(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "task.json").write_text(json.dumps(short("sleep 1001", [])))
+    command = f"{MESOKIT} run {tmp_path}/task.json --watch --executor {EXECUTOR}"
+    told = node.run(["bash", "-c", f"{command} | head -n 1; exit ${{PIPESTATUS[0]}}"], check=False)
+    assert told.status == 128 + signal.SIGPIPE and b"Traceback" not in told.stderr

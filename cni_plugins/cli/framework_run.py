@@ -11,7 +11,7 @@ from typing import Any
 import click
 from mesos.v1 import mesos_pb2
 
-from cni_plugins.cli.run import executor_command, plugin_path
+from cni_plugins.cli.run_inputs import executor_command, plugin_path
 from executor.framework.fake_master.agent import FakeAgent
 from executor.framework.fake_master.local import LocalBackend
 from executor.framework.fake_master.master import Master

@@ -10,6 +10,7 @@ import click
 
 from cni_plugins.cli import look
 from cni_plugins.cli.colour import coloured
+from cni_plugins.cli.table import fitted
 from cni_plugins.spec.text import printable
 from cni_plugins.view.plain import document
 from cni_plugins.view.pools import Pool, pools
@@ -63,7 +64,7 @@ def _summary(listed: list[Pool]) -> None:
         )
         for item in listed
     ]
-    head, *lines = look.table(rows, look.width())
+    head, *lines = fitted(rows, look.width())
     click.echo(head)
     for item, line in zip(listed, lines, strict=True):
         full = bool(item.size) and item.free * 100 <= item.size * _NEARLY
@@ -87,7 +88,7 @@ def _holders(item: Pool) -> None:
         for held in item.held
     ]
     if len(rows) > 1:
-        for line in look.table(rows, look.width(), "  "):
+        for line in fitted(rows, look.width(), "  "):
             click.echo(line)
 
 

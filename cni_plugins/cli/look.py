@@ -8,13 +8,12 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
-from cni_plugins.cli.table import aligned
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import Roots, roots_from
@@ -24,7 +23,6 @@ from cni_plugins.view.attachments import Attachment
 from cni_plugins.view.node import Node
 
 _NEVER_OFTEN = 100_000  # objects between two collections
-_LEAST = 6  # columns of a cell that is cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,25 +70,6 @@ def width() -> int:
     if "COLUMNS" in os.environ or sys.stdout.isatty():
         return shutil.get_terminal_size().columns
     return 0
-
-
-def table(rows: Sequence[Sequence[str]], columns: int, indent: str = "") -> list[str]:
-    """Rows of printable text as lines no longer than `columns` (0: any length): the widest columns give, and
-    what is cut ends with "…".
-    """
-    cells = [[printable(cell) for cell in row] for row in rows]
-    if not cells or not columns:
-        return aligned(cells, indent)
-    widths = [max(len(row[number]) for row in cells) for number in range(len(cells[0]))]
-    room = columns - len(indent) - 2 * (len(widths) - 1)
-    while sum(widths) > room and max(widths) > _LEAST:
-        widths[widths.index(max(widths))] -= 1
-    cut = [[_cut(cell, widths[number]) for number, cell in enumerate(row)] for row in cells]
-    return aligned(cut, indent)
-
-
-def _cut(text: str, size: int) -> str:
-    return text if len(text) <= size else text[: max(size - 1, 0)] + "…"
 
 
 def say_json(document: Any) -> None:

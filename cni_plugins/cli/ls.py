@@ -9,6 +9,7 @@ import click
 
 from cni_plugins.cli import look
 from cni_plugins.cli.colour import coloured
+from cni_plugins.cli.table import fitted
 from cni_plugins.spec.text import printable
 from cni_plugins.view.attachments import Attachment, State
 from cni_plugins.view.node import Node
@@ -89,7 +90,7 @@ def _show(found: Node, listed: list[Attachment]) -> None:
                 found.state(item).value,
             )
         )
-    head, *lines = look.table(rows, look.width())
+    head, *lines = fitted(rows, look.width())
     click.echo(head)
     for item, line in zip(listed, lines, strict=True):
         state = found.state(item)

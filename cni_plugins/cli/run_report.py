@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from typing import Any, TextIO
 
 from mesos.v1 import mesos_pb2
 
@@ -48,13 +48,16 @@ def print_line(document: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def text_teller() -> Teller:
-    """Tells on standard error, a line or two for each; standard output is left to the tasks."""
+def text_teller(stream: TextIO | None = None) -> Teller:
+    """Tells on a stream, a line or two for each; on standard error unless another is given, since standard
+    output is left to the tasks.
+    """
     names: dict[str, str] = {}
     widest = 10
 
     def tell(observation: Observation) -> None:
         nonlocal widest
+        out = stream or sys.stderr
         if isinstance(observation, ContainerStarted):
             names[observation.container] = observation.executor
         who, what = describe(observation)
@@ -66,8 +69,8 @@ def text_teller() -> Teller:
         clock = time.strftime("%H:%M:%S", time.localtime(moment)) + f".{int(moment * 1000) % 1000:03d}"
         for number, line in enumerate(what.splitlines()):
             margin = clock if not number else " " * len(clock)
-            sys.stderr.write(f"{margin}  {name:<{widest}} {printable(line)}\n")
-        sys.stderr.flush()
+            out.write(f"{margin}  {name:<{widest}} {printable(line)}\n")
+        out.flush()
 
     return tell
 
