@@ -19,13 +19,20 @@ ON_HOST = [sys.executable, str(TOP / "packaging/demo.py"), "--on-host"]
 SEEN = "things were seen."
 
 
-@pytest.mark.parametrize("options", [(), ("--plugin-dir", "/usr/lib/cni")], ids=["ours", "reference"])
+REFERENCE = ("--plugin-dir", "/usr/lib/cni")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), REFERENCE, ("--ipv6-only",), ("--ipv6-only", *REFERENCE)],
+    ids=["ours", "reference", "ours, IPv6 only", "reference, IPv6 only"],
+)
 def test_everything_is_seen(options: tuple[str, ...]) -> None:
     done = subprocess.run([DEMO, *options], capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert SEEN in done.stdout
     assert "✘" not in done.stdout
-    assert ("which never removes one; removed here" in done.stdout) == bool(options)
+    assert ("which never removes one; removed here" in done.stdout) == ("--plugin-dir" in options)
 
 
 def test_on_a_host_twice_and_nothing_is_left(node: Node) -> None:
@@ -35,6 +42,44 @@ def test_on_a_host_twice_and_nothing_is_left(node: Node) -> None:
         assert done.status == 0, done.text + done.stderr.decode()
         assert SEEN in done.text
     assert residue(node, before) == []
+
+
+def test_ipv6_only_has_no_ipv4_anywhere_and_says_what_cannot_be(node: Node) -> None:
+    """The executor's check, the published port and an agent on TCP over IPv6; [::1] with the reason."""
+    before = snapshot(node)
+    done = node.run([*ON_HOST, "--ipv6-only"], check=False, timeout=150)
+    assert done.status == 0, done.text + done.stderr.decode()
+    for seen in (
+        "the executor's health check has asked over IPv6",
+        "this node was given no IPv4 address",
+        "the container has none",
+        "the published port answers",
+        "an executor has subscribed by TCP and IPv6",
+        "its task got the answer of the published port",
+        "[::1]:8080 is refused at once, which is all it can be",
+    ):
+        assert f"✔ {seen}" in done.text
+    assert "IPv6 has no route_localnet" in done.text
+    assert SEEN in done.text
+    assert "had some before" not in done.text
+    assert "inet " not in done.text.replace("inet 127.0.0.1/8 scope host lo", "")
+    assert residue(node, before) == []
+
+
+def test_ipv6_only_on_a_host_with_ipv4_leaves_its_addresses(node: Node) -> None:
+    node.uplink()
+    before = snapshot(node)
+    done = node.run([*ON_HOST, "--ipv6-only"], check=False, timeout=150)
+    assert done.status == 0, done.text + done.stderr.decode()
+    assert "this host had some before: eth0 192.0.2.2/24" in done.text
+    assert residue(node, before) == []
+
+
+def test_ipv6_only_where_ipv6_is_off_says_so(node: Node) -> None:
+    node.run(["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"])
+    done = node.run([*ON_HOST, "--ipv6-only"], check=False)
+    assert (done.status, done.text) == (2, "")
+    assert b"net.ipv6.conf.all.disable_ipv6" in done.stderr
 
 
 def test_a_failure_is_told_and_the_status_says_so(node: Node) -> None:

@@ -1,7 +1,8 @@
 """The demo: a task on two networks, from its start to the proof that nothing of it is left.
 
-Read it from `story` on: that is what happens, in order. The files it uses are those in packaging/example:
-a task in the short form, and two networks. The task is run by `mesokit run`, as you would run it.
+Read it from `story` on: that is what happens, in order. The files it uses are those in packaging/example
+(in packaging/example/ipv6 with --ipv6-only): a task in the short form, and two networks. The task is run by
+`mesokit run`, as you would run it.
 """
 
 from __future__ import annotations
@@ -14,33 +15,54 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cni_plugins.cli.colour import coloured
+import demo_ipv6
+from demo_run import PATIENCE, Checks, fetch, lines, running, say, show, title, until_empty
 
 TOP = Path(__file__).resolve().parents[1]
 EXAMPLE = TOP / "packaging" / "example"
 MESOKIT = str(TOP / ".venv" / "bin" / "mesokit")
 GREETING = "Framework task running!"
-PATIENCE = 30.0
-"""Seconds that anything may take before the demo calls it missing."""
 
 
-def story(plugin_dir: Path, scratch: Path, check: Checks) -> None:
+@dataclass(frozen=True, slots=True)
+class Family:
+    """An address family and its example."""
+
+    files: Path
+    default_route: str
+    redirects: str
+    """The sysctl that dev-net sets."""
+
+
+IPV4 = Family(EXAMPLE, "default via 11.50.11.1 dev eth1", "net.ipv4.conf.eth1.accept_redirects")
+IPV6 = Family(
+    EXAMPLE / "ipv6", "default via fd00:11:50:11::1 dev eth1", "net.ipv6.conf.eth1.accept_redirects"
+)
+
+
+def story(plugin_dir: Path, scratch: Path, check: Checks, family: Family = IPV4) -> None:
     """What happens. Every `check` is a line of the summary; the demo succeeds if all of them held."""
-    networks = write_networks(scratch / "net.d", plugin_dir)
+    networks = write_networks(scratch / "net.d", plugin_dir, family)
+    ipv4_before = demo_ipv6.ipv4_addresses()
     bridges = [bridge_of(document)["bridge"] for document in networks.values()]
     before = traces(scratch)
 
     title("A task starts on two networks")
-    command = [MESOKIT, "run", str(EXAMPLE / "task.json"), *agent_options(scratch, plugin_dir), "--json"]
+    command = [
+        MESOKIT,
+        "run",
+        str(task_file(scratch, plugin_dir, family)),
+        *agent_options(scratch, plugin_dir),
+        "--json",
+    ]
     with running(command) as task:
         check("the task is starting", task.wait_for("StatusUpdate", state="TASK_STARTING"))
         update = task.wait_for("StatusUpdate", state="TASK_RUNNING")
@@ -49,6 +71,8 @@ def story(plugin_dir: Path, scratch: Path, check: Checks) -> None:
         check("it has an address on each network", len(addresses) == len(networks))
         if not check.all_held:
             return
+        if family is IPV6:
+            demo_ipv6.health(task, check)
 
         title("What the plugins made on this node")
         show("ip", "-brief", "addr")
@@ -57,28 +81,22 @@ def story(plugin_dir: Path, scratch: Path, check: Checks) -> None:
 
         title("It answers, to this node on each network and to a second container on one")
         for name, address in zip(networks, addresses, strict=False):
-            check(f"HTTP over {name}", fetch(f"http://{address}:2000/") == GREETING)
-        visitor = write_visitor(scratch / "visitor.json", next(iter(networks)), addresses[0])
-        with running(
-            [MESOKIT, "run", str(visitor), *agent_options(scratch, plugin_dir), "--json", "--follow"]
-        ) as v:
+            check(f"HTTP over {name}", fetch(url(address)) == GREETING)
+        visitor = [MESOKIT, "run", str(scratch / "visitor.json"), *agent_options(scratch, plugin_dir)]
+        write_visitor(scratch / "visitor.json", next(iter(networks)), url(addresses[0]))
+        with running([*visitor, "--json", "--follow"]) as v:
             check("a second container got the answer too", v.wait_for("Output", data=f"{GREETING}\n"))
             check("the second container is gone", v.wait_for("ContainerGone"))
 
-        title("What the task sees of the network")
         started = task.wait_for("ContainerStarted") or {"nsenter": ["false"]}
-        inside = show(*started["nsenter"], "ip", "addr")
-        check(
-            "eth0 and eth1 are inside",
-            all(f"eth{n}@" in inside and a in inside for n, a in enumerate(addresses)),
-        )
-        routes = show(*started["nsenter"], "ip", "route")
-        check("the default route is dev-net's", "default via 11.50.11.1 dev eth1" in routes)
-        if is_ours(plugin_dir):
-            sysctls = ("net.core.somaxconn", "net.ipv4.conf.eth1.accept_redirects")
-            files = [f"/proc/sys/{name.replace('.', '/')}" for name in sysctls]
-            tuned = show(*started["nsenter"], "cat", *files)
-            check("tuning has set a sysctl for each network", tuned.split() == ["512", "0"])
+        look_inside(started["nsenter"], addresses, plugin_dir, check, family)
+        if family is IPV6:
+            demo_ipv6.no_ipv4(started["nsenter"], ipv4_before, check)
+            if is_ours(plugin_dir):
+                demo_ipv6.published(GREETING, check)
+                port = url(demo_ipv6.GATEWAY, demo_ipv6.PORT)
+                write_visitor(scratch / "visitor.json", next(iter(networks)), port)
+                demo_ipv6.agent_by_tcp(visitor, GREETING, check)
 
         title("The kill")
         task.interrupt()
@@ -92,6 +110,25 @@ def story(plugin_dir: Path, scratch: Path, check: Checks) -> None:
     for line in sorted(left):
         say(f"  left: {line}")
     check("no interface, address, rule, mount, namespace or process is left", not left)
+
+
+def look_inside(
+    nsenter: list[str], addresses: list[str], plugin_dir: Path, check: Checks, family: Family
+) -> None:
+    """Interfaces, routes and sysctls as the task has them."""
+    title("What the task sees of the network")
+    inside = show(*nsenter, "ip", "addr")
+    check(
+        "eth0 and eth1 are inside",
+        all(f"eth{n}@" in inside and a in inside for n, a in enumerate(addresses)),
+    )
+    routes = show(*nsenter, "ip", *(["-6"] if family is IPV6 else []), "route")
+    check("the default route is dev-net's", family.default_route in routes)
+    if is_ours(plugin_dir):
+        sysctls = ("net.core.somaxconn", family.redirects)
+        files = [f"/proc/sys/{name.replace('.', '/')}" for name in sysctls]
+        tuned = show(*nsenter, "cat", *files)
+        check("tuning has set a sysctl for each network", tuned.split() == ["512", "0"])
 
 
 def traces(scratch: Path) -> set[str]:
@@ -120,32 +157,52 @@ def names_us(line: str) -> bool:
     What is not is the frame of our table: empty maps, and the rules that look into them, the same for any
     number of containers. It stays, as an empty table of anybody's would.
     """
-    return any(name in line for name in ("10.50.11.", "11.50.11.", "data-net", "dev-net"))
+    return any(
+        name in line
+        for name in ("10.50.11.", "11.50.11.", "fd00:10:50:11:", "fd00:11:50:11:", "data-net", "dev-net")
+    )
 
 
-def write_networks(directory: Path, plugin_dir: Path) -> dict[str, Any]:
+def url(address: str, port: int = 2000) -> str:
+    """Where a web server is."""
+    return f"http://[{address}]:{port}/" if ":" in address else f"http://{address}:{port}/"
+
+
+def task_file(scratch: Path, plugin_dir: Path, family: Family) -> Path:
+    """The example's task; where no plugin of its networks can publish a port, it wants none."""
+    path = family.files / "task.json"
+    if not is_ours(plugin_dir):
+        task = json.loads(path.read_text())
+        for network in task["container"]["network"]:
+            network.pop("port_mapping", None)
+        path = scratch / "task.json"
+        path.write_text(json.dumps(task, indent=2))
+    return path
+
+
+def write_networks(directory: Path, plugin_dir: Path, family: Family = IPV4) -> dict[str, Any]:
     """The example's networks by name, written where the agent will read them.
 
-    Other people's `tuning` refuses to run alone, as Mesos would have to run it; there the bridge goes bare.
+    Other people's `tuning` and `portmap` refuse to run alone, as Mesos would have to run them; there the
+    bridge goes bare.
     """
     directory.mkdir()
     networks = {}
-    for path in sorted((EXAMPLE / "net.d").iterdir()):
+    for path in sorted((family.files / "net.d").iterdir()):
         document = json.loads(path.read_text())
         if not is_ours(plugin_dir):
-            document = {"name": document["name"], **document["delegate"]}
+            document = {"name": document["name"], **bridge_of(document)}
         (directory / path.name).write_text(json.dumps(document, indent=2))
         networks[document["name"]] = document
     if not is_ours(plugin_dir):
-        say(f"The plugins of {plugin_dir} are not ours: without tuning, which is nothing there by itself.")
+        others = "tuning and portmap, which are" if family is IPV6 else "tuning, which is"
+        say(f"The plugins of {plugin_dir} are not ours: without {others} nothing there without a list.")
     return networks
 
 
-def write_visitor(path: Path, network: str, address: str) -> Path:
+def write_visitor(path: Path, network: str, where: str) -> None:
     """A second task, which asks the first one and finishes."""
-    program = (
-        f"import urllib.request as u; print(u.urlopen('http://{address}:2000/').read().decode().strip())"
-    )
+    program = f"import urllib.request as u; print(u.urlopen('{where}').read().decode().strip())"
     path.write_text(
         json.dumps(
             {
@@ -155,7 +212,6 @@ def write_visitor(path: Path, network: str, address: str) -> Path:
             }
         )
     )
-    return path
 
 
 def remove_bridges_of_others(bridges: list[str], plugin_dir: Path) -> None:
@@ -170,7 +226,9 @@ def remove_bridges_of_others(bridges: list[str], plugin_dir: Path) -> None:
 
 def bridge_of(network: dict[str, Any]) -> dict[str, Any]:
     """The bridge's own configuration in that of a network."""
-    inner: dict[str, Any] = network.get("delegate", network)
+    inner = network
+    while "delegate" in inner:
+        inner = inner["delegate"]
     return inner
 
 
@@ -187,175 +245,17 @@ def agent_options(scratch: Path, plugin_dir: Path) -> list[str]:
     ]
 
 
-class Run:
-    """A `mesokit run --json` and what it has told so far; each thing is shown as it is told."""
-
-    def __init__(self, command: list[str]) -> None:
-        say(f"$ {shlex.join(command)}", "36")
-        # A session of its own: Ctrl-C is the demo's, which then ends this one in order.
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
-        self.told: list[dict[str, Any]] = []
-        self.over = False
-        self.news = threading.Condition()
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            event = json.loads(line)
-            if text := in_words(event):
-                say(f"  {text}")
-            with self.news:
-                self.told.append(event)
-                self.news.notify_all()
-        with self.news:
-            self.over = True
-            self.news.notify_all()
-
-    def wait_for(self, event: str, **values: object) -> dict[str, Any] | None:
-        """The first event of this name with these values; None if it does not come."""
-
-        def found() -> dict[str, Any] | None:
-            wanted = {"event": event, **values}
-            return next((told for told in self.told if wanted.items() <= told.items()), None)
-
-        with self.news:
-            self.news.wait_for(lambda: found() or self.over, PATIENCE)
-            return found()
-
-    def interrupt(self) -> None:
-        """What Ctrl-C does: the agent kills its tasks, detaches their networks and exits."""
-        self.process.send_signal(signal.SIGINT)
-
-    def end(self) -> None:
-        """Wait until it has ended, by itself if it is about to."""
-        gone = any(told["event"] == "ContainerGone" for told in self.told)
-        try:
-            self.process.wait(PATIENCE if gone else 0)
-        except subprocess.TimeoutExpired:
-            self.process.terminate()
-            self.process.wait()
-
-
-@contextmanager
-def running(command: list[str]) -> Iterator[Run]:
-    """A `mesokit run` that has ended when the block is left, one way or the other."""
-    run = Run(command)
-    try:
-        yield run
-    finally:
-        run.end()
-
-
-def in_words(event: dict[str, Any]) -> str:
-    """An event of `mesokit run --json` for a person; "" for those that say nothing new here."""
-    text = ""
-    match event["event"]:
-        case "PluginCalled":
-            made = f": {', '.join(event['addresses'])}" if event["addresses"] else ""
-            made += f", FAILED: {event['error']}" if event["error"] else ""
-            took = f"{event['seconds'] * 1000:.0f} ms"
-            text = (
-                f"CNI {event['verb']} {event['network']}: {event['plugin']} {event['ifname']}{made} ({took})"
-            )
-        case "ContainerStarted":
-            text = f"executor {event['pid']} started; enter with: {shlex.join(event['nsenter'])}"
-        case "StatusUpdate":
-            message = f": {event['message']}" if event["message"] else ""
-            text = f"status update: {event['task']} {event['state']}{message}"
-        case "Output":
-            text = f"output: {event['data'].strip()}"
-        case "ExecutorExited":
-            text = f"executor {event['exit']}"
-        case "Note":
-            text = str(event["text"])
-    return text
-
-
-class Checks:
-    """What was seen, in the words of the summary."""
-
-    def __init__(self) -> None:
-        self.results: dict[str, bool] = {}
-
-    def __call__(self, what: str, seen: object) -> None:
-        self.results[what] = bool(seen)
-        say(f"  {'✔' if seen else '✘'} {what}", "32" if seen else "31")
-
-    @property
-    def all_held(self) -> bool:
-        """Whether there was at least one check, and none failed."""
-        return bool(self.results) and all(self.results.values())
-
-
-def fetch(url: str) -> str:
-    """The body of an HTTP answer, once there is one: a server needs a moment to listen."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                body = answer.read().decode().strip()
-                say(f"  GET {url} -> {body}")
-                return str(body)
-        except OSError as error:
-            if time.monotonic() > deadline:
-                return f"no answer from {url}: {error}"
-            time.sleep(0.05)
-
-
-def until_empty(look: Callable[[], set[str]]) -> set[str]:
-    """What is still there after a while: the kernel frees a namespace a little after its last process."""
-    deadline = time.monotonic() + 5
-    while (found := look()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found
-
-
-def lines(*command: str) -> list[str]:
-    """The lines a command prints."""
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-
-
-def show(*command: str) -> str:
-    """Run a command before the reader's eyes; what it printed."""
-    say(f"$ {shlex.join(command)}", "36")
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    for line in (done.stdout + done.stderr).splitlines():
-        say(f"  {line}")
-    return done.stdout
-
-
-def title(text: str) -> None:
-    """The heading of a part."""
-    say(f"\n{text}", "1")
-
-
-def say(text: str, colour: str = "") -> None:
-    """Print a line, in colour where somebody looks who can see it. Output that cannot be written interrupts
-    the story, once, in whatever thread it is noticed.
-    """
-    try:
-        sys.stdout.write(f"{coloured(text, colour, sys.stdout) if colour else text}\n")
-        sys.stdout.flush()
-    except OSError as error:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-        if isinstance(error, BrokenPipeError):
-            os.kill(os.getpid(), signal.SIGPIPE)
-        else:
-            sys.stderr.write(f"demo: standard output: {error.strerror}\n")
-            os.kill(os.getpid(), signal.SIGUSR1)
-
-
-def here(plugin_dir: Path | None, *, framework: bool = False) -> int:
+def here(plugin_dir: Path | None, *, framework: bool = False, family: Family = IPV4) -> int:
     """Tell the story on the network that we are on."""
     check = Checks()
     with tempfile.TemporaryDirectory(prefix="mesokit-demo-", dir="/run") as directory:
         scratch = Path(directory)
         plugins = plugin_dir or our_plugins(scratch / "plugins")
         with node_service(plugins):
-            (framework_story if framework else story)(plugins, scratch, check)
+            if framework:
+                framework_story(plugins, scratch, check)
+            else:
+                story(plugins, scratch, check, family)
     failed = [what for what, seen in check.results.items() if not seen]
     for what in failed:
         say(f"not seen: {what}", "31")
@@ -425,9 +325,11 @@ def output_is_lost(number: int, _frame: FrameType | None) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--on-host", action="store_true", help="use this host's own network")
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--framework", action="store_true", help="the framework's story: deploy, update, scale"
     )
+    which.add_argument("--ipv6-only", action="store_true", help="the same story without IPv4")
     parser.add_argument("--plugin-dir", type=Path, help="CNI plugins to use instead of ours")
     options = parser.parse_args()
     # However somebody asks us to end, the blocks above are left in order; a shell that starts us in the
@@ -440,8 +342,14 @@ def main() -> int:
         sys.stderr.write("demo: run me as root: containers and network namespaces need it\n")
         return 2
     try:
+        if options.ipv6_only and demo_ipv6.is_off():
+            sys.stderr.write(
+                "demo: --ipv6-only: this kernel has no IPv6, or net.ipv6.conf.all.disable_ipv6\n"
+            )
+            return 2
         if options.on_host:
-            return here(options.plugin_dir, framework=options.framework)
+            family = IPV6 if options.ipv6_only else IPV4
+            return here(options.plugin_dir, framework=options.framework, family=family)
         return in_a_node(sys.argv[1:])
     except KeyboardInterrupt:
         say("\ninterrupted; everything was cleaned up")

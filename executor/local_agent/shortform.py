@@ -14,6 +14,7 @@ from executor.local_agent.shapes import Flag, ListOf, MapOf, Number, Object, Tex
 from executor.local_agent.validation import DescriptionError, Fault, Json, fault, missing
 
 _PORT = Number(1, 65535, whole=True)
+_PROTOCOL = Text(("IPv4", "IPv6"))
 
 APPLICATION = Object(
     {
@@ -46,7 +47,7 @@ APPLICATION = Object(
                             "name": Text(),
                             "group": ListOf(Text()),
                             "labels": MapOf(Text()),
-                            "ipaddress": ListOf(Object({"ip": Text(), "protocol": Text(("IPv4", "IPv6"))})),
+                            "ipaddress": ListOf(Object({"ip": Text(), "protocol": _PROTOCOL})),
                             "port_mapping": ListOf(
                                 Object(
                                     {
@@ -82,11 +83,12 @@ APPLICATION = Object(
                         "scheme": Text(("http", "https")),
                         "port": _PORT,
                         "path": Text(),
+                        "protocol": _PROTOCOL,
                         "statuses": ListOf(Number(100, 599, whole=True)),
                     },
                     ("port",),
                 ),
-                "tcp": Object({"port": _PORT}, ("port",)),
+                "tcp": Object({"port": _PORT, "protocol": _PROTOCOL}, ("port",)),
                 "command": Object({"cmd": Text()}, ("cmd",)),
             },
             ("type",),
@@ -171,8 +173,7 @@ def container_info(document: Json) -> mesos_pb2.ContainerInfo:
             if address.get("ip"):
                 wanted.ip_address = address["ip"]
             if address.get("protocol"):
-                six = address["protocol"].lower() == "ipv6"
-                wanted.protocol = mesos_pb2.NetworkInfo.IPv6 if six else mesos_pb2.NetworkInfo.IPv4
+                wanted.protocol = _protocol(address["protocol"])
         for mapping in network.get("port_mapping") or ():
             info.port_mappings.add(**{name: value for name, value in mapping.items() if value is not None})
     for volume in document.get("volume") or ():
@@ -193,10 +194,14 @@ def health_check(document: Json) -> mesos_pb2.HealthCheck:
         for name, value in document["http"].items():
             if name == "statuses":
                 check.http.statuses.extend(value or ())
+            elif name == "protocol" and value:
+                check.http.protocol = _protocol(value)
             elif value is not None:
                 setattr(check.http, name, value)
     elif kind == "tcp":
         check.tcp.port = document["tcp"]["port"]
+        if document["tcp"].get("protocol"):
+            check.tcp.protocol = _protocol(document["tcp"]["protocol"])
     else:
         check.command.value = document["command"]["cmd"]
     for ours, theirs in (
@@ -209,6 +214,10 @@ def health_check(document: Json) -> mesos_pb2.HealthCheck:
         if document.get(ours) is not None:
             setattr(check, theirs, document[ours])
     return check
+
+
+def _protocol(text: str) -> mesos_pb2.NetworkInfo.Protocol:
+    return mesos_pb2.NetworkInfo.IPv6 if text.lower() == "ipv6" else mesos_pb2.NetworkInfo.IPv4
 
 
 def _labels(document: Json) -> mesos_pb2.Labels:

@@ -66,6 +66,17 @@ def faults(document: object) -> list[str]:
     return str(caught.value).splitlines()
 
 
+@pytest.mark.parametrize("kind", ["http", "tcp"])
+def test_a_check_of_the_short_form_may_be_over_ipv6(kind: str) -> None:
+    check = {"type": kind, kind: {"port": 80, "protocol": "IPv6"}}
+    (request,) = read({"name": "x", "command": {"cmd": "y"}, "healthcheck": check})
+    assert getattr(request.tasks[0].health_check, kind).protocol == mesos_pb2.NetworkInfo.IPv6
+    check = {"type": kind, kind: {"port": 80, "protocol": "IPv5"}}
+    (said,) = faults({"name": "x", "command": {"cmd": "y"}, "healthcheck": check})
+    assert f"healthcheck.{kind}.protocol" in said
+    assert "expected one of IPv4, IPv6" in said
+
+
 def test_short_form_becomes_a_task_info() -> None:
     (request,) = read(SHORT)
     (task,) = request.tasks
