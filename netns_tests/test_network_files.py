@@ -66,6 +66,17 @@ def test_what_is_edited_is_applied(node: Node, box: Netns) -> None:
         assert mtu(box) == 1350
 
 
+def test_a_pipe_among_the_files_makes_nobody_wait(node: Node, box: Netns) -> None:
+    node.run(["mkfifo", "/etc/cni/net.d/00-pipe.conf"])
+    done = node.run([MESOKIT, "doctor"], check=False, timeout=60)
+    assert b"Traceback" not in done.stderr
+    assert "00-pipe.conf" in done.text
+    with watching(node, "apply") as service:
+        write(node, CONF | {"mtu": 1400})
+        until(lambda: mtu(box) == 1400, what="the file beside it is applied")
+        assert b"00-pipe.conf is no regular file" in service.errors()
+
+
 def test_what_is_edited_is_shown(node: Node, box: Netns) -> None:
     with watching(node, "show") as service:
         write(node, CONF | {"mtu": 1400})

@@ -20,7 +20,7 @@ from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import OWN_NETNS, open_namespace
 from cni_plugins.spec.roots import roots_from
 from cni_plugins.spec.text import printable
-from cni_plugins.store import records
+from cni_plugins.store import network_files, records
 
 _MESOS = (Path("/var/run/mesos/isolators/network/cni"), Path("/run/mesos/isolators/network/cni"))
 
@@ -72,7 +72,7 @@ def _places(function: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--config-dir",
             envvar="NETCONFPATH",
-            default="/etc/cni/net.d",
+            default=network_files.DIRECTORY,
             show_default=True,
             type=folder,
             help="Where networks are (NETCONFPATH).",

@@ -25,8 +25,8 @@ from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import JsonObject, fold, parse_json
 from cni_plugins.spec.versions import VERSIONS, at_least
 from cni_plugins.steps.delegate import find
+from cni_plugins.store import network_files
 
-SUFFIXES = (".conflist", ".conf", ".json")
 _LONGEST = 120.0
 _SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 
@@ -78,7 +78,7 @@ def load(path: Path) -> NetworkList:
 def files_of(folder: Path) -> list[Path]:
     """The network files of a directory: lists first, by name, as libcni looks for them. CniError 5."""
     try:
-        paths = [item for item in folder.iterdir() if item.suffix in SUFFIXES and item.is_file()]
+        paths = [item for item in network_files.listed(folder) if item.is_file()]
     except OSError as error:
         raise CniError(Code.IO, f"cannot list {folder}", str(error)) from error
     return sorted(paths, key=lambda item: (item.suffix != ".conflist", item.name))
@@ -86,7 +86,7 @@ def files_of(folder: Path) -> list[Path]:
 
 def network(name: str, folder: Path) -> NetworkList:
     """A network by its name in `folder`, or by its file. CniError 7 naming those that are there."""
-    if "/" in name or Path(name).suffix in SUFFIXES:
+    if "/" in name or Path(name).suffix in network_files.SUFFIXES:
         return load(Path(name))
     names = []
     for path in files_of(folder):

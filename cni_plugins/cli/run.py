@@ -25,6 +25,7 @@ from cni_plugins.cli.run_inputs import (
     read,
 )
 from cni_plugins.cli.run_life import RunOptions, run
+from cni_plugins.store import network_files
 from executor.config.units import parse_duration
 from executor.local_agent.agent import AgentOptions
 from executor.local_agent.environment import Clocks
@@ -49,7 +50,7 @@ class Duration(click.ParamType[int]):
 @click.option(
     "--network-config-dir",
     type=click.Path(path_type=Path),
-    default=Path("/etc/cni/net.d"),
+    default=Path(network_files.DIRECTORY),
     show_default=True,
     help="Directory of network configurations.",
 )

@@ -22,6 +22,7 @@ from cni_plugins.spec.namespace import OWN_NETNS, open_namespace
 from cni_plugins.spec.roots import roots_from
 from cni_plugins.spec.text import printable
 from cni_plugins.spec.values import parse_json
+from cni_plugins.store import network_files
 from cni_plugins.store.records import Contents
 
 Wanted = Callable[[Contents], Changes | Sequence[str]]
@@ -71,7 +72,7 @@ Wanted = Callable[[Contents], Changes | Sequence[str]]
 @click.option(
     "--config-dir",
     envvar="NETCONFPATH",
-    default="/etc/cni/net.d",
+    default=network_files.DIRECTORY,
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
     help="Where networks are (NETCONFPATH).",

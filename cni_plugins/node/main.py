@@ -26,7 +26,6 @@ from cni_plugins.kernel.nft import changes
 from cni_plugins.node import lease_process, listen, worker
 from cni_plugins.node.ask import socket_path
 from cni_plugins.node.metrics import Metrics
-from cni_plugins.node.network_upkeep import DIRECTORY
 from cni_plugins.node.policy_process import PolicyProcess
 from cni_plugins.node.policy_watch import PolicyWatch
 from cni_plugins.node.rules_watch import RulesWatch
@@ -34,7 +33,7 @@ from cni_plugins.node.service import Handler
 from cni_plugins.node.supervisor import Supervisor, default_count, log
 from cni_plugins.plugins.registry import MODULES
 from cni_plugins.spec.roots import roots_from
-from cni_plugins.store import sockets
+from cni_plugins.store import network_files, sockets
 from cni_plugins.store.failures import Failure, note
 
 _M_ARENA_MAX = -8  # mallopt(3)
@@ -103,7 +102,7 @@ def serve(
     if heard is not None:
         supervisor.rules, supervisor.reload = RulesWatch(heard), reload
         if options.networks:
-            supervisor.networks = PolicyWatch(roots_from(os.environ).relocate(DIRECTORY))
+            supervisor.networks = PolicyWatch(roots_from(os.environ).relocate(network_files.DIRECTORY))
     if policies is not None:
         supervisor.policies = PolicyProcess(run / "policy" / "state.json", policies)
 

@@ -21,15 +21,13 @@ from cni_plugins.attach.drift import drift
 from cni_plugins.attach.update import Outcome, Where, Wish, update
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.values import JsonObject, fold, parse_json
+from cni_plugins.store import network_files
 from cni_plugins.store.records import Contents
 
 log = logging.getLogger("mesokit.node")
 
-DIRECTORY = "/etc/cni/net.d"
 #: Until whoever writes several files, or one in several goes, is most likely done.
 MOMENT_SECONDS = 1.0
-_SUFFIXES = (".conflist", ".conf", ".json")
-_LARGEST = 1 << 20
 
 
 class Watching(StrEnum):
@@ -44,7 +42,7 @@ def upkeep(where: Where, watching: Watching) -> None:
     """Compare every network's file with its containers; log what differs, what was done. Nothing raises."""
     if watching is Watching.OFF:
         return
-    for document in _documents(where.roots.relocate(DIRECTORY)):
+    for document in _documents(where.roots.relocate(network_files.DIRECTORY)):
         wish = Wish(apply=watching is Watching.APPLY)
         for outcome in update(where, _wanted(where, document), wish, network=str(fold(document, "name"))):
             _tell(outcome)
@@ -63,7 +61,7 @@ def _wanted(where: Where, document: JsonObject) -> Callable[[Contents], Changes 
 
 def _documents(place: Path) -> Iterator[JsonObject]:
     try:
-        names = sorted(item.name for item in place.iterdir() if item.suffix in _SUFFIXES)
+        paths = network_files.listed(place)
         directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return
@@ -72,8 +70,8 @@ def _documents(place: Path) -> Iterator[JsonObject]:
         if not _is_roots(os.fstat(directory)):
             log.error("networks: %s may be written by others than root: nothing in it is applied", place)
             return
-        for name in names:
-            document = _document(directory, place / name)
+        for path in paths:
+            document = _document(directory, path)
             network = fold(document, "name") if document is not None else None
             if document is not None and isinstance(network, str) and network not in seen:
                 seen.add(network)
@@ -84,21 +82,18 @@ def _documents(place: Path) -> Iterator[JsonObject]:
 
 def _document(directory: int, path: Path) -> JsonObject | None:
     try:
-        fd = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+        raw, status = network_files.read(path.name, directory=directory, follow=False)
     except OSError as error:
-        log.warning("networks: %s is passed over: %s", path, error.strerror)
+        log.warning("networks: %s is passed over: %s", path, error.strerror or error)
+        return None
+    if not _is_roots(status):
+        log.error("networks: %s may be written by others than root: passed over", path)
         return None
     try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or not _is_roots(status):
-            log.error("networks: %s may be written by others than root, or is no file: passed over", path)
-            return None
-        document = parse_json(os.read(fd, _LARGEST))
-    except (OSError, ValueError) as error:
+        document = parse_json(raw)
+    except ValueError as error:
         log.warning("networks: %s is passed over, it is no whole JSON: %s", path, error)
         return None
-    finally:
-        os.close(fd)
     return document if isinstance(document, dict) else None
 
 

@@ -18,12 +18,10 @@ from cni_plugins.spec.config import decode
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.roots import Roots
 from cni_plugins.spec.values import IpNetwork, JsonObject, parse_ip
+from cni_plugins.store import network_files
 from cni_plugins.store.reservations import Reservation, directory_of, read_reservation
 from cni_plugins.view.attachments import State
 from cni_plugins.view.node import Node
-
-CONFIGURATIONS = "/etc/cni/net.d"
-_LARGEST = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,15 +152,12 @@ def configurations(node: Node, roots: Roots) -> Iterator[tuple[str, JsonObject]]
 def files(roots: Roots) -> Iterator[tuple[Path, JsonObject | None]]:
     """The configuration files of the node and what they hold; None for one that is no JSON object."""
     try:
-        listed = sorted(roots.relocate(CONFIGURATIONS).iterdir())
+        listed = network_files.listed(roots.relocate(network_files.DIRECTORY))
     except OSError:
         return
     for path in listed:
-        if path.suffix not in {".conf", ".conflist", ".json"}:
-            continue
         try:
-            with path.open("rb") as file:
-                config = json.loads(file.read(_LARGEST))
+            config = json.loads(network_files.read(path)[0])
         except PermissionError:
             continue
         except (OSError, ValueError, RecursionError):

@@ -12,6 +12,7 @@ from cni_plugins.plugins.registry import Plugins
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.text import printable
 from cni_plugins.spec.values import JsonObject
+from cni_plugins.store import network_files
 from cni_plugins.view import pools
 from cni_plugins.view.attachments import Attachment
 from cni_plugins.view.doctor.facts import Facts, Finding, Level, is_routed
@@ -38,7 +39,8 @@ def _overlap(names: list[str], one: str, other: str) -> Finding:
         Level.FAIL,
         f"networks {' and '.join(names)} give the same addresses",
         f"{one} and {other}" if one != other else f"both have {one}",
-        f"give one of them another subnet: edit its file in {pools.CONFIGURATIONS}, then restart its tasks",
+        f"give one of them another subnet: edit its file in {network_files.DIRECTORY}, "
+        "then restart its tasks",
     )
 
 

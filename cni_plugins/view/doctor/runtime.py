@@ -13,6 +13,7 @@ from pathlib import Path
 from cni_plugins.kernel.namespace import entered
 from cni_plugins.plugins.registry import MODULES
 from cni_plugins.spec.namespace import Namespace
+from cni_plugins.store import network_files
 from cni_plugins.view import pools
 from cni_plugins.view.attachments import Attachment
 from cni_plugins.view.doctor.facts import Facts, Finding, Level
@@ -36,7 +37,8 @@ def agent_flags(facts: Facts) -> Iterator[Finding]:
                     Level.WARN,
                     "the Mesos agent that runs here knows no CNI networks",
                     f"process {agent.pid} has no --network_cni_plugins_dir and --network_cni_config_dir",
-                    f"--network_cni_plugins_dir=/opt/cni/bin --network_cni_config_dir={pools.CONFIGURATIONS}",
+                    "--network_cni_plugins_dir=/opt/cni/bin "
+                    f"--network_cni_config_dir={network_files.DIRECTORY}",
                 )
             continue
         for path, config in pools.files(facts.roots):
