@@ -69,6 +69,18 @@ class Reconciler:
             self._ask_at = now + self._wait
         return [reconcile([task])]
 
+    def unlisted(self, tasks: Iterable[TaskRef], now: float) -> list[Call]:
+        """The whole list has come (`heard` was True): ask for those of these that were not on it. That they
+        were not proves nothing: the list has no tasks of agents that are away.
+        """
+        absent = [task for task in tasks if task.task_id not in self._seen]
+        self._remaining.update({task.task_id: task.agent_id for task in absent})
+        if absent and self._ask_at is None:
+            self._wait = self.pace.first_wait
+            self._ask_at = now + self._wait
+        size = self.pace.batch
+        return [reconcile(absent[start : start + size]) for start in range(0, len(absent), size)]
+
     def heard(self, task_id: str) -> bool:
         """An update of this task came. True if it ends the whole list that was asked for."""
         self._remaining.pop(task_id, None)
@@ -80,10 +92,6 @@ class Reconciler:
         if self._fence:
             self._seen.add(task_id)
         return False
-
-    def seen_in_list(self) -> frozenset[str]:
-        """The tasks heard of while the whole list came; read it when `heard` was True."""
-        return frozenset(self._seen)
 
     def due(self, now: float) -> list[Call]:
         """The calls to make now."""

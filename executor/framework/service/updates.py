@@ -70,6 +70,13 @@ def update(books: Books, status: TaskStatus, turn: Turn) -> None:
     books.counters["updates"] += 1
     task_id = status.task_id.value
     if books.reconciler.heard(task_id):
+        living = (
+            TaskRef(name, instance.agent_id)
+            for instance in books.instances.values()
+            for name in instance.living_tasks
+        )
+        for call in books.reconciler.unlisted(living, books.now()):
+            turn.call(call)
         return
     if books.reconciler.is_fence(task_id):
         return

@@ -477,3 +477,17 @@ def test_a_clock_that_jumps_moves_nothing(
                 await until(lambda: len(here.running()) == 3 and {it.id for it in here.running()} != before)
 
     asyncio.run(scenario())
+
+
+def test_a_task_that_is_on_no_list_is_asked_for(tmp_path: Path) -> None:
+    """Its end was said once, by the master, and not heard: only the whole list shows that it is gone."""
+
+    async def scenario() -> None:
+        async with bench(tmp_path, agent(1)) as here:
+            await deployed(here, app())
+            before = here.living()[0].id
+            here.master.books.agents["A1"].agent.reboot()
+            await until(lambda: here.running() and here.running()[0].id != before, 30.0)
+            assert len(here.tasks()) == 1
+
+    asyncio.run(scenario())
