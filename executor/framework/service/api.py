@@ -6,9 +6,14 @@ document comes back as 422 with every fault, each by its path.
 """
 
 import hmac
+import ipaddress
 import json
+import re
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -39,13 +44,37 @@ LedEndpoint = Callable[[Framework, Request], Awaitable[Response]]
 
 @dataclass(slots=True)
 class Site:
-    """What the API speaks for. `token` "" lets everybody in (loopback, or a proxy in front)."""
+    """What the API speaks for. `token` "" lets everybody in (loopback, or a proxy in front) who asks for an
+    address, or for one of `names`.
+    """
 
     store: Store
     files: Mapping[str, Served] = field(default_factory=dict)
     token: str = field(default="", repr=False)
     scheme: str = "http"
+    names: frozenset[str] = frozenset()
     framework: Framework | None = None
+
+
+@cache
+def _page_fields() -> dict[str, str]:
+    """The page may run its own script and style, and speak with this API; nothing else."""
+    text = PAGE.read_text()
+    inner = {tag: re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL) for tag in ("script", "style")}
+    hashes = {
+        tag: " ".join(f"'sha256-{b64encode(sha256(part.encode()).digest()).decode()}'" for part in parts)
+        for tag, parts in inner.items()
+    }
+    policy = (
+        f"default-src 'none'; script-src {hashes['script']}; style-src {hashes['style']}; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return {
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-store",
+    }
 
 
 SiteEndpoint = Callable[[Site, Request], Awaitable[Response]]
@@ -238,7 +267,7 @@ async def openapi(site: Site, _request: Request) -> Response:
 
 
 async def page(site: Site, _request: Request) -> Response:
-    return FileResponse(PAGE, media_type="text/html")
+    return FileResponse(PAGE, media_type="text/html", headers=_page_fields())
 
 
 _LED: tuple[tuple[str, LedEndpoint, tuple[str, ...]], ...] = (
@@ -306,15 +335,25 @@ def application(site: Site) -> Starlette:
 
 def _authorize(site: Site, request: Request) -> None:
     if not site.token:
-        # Any page that somebody on this host visits could send a deployment here. Which names lead here is
-        # not known, so Host goes as ours.
-        reason = browsers.foreign(request.headers, (browsers.host_name(request.headers.get("host", "")),))
+        # Any page that somebody on this host visits could send a deployment here, or read what is here by a
+        # name of its own. An address is nobody's name.
+        host = browsers.host_name(request.headers.get("host", ""))
+        names = {*site.names, host} if _is_address(host) else site.names
+        reason = browsers.foreign(request.headers, names)
         if reason:
-            raise RefusedError(403, reason)
+            raise RefusedError(403, f"{reason} (--advertise NAME:PORT makes a name mine; or use a token)")
         return
     given = request.headers.get("authorization", "")
     if not hmac.compare_digest(given.encode("utf-8", "replace"), f"Bearer {site.token}".encode()):
         raise RefusedError(401, "this API wants Authorization: Bearer with the token")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 async def _to_the_leader(site: Site, request: Request) -> Response:

@@ -11,6 +11,7 @@ is given back.
 import asyncio
 import logging
 import signal
+import socket
 import ssl
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from executor.framework.service.core import Framework
 from executor.framework.service.files import Served, read_files
 from executor.framework.store import sqlite
 from executor.framework.store.interface import FencedError, Leadership, Store, StoreError
+from executor.local_agent import browsers
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +113,7 @@ async def run(
         made.port = server.servers[0].sockets[0].getsockname()[1]
         made.listening.set()
         advertised = place.advertised or f"{place.host}:{made.port}"
+        site.names = frozenset((browsers.host_name(advertised), socket.gethostname().lower()))
         for number in (signal.SIGTERM, signal.SIGINT):
             with suppress(NotImplementedError, RuntimeError):
                 asyncio.get_running_loop().add_signal_handler(number, stop.set)

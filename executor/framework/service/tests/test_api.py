@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -43,6 +44,7 @@ class Client:
     async def ask(self, method: str, path: str, body: Any = None, **more: Any) -> requests.Response:
         data = body if isinstance(body, (bytes, str)) or body is None else json.dumps(body)
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        headers |= more.pop("headers", {})
         return await asyncio.to_thread(
             requests.request, method, self.base + path, data=data, headers=headers, timeout=20, **more
         )
@@ -114,6 +116,38 @@ def test_without_a_token_no_other_sites_page_may_ask(tmp_path: Path) -> None:
                     answer = await asyncio.to_thread(session.send, request.prepare(), timeout=20)
                 assert answer.status_code == 403 and "only my own page may ask" in answer.json()["message"]
             assert (await client.ask("GET", "/v1/apps")).json() == []
+
+    asyncio.run(scenario())
+
+
+def test_by_a_name_that_is_not_its_own_nobody_asks(tmp_path: Path) -> None:
+    """DNS rebinding: a site whose name leads to 127.0.0.1 by now is of the same origin as what it asks."""
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (_, client):
+            port = client.base.rpartition(":")[2]
+            for host, status in (
+                (f"evil.example:{port}", 403),
+                (f"127.0.0.1.evil.example:{port}", 403),
+                (f"LOCALHOST:{port}", 200),
+                (f"192.0.2.7:{port}", 200),
+                (f"[2001:db8::7]:{port}", 200),
+                (f"{socket.gethostname()}:{port}", 200),
+            ):
+                answer = await client.ask("GET", "/v1/apps", headers={"Host": host})
+                assert answer.status_code == status, host
+                assert status == 200 or "--advertise" in answer.json()["message"]
+
+    asyncio.run(scenario())
+
+
+def test_the_page_may_do_nothing_but_its_own(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with served(tmp_path) as (_, client):
+            answer = await client.ask("GET", "/")
+            policy = answer.headers["Content-Security-Policy"]
+            assert "default-src 'none'; script-src 'sha256-" in policy and "unsafe" not in policy
+            assert "connect-src 'self'" in policy
 
     asyncio.run(scenario())
 
