@@ -66,6 +66,18 @@ def test_what_is_edited_is_applied(node: Node, box: Netns) -> None:
         assert mtu(box) == 1350
 
 
+def test_the_environment_asks_for_it_as_a_unit_of_systemd_can(node: Node, box: Netns) -> None:
+    command, key = [MESOKIT, "node"], "MESOKIT_WATCH_NETWORKS"
+    with started(node.popen(command, env={key: "show"})) as service:
+        until(node.path("/run/mesokit/node.sock").is_socket)
+        write(node, CONF | {"mtu": 1400})
+        until(lambda: b"c1 eth0 on net differs from its file" in service.errors(), what="it is shown")
+    assert mtu(box) == 1500
+    wrong = node.run(command, env={key: "always"}, check=False)
+    assert wrong.status == 2
+    assert b"--watch-networks" in wrong.stderr and b"'always'" in wrong.stderr
+
+
 def test_a_pipe_among_the_files_makes_nobody_wait(node: Node, box: Netns) -> None:
     node.run(["mkfifo", "/etc/cni/net.d/00-pipe.conf"])
     done = node.run([MESOKIT, "doctor"], check=False, timeout=60)
