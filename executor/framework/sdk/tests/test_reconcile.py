@@ -40,9 +40,9 @@ def test_the_whole_list_ends_with_its_fence() -> None:
     assert found.is_fence(fence)
     assert found.heard("stranger") is False
     assert found.heard(fence) is True
+    assert found.alarm == 4.0 + 900.0
     (call,) = found.unlisted([TaskRef("stranger", "A1"), TaskRef("missing", "A2")], 1.0)
     assert [(it.task_id.value, it.agent_id.value) for it in call.reconcile.tasks] == [("missing", "A2")]
-    assert found.alarm == 4.0 + 900.0
 
 
 def test_an_old_fence_ends_nothing() -> None:
