@@ -32,10 +32,11 @@ from netns_tests.snapshot import assert_clean, snapshot
 
 #: What flanneld writes.
 _LEASE = "FLANNEL_NETWORK=10.60.0.0/16\nFLANNEL_SUBNET=10.60.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
+#: Of a namespace that vanished nobody gives the lease back: they are short.
 _DHCP_SERVER = (
     "ip netns exec world dnsmasq --conf-file=/dev/null --port=0 --interface=world --bind-interfaces"
     " --user=root --no-ping --leasefile-ro --log-facility=/dev/null"
-    " --dhcp-range=192.0.2.100,192.0.2.190,255.255.255.0,3600"
+    " --dhcp-range=192.0.2.100,192.0.2.250,255.255.255.0,120"
 )
 #: Who keeps leases, by process id; and what the kernel gives the far end of a device that is up.
 _STAYS = (
@@ -44,6 +45,7 @@ _STAYS = (
 )
 #: "Try again later": the one who keeps leases has just been killed.
 _LATER = 11
+_LATER_SECONDS = 120.0
 
 
 def _pool(number: int) -> dict[str, Any]:
@@ -245,12 +247,13 @@ class Worker:
         kill: bool = False,
     ) -> dict[str, Any] | None:
         """The result; None where the call was killed. Raises AssertionError for an error."""
+        patience = time.monotonic() + _LATER_SECONDS
         while True:
             said = self._once(verb, conf, cid, box, kill=kill)
             if said is None:
                 self._done.count(f"{name} {verb} killed")
                 return None
-            if said.code == _LATER and name == "dhcp":
+            if said.code == _LATER and name == "dhcp" and time.monotonic() < patience:
                 self._done.count("dhcp later")
                 time.sleep(0.2)
                 continue
