@@ -138,7 +138,9 @@ def test_inside_is_what_mesos_makes(node: Node, tmp_path: Path, log: Path) -> No
         container = started["container"]
         assert inside("hostname").strip() == container
         assert inside("cat", "/etc/hostname").strip() == container
-        assert inside("cat", "/etc/hosts") == f"127.0.0.1 localhost\n10.0.0.2 {container}\n"
+        hosts = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
+        hosts += [f"10.0.0.2 {container}", f"fd00::2 {container}"]
+        assert inside("cat", "/etc/hosts").splitlines() == hosts
         assert inside("cat", "/etc/resolv.conf") == "search example\nnameserver 192.0.2.53\n"
         assert "UP" in inside("ip", "link", "show", "lo").split("<", 1)[1].split(">")[0]
         assert node.run(["hostname"]).text.strip() == "node"

@@ -238,9 +238,13 @@ def _configuration(attachment: Attachment) -> str:
 
 
 def _hosts(hostname: str, attached: Sequence[Attachment]) -> str:
-    first = next((a.result.ip4 for a in attached if a.result and a.result.ip4), None)
-    line = f"{ipaddress.ip_interface(first.address).ip} {hostname}\n" if first else ""
-    return f"127.0.0.1 localhost\n{line}"
+    """As the agent writes it; where a network gives IPv6, which the agent leaves out, that too."""
+    results = [attachment.result for attachment in attached if attachment.result]
+    four = next((result.ip4 for result in results if result.ip4), None)
+    six = next((result.ip6 for result in results if result.ip6), None)
+    lines = ["127.0.0.1 localhost", *(["::1 localhost ip6-localhost ip6-loopback"] if six else [])]
+    lines += [f"{ipaddress.ip_interface(each.address).ip} {hostname}" for each in (four, six) if each]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _resolver(found: Sequence[Dns]) -> str:
