@@ -76,6 +76,8 @@ def _user() -> str:
     "--role", "roles", multiple=True, default=("*",), show_default=True, help="A role; may be repeated."
 )
 @click.option("--user", default=_user, show_default="you", help="Unix user of tasks and executors.")
+@click.option("--gpus", is_flag=True, help="Be offered agents with GPUs too, which masters keep from others.")
+@click.option("--all-regions", is_flag=True, help="Be offered agents outside the master's region too.")
 @click.option("--principal", default="", help="Who it is for the master.")
 @click.option("--secret-file", type=_PATH, help="Its secret, for basic authentication.")
 @click.option("--master-token-file", type=_PATH, help="A bearer token for the master instead.")

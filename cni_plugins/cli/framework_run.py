@@ -78,6 +78,8 @@ def _settings(options: dict[str, Any], masters: tuple[str, ...]) -> Settings:
             options["executor_uri"].endswith((".tar", ".tar.gz", ".tgz")),
         ),
         secrets=options["secrets"],
+        gpus=options["gpus"],
+        regions=options["all_regions"],
     )
 
 

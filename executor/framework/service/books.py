@@ -28,7 +28,8 @@ from executor.framework.service.turn import Turn
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Seconds. `name`, `user`, `roles`, `principal` go into FrameworkInfo; `avoid_before_maintenance`: how
+    """Seconds. `name`, `user`, `roles`, `principal` go into FrameworkInfo, `gpus` and `regions` as the
+    capabilities GPU_RESOURCES and REGION_AWARE; `avoid_before_maintenance`: how
     long before a machine's maintenance nothing is placed there; `give_up_store`: how long the store may be
     out of reach before this instance leads no more.
     """
@@ -42,6 +43,8 @@ class Settings:
     failover_timeout: float = 7 * 86400.0
     delivery: Delivery = field(default_factory=Delivery)
     secrets: Path | None = None
+    gpus: bool = False
+    regions: bool = False
     reconcile: Pace = field(default_factory=Pace)
     kill_again: float = 10.0
     revive_every: float = 5.0

@@ -150,13 +150,16 @@ class Framework:
         if settings.webui_url:
             info.webui_url = settings.webui_url
         kinds = mesos_pb2.FrameworkInfo.Capability
-        for kind in (
-            kinds.PARTITION_AWARE,
-            kinds.TASK_KILLING_STATE,
-            kinds.MULTI_ROLE,
-            kinds.RESERVATION_REFINEMENT,
+        for kind, announced in (
+            (kinds.PARTITION_AWARE, True),
+            (kinds.TASK_KILLING_STATE, True),
+            (kinds.MULTI_ROLE, True),
+            (kinds.RESERVATION_REFINEMENT, True),
+            (kinds.GPU_RESOURCES, settings.gpus),
+            (kinds.REGION_AWARE, settings.regions),
         ):
-            info.capabilities.add(type=kind)
+            if announced:
+                info.capabilities.add(type=kind)
         if self.books.framework_id:
             info.id.value = self.books.framework_id
         return info

@@ -38,6 +38,7 @@ def deploy(app: App, *, force: bool = False, fresh: bool = False) -> Callable[[B
     def do(books: Books, turn: Turn) -> Any:
         state = books.apps.get(app.name)
         _require_roles(books, app)
+        _require_gpus(books, app)
         if state is None:
             deployment = _new_deployment(app.version, "")
             state = AppState(app, app.instances, deployment, {app.version: app}, started_at=books.now())
@@ -193,6 +194,14 @@ def _require_roles(books: Books, app: App) -> None:
     if app.volumes and (app.role or next((role for role in roles if role != "*"), "*")) == "*":
         raise WishError(
             422, "volumes: nothing can be reserved to the role *: start the framework with --role NAME"
+        )
+
+
+def _require_gpus(books: Books, app: App) -> None:
+    if not books.settings.gpus and dict(app.scalars).get("gpus", 0):
+        raise WishError(
+            422,
+            "resources.gpu: a master offers no agent that has GPUs to this framework: start it with --gpus",
         )
 
 
