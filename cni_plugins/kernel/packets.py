@@ -59,14 +59,16 @@ def attach(sock: socket.socket, program: Sequence[tuple[int, int, int, int]]) ->
     )
 
 
-def open_udp(namespace: Namespace, ifname: str, port: int) -> socket.socket:
-    """A packet socket for UDP to `port` that comes in on a link; it does not block. CniError 999."""
+def open_filtered(
+    namespace: Namespace, ifname: str, ethertype: int, program: Sequence[tuple[int, int, int, int]]
+) -> socket.socket:
+    """A packet socket on a link for what `program` (BPF) lets through; it does not block. CniError 999."""
     with entered(namespace):
         try:
             sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
             try:
-                attach(sock, _program(port))
-                sock.bind((ifname, ETH_P_IP))
+                attach(sock, program)
+                sock.bind((ifname, ethertype))
             except BaseException:
                 sock.close()
                 raise
@@ -75,6 +77,11 @@ def open_udp(namespace: Namespace, ifname: str, port: int) -> socket.socket:
                 Code.INTERNAL, f"cannot open a packet socket on {ifname} in {namespace.path}", str(error)
             ) from error
     return sock
+
+
+def open_udp(namespace: Namespace, ifname: str, port: int) -> socket.socket:
+    """A packet socket for UDP to `port` that comes in on a link; it does not block. CniError 999."""
+    return open_filtered(namespace, ifname, ETH_P_IP, _program(port))
 
 
 def send_udp(

@@ -11,9 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 
-from cni_plugins.kernel.namespace import entered
-from cni_plugins.kernel.packets import attach, checksum
-from cni_plugins.spec.errors import CniError, Code
+from cni_plugins.kernel.packets import checksum, open_filtered
 from cni_plugins.spec.namespace import Namespace
 
 ETH_P_IPV6 = 0x86DD
@@ -57,26 +55,9 @@ def _neighbours() -> list[tuple[int, int, int, int]]:
     ]
 
 
-def _open(namespace: Namespace, ifname: str, program: list[tuple[int, int, int, int]]) -> socket.socket:
-    with entered(namespace):
-        try:
-            sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
-            try:
-                attach(sock, program)
-                sock.bind((ifname, ETH_P_IPV6))
-            except BaseException:
-                sock.close()
-                raise
-        except OSError as error:
-            raise CniError(
-                Code.INTERNAL, f"cannot open a packet socket on {ifname} in {namespace.path}", str(error)
-            ) from error
-    return sock
-
-
 def open_udp(namespace: Namespace, ifname: str, port: int) -> socket.socket:
     """A packet socket for UDP to `port` that comes in on a link; it does not block. CniError 999."""
-    return _open(namespace, ifname, _by_port(port))
+    return open_filtered(namespace, ifname, ETH_P_IPV6, _by_port(port))
 
 
 def _packet(source: IPv6Address, target: IPv6Address, number: int, limit: int, payload: bytes) -> bytes:
@@ -170,7 +151,7 @@ def _solicited_node(address: IPv6Address) -> IPv6Address:
 
 def open_probe(namespace: Namespace, ifname: str, index: int, address: IPv6Address) -> Probe:
     """A probe of `address`, not sent yet; its socket does not block. CniError 999."""
-    sock = _open(namespace, ifname, _neighbours())
+    sock = open_filtered(namespace, ifname, ETH_P_IPV6, _neighbours())
     for group in (_solicited_node(address), _ALL_NODES):
         with suppress(OSError):  # then the link may still let it through, as a veth does
             member = _MEMBERSHIP.pack(index, _MULTICAST, 6, _multicast_mac(group))
