@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from functools import partial
 from pathlib import Path
 
 from netns_tests.node import Node, until
@@ -31,6 +32,17 @@ def _is_service(path: Path) -> bool:
         return b"mesokit\0node\0" in path.read_bytes()
     except OSError:
         return False
+
+
+def is_another(node: Node, gone: Path) -> bool:
+    """Whether one alone is there, and not the one that has gone."""
+    found = appliers(node)
+    return len(found) == 1 and found != [gone]
+
+
+def judges(web: Box, db: Box, passes: bool) -> bool:
+    """Whether what a policy says of a ping is what happens to it."""
+    return web.netns.ping(db.four, seconds=0.4) == passes
 
 
 def wakeups(process: Path) -> list[str]:
@@ -96,7 +108,6 @@ def test_another_takes_the_place_of_one_that_is_killed(node: Node, ours: str) ->
         for number in range(3):
             (process,) = appliers(node)
             node.run(["busybox", "kill", "-KILL", process.name])
-            until(lambda p=process: len(now := appliers(node)) == 1 and now != [p], what="another is there")  # type: ignore[misc]
+            until(partial(is_another, node, process), what="another is there")
             write(node, [DB | {"ingress": []}] if number % 2 == 0 else [])
-            passes = number % 2 == 1
-            until(lambda p=passes: web.netns.ping(db.four, seconds=0.4) == p, what="the policy holds")  # type: ignore[misc]
+            until(partial(judges, web, db, number % 2 == 1), what="the policy holds")

@@ -54,13 +54,11 @@ def command(
     """
     if ctx.invoked_subcommand is not None:
         return
-    from cni_plugins.node.network_upkeep import Watching  # noqa: PLC0415
     from cni_plugins.node.plugins import policies, prepare, restore  # noqa: PLC0415 - every plugin, which `status` does not need
 
-    watching = Watching(flags["watch"])
-    networks = watching is not Watching.OFF
+    networks = flags["watch"] != "off"
     options = Options(threads, workers or 0, metrics_port or 0, flags["verbose"], networks=networks)
-    again = partial(restore, watching)
+    again = partial(restore, flags["watch"])
     sys.exit(serve(options, version("mesokit"), prepare, reload=again, policies=policies))
 
 

@@ -38,9 +38,9 @@ _LATER = (
 )
 
 
-def restore(watching: Watching = Watching.OFF) -> None:
+def restore(watching: str = Watching.OFF) -> None:
     """Make again what somebody flushed, for the attachments of this process's namespace, then see to networks
-    whose files changed; log errors.
+    whose files changed, as `watching` (a value of Watching) has it; log errors.
     """
     host = open_namespace(OWN_NETNS)
     if host is None:
@@ -53,7 +53,7 @@ def restore(watching: Watching = Watching.OFF) -> None:
                 log.error(
                     "%s %s on %s cannot be restored: %s", who.container_id, who.ifname, who.network, error
                 )
-        network_upkeep.upkeep(Where(roots_from(os.environ), host, Plugins()), watching)
+        network_upkeep.upkeep(Where(roots_from(os.environ), host, Plugins()), Watching(watching))
     finally:
         os.close(host.fd)
 

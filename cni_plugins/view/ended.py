@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from cni_plugins.kernel import counters, ip_counters, links, routes, sysctl
 from cni_plugins.kernel.counters import Counters
 from cni_plugins.kernel.netlink.route import Netlink
+from cni_plugins.policy import explain
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import Roots
+from cni_plugins.steps import policy_state
 from cni_plugins.view.follow import Packet
 from cni_plugins.view.packet import Headers
 
@@ -96,9 +98,6 @@ def _reverse(headers: Headers, netlink: Netlink, name: str, index: int) -> Itera
 
 def policies(packet: Packet, roots: Roots, host: Namespace) -> list[str]:
     """What the host's policies say of the packet: verdict, policy, file and line, for each end."""
-    from cni_plugins.policy import explain  # noqa: PLC0415 - for packets that our own table drops
-    from cni_plugins.steps import policy_state  # noqa: PLC0415
-
     headers = packet.last
     try:
         state = policy_state.load(roots, host)

@@ -102,19 +102,15 @@ class Watch:
         return found
 
     def _rules(self, now: Node) -> Iterator[Event]:
-        # Imported for those that go on: they cost as much as all else that `mesokit events` does.
-        from cni_plugins.kernel.netlink.netfilter import Nfnetlink  # noqa: PLC0415
-        from cni_plugins.view.doctor.containers import flushed_rules  # noqa: PLC0415
-        from cni_plugins.view.doctor.look import look as look_around  # noqa: PLC0415
+        # For those that go on: it costs as much as all else that `mesokit events` does.
+        from cni_plugins.view import flushed  # noqa: PLC0415
 
         try:
-            with Nfnetlink(self.host) as socket:
-                rules = socket.generation()
+            rules = flushed.generation(self.host)
             if rules == self._generation:  # nobody has changed any
                 return
             self._generation = rules
-            listed = flushed_rules(look_around(now, self.roots, self.host))
-            gone = {item.about: item.evidence for item in listed}
+            gone = flushed.gone(now, self.roots, self.host)
         except (CniError, PermissionError):
             return
         for about in gone.keys() - self._flushed:

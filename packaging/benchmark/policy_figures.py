@@ -115,7 +115,7 @@ def transactions(host: Namespace, rounds: int) -> list[float]:
         write(7, "db", 7000 + number)
         policies = tuple(read_directory(POLICIES, memory.parsed))
         with policy_state.opened(roots_from(os.environ), host, after(30), memory) as store:
-            store.update(lambda state, policies=policies: replace(state, policies=policies, read=True))  # type: ignore[misc]
+            store.update(partial(replace, policies=policies, read=True))
             store.restore()
     kernel.apply = original
     return found[1:]

@@ -69,10 +69,10 @@ class World:
     done: dict[str, int] = field(default_factory=dict)
     logs: list[FakeMasterServer] = field(default_factory=list)
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
-    server: FakeMasterServer = None  # type: ignore[assignment]
-    framework: Framework = None  # type: ignore[assignment]
-    store: StallingStore = None  # type: ignore[assignment]
-    task: "asyncio.Task[None]" = None  # type: ignore[assignment]
+    server: FakeMasterServer = field(init=False)
+    framework: Framework = field(init=False)
+    store: StallingStore = field(init=False)
+    task: "asyncio.Task[None]" = field(init=False)
     address: str = ""
 
     # ---- parts
