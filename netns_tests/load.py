@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from netns_tests.node import Netns, Node, until
+from netns_tests.plugins import MESOKIT, signal_service
 
 
 def bridge(**keys: Any) -> dict[str, Any]:
@@ -73,3 +75,33 @@ def load(node: Node, plugins: str, boxes: Sequence[Netns]) -> Iterator[Load]:
         for thread in threads:
             thread.join()
     running.check()
+
+
+@contextmanager
+def mortal_service(
+    node: Node, seed: int, seconds: tuple[float, float], victims: Sequence[str]
+) -> Iterator[list[int]]:
+    """A node service that is killed again and again, after that many seconds at least and at most, and
+    started anew; which of its processes is drawn from `victims` (see signal_service). Yields the process ids
+    of its lives."""
+    ended = threading.Event()
+    lives: list[int] = []
+
+    def live() -> None:
+        chance = random.Random(seed)
+        while not ended.is_set():
+            running = node.popen([MESOKIT, "node"])
+            lives.append(running.pid)
+            ended.wait(chance.uniform(*seconds))
+            signal_service(node, "KILL", chance.choice(victims))
+            running.kill()
+            running.wait()
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    try:
+        until(node.path("/run/mesokit/node.sock").is_socket)
+        yield lives
+    finally:
+        ended.set()
+        thread.join()

@@ -17,17 +17,17 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from netns_tests.case import DEFAULT4, bridge, local
-from netns_tests.node import Answer, Netns, Node, answer, until
-from netns_tests.plugins import MESOKIT, make_folder, remove_sockets, signal_service
+from netns_tests.load import mortal_service
+from netns_tests.node import Answer, Netns, Node, answer
+from netns_tests.plugins import MESOKIT, make_folder, remove_sockets
 from netns_tests.snapshot import assert_clean, snapshot
 
 #: What flanneld writes.
@@ -275,34 +275,6 @@ class Worker:
             raise
 
 
-@contextmanager
-def _mortal_service(node: Node, seed: int) -> Iterator[list[int]]:
-    """A node service that is killed after some seconds, whole, its workers, or its supervisor alone, and
-    started again. Yields the process ids of its lives."""
-    ended = threading.Event()
-    lives: list[int] = []
-
-    def live() -> None:
-        chance = random.Random(seed)
-        while not ended.is_set():
-            running = node.popen([MESOKIT, "node"])
-            lives.append(running.pid)
-            ended.wait(chance.uniform(2, 12))
-            signal_service(node, "KILL", chance.choice(("all", "workers", "keeper")))
-            running.kill()
-            running.wait()
-
-    thread = threading.Thread(target=live)
-    thread.start()
-    try:
-        until(node.path("/run/mesokit/node.sock").is_socket)
-        yield lives
-    finally:
-        ended.set()
-        thread.join()
-        remove_sockets(node)
-
-
 def mixed(folder: str, *, seconds: float, workers: int, seed: int) -> dict[str, Any]:
     """Runs it all on a node of its own with the plugins in `folder`; returns counts of what was done."""
     done = Done()
@@ -319,9 +291,13 @@ def mixed(folder: str, *, seconds: float, workers: int, seed: int) -> dict[str, 
             given = {"device": "spare0"} if name == "host-device" else {}
             node.path(f"/etc/cni/net.d/{name}.conf").write_text(json.dumps({**conf, **given}))
         until_moment = time.monotonic() + seconds
-        with _mortal_service(node, seed) as lives, ThreadPoolExecutor(workers) as pool:
+        with (
+            mortal_service(node, seed, (2, 12), ("all", "workers", "keeper")) as lives,
+            ThreadPoolExecutor(workers) as pool,
+        ):
             for ended in [pool.submit(worker.run, until_moment) for worker in crew]:
                 ended.result()
+        remove_sockets(node)
         for name in networks():
             node.run([MESOKIT, "cni", "gc", f"net-{name}", "--all", "--plugin-dir", folder])
         for worker in crew:

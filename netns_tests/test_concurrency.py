@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from netns_tests.case import DUAL, V4, bridge
-from netns_tests.node import Netns, Node, answer, until
-from netns_tests.plugins import MESOKIT, signal_service
+from netns_tests.load import mortal_service
+from netns_tests.node import Netns, Node, answer
 from netns_tests.snapshot import assert_clean, snapshot
 
 CONF = {"cniVersion": "1.1.0", "name": "net", **bridge(DUAL, isDefaultGateway=True, ipMasq=True)}
@@ -112,38 +110,14 @@ def test_killed_at_random_then_collected(node: Node, ours: str) -> None:
     assert_clean(node, before)
 
 
-@contextmanager
-def _mortal_service(node: Node) -> Iterator[list[int]]:
-    """A node service that is killed every few hundred calls and started again; yields the list of its
-    lives."""
-    ended = threading.Event()
-    lives: list[int] = []
-
-    def live() -> None:
-        chance = random.Random(7)
-        while not ended.is_set():
-            running = node.popen([MESOKIT, "node"])
-            lives.append(running.pid)
-            ended.wait(chance.uniform(0.4, 1.2))
-            signal_service(node, "KILL", chance.choice(("all", "all", "workers")))
-            running.kill()
-            running.wait()
-
-    thread = threading.Thread(target=live)
-    thread.start()
-    try:
-        until(node.path("/run/mesokit/node.sock").is_socket)
-        yield lives
-    finally:
-        ended.set()
-        thread.join()
-
-
 def test_the_service_is_killed_at_random(node: Node, ours: str) -> None:
     before = snapshot(node)
     boxes = _workers(node, 16)
     held = Held()
-    with _mortal_service(node) as lives, ThreadPoolExecutor(len(boxes)) as pool:
+    with (
+        mortal_service(node, 7, (0.4, 1.2), ("all", "all", "workers")) as lives,
+        ThreadPoolExecutor(len(boxes)) as pool,
+    ):
         while len(lives) < 4:
             for done in [pool.submit(_rounds, node, ours, box, held, 4) for box in boxes]:
                 done.result()

@@ -9,77 +9,24 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
-from netns_tests.node import Netns, Node, Running, started, until
+from netns_tests.dhcp_lan import (
+    SERVER,
+    address_of,
+    daemon_of,
+    dnsmasq,
+    kea,
+    kill_daemon,
+    lan,
+    leases,
+    lifetime_of,
+    macvlan,
+    udhcpd,
+)
+from netns_tests.node import Netns, Node, started, until
 from netns_tests.plugins import MESOKIT, service, signal_service
-
-SERVER = "10.77.0.1"
-
-
-def macvlan(**ipam: Any) -> dict[str, Any]:
-    return {
-        "cniVersion": "1.0.0",
-        "name": "lan",
-        "type": "macvlan",
-        "master": "lan0",
-        "ipam": {"type": "dhcp", **ipam},
-    }
-
-
-@contextmanager
-def lan(node: Node) -> Iterator[Netns]:
-    """A link `lan0` of the node whose other end is in a namespace of its own, where servers run."""
-    server = node.netns("server")
-    node.run(["ip", "link", "add", "lan0", "type", "veth", "peer", "name", "lan1", "netns", "server"])
-    node.run(["ip", "link", "set", "lan0", "up"])
-    server.run(["ip", "link", "set", "lan1", "up"])
-    server.run(["ip", "addr", "add", f"{SERVER}/16", "dev", "lan1"])
-    yield server
-
-
-@contextmanager
-def dnsmasq(
-    server: Netns, *options: str, seconds: int = 120, pool: str = "10.77.1.1,10.77.1.250"
-) -> Iterator[Running]:
-    """A server that gives leases of `seconds` (dnsmasq's least is 120)."""
-    running = server.popen(
-        [
-            "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--interface=lan1",
-            "--bind-interfaces", "--log-dhcp", "--log-facility=-", "--user=root", "--no-ping",
-            "--leasefile-ro", f"--dhcp-range={pool},255.255.0.0,{seconds}", *options,
-        ]
-    )  # fmt: skip
-    with started(running):
-        until(lambda: running.ended() or b"started" in running.errors(), what="dnsmasq serves")
-        assert not running.ended(), running.errors()
-        yield running
-
-
-def address_of(box: Netns, ifname: str = "eth0") -> list[str]:
-    """The IPv4 addresses of an interface."""
-    found = box.run(["ip", "-j", "addr", "show", "dev", ifname], check=False)
-    listed = json.loads(found.text or "[]") if found.status == 0 else []
-    return [
-        f"{item['local']}/{item['prefixlen']}"
-        for link in listed
-        for item in link.get("addr_info", [])
-        if item.get("family") == "inet"
-    ]
-
-
-def lifetime_of(box: Netns) -> int:
-    """Seconds that the address of eth0 is valid for."""
-    (link,) = box.json("ip", "-j", "addr", "show", "dev", "eth0")
-    return int(next(item["valid_life_time"] for item in link["addr_info"] if item["family"] == "inet"))
-
-
-def leases(node: Node) -> list[dict[str, Any]]:
-    told = node.run([MESOKIT, "dhcp", "leases", "--json"]).text
-    return [json.loads(line) for line in told.splitlines()]
 
 
 @pytest.fixture
@@ -132,38 +79,6 @@ def test_a_lease_from_dnsmasq_and_back(node: Node, ours: str, daemon: str) -> No
         until(lambda: b"DHCPRELEASE" in dns.errors(), what="the server hears of the release")
         assert leases(node) == []
         node.cni("DEL", f"{ours}/macvlan", macvlan(), "c1", box).ok()
-
-
-@contextmanager
-def udhcpd(
-    server: Netns, *, seconds: int = 10, first: str = "10.77.1.1", last: str = "10.77.1.250"
-) -> Iterator[Running]:
-    """A server that gives leases as short as a test wants them."""
-    files = server.node.path("/run")
-    conf = (
-        f"interface lan1\nstart {first}\nend {last}\n"
-        "lease_file /run/udhcpd.leases\npidfile /run/udhcpd.pid\n"
-        f"min_lease 1\nconflict_time 3600\ndecline_time 3600\noption subnet 255.255.0.0\n"
-        f"option router {SERVER}\noption lease {seconds}\n"
-    )
-    (files / "udhcpd.conf").write_text(conf)
-    (files / "udhcpd.leases").write_text("")
-    with started(server.popen(["udhcpd", "-f", "/run/udhcpd.conf"])) as running:
-        until(lambda: running.ended() or (files / "udhcpd.pid").exists(), what="udhcpd serves")
-        assert not running.ended(), running.errors()
-        yield running
-
-
-def daemon_of(node: Node) -> str:
-    """The process id of the lease daemon."""
-    return node.path("/var/lib/mesokit/leases/default/.daemon").read_text().strip()
-
-
-def kill_daemon(node: Node) -> str:
-    """Kill the lease daemon as kill -9 does; its process id."""
-    pid = daemon_of(node)
-    node.run(["busybox", "kill", "-9", pid])
-    return pid
 
 
 def test_leases_are_renewed_while_daemons_die_and_are_replaced(node: Node, ours: str) -> None:
@@ -360,40 +275,6 @@ def test_what_the_client_says_of_itself(node: Node, ours: str) -> None:
         assert "client provides name: web-1" in log
         assert "vendor class: mesokit-test" in log
         assert re.search(r"requested options: 1:netmask, 42:ntp-server\n", log)
-
-
-@contextmanager
-def kea(server: Netns, *, seconds: int = 10) -> Iterator[Running]:
-    """ISC's server: it renews, identifies clients by their identifier, and tells T1 and T2."""
-    node = server.node
-    conf = {
-        "Dhcp4": {
-            "interfaces-config": {"interfaces": ["lan1"], "dhcp-socket-type": "raw"},
-            "lease-database": {"type": "memfile", "persist": False},
-            "valid-lifetime": seconds,
-            "renew-timer": seconds // 2,
-            "rebind-timer": seconds * 7 // 8,
-            "authoritative": True,
-            "subnet4": [
-                {
-                    "id": 1,
-                    "subnet": "10.77.0.0/16",
-                    "pools": [{"pool": "10.77.3.1-10.77.3.99"}],
-                    "option-data": [
-                        {"name": "routers", "data": SERVER},
-                        {"code": 121, "space": "dhcp4", "csv-format": False, "data": "180A63020A4D0009"},
-                    ],
-                }
-            ],
-            "loggers": [{"name": "kea-dhcp4", "severity": "INFO", "output_options": [{"output": "stdout"}]}],
-        }
-    }
-    node.path("/run/kea.json").write_text(json.dumps(conf))
-    env = {"KEA_PIDFILE_DIR": "/run", "KEA_LOCKFILE_DIR": "none"}
-    with started(server.popen(["kea-dhcp4", "-c", "/run/kea.json"], env=env)) as running:
-        until(lambda: running.ended() or b"DHCP4_STARTED" in running.output(), what="kea serves")
-        assert not running.ended(), running.errors()
-        yield running
 
 
 def test_kea_renews(node: Node, ours: str) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from netns_tests.dhcp_lan import address_of, kill_daemon, lan, leases, macvlan
 from netns_tests.node import Netns, Node, Running, started, until
 from netns_tests.plugins import MESOKIT, service, signal_service
-from netns_tests.test_dhcp import address_of, kill_daemon, lan, leases, macvlan
 
 SERVER = "fd77::1"
 

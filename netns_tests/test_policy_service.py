@@ -34,10 +34,19 @@ def _is_service(path: Path) -> bool:
         return False
 
 
-def is_another(node: Node, gone: Path) -> bool:
-    """Whether one alone is there, and not the one that has gone."""
-    found = appliers(node)
-    return len(found) == 1 and found != [gone]
+def applier(node: Node, gone: Path | None = None) -> Path:
+    """The one process of that kind, which is not `gone`. A fork of the service that is about to close what it
+    has no use for looks like it for a moment."""
+    found: list[Path] = []
+
+    def stays() -> bool:
+        before = list(found)
+        found[:] = appliers(node)
+        time.sleep(0.1)
+        return len(found) == 1 and found == before and found[0] != gone
+
+    until(stays, what="the process is there, and alone")
+    return found[0]
 
 
 def judges(web: Box, db: Box, passes: bool) -> bool:
@@ -58,15 +67,14 @@ def test_it_comes_with_the_first_container_under_policy_and_goes_with_the_servic
         time.sleep(0.5)
         assert plain.four and not appliers(node)
         Box(node, ours, "db", conf(), role="db")
-        until(lambda: len(appliers(node)) == 1, what="the process is there")
+        applier(node)
     assert not appliers(node)
 
 
 def test_it_waits_without_waking_and_attachments_do_not_wake_it(node: Node, ours: str) -> None:
     with service(node):
         Box(node, ours, "db", conf(), role="db")
-        until(lambda: len(appliers(node)) == 1, what="the process is there")
-        (process,) = appliers(node)
+        process = applier(node)
         before: list[str] = []
 
         def at_rest() -> bool:
@@ -104,10 +112,9 @@ def test_a_change_counts_what_was_attached_since(node: Node, ours: str) -> None:
 def test_another_takes_the_place_of_one_that_is_killed(node: Node, ours: str) -> None:
     db, web = (Box(node, ours, name, conf(), role=name) for name in ("db", "web"))
     with service(node):
-        until(lambda: len(appliers(node)) == 1, what="the process is there")
+        process = applier(node)
         for number in range(3):
-            (process,) = appliers(node)
             node.run(["busybox", "kill", "-KILL", process.name])
-            until(partial(is_another, node, process), what="another is there")
+            process = applier(node, process)
             write(node, [DB | {"ingress": []}] if number % 2 == 0 else [])
             until(partial(judges, web, db, number % 2 == 1), what="the policy holds")

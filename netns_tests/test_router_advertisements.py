@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from netns_tests.dhcp_lan import lan, leases, macvlan
 from netns_tests.node import Netns, Node, Running, started, until
 from netns_tests.plugins import service
-from netns_tests.test_dhcp import lan, leases, macvlan
 from netns_tests.test_dhcp6 import SERVER, dnsmasq6, global_of, kea6, lan6, texts
 
 MAC = "02:00:00:00:77:05"
