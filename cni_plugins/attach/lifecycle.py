@@ -22,6 +22,7 @@ from cni_plugins.attach import added, delegation
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.replay import joined, steps_of, undo_all
 from cni_plugins.attach.transaction import Transaction
+from cni_plugins.attach.wishes import require_granted
 from cni_plugins.kernel.interface import index_of
 from cni_plugins.kernel.namespace import fingerprint
 from cni_plugins.spec.call import Call, Verb
@@ -158,7 +159,7 @@ def _add(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result:
         tx = Transaction(context, record)
         try:
             result = delegation.run_add(plugin, call, tx)
-            _check_wishes(call, result)
+            require_granted(call, result)
             tx.commit(result)
         except BaseException as error:
             _take_back(tx, record, error)
@@ -418,34 +419,3 @@ def _unused(path: Path, seconds: float = 0) -> Iterator[Record | None]:
         return
     with record:
         yield record
-
-
-def _check_wishes(call: Call, result: Result) -> None:
-    """Fail a task whose NetworkInfo asked for what it did not get: addresses, or ports that no plugin of the
-    network publishes. CniError 7.
-    """
-    info = call.network_info
-    if info is None:
-        return
-    if info.ports and "portMappings" not in call.served:
-        listed = ", ".join(str(port) for port in info.ports)
-        raise CniError(
-            Code.INVALID_CONFIG,
-            f"the task asked for network_info.port_mappings (host port {listed}), and network {call.network} "
-            "has no plugin that publishes ports",
-            "make the network's type 'chain' with 'portmap' after its plugin, or 'portmap' with that plugin "
-            "as its 'delegate'; or leave port_mappings out of the task",
-        )
-    got = {entry.address.ip for entry in result.ips}
-    for address in info.addresses:
-        if address not in got:
-            raise CniError(
-                Code.INVALID_CONFIG,
-                f"the task asked for address {address}, which network {call.network} did not give",
-            )
-    for family in info.families:
-        if not any(entry.address.version == family for entry in result.ips):
-            raise CniError(
-                Code.INVALID_CONFIG,
-                f"the task asked for an IPv{family} address, which network {call.network} has not",
-            )

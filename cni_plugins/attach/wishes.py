@@ -11,7 +11,7 @@ from typing import Any
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import INTERFACE_NAME, MAC_ADDRESS, Kind
 from cni_plugins.spec.errors import CniError, Code
-from cni_plugins.spec.result import Address, Dns, decode_dns
+from cni_plugins.spec.result import Address, Dns, Result, decode_dns
 from cni_plugins.spec.values import fold
 
 MINIMUM_MTU_OF_IPV6 = 1280
@@ -97,4 +97,35 @@ def require_ipv6_mtu(mtu: object, ips: Sequence[Address]) -> None:
                 f"mtu is {mtu}, and below {MINIMUM_MTU_OF_IPV6} (RFC 8200) the interface cannot have "
                 f"the IPv6 address {entry.address}",
                 "raise it, or give the network no IPv6 range",
+            )
+
+
+def require_granted(call: Call, result: Result) -> None:
+    """Fail a task whose NetworkInfo asked for what it did not get: addresses, or ports that no plugin of the
+    network publishes. CniError 7.
+    """
+    info = call.network_info
+    if info is None:
+        return
+    if info.ports and "portMappings" not in call.served:
+        listed = ", ".join(str(port) for port in info.ports)
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"the task asked for network_info.port_mappings (host port {listed}), and network {call.network} "
+            "has no plugin that publishes ports",
+            "make the network's type 'chain' with 'portmap' after its plugin, or 'portmap' with that plugin "
+            "as its 'delegate'; or leave port_mappings out of the task",
+        )
+    got = {entry.address.ip for entry in result.ips}
+    for address in info.addresses:
+        if address not in got:
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"the task asked for address {address}, which network {call.network} did not give",
+            )
+    for family in info.families:
+        if not any(entry.address.version == family for entry in result.ips):
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"the task asked for an IPv{family} address, which network {call.network} has not",
             )

@@ -17,7 +17,6 @@ answers of the warden, ends of processes and results of checks all come back as 
 """
 
 import logging
-import os
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -26,13 +25,15 @@ from typing import Any
 
 from mesos.v1 import mesos_pb2
 
+from executor.app.conclusion import conclusion
 from executor.app.launch_spec import LaunchSpec
+from executor.app.lingering import Lingering
 from executor.app.sandbox import TaskFiles
 from executor.app.task_event import End, Event, Kill, ProgressMade, Said, Stage, StatusUpdate
 from executor.checks.check import Checker
 from executor.checks.health import Health, HealthChecker
 from executor.config.settings import Settings
-from executor.eventloop import READ, Loop, Timer
+from executor.eventloop import Loop, Timer
 from executor.output.progress_reporter import Progress
 from executor.output.task_output import TaskOutput
 from executor.process.launch import Exit, Launch, LaunchError, Process
@@ -70,7 +71,7 @@ class Services:
 class TaskRun:
     """See the module. `feed` brings an event to `handle` soon, on the owner thread. `process` is there while
     the task's own process lives, `started` from its start on, `ending` from its end on; `lingering` are
-    pidfds of processes that it left behind.
+    the processes that it left behind.
     """
 
     task: Task
@@ -82,7 +83,7 @@ class TaskRun:
     process: Process | None = None
     started: Process | None = None
     ending: Ending | None = None
-    lingering: list[int] = field(default_factory=list)
+    lingering: Lingering = field(default_factory=Lingering)
     health: HealthChecker | None = None
     checker: Checker | None = None
     _start: int = 0
@@ -273,41 +274,26 @@ class TaskRun:
             self._sweep()
 
     def _look_for_survivors(self, _: object = None) -> None:
-        self._forget_lingering()
+        self.lingering.forget(self.services.loop)
         assert self.started is not None
         self.services.sweep.survivors(self.started, self._soon(Event.SURVIVORS))
 
     def _wait_for(self, survivors: list[Stat]) -> None:
-        self._forget_lingering()
-        for entry in survivors:
-            try:
-                pidfd = os.pidfd_open(entry.pid)
-            except ProcessLookupError:
-                continue
-            except OSError:
-                return  # no descriptor left to wait with: the deadline comes all the same
-            self.lingering.append(pidfd)
-            self.services.loop.watch(pidfd, READ, self._soon(Event.LEFT))
-        if not self.lingering:
+        self.lingering.forget(self.services.loop)
+        if not self.lingering.watch(self.services.loop, survivors, self._soon(Event.LEFT)):
             self._drain()
-
-    def _forget_lingering(self) -> None:
-        while self.lingering:
-            pidfd = self.lingering.pop()
-            self.services.loop.unwatch(pidfd)
-            os.close(pidfd)
 
     def _sweep(self, _: object = None) -> None:
         assert self.started is not None
         self._cancel_escalation()
-        self._forget_lingering()
+        self.lingering.forget(self.services.loop)
         self.stage = Stage.SWEEPING
         self.services.sweep.signal(self.started, signal.SIGKILL, self._soon(Event.SWEPT))
 
     def _drain(self, _: object = None) -> None:
         assert self.files is not None
         self._cancel_escalation()
-        self._forget_lingering()
+        self.lingering.forget(self.services.loop)
         self.stage = Stage.DRAINING
         self.files.output.drain(self.services.loop, self._soon(Event.DRAINED))
 
@@ -315,23 +301,9 @@ class TaskRun:
         assert self.files is not None
         assert self.ending is not None
         self._finish_progress()
-        ending, task = self.ending, self.task
-        facts: dict[str, object] = {**ending.facts}
-        if self.progress is not None:
-            facts["progress"] = self.progress.percent
-            facts["progress_message"] = self.progress.message
         if self.files.output.problem:
-            log.warning("task %r: %s", task.id, self.files.output.problem)
-        if self._defect:
-            end = End(State.FAILED, f"{self._defect}. {ending.text}", None, facts)
-        elif task.expired:
-            text = f"Task exceeded its max_completion_time. {ending.text}"
-            end = End(State.FAILED, text, Reason.REASON_MAX_COMPLETION_TIME_REACHED, facts)
-        elif task.kill is not None:
-            end = End(State.KILLED, ending.text, None, facts)
-        else:
-            end = End(State.FINISHED if ending.code == 0 else State.FAILED, ending.text, None, facts)
-        self._over(end)
+            log.warning("task %r: %s", self.task.id, self.files.output.problem)
+        self._over(conclusion(self.task, self.ending, self.progress, self._defect))
 
     def _expire(self, _: object) -> None:
         if self.task.kill is None:
@@ -374,7 +346,7 @@ class TaskRun:
             self.files.output.close()
         self._finish_progress()
         self._cancel_escalation()
-        self._forget_lingering()
+        self.lingering.forget(self.services.loop)
         if end.begun and self.task.state is State.RECEIVED:
             self._step(State.STARTING)
         self._step(end.state, end.message, end.reason, end.facts)

@@ -22,7 +22,8 @@ from executor.protocol.encoding import (
     encode_event,
 )
 from executor.protocol.recordio import DEFAULT_MAX_RECORD, FramingError, RecordIODecoder, frame
-from executor.protocol.session import Phase, Policy, Session
+from executor.protocol.session import Session
+from executor.protocol.session_input import Phase, Policy
 
 __all__ = [
     "DEFAULT_MAX_RECORD",

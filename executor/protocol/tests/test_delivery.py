@@ -20,7 +20,8 @@ from executor.protocol import (
     Shutdown,
     Subscribe,
 )
-from executor.protocol.session import TABLE, Input
+from executor.protocol.session import TABLE
+from executor.protocol.session_input import Input
 from executor.protocol.tests.by_hand import (
     POLICY,
     Event,
