@@ -55,6 +55,16 @@ class Place:
     mac: str
 
 
+def is_held(state: State, boot_id: str, end: float) -> bool:
+    """Whether what a server gave counts: of this boot, and not over."""
+    return state not in {State.INIT, State.REQUESTING} and boot_id == boot.current() and boot.elapsed() < end
+
+
+def end_of(began: float, seconds: int) -> float:
+    """The moment that a lease ends; never, for INFINITE."""
+    return began + seconds if seconds != INFINITE else float("inf")
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """A DHCPv4 lease."""
@@ -87,7 +97,7 @@ class Lease:
 
     @property
     def end(self) -> float:
-        return self.began + self.seconds if self.seconds != INFINITE else float("inf")
+        return end_of(self.began, self.seconds)
 
     def _part(self, option: Option, share: float) -> float:
         if self.seconds == INFINITE:
@@ -113,12 +123,7 @@ class Lease:
     @property
     def holds(self) -> bool:
         """Whether the address is the container's at this moment."""
-        return (
-            self.address is not None
-            and self.state not in {State.INIT, State.REQUESTING}
-            and self.this_boot
-            and boot.elapsed() < self.end
-        )
+        return self.address is not None and is_held(self.state, self.boot, self.end)
 
     def result(self) -> Result:
         """What the IPAM plugin answers. The lease must have an address."""

@@ -10,7 +10,7 @@ from ipaddress import IPv6Address, IPv6Interface
 
 from cni_plugins.dhcp import options as text
 from cni_plugins.dhcp import packet6
-from cni_plugins.dhcp.lease import Lease, Place, State, decode_place, encode_place
+from cni_plugins.dhcp.lease import Lease, Place, State, decode_place, encode_place, end_of, is_held
 from cni_plugins.dhcp.lease import decode as decode4
 from cni_plugins.dhcp.lease import encode as encode4
 from cni_plugins.dhcp.packet6 import INFINITE, Association, Given, Message, Option
@@ -70,7 +70,7 @@ class Lease6:
 
     @property
     def end(self) -> float:
-        return self.began + self.valid if self.valid != INFINITE else float("inf")
+        return end_of(self.began, self.valid)
 
     def _moment(self, given: int, share: float) -> float:
         if INFINITE in {given, self.valid}:
@@ -93,12 +93,7 @@ class Lease6:
     @property
     def holds(self) -> bool:
         """Whether the address is the container's at this moment."""
-        return (
-            self.address is not None
-            and self.state not in {State.INIT, State.REQUESTING}
-            and self.this_boot
-            and boot.elapsed() < self.end
-        )
+        return self.address is not None and is_held(self.state, self.boot, self.end)
 
     @property
     def dns(self) -> Dns:
