@@ -167,3 +167,32 @@ def test_validate_twice_and_torn(node: Node, tmp_path: Path) -> None:
     assert said.status == 1 and "twice" in said.text
     path.write_text('{"name": "a", ')
     assert "JSON" in node.run([*CNI, "validate", str(path)], check=False).text
+
+
+def test_whoever_is_not_root_is_told_to_be(node: Node, ours: str) -> None:
+    """What changes the node says so in one sentence, whatever file or socket it met first."""
+    conf = {
+        "cniVersion": "1.0.0",
+        "name": "n",
+        "type": "ptp",
+        "ipam": {"type": "host-local", "subnet": "10.9.0.0/24"},
+    }
+    node.path("/etc/cni/net.d").mkdir(parents=True, exist_ok=True)
+    node.path("/etc/cni/net.d/n.conf").write_text(json.dumps(conf))
+    node.cni("ADD", f"{ours}/ptp", conf, "c1", node.netns("c1")).ok()
+    # He may read all files here, since the checkout may lie where only its owner can.
+    capability = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *capability, MESOKIT]
+    for words in (
+        ["update", "c1", "mtu=1400"],
+        ["update", "c1", "--add-network", "n"],
+        ["reload"],
+        ["cni", "add", "n", "/run/netns/c1"],
+    ):
+        said = node.run([*nobody, *words], check=False)
+        assert said.status != 0
+        errors = said.stderr.decode()
+        assert "root" in errors and "internal error" not in errors and "Traceback" not in errors, (
+            words,
+            errors,
+        )

@@ -15,6 +15,7 @@ import click
 
 from cni_plugins.cli import libcni
 from cni_plugins.cli.libcni import Attachment, NetworkList, Runtime
+from cni_plugins.cli.root import require_root
 from cni_plugins.kernel.namespace import fingerprint
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import OWN_NETNS, open_namespace
@@ -171,6 +172,7 @@ def add(where: Where, network: str, container: str, **options: Any) -> None:
     mesokit cni add ./web.conflist /run/netns/blue --ifname eth1
     mesokit cni add app-net 4711 --capabilities '{"portMappings": [{"hostPort": 8080, "containerPort": 80}]}'
     """
+    require_root()
     item = where.network(network)
     result = where.runtime().add(item, _attachment(item, where, container, options))
     click.echo(json.dumps(result, indent=2))
@@ -188,6 +190,7 @@ def delete(where: Where, network: str, container: str, **options: Any) -> None:
     mesokit cni del app-net blue
     mesokit cni del app-net 3f2a9c --ifname eth1      by its id, the namespace may be gone
     """
+    require_root()
     item = where.network(network)
     try:
         attachment = _attachment(item, where, container, options)

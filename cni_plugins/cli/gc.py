@@ -7,6 +7,7 @@ import sys
 import click
 
 from cni_plugins.cli import look
+from cni_plugins.cli.root import require_root
 from cni_plugins.spec.text import printable
 from cni_plugins.view import collect
 from cni_plugins.view.collect import Plan, Stale
@@ -31,6 +32,8 @@ def command(network: str | None, dry_run: bool, forget: bool, as_json: bool) -> 
     mesokit gc                   remove it
     mesokit gc --forget          and forget what cannot be undone: a record that no release knows
     """
+    if not dry_run:
+        require_root()
     place = look.here()
     found = look.node(place, tasks=False)
     with look.sentences():

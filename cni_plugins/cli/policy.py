@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from cni_plugins.cli.policy_text import as_json_endpoint, audited, builtin, overview, suspicions
+from cni_plugins.cli.root import require_root
 from cni_plugins.kernel.netlink.netfilter import Nfnetlink
 from cni_plugins.policy.compile import Compiler
 from cni_plugins.policy.model import Endpoint, Policy
@@ -144,6 +145,7 @@ def apply(place: Path | None, as_json: bool) -> None:
     time, beside a node service too, and puts right what somebody flushed. Exit status 2 when a file is
     refused; nothing is changed then.
     """
+    require_root()
     policies = tuple(_read(place))
     roots, began = _roots(), time.monotonic()
     try:

@@ -9,6 +9,7 @@ import sys
 import click
 
 from cni_plugins.attach.reload import Outcome, reload
+from cni_plugins.cli.root import require_root
 from cni_plugins.plugins.registry import Plugins
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.namespace import OWN_NETNS, open_namespace
@@ -33,6 +34,7 @@ def command(network: str | None, container: str | None, as_json: bool) -> None:
     mesokit reload                    all attachments of this host
     mesokit reload --network app-net  those of one network
     """
+    require_root()
     try:
         host = open_namespace(OWN_NETNS)
     except CniError as error:

@@ -73,7 +73,8 @@ def _unusable(error: OSError, what: str = "") -> int:
     named = what or (os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "")
     if not named and error.errno == errno.ENOSPC:
         named = "standard output"
-    _say(f"{named}: {error.strerror or error}" if named else str(error.strerror or error))
+    text = f"{named}: {error.strerror or error}" if named else str(error.strerror or error)
+    _say(f"{text}: run me as root" if isinstance(error, PermissionError) and os.geteuid() else text)
     _forget_output()
     return 1
 

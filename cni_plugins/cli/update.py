@@ -16,6 +16,7 @@ from cni_plugins.attach.drift import drift, require_network
 from cni_plugins.attach.membership import Network, add_network, remove_network
 from cni_plugins.attach.update import Outcome, Where, Wish, update
 from cni_plugins.cli import libcni
+from cni_plugins.cli.root import require_root
 from cni_plugins.plugins.registry import Plugins
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import OWN_NETNS, open_namespace
@@ -117,6 +118,7 @@ def command(
 
     Exit status 0: all have it; 3: some could not be changed; 1: none could.
     """
+    require_root()
     container = words[0] if words and "=" not in words[0] else None
     pairs = words[1:] if container is not None else words
     moving = bool(options["adding"] or options["removing"])

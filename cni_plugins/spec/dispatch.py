@@ -50,9 +50,13 @@ def handle(request: Request, handlers: Mapping[str, Handler]) -> Reply:
     except CniError as error:
         return _failure(request, error)
     except Exception as error:  # a caller that expects one JSON document gets one, whatever went wrong
-        return _failure(
-            request, CniError(Code.INTERNAL, f"internal error: {type(error).__name__}", str(error))
-        )
+        return _failure(request, _unforeseen(handler.name, error))
+
+
+def _unforeseen(plugin: str, error: Exception) -> CniError:
+    if isinstance(error, PermissionError) and os.geteuid():
+        return CniError(Code.IO, f"{plugin} needs root", str(error))
+    return CniError(Code.INTERNAL, f"internal error: {type(error).__name__}", str(error))
 
 
 def _serve(verb: Verb, request: Request, handler: Handler) -> Reply:
