@@ -49,7 +49,7 @@ def _runs_in_qemu(item: pytest.Item) -> bool:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """Reports what a test did in QEMU; the first of a session boots the machine and starts all of them."""
     if not _runs_in_qemu(item):
         return None
@@ -64,6 +64,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
         call = pytest.CallInfo.from_call(lambda: pytest.fail(reason, pytrace=False), when="call")
         hook.pytest_runtest_logreport(report=hook.pytest_runtest_makereport(item=item, call=call))
     hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    if nextitem is not None:  # at the end pytest does it
+        # Whoever ran before left standing what he shared with this test, such as their folder.
+        session._setupstate.teardown_exact(nextitem)
     return True
 
 

@@ -86,7 +86,7 @@ def drive(node: Node, listed: list[list[dict[str, Any]]]) -> None:
 
 
 def test_through_many_changes_nothing_leaks_and_nothing_is_lost(node: Node, ours: str) -> None:
-    """100 changes of every kind: of the profile that judges the flows, of others, of none; a flow that is
+    """1,000 changes of every kind: of the profile that judges the flows, of others, of none; a flow that is
     allowed loses no datagram of one a millisecond, one that is denied passes none.
     """
     db, web, other = (Box(node, ours, name, conf(), role=name) for name in ("db", "web", "x"))
@@ -108,7 +108,7 @@ def test_through_many_changes_nothing_leaks_and_nothing_is_lost(node: Node, ours
     receiver = receiving(db.netns, 1000, 2000)
     sender = web.netns.popen([sys.executable, "-c", SENDER, db.four, "1000", "2000"])
     until(lambda: counts(receiver).get("1000", (0, 0, 0))[0] > 10, what="the allowed flow arrives")
-    drive(node, [policies(number) for number in range(1, 101)])
+    drive(node, [policies(number) for number in range(1, 1001)])
     apply(node, policies(0))
     sender.kill()
     time.sleep(0.2)
