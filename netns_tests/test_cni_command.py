@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from netns_tests.case import V4, bridge
-from netns_tests.node import Finished, Node
+from netns_tests.node import Finished, Node, until
 from netns_tests.plugins import MESOKIT
 from netns_tests.runtime import network
 from netns_tests.snapshot import assert_clean, snapshot
@@ -196,3 +196,40 @@ def test_whoever_is_not_root_is_told_to_be(node: Node, ours: str) -> None:
             words,
             errors,
         )
+
+
+SLOW = """#!/bin/sh
+case "$CNI_COMMAND" in
+ADD) sed 's/.*"prevResult": *//; s/}$//' ;;
+DEL) touch /run/asked; until test -e /run/go; do sleep 0.05; done ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("everything", [[], ["--all"]])
+def test_what_is_attached_while_gc_works_stays(node: Node, plugins: str, everything: list[str]) -> None:
+    """Its list was made before; of a container that is gone something takes its time."""
+    place = node.path("/opt/cni/bin")
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "slow").write_text(SLOW)
+    (place / "slow").chmod(0o755)
+    ptp = {"type": "ptp", "ipam": {"type": "host-local", "subnet": "10.9.0.0/24"}}
+    document = {"cniVersion": "1.1.0", "name": "n", "plugins": [ptp, {"type": "slow"}]}
+    node.path("/etc/cni/net.d").mkdir(parents=True, exist_ok=True)
+    node.path("/etc/cni/net.d/n.conflist").write_text(json.dumps(document))
+    where = ["--plugin-dir", f"{plugins}:/opt/cni/bin"]
+    old = node.netns("old")
+    node.run([MESOKIT, "cni", "add", "n", old.path, *where])
+    old.delete()
+    collecting = node.popen([MESOKIT, "cni", "gc", "n", *everything, *where])
+    until(node.path("/run/asked").exists, what="the old one is being detached")
+    young = {"cniVersion": "1.1.0", "name": "n", **ptp}
+    box = node.netns("young")
+    result = node.cni("ADD", f"{plugins}/ptp", young, "young", box).ok()
+    node.path("/run/go").touch()
+    assert collecting.wait().status == 0
+    node.cni("CHECK", f"{plugins}/ptp", {**young, "prevResult": result}, "young", box).ok()
+    node.run([MESOKIT, "cni", "gc", "n", "--all", *where])
+    assert (
+        node.cni("CHECK", f"{plugins}/ptp", {**young, "prevResult": result}, "young", box).error is not None
+    )

@@ -21,7 +21,7 @@ from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import OWN_NETNS, open_namespace
 from cni_plugins.spec.roots import roots_from
 from cni_plugins.spec.text import printable
-from cni_plugins.store import network_files, records
+from cni_plugins.store import boot, network_files, records
 
 _MESOS = (Path("/var/run/mesos/isolators/network/cni"), Path("/run/mesos/isolators/network/cni"))
 
@@ -275,6 +275,7 @@ def collect(
 
     Kept is every attachment whose network namespace still exists, by libcni's cache, our records or the Mesos
     agent's directory. Everything else is detached, and every plugin is told to remove what it has beside.
+    It may run beside other calls: what is attached meanwhile stays.
 
     \b
     mesokit cni gc app-net --dry-run
@@ -282,14 +283,15 @@ def collect(
     mesokit cni gc app-net --all              the host is drained: nothing stays
     """
     item = where.network(network)
+    runtime, listed_at = where.runtime(), boot.elapsed()
+    known = list(runtime.attachments(item.name))  # before it is asked who lives: who comes now is not in it
     kept = set() if everything else _living(item, where)
     for text in keep:
         container, _, ifname = text.partition(":")
         kept.add((container, ifname or "eth0"))
-    runtime = where.runtime()
-    stale = [one for one in runtime.attachments(item.name) if (one.container_id, one.ifname) not in kept]
+    stale = [one for one in known if (one.container_id, one.ifname) not in kept]
     if not dry_run:
-        stale = runtime.collect(item, sorted(kept))
+        stale = runtime.collect(item, sorted(kept), stale, listed_at=listed_at)
     named = [f"{one.container_id}:{one.ifname}" for one in stale]
     listed = [f"{container}:{ifname}" for container, ifname in sorted(kept)]
     if as_json:

@@ -18,7 +18,7 @@ from typing import Any
 from cni_plugins.kernel import program
 from cni_plugins.plugins.registry import MODULES, Handlers
 from cni_plugins.spec import dispatch
-from cni_plugins.spec.call import Request
+from cni_plugins.spec.call import LISTED, Request
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import Namespace
@@ -197,14 +197,20 @@ class Runtime:
         for plugin in item.plugins:
             self._exec("STATUS", item, plugin, None)
 
-    def collect(self, item: NetworkList, keep: Sequence[tuple[str, str]]) -> list[Attachment]:
-        """DEL of what the cache has beside `keep` (container, interface), then GC of every plugin; what was
-        detached. CniError of the first that failed, after all have been asked.
+    def collect(
+        self,
+        item: NetworkList,
+        keep: Sequence[tuple[str, str]],
+        stale: Sequence[Attachment],
+        *,
+        listed_at: float,
+    ) -> list[Attachment]:
+        """DEL of `stale`, then GC of every plugin with `keep` (container, interface); what was detached. What
+        was attached since `listed_at` (CLOCK_BOOTTIME) is in no list and stays. CniError of the first that
+        failed, after all have been asked.
         """
         gone, errors = [], []
-        for attachment in list(self.attachments(item.name)):
-            if (attachment.container_id, attachment.ifname) in keep:
-                continue
+        for attachment in stale:
             try:
                 self.delete(item, attachment)
                 gone.append(attachment)
@@ -215,7 +221,7 @@ class Runtime:
             for plugin in item.plugins:
                 try:
                     listed = {"cni.dev/valid-attachments": valid, "cni.dev/attachments": valid}
-                    self._exec("GC", item, plugin | listed, None)
+                    self._exec("GC", item, plugin | listed, None, listed_at=listed_at)
                 except CniError as error:
                     errors.append(error)
         if errors:
@@ -229,10 +235,14 @@ class Runtime:
         plugin: JsonObject,
         attachment: Attachment | None,
         previous: JsonObject | None = None,
+        *,
+        listed_at: float = 0.0,
     ) -> JsonObject | None:
         document = _document(item, plugin, attachment, previous if _knows_previous(verb, item) else None)
         env = {key: value for key, value in os.environ.items() if not key.startswith("CNI_")}
         env |= {"CNI_COMMAND": verb, "CNI_PATH": ":".join(self.path)}
+        if listed_at:
+            env[LISTED] = str(int(listed_at * 1e9))
         if attachment is not None:
             env |= {
                 "CNI_CONTAINERID": attachment.container_id,

@@ -47,6 +47,8 @@ _REQUIRED: Mapping[Verb, tuple[str, ...]] = {
 }
 _FORGIVING = frozenset((Verb.DEL, Verb.GC))  # they take things away, and need no more than identity
 _SINCE: Mapping[Verb, str] = {Verb.CHECK: "0.4.0", Verb.GC: "1.1.0", Verb.STATUS: "1.1.0"}
+#: In the environment of a GC: when its list was made, in nanoseconds of CLOCK_BOOTTIME.
+LISTED = "MESOKIT_LISTED"
 _LONGEST_START = 10.0  # seconds that a process may wait for a processor; older ones are somebody else
 _SECONDS: Mapping[Verb, float] = {
     Verb.ADD: 30.0,
@@ -331,9 +333,12 @@ def _began(verb: Verb, env: Mapping[str, str]) -> float:
     makes a list of GC look younger than it is. Without a launcher it is now.
 
     A list of GC is older than the launcher's process, which may have waited for a processor before it looked
-    at the clock while an ADD that was started later did not.
+    at the clock while an ADD that was started later did not. Who knows when it was made says so (LISTED).
     """
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    listed = env.get(LISTED, "")
+    if verb is Verb.GC and listed.isascii() and listed.isdigit():
+        now = min(now, int(listed[:24]) / 1e9)
     process, _, number = env.get("MESOKIT_CALL", "").partition("-")
     if not (process.isdecimal() and number.isascii() and number.isdigit()):
         return now

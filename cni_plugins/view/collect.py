@@ -22,7 +22,7 @@ from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, N
 from cni_plugins.kernel.nft import elements, owner
 from cni_plugins.plugins.registry import MODULES, Handlers
 from cni_plugins.spec import dispatch
-from cni_plugins.spec.call import Request
+from cni_plugins.spec.call import LISTED, Request
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.identity import Identity
@@ -165,7 +165,7 @@ def collect(todo: Plan, node: Node, roots: Roots) -> list[Failure]:
                 **os.environ,
                 "CNI_COMMAND": "GC",
                 "CNI_PATH": os.environ.get("CNI_PATH", "/opt/cni/bin"),
-                "MESOKIT_CALL": f"{os.getpid()}-{todo.listed_at}",
+                LISTED: str(todo.listed_at),
             }
             request = Request(plugin, env, json.dumps(document).encode())
             reply = dispatch.handle(request, Handlers())
