@@ -102,7 +102,7 @@ class ReplacedRoute(Step):
             return
         index = interface.index_of(context.sandbox_namespace, self.ifname)
         if index:
-            context.sandbox.request(routes.replace(self.before, index))
+            context.sandbox.request(routes.replace(self.before, index).unless_gone())
 
 
 @step
@@ -159,13 +159,14 @@ class BucketChange(Step):
     before: tuple[int, int, int]
     after: tuple[int, int, int]
 
-    def _change(self, context: Context, values: tuple[int, int, int]) -> bool:
+    def _change(self, context: Context, values: tuple[int, int, int], *, undoing: bool = False) -> bool:
         link = links.find(context.host, self.name)
         if link is None or link.mac != self.mac or shaping.egress(context.host, link.index) is None:
             return False
         rate, burst, latency = values
         shape = shaping.bucket(rate, burst, latency, self.mtu)
-        context.host.request(shaping.change_egress(link.index, shape))
+        message = shaping.change_egress(link.index, shape)
+        context.host.request(message.unless_gone() if undoing else message)
         return True
 
     def apply(self, context: Context) -> None:
@@ -175,7 +176,7 @@ class BucketChange(Step):
             )
 
     def undo(self, context: Context) -> None:
-        self._change(context, self.before)
+        self._change(context, self.before, undoing=True)
 
 
 @step
@@ -187,12 +188,13 @@ class PortFlags(Step):
     after: tuple[tuple[str, bool], ...]
     before: tuple[tuple[str, bool], ...]
 
-    def _set(self, context: Context, flags: tuple[tuple[str, bool], ...]) -> bool:
+    def _set(self, context: Context, flags: tuple[tuple[str, bool], ...], *, undoing: bool = False) -> bool:
         link = links.find(context.host, self.name)
         if link is None or link.mac != self.mac or not link.master:
             return False
         named = {PortFlag[name]: value for name, value in flags}
-        context.host.request(links.set_port(link.name, link.index, named))
+        message = links.set_port(link.name, link.index, named)
+        context.host.request(message.unless_gone() if undoing else message)
         return True
 
     def apply(self, context: Context) -> None:
@@ -200,4 +202,4 @@ class PortFlags(Step):
             raise CniError(Code.INTERNAL, f"{self.name} is no port of a bridge any more")
 
     def undo(self, context: Context) -> None:
-        self._set(context, self.before)
+        self._set(context, self.before, undoing=True)

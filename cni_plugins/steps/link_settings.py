@@ -52,20 +52,19 @@ class LinkSettings(Step):
             return None
         return netlink, link
 
-    def _change(self, context: Context, settings: Settings) -> bool:
+    def _change(self, context: Context, settings: Settings, *, undoing: bool = False) -> bool:
         found = self._found(context)
         if found is None:
             return False
         netlink, link = found
-        netlink.request(
-            links.change(
-                link.name,
-                link.index,
-                set_flags=settings.flags,
-                clear_flags=settings.clear,
-                **settings.values(),
-            )
+        message = links.change(
+            link.name,
+            link.index,
+            set_flags=settings.flags,
+            clear_flags=settings.clear,
+            **settings.values(),
         )
+        netlink.request(message.unless_gone() if undoing else message)
         return True
 
     def apply(self, context: Context) -> None:
@@ -73,7 +72,7 @@ class LinkSettings(Step):
             raise CniError(Code.INTERNAL, f"link {self.name} vanished before it was changed")
 
     def undo(self, context: Context) -> None:
-        self._change(context, self.before)
+        self._change(context, self.before, undoing=True)
 
     def check(self, context: Context) -> None:
         found = self._found(context)

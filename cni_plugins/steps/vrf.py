@@ -92,14 +92,14 @@ class VrfPort(Step):
                 return
             port = links.find(netlink, self.ifname)
             if port is not None and port.master == vrf.index:
-                netlink.request(links.set_master(self.ifname, port.index, 0))
+                netlink.request(links.set_master(self.ifname, port.index, 0).unless_gone())
             if vrf.alias != ALIAS and vrf.mac != self.mac:
                 return
             if not links.every(netlink, master=vrf.index):
                 links.remove(netlink, vrf.name, vrf.index)
             elif not vrf.alias:
                 # Its maker died before it could mark it; whoever is the last removes it then.
-                netlink.request(links.change(vrf.name, vrf.index, ifalias=ALIAS))
+                netlink.request(links.change(vrf.name, vrf.index, ifalias=ALIAS).unless_gone())
 
     def check(self, context: Context) -> None:
         netlink = context.sandbox

@@ -7,7 +7,7 @@ Source: rtnetlink(7), linux/rtnetlink.h.
 
 import errno
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from cni_plugins.kernel.netlink.socket import (
@@ -52,6 +52,9 @@ _MEANING = {
 }
 
 
+_GONE = frozenset((errno.ENODEV, errno.ENOENT))
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One request: `doing` is how an error speaks of it; errors whose errno is in `allow` are answers, not
@@ -63,6 +66,12 @@ class Message:
     flags: int
     body: bytes
     allow: frozenset[int] = frozenset()
+
+    def unless_gone(self) -> "Message":
+        """For who undoes: what it changes may go between its look-up and now (the far end of a pair whose
+        namespace ends), and then there is nothing to undo.
+        """
+        return replace(self, allow=self.allow | _GONE)
 
 
 @dataclass(frozen=True, slots=True)
