@@ -263,3 +263,22 @@ def test_subnets_are_told_apart(node: Node, plugins: str, key: str) -> None:
     node.cni("CHECK", f"{plugins}/bandwidth", {**named, "prevResult": made}, "c1", box).ok()
     node.cni("DEL", f"{plugins}/bandwidth", {"name": "net", "type": "bandwidth"}, "c1", box).ok()
     assert not [item for item in node.json("tc", "-j", "qdisc") if item["kind"] in {"tbf", "htb", "ingress"}]
+
+
+def test_a_previous_result_of_another_link_is_refused(node: Node, plugins: str) -> None:
+    """As the reference does: prevResult names links of the host, and none is the end of this interface."""
+    box = node.netns("c1")
+    named = {"cniVersion": "1.0.0", "name": "net"}
+    made = node.cni("ADD", f"{plugins}/ptp", {**PTP, **named}, "c1", box).ok()
+    (host,) = [item["name"] for item in made["interfaces"] if not item.get("sandbox")]
+    other = [{**item, "name": "other0"} if item["name"] == host else item for item in made["interfaces"]]
+    config = {**named, "type": "bandwidth", **LIMITS, "prevResult": {**made, "interfaces": other}}
+    refused = node.cni("ADD", f"{plugins}/bandwidth", config, "c1", box)
+    assert refused.code == 7
+    assert f"the host's end of eth0 is {host}, and prevResult has other0" in str(refused.error)
+    assert shape_of(node) == {}
+    unnamed = [item for item in made["interfaces"] if item.get("sandbox")]
+    config["prevResult"] = {**made, "interfaces": unnamed, "ips": []}
+    assert node.cni("ADD", f"{plugins}/bandwidth", config, "c1", box).ok()
+    node.cni("DEL", f"{plugins}/bandwidth", config, "c1", box).ok()
+    node.cni("DEL", f"{plugins}/ptp", {**PTP, **named}, "c1", box).ok()

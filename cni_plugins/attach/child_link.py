@@ -47,7 +47,9 @@ def add(call: Call, child: Child, tx: Transaction) -> Result:
     """ADD of such a plugin: the link, its addresses, and the result. CniError."""
     interface.require_free(tx.context.inside, call.ifname)
     master = find_master(child, tx.context)
-    late = child.given is None and delegation.needs_link(call, tx, mac_from_ip=child.mac_from_ip)
+    late = child.given is None and delegation.needs_link(
+        call, tx.context.plugins, mac_from_ip=child.mac_from_ip
+    )
     ipam = child.given or (Result() if late else delegation.addresses(call, tx))
     mac = wishes.mac(call, child.mac) or (wishes.mac_of_address(ipam.ips) if child.mac_from_ip else None)
     if child.own_mac:

@@ -4,7 +4,7 @@ One of ours runs in the process and in the caller's transaction; any other is ex
 undo before its ADD starts. The configuration of a delegate is completed with what it needs of its caller's.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -116,6 +116,12 @@ def validate(call: Call, config: JsonObject, context: Context) -> None:
 
         foreign.find(name, call.path)
         return
+    if plugin.kind is Kind.IPAM:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"type is {name!r}, which gives addresses and attaches nothing",
+            f'put it under "ipam" of the plugin that makes the interface: "ipam": {{"type": "{name}", …}}',
+        )
     child = _child(call, config, None, name)
     typed_config = typed(plugin, child)
     suspicions.refuse(child, plugin.kind, name)
@@ -151,14 +157,26 @@ def _require_ipam(plugin: Plugin[Any] | None, name: str) -> None:
         )
 
 
-def needs_link(call: Call, tx: Transaction, *, mac_from_ip: bool = False) -> bool:
+def refuse(call: Call, plugin: Plugin[Any], config: Any, plugins: Mapping[str, Plugin[Any]]) -> None:
+    """What ADD refuses of a plugin's configuration beside `plugin.validate`, for whoever asks without an ADD.
+    CniError 7.
+    """
+    if plugin.kind is Kind.MAIN:
+        policing.require_enforced(call, plugin.name, plugin.config)
+        if plugin.takes_ipam:
+            needs_link(call, plugins, mac_from_ip=getattr(config, "mac_from_ip", False))
+    if plugin.kind is Kind.META:
+        delegate_of(call)
+
+
+def needs_link(call: Call, plugins: Mapping[str, Plugin[Any]], *, mac_from_ip: bool = False) -> bool:
     """Whether a MAIN plugin's `ipam` is to be asked when the interface is there: it asks on it (dhcp).
     CniError 7; also with `mac_from_ip`, which needs the address first.
     """
     name = ipam_type(call)
     if not name:
         return False
-    plugin = tx.context.plugins.get(name)
+    plugin = plugins.get(name)
     _require_ipam(plugin, name)
     if plugin is None or not plugin.needs_link:
         return False

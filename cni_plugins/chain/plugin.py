@@ -39,23 +39,23 @@ class ChainConfig:
     disable_check: bool = option("disableCheck", BOOL, False, "CHECK answers success without asking members")
 
 
-def _granted(call: Call, member: JsonObject) -> JsonObject:
-    """What of runtimeConfig a member declares; all of it where the runtime is one that cannot ask."""
-    runtime = fold(call.config, "runtimeConfig")
+def granted(config: JsonObject, member: JsonObject) -> JsonObject:
+    """What of a chain's runtimeConfig a member declares; all where the runtime is one that cannot ask."""
+    runtime = fold(config, "runtimeConfig")
     if not isinstance(runtime, dict):
         return {}
     capabilities = fold(member, "capabilities")
     if not isinstance(capabilities, dict):
-        return runtime if is_mesos(call.config) else {}
+        return runtime if is_mesos(config) else {}
     return {key: value for key, value in runtime.items() if capabilities.get(key) is True}
 
 
 def _member(call: Call, member: JsonObject) -> JsonObject:
     own = fold(member, "runtimeConfig")
-    granted = _granted(call, member) | (own if isinstance(own, dict) else {})
+    runtime = granted(call.config, member) | (own if isinstance(own, dict) else {})
     config = {key: value for key, value in member.items() if key.casefold() not in _NOT_FOR_MEMBERS}
     # An empty one stands for "nothing granted", so that the chain's own is not handed down behind it.
-    config["runtimeConfig"] = granted
+    config["runtimeConfig"] = runtime
     return delegation.inherit(call, config)
 
 
@@ -86,6 +86,11 @@ def _named(members: Iterable[JsonObject]) -> list[tuple[str, JsonObject]]:
 
 def _at(number: int, name: str, error: CniError) -> CniError:
     return CniError(error.code, f"plugins[{number}] ({name}): {error.msg}", error.details)
+
+
+def validate(call: Call, config: ChainConfig) -> None:
+    """CniError 7 for a list that is none; its members are validated when all are known."""
+    _named(_members(call, config))
 
 
 def add(call: Call, config: ChainConfig, tx: Transaction) -> Result:
@@ -154,5 +159,6 @@ PLUGIN: Plugin[Any] = Plugin(
     remove_legacy=remove_legacy,
     gc=gc,
     status=status,
+    validate=validate,
     takes_ipam=False,
 )

@@ -7,10 +7,8 @@ are there.
 
 from __future__ import annotations
 
-import ctypes
 import difflib
 import json
-import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,16 +20,16 @@ import click
 
 from cni_plugins.attach import delegation, suspicions
 from cni_plugins.attach.plugin import Kind, Plugin
+from cni_plugins.chain.plugin import granted
 from cni_plugins.cli import libcni
+from cni_plugins.cli.lacking import lacking
 from cni_plugins.cli.libcni import NetworkList
-from cni_plugins.kernel import links
-from cni_plugins.kernel.netlink.netfilter import Nfnetlink
-from cni_plugins.kernel.netlink.route import Netlink
+from cni_plugins.plugins.main import flannel
+from cni_plugins.plugins.meta.bandwidth import WAY_OUT, WITHOUT_HOST_END
 from cni_plugins.plugins.registry import MODULES, Plugins
 from cni_plugins.spec import call as calls
 from cni_plugins.spec.call import Request, Verb
 from cni_plugins.spec.config import COMMON_KEYS, Key, decode, keys_of
-from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.namespace import OWN_NETNS, Namespace, open_namespace
 from cni_plugins.spec.text import printable
@@ -56,21 +54,13 @@ _CAPABILITIES = (
     "cgroupPath",
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
-#: Kinds of links that a plugin makes, of those that need no other link.
-_LINKS: Mapping[str, tuple[str, ...]] = {
-    "bridge": ("bridge", "veth"),
-    "flannel": ("bridge", "veth"),
-    "ptp": ("veth",),
-    "vrf": ("vrf",),
-    "dummy": ("dummy",),
-    "bandwidth": ("ifb",),
-}
-_CLONE_NEWNET = 0x40000000
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """`kind`: unknown, misspelt, wrong, contradictory or missing; `where`: the key's path in the file."""
+    """`kind`: unknown, misspelt, wrong, contradictory or missing; suspicious is what ADD does and warns of.
+    `where` is the key's path in the file.
+    """
 
     file: str
     where: str
@@ -167,9 +157,18 @@ def _head(at: Inspection) -> Iterator[Problem]:
 
 
 def _plugin(
-    at: Inspection, config: Any, where: str, *, first: bool, single: bool = False
+    at: Inspection,
+    config: Any,
+    where: str,
+    *,
+    first: bool,
+    single: bool = False,
+    above: JsonObject | None = None,
+    after: str = "",
 ) -> Iterator[Problem]:
-    """Of one plugin's configuration, and of what stands below it."""
+    """Of one plugin's configuration, and of what stands below it. `above` is what it is given of the
+    configuration that it stands in, `after` the plugin of its list that makes the interface.
+    """
     if not isinstance(config, dict):
         yield at.problem(where.rstrip("."), "wrong", "not an object")
         return
@@ -196,9 +195,27 @@ def _plugin(
     dns = fold(config, "dns")
     if isinstance(dns, dict):
         yield from _keys(at, dns, f"{where}dns.", _DNS_KEYS)
-    yield from _decoded(at, plugin, config, where)
-    yield from _below(at, plugin, config, where, first=first)
-    yield from _machine(at, name, config, where)
+    given = {**(above or {}), **config}
+    yield from _decoded(at, plugin, given, where)
+    yield from _below(at, plugin, given, where, first=first)
+    for key, text in lacking(at.host, name, config, first=first):
+        yield at.problem(f"{where}{key}", "missing", text)
+    if name == "bandwidth" and after in WITHOUT_HOST_END and _limited(config):
+        text = f"the interface that {after} makes has no end on the host; {WAY_OUT}"
+        yield at.problem(f"{where}type", "contradictory", text)
+
+
+def _limited(config: JsonObject) -> bool:
+    """Whether bandwidth's configuration has a limit, or lets the runtime bring one."""
+    capabilities = fold(config, "capabilities")
+    brought = isinstance(capabilities, dict) and capabilities.get("bandwidth") is True
+    return brought or any(bool(fold(config, key)) for key in ("ingressRate", "egressRate"))
+
+
+def _type(config: Any) -> str:
+    """The name of the plugin that a member of a list is for, "" without one."""
+    found = fold(config, "type") if isinstance(config, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def _capabilities(at: Inspection, config: JsonObject, where: str) -> Iterator[Problem]:
@@ -266,12 +283,13 @@ def _refused(at: Inspection, plugin: Plugin[Any], config: JsonObject, where: str
         typed = delegation.typed(plugin, call)
         suspicions.refuse(call, plugin.kind, plugin.name)
         plugin.validate(call, typed)
+        delegation.refuse(call, plugin, typed, at.plugins)
     except CniError as error:
         kind = "contradictory" if " and " in error.msg else "wrong"
         yield at.problem(place, kind, f"{error.msg}: {error.details}" if error.details else error.msg)
         return
     for text in call.warnings:
-        yield at.problem(place, "wrong", text)
+        yield at.problem(place, "suspicious", text)
 
 
 def _below(
@@ -284,7 +302,7 @@ def _below(
     if plugin.kind is Kind.META:
         delegate = fold(config, "delegate")
         if delegate is not None:
-            yield from _plugin(at, delegate, f"{where}delegate.", first=True)
+            yield from _plugin(at, delegate, f"{where}delegate.", first=True, above=_handed_down(config))
             if not first:
                 text = "the plugin before it attaches the container, and so would the delegate"
                 yield at.problem(f"{where}delegate", "contradictory", text)
@@ -292,13 +310,31 @@ def _below(
             text = f"{plugin.name} changes what another plugin made: put one before it, or under 'delegate'"
             yield at.problem(f"{where}type", "contradictory", text)
     if plugin.name == "chain":
-        members = fold(config, "plugins")
-        for number, member in enumerate(members if isinstance(members, list) else ()):
-            yield from _plugin(at, member, f"{where}plugins[{number}].", first=number == 0)
+        found = fold(config, "plugins")
+        members = found if isinstance(found, list) else []
+        for number, member in enumerate(members):
+            place, above = f"{where}plugins[{number}].", _handed_down(config)
+            above["runtimeConfig"] = granted(config, member) if isinstance(member, dict) else {}
+            yield from _plugin(at, member, place, first=number == 0, above=above, after=_type(members[0]))
     if plugin.name == "flannel":
-        delegate = fold(config, "delegate")
-        if isinstance(delegate, dict):
-            yield from _plugin(at, {"type": "bridge"} | delegate, f"{where}delegate.", first=True)
+        yield from _flannel(at, config, where)
+
+
+def _flannel(at: Inspection, config: JsonObject, where: str) -> Iterator[Problem]:
+    """The delegate, and the addresses that it would be given of some lease."""
+    delegate, ipam = (fold(config, key) for key in ("delegate", "ipam"))
+    if isinstance(delegate, dict):
+        whole, above = {"type": "bridge"} | delegate, _handed_down(config)
+        yield from _plugin(at, whole, f"{where}delegate.", first=True, above=above)
+    if not any(isinstance(item, bool | str | int | float | list) for item in (delegate, ipam)):
+        made = flannel.with_lease(decode(flannel.FlannelConfig, config, lenient=True), flannel.SOME_LEASE)
+        yield from _ipam(at, made | _handed_down(config), made["ipam"], where)
+
+
+def _handed_down(config: JsonObject) -> JsonObject:
+    """What a delegate or a member of a chain gets of the configuration that it stands in."""
+    found = {key: fold(config, key) for key in ("args", "runtimeConfig")}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _ipam(at: Inspection, config: JsonObject, ipam: JsonObject, where: str) -> Iterator[Problem]:
@@ -313,46 +349,7 @@ def _ipam(at: Inspection, config: JsonObject, ipam: JsonObject, where: str) -> I
     own = keys_of(plugin.config)
     yield from _keys(at, ipam, f"{where}ipam.", ["type", *(key.key for key in own)])
     yield from _nested(at, ipam, f"{where}ipam.", own)
-    yield from _decoded(at, plugin, {"type": name, "ipam": ipam}, f"{where}ipam.", "ipam")
-
-
-def _machine(at: Inspection, name: str, config: JsonObject, where: str) -> Iterator[Problem]:
-    """What the kernel and the host lack for it."""
-    for kind in _LINKS.get(name, ()):
-        if not kernel_makes(kind):
-            yield at.problem(f"{where}type", "missing", f"this kernel makes no {kind} links")
-    if name in {"portmap", "firewall"} or fold(config, "ipMasq") is True:
-        with Nfnetlink(at.host) as socket:
-            if not socket.supported and fold(config, "backend") != "iptables":
-                yield at.problem(f"{where}type", "missing", "this kernel has no nf_tables")
-    master = fold(config, "master")
-    if isinstance(master, str) and master and fold(config, "linkInContainer") is not True:
-        with Netlink(at.host, after(5)) as netlink:
-            if links.find(netlink, master) is None:
-                yield at.problem(f"{where}master", "missing", f"this host has no link {master!r}")
-
-
-def kernel_makes(kind: str) -> bool:
-    """Whether the kernel makes a kind of link that needs no other: tried in a namespace of a child process.
-    True where that cannot be tried (no root).
-    """
-    child = os.fork()
-    if child == 0:
-        status = 2
-        try:
-            if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) == 0:
-                own = open_namespace(OWN_NETNS)
-                assert own is not None
-                with Netlink(own, after(5)) as netlink:
-                    values = [("IFLA_VRF_TABLE", 10)] if kind == "vrf" else []
-                    netlink.request(links.create("probe0", kind, values))
-                status = 0
-        except CniError as error:
-            status = 1 if "not supported" in str(error).lower() else 0
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) != 1
+    yield from _decoded(at, plugin, config, f"{where}ipam.", "ipam")
 
 
 def inspect(path: Path, host: Namespace, plugin_path: tuple[str, ...]) -> list[Problem]:
@@ -368,7 +365,9 @@ def inspect(path: Path, host: Namespace, plugin_path: tuple[str, ...]) -> list[P
     for number, plugin in enumerate(item.plugins):
         if single or fold(item.document, "plugins") is not None:
             where = "" if single else f"plugins[{number}]."
-            found += _plugin(at, plugin, where, first=number == 0, single=single)
+            found += _plugin(
+                at, plugin, where, first=number == 0, single=single, after=_type(item.plugins[0])
+            )
     return list(dict.fromkeys(found))
 
 

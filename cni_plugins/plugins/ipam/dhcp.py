@@ -223,10 +223,17 @@ def _require_families(config: DhcpConfig) -> None:
         )
 
 
-def add(call: Call, config: DhcpConfig, tx: Transaction) -> Result:
-    sandbox = tx.context.inside
+def validate(call: Call, config: DhcpConfig) -> None:
+    """CniError 7 for what no server is asked with."""
     _require_families(config)
     _refuse_wishes(call)
+    _given(call, config)
+    _asked(config)
+
+
+def add(call: Call, config: DhcpConfig, tx: Transaction) -> Result:
+    sandbox = tx.context.inside
+    validate(call, config)
     store = Store(call.roots, config.daemon_socket)
     path = protocol.socket_of(call.roots, config.daemon_socket)
     protocol.require_same(path, store, protocol.ask(path, {"hello": True}))
@@ -353,9 +360,7 @@ def gc(call: Call, config: DhcpConfig, context: Context) -> None:
 
 def status(call: Call, config: DhcpConfig, context: Context) -> None:
     """CniError 11 when nobody would renew a lease."""
-    _require_families(config)
-    _given(call, config)
-    _asked(config)
+    validate(call, config)
     path = protocol.socket_of(call.roots, config.daemon_socket)
     protocol.require_same(path, Store(call.roots, config.daemon_socket), protocol.ask(path, {"hello": True}))
 
@@ -370,6 +375,7 @@ PLUGIN: Plugin[Any] = Plugin(
     remove_legacy=remove_legacy,
     gc=gc,
     status=status,
+    validate=validate,
     args=True,
     needs_link=True,
 )

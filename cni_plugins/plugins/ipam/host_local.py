@@ -231,6 +231,10 @@ def _plan(call: Call, config: HostLocalConfig) -> list[tuple[RangeSet, Ip | None
             f"requested address {', '.join(left)} is in no range of network {call.network}",
             "each range set gives one address",
         )
+    for ranges, request in zip(sets, requests, strict=True):
+        one = range_of(ranges, request) if request is not None else None
+        if one is not None and request == one.gateway:
+            raise CniError(Code.INVALID_CONFIG, f"requested address {request} is the gateway of {one.subnet}")
     return list(zip(sets, requests, strict=True))
 
 
@@ -249,7 +253,7 @@ def add(call: Call, config: HostLocalConfig, tx: Transaction) -> Result:
                 _refuse_second(owner, held, ranges)
                 address = _choose(call, memory, reservations, ranges, number)
             else:
-                address = _checked(reservations, ranges, request)
+                address = _checked(reservations, request)
             _take(reservations, address, owner, tx)
             reservations.set_last(number, address)
             if memory is not None:
@@ -269,10 +273,7 @@ def _refuse_second(owner: Owner, held: list[Ip], ranges: RangeSet) -> None:
             )
 
 
-def _checked(reservations: Reservations, ranges: RangeSet, address: Ip) -> Ip:
-    one = range_of(ranges, address)
-    if one is not None and address == one.gateway:
-        raise CniError(Code.INVALID_CONFIG, f"requested address {address} is the gateway of {one.subnet}")
+def _checked(reservations: Reservations, address: Ip) -> Ip:
     if not reservations.free(address):
         holder = (reservations.content(str(address)) or "").partition("\r\n")[0]
         raise CniError(Code.INVALID_CONFIG, f"requested address {address} is in use by container {holder}")

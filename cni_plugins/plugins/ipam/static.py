@@ -20,7 +20,7 @@ from cni_plugins.spec.call import Call, Verb
 from cni_plugins.spec.config import CIDR, IP, list_of, nested, option, parsed_by
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Dns, Result, Route, configured_route, decode_dns
-from cni_plugins.spec.values import Ip, IpInterface, parse_cidr, parse_ip
+from cni_plugins.spec.values import Ip, IpInterface, fold, parse_cidr, parse_ip
 from cni_plugins.spec.versions import at_least
 from cni_plugins.steps.context import Context
 
@@ -161,7 +161,7 @@ def _check_wishes(
             )
 
 
-def add(call: Call, config: StaticConfig, tx: Transaction) -> Result:
+def _given(call: Call, config: StaticConfig) -> tuple[Address, ...]:
     addresses = chosen(call, config)
     if not addresses:
         raise CniError(
@@ -169,7 +169,19 @@ def add(call: Call, config: StaticConfig, tx: Transaction) -> Result:
             "ipam plugin static has no address to give",
             "name some under ipam.addresses, or ask for one (CNI_ARGS IP, args.cni.ips, runtimeConfig.ips)",
         )
-    return Result(ips=addresses, routes=config.routes, dns=config.dns)
+    return addresses
+
+
+def validate(call: Call, config: StaticConfig) -> None:
+    """CniError 4 or 7. That nothing is configured is no fault where the runtime may bring an address."""
+    capabilities = fold(call.config, "capabilities")
+    brought = isinstance(capabilities, dict) and capabilities.get("ips") is True
+    if not (brought or config.allowed) or chosen(call, config):
+        _given(call, config)
+
+
+def add(call: Call, config: StaticConfig, tx: Transaction) -> Result:
+    return Result(ips=_given(call, config), routes=config.routes, dns=config.dns)
 
 
 def check(call: Call, config: StaticConfig, context: Context) -> None:
@@ -199,5 +211,6 @@ PLUGIN: Plugin[Any] = Plugin(
     add=add,
     check=check,
     status=status,
+    validate=validate,
     args=True,
 )

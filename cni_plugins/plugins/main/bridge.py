@@ -128,7 +128,7 @@ def validate(call: Call, config: BridgeConfig) -> None:
 
 def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
     interface.require_free(tx.context.inside, call.ifname)
-    late = delegation.needs_link(call, tx, mac_from_ip=config.mac_from_ip)
+    late = delegation.needs_link(call, tx.context.plugins, mac_from_ip=config.mac_from_ip)
     ipam = Result() if late else delegation.addresses(call, tx)
     mac = wishes.mac(call) or (wishes.mac_of_address(ipam.ips) if config.mac_from_ip else None)
     lock = partial(locked, bridges.lock_path(call.roots.run, config.bridge), call.deadline)

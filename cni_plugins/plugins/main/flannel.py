@@ -69,6 +69,10 @@ class Lease:
     masquerades: bool
 
 
+#: A lease as another, to see what a configuration makes of it.
+SOME_LEASE = Lease((parse_cidr("198.18.1.1/24"),), (parse_cidr("198.18.0.0/16"),), 1450, False)
+
+
 def _subnet_file(call: Call, config: FlannelConfig) -> Path:
     return call.roots.relocate(config.subnet_file or _SUBNET_FILE)
 
@@ -150,13 +154,26 @@ def validate(call: Call, config: FlannelConfig) -> None:
         raise CniError(
             Code.INVALID_CONFIG, f"delegate.type is {shown(kind)}, which is not the name of a plugin to run"
         )
-    routes = fold(config.ipam or {}, "routes")
-    if routes is not None and not isinstance(routes, list):
-        raise CniError(Code.INVALID_CONFIG, f"ipam.routes is {shown(routes)}: not a list")
+    for part in ("routes", "ranges"):
+        value = fold(config.ipam or {}, part)
+        if value is not None and not isinstance(value, list):
+            raise CniError(Code.INVALID_CONFIG, f"ipam.{part} is {shown(value)}: not a list")
+    ipam_type = fold(config.ipam or {}, "type")
+    if ipam_type is not None and (not isinstance(ipam_type, str) or not ipam_type):
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"ipam.type is {shown(ipam_type)}, which is not the name of a plugin",
+            "leave it out for host-local",
+        )
 
 
-def _rendered(call: Call, config: FlannelConfig, lease: Lease) -> JsonObject:
-    """The delegate's complete configuration."""
+def rendered(call: Call, config: FlannelConfig) -> JsonObject:
+    """The delegate's configuration with what flanneld leased. CniError 7 or 11."""
+    return delegation.inherit(call, with_lease(config, _lease(_subnet_file(call, config))))
+
+
+def with_lease(config: FlannelConfig, lease: Lease) -> JsonObject:
+    """The delegate's configuration, but for what it gets of the call."""
     delegate = dict(config.delegate or {})
     if fold(delegate, "type") is None:
         delegate["type"] = "bridge"
@@ -167,7 +184,7 @@ def _rendered(call: Call, config: FlannelConfig, lease: Lease) -> JsonObject:
         if fold(delegate, key) is None:
             delegate[key] = value
     delegate["ipam"] = _ipam(config, lease)
-    return delegation.inherit(call, delegate)
+    return delegate
 
 
 def _ipam(config: FlannelConfig, lease: Lease) -> JsonObject:
@@ -204,15 +221,15 @@ def _kept(call: Call, config: FlannelConfig, context: Context) -> tuple[Path, Js
 
 
 def add(call: Call, config: FlannelConfig, tx: Transaction) -> Result:
-    rendered = _rendered(call, config, _lease(_subnet_file(call, config)))
-    delegation.validate(call, rendered, tx.context)
+    document = rendered(call, config)
+    delegation.validate(call, document, tx.context)
     plain, own = _places(call, config)
-    tx.apply(DelegateFile(str(own if plain.exists() else plain), rendered))
-    return delegation.add(call, tx, rendered)
+    tx.apply(DelegateFile(str(own if plain.exists() else plain), document))
+    return delegation.add(call, tx, document)
 
 
-def _child(call: Call, rendered: JsonObject) -> Call:
-    config = delegation.inherit(call, rendered)
+def _child(call: Call, document: JsonObject) -> Call:
+    config = delegation.inherit(call, document)
     if call.previous is not None:
         config["prevResult"] = encode(call.previous, call.version)
     return for_child(call, delegation.type_of(config), config, call.previous)
@@ -220,8 +237,7 @@ def _child(call: Call, rendered: JsonObject) -> Call:
 
 def check(call: Call, config: FlannelConfig, context: Context) -> None:
     kept = _kept(call, config, context)
-    rendered = kept[1] if kept else _rendered(call, config, _lease(_subnet_file(call, config)))
-    child = _child(call, rendered)
+    child = _child(call, kept[1] if kept else rendered(call, config))
     delegation.forward(Verb.CHECK, child, context, child.plugin)
 
 
@@ -259,10 +275,10 @@ def gc(call: Call, config: FlannelConfig, context: Context) -> None:
 def status(call: Call, config: FlannelConfig, context: Context) -> None:
     """CniError 50 while flanneld has no lease."""
     try:
-        rendered = _rendered(call, config, _lease(_subnet_file(call, config)))
+        document = rendered(call, config)
     except CniError as error:
         raise CniError(Code.NOT_AVAILABLE, error.msg, error.details) from error
-    child = _child(call, rendered)
+    child = _child(call, document)
     delegation.forward(Verb.STATUS, child, context, child.plugin)
 
 

@@ -50,7 +50,7 @@ def add(call: Call, config: HostDeviceConfig, tx: Transaction) -> Result:
     interface.require_free(tx.context.inside, call.ifname)
     wanted = _wanted(config)
     link = None if hardware.is_userspace(call, wanted) else hardware.find(call, wanted, tx.context)
-    late = delegation.needs_link(call, tx)
+    late = delegation.needs_link(call, tx.context.plugins)
     ipam = Result() if late else delegation.addresses(call, tx)
     mac = link.mac if link is not None else ""
     if link is not None:

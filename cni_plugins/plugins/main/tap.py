@@ -71,7 +71,7 @@ def _step(call: Call, config: TapConfig, mac: str) -> Tap:
 
 def add(call: Call, config: TapConfig, tx: Transaction) -> Result:
     interface.require_free(tx.context.inside, call.ifname)
-    late = delegation.needs_link(call, tx)
+    late = delegation.needs_link(call, tx.context.plugins)
     ipam = Result() if late else delegation.addresses(call, tx)
     mac = wishes.mac(call, config.mac) or links.random_mac()
     tx.apply(_step(call, config, mac))

@@ -6,7 +6,9 @@ plugin names it) and leaves that through a bucket. Rates are bits per second, bu
 burst, and a burst always lets one frame pass. Limits of the configuration count before those of
 `runtimeConfig.bandwidth`. With `unshapedSubnets` traffic with those is not limited, with `shapedSubnets` only
 traffic with those is. It stands after the plugin that made the veth (bridge, ptp), or around it as
-`delegate`. A second ADD, with the first one's result as prevResult, changes limits in place.
+`delegate`; an interface without an end on the host (macvlan, ipvlan, vlan, host-device, tap, dummy) has no
+place where its task could not take the limit away, and is refused. A second ADD, with the first one's result
+as prevResult, changes limits in place.
 
     {"cniVersion": "1.0.0", "name": "data-net", "type": "bandwidth",
      "ingressRate": 50000000, "ingressBurst": 800000,
@@ -25,13 +27,16 @@ from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import CIDR, decode, integer, list_of, option
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Interface, Result
-from cni_plugins.spec.values import IpInterface
+from cni_plugins.spec.values import IpInterface, fold
 from cni_plugins.steps import registry
 from cni_plugins.steps.change import BucketChange
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.shaping import LimitReceiving, LimitSending, ifb_name
 from cni_plugins.steps.step import Step
 
+#: Plugins whose interface has no end on the host.
+WITHOUT_HOST_END = frozenset(("dummy", "host-device", "ipvlan", "loopback", "macvlan", "tap", "vlan"))
+WAY_OUT = "bandwidth limits on the host's end of a veth: use bridge or ptp, or leave the limits out"
 _BURST = integer(0, (2**32 - 1) * 8)
 _RATE = integer(0, 2**63 - 1)
 
@@ -83,16 +88,29 @@ def _limits(call: Call, config: BandwidthConfig) -> BandwidthConfig:
 
 
 def validate(call: Call, config: BandwidthConfig) -> None:
-    _limits(call, config)
+    limits = _limits(call, config)
     if config.shaped and config.unshaped:
         raise CniError(
             Code.INVALID_CONFIG,
             "shapedSubnets and unshapedSubnets are both given",
             "either only some subnets are limited, or all but some: leave one of them out",
         )
+    delegate = fold(call.config, "delegate")
+    kind = fold(delegate, "type") if isinstance(delegate, dict) else None
+    if limits.limits and isinstance(kind, str) and kind in WITHOUT_HOST_END:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"{_named(limits)} is given, and delegate.type is {kind!r}, which has no end on the host",
+            WAY_OUT,
+        )
 
 
-def _host_end(call: Call, context: Context) -> Link:
+def _named(limits: BandwidthConfig) -> str:
+    """The first limit's key."""
+    return "ingressRate" if limits.ingress_rate else "egressRate"
+
+
+def _host_end(call: Call, config: BandwidthConfig, context: Context) -> Link:
     link = links.find(context.sandbox, call.ifname)
     if link is None:
         raise CniError(Code.INTERNAL, f"the container has no interface {call.ifname} to limit")
@@ -100,11 +118,25 @@ def _host_end(call: Call, context: Context) -> Link:
     if peer is None:
         raise CniError(
             Code.INVALID_CONFIG,
-            f"bandwidth limits a veth pair with one end on the host, and {call.ifname} is "
-            f"{link.kind or 'a physical device'}",
-            "use it after bridge or ptp",
+            f"{_named(_limits(call, config))} is given, and {call.ifname} is "
+            f"{link.kind or 'a physical device'}, which has no end on the host",
+            WAY_OUT,
         )
     return peer
+
+
+def _require_named(call: Call, port: Link) -> None:
+    """CniError 7 when prevResult names links of the host, and the container's is none of them: it speaks of
+    another container, or of another time.
+    """
+    assert call.previous is not None
+    named = [item.name for item in call.previous.interfaces if not item.sandbox]
+    if named and port.name not in named:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"the host's end of {call.ifname} is {port.name}, and prevResult has {', '.join(named)}",
+            "prevResult must be the result of the plugin that made the interface",
+        )
 
 
 def add(call: Call, config: BandwidthConfig, tx: Transaction) -> Result:
@@ -112,7 +144,8 @@ def add(call: Call, config: BandwidthConfig, tx: Transaction) -> Result:
     limits = _limits(call, config)
     if not limits.limits:
         return call.previous
-    port = _host_end(call, tx.context)
+    port = _host_end(call, config, tx.context)
+    _require_named(call, port)
     made: list[Interface] = []
     if limits.ingress_rate:
         wanted = _receiving(limits, port)
@@ -190,7 +223,7 @@ def steps(call: Call, config: BandwidthConfig, context: Context, result: Result)
     listed: list[Step] = []
     if not limits.limits:
         return listed
-    port = _host_end(call, context)
+    port = _host_end(call, config, context)
     if limits.ingress_rate:
         listed.append(_receiving(limits, port))
     if limits.egress_rate:

@@ -142,6 +142,10 @@ def _plan(call: Call, config: TuningConfig) -> tuple[TuningConfig, dict[str, str
     return config, paths
 
 
+def validate(call: Call, config: TuningConfig) -> None:
+    _plan(call, config)
+
+
 def _interface(call: Call, context: Context) -> Link:
     link = links.find(context.sandbox, call.ifname)
     if link is None:
@@ -276,6 +280,7 @@ PLUGIN: Plugin[Any] = Plugin(
     config=TuningConfig,
     add=add,
     steps=steps,
+    validate=validate,
     remove_legacy=remove_legacy,
     args=True,
 )
