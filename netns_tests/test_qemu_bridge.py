@@ -110,6 +110,15 @@ def test_gateway_of_a_vlan_goes_with_its_last_user(node: Node, plugins: str) -> 
     assert "br0.100" not in links(node)
 
 
+def test_the_gateway_of_a_vlan_has_its_own_address_at_once(node: Node, ours: str) -> None:
+    """What it forwards waited two seconds for it (see test_ipv6_gateway)."""
+    gateway = conf(vlan=100, isDefaultGateway=True)
+    with attached(node, ours, a=gateway):
+        told = node.shell("ip -6 address show dev br0.100 scope link")
+        assert "nodad" in told and told.count("inet6") == 1
+        assert node.shell("sysctl -n net.ipv6.conf.br0/100.accept_ra").strip() == "0"
+
+
 def test_a_bridge_without_filtering_is_refused_or_turned_on(node: Node, plugins: str) -> None:
     node.shell("ip link add br0 type bridge; ip link set br0 up")
     box = node.netns("a")

@@ -2,7 +2,7 @@
 
 import errno
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv6Interface
 
 from cni_plugins.kernel.netlink.codec import attributes, encode, number
@@ -26,6 +26,9 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
 NODAD, OPTIMISTIC, DADFAILED, TENTATIVE = 0x02, 0x04, 0x08, 0x40
 PERMANENT, NOPREFIXROUTE = 0x80, 0x200
 GLOBAL, LINK = 0, 253
+
+
+_WITHOUT_IPV6 = frozenset((errno.EACCES, errno.EOPNOTSUPP, errno.ENODEV))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,20 @@ def add(
     body = _body(index, address, flags, broadcast=broadcast)
     create = NLM_F_CREATE | NLM_F_EXCL
     return Message(f"add address {address}", RTM_NEWADDR, create, body, frozenset((errno.EEXIST,)))
+
+
+def own(index: int, mac: str) -> Message:
+    """Give a link of the host its link-local address (EUI-64, RFC 4291 appendix A) before the kernel does.
+
+    The kernel looks for a duplicate of what it makes itself. Until that is over, after two seconds, the host
+    has no source to ask a neighbour from, and the first packet that it forwards to a container waits. On a
+    link that was made for containers, with a MAC address of our choice, nobody else has it.
+    A link without IPv6 stays without.
+    """
+    octets = bytes.fromhex(mac.replace(":", ""))
+    tail = bytes((octets[0] ^ 2,)) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    made = add(index, IPv6Interface((b"\xfe\x80" + bytes(6) + tail, 64)), dad=False)
+    return replace(made, allow=made.allow | _WITHOUT_IPV6)
 
 
 def delete(index: int, address: IpInterface) -> Message:

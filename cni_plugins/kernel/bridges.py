@@ -113,6 +113,8 @@ def give_addresses(
             )
         changes.append(addresses.delete(bridge.index, old))
     changes += [addresses.add(bridge.index, gateway, dad=dad) for gateway in missing]
+    if bridge.alias in {ALIAS, STAYS} and not dad and any(gateway.version == 6 for gateway in missing):
+        changes.append(addresses.own(bridge.index, bridge.mac))
     netlink.request(*changes, links.change(bridge.name, bridge.index, address=bridge.mac))
 
 

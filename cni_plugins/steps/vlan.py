@@ -4,7 +4,7 @@ It is one end of a veth pair whose other end is a port of the bridge in that VLA
 alias and goes with the last port of the VLAN.
 """
 
-from cni_plugins.kernel import bridges, links, vlans
+from cni_plugins.kernel import addresses, bridges, interface, links, sysctl, vlans
 from cni_plugins.kernel.links import Link
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.steps.bridge import membership
@@ -54,6 +54,11 @@ class VlanGateway(Step):
         netlink.request(
             links.create_veth(name, peer, host.fd, mtu=mtu, mac=mac, peer_mac=links.random_mac()),
             links.change(name, 0, ifalias=bridges.ALIAS),
+        )
+        # As of every port, and of every bridge; see BridgePort.
+        sysctl.put(host, {f"ipv6/conf/{peer}/disable_ipv6": "1", f"ipv6/conf/{name}/accept_ra": "0"})
+        netlink.request(
+            addresses.own(interface.index_of(host, name), mac),
             links.change(peer, 0, set_flags=links.IFF_UP, master=bridge.index),
         )
         made = links.find(netlink, peer)

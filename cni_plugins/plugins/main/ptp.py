@@ -16,7 +16,7 @@ from cni_plugins.attach import delegation, policing, veth, wishes
 from cni_plugins.attach.forwarding import forward
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
-from cni_plugins.kernel import interface, links, sysctl
+from cni_plugins.kernel import addresses, interface, links, sysctl
 from cni_plugins.plugins.main import legacy
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import BOOL, INTERFACE_NAME, mtu, option
@@ -68,6 +68,9 @@ def add(call: Call, config: PtpConfig, tx: Transaction) -> Result:
         host_name=wishes.host_interface(call, config.host_interface),
     )
     sysctl.ensure(call.host, {f"ipv6/conf/{pair.name}/accept_ra": "0"}, optional=True)
+    if not config.dad and any(entry.address.version == 6 for entry in ips):
+        index = interface.index_of(call.host, pair.name)
+        tx.context.host.request(addresses.own(index, host_mac))
     result = Result(
         interfaces=(Interface(pair.name, host_mac), Interface(call.ifname, mac, call.netns_path)),
         ips=tuple(replace(entry, interface=1) for entry in ips),
