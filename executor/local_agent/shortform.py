@@ -127,6 +127,14 @@ def _further_faults(document: Json, prefix: str) -> Iterator[Fault]:
     if check and not check.get(check["type"].lower()):
         kind = check["type"].lower()
         yield missing(f"{prefix}healthcheck.{kind}", f'an object, as healthcheck.type is "{check["type"]}"')
+    yield from health_check_faults(check or {}, f"{prefix}healthcheck")
+
+
+def health_check_faults(check: Json, key: str) -> Iterator[Fault]:
+    """What a master refuses of a health check that has its shape."""
+    path = (check.get("http") or {}).get("path")
+    if path is not None and not path.startswith("/"):
+        yield fault(f"{key}.http.path", path, "a path that begins with /")
 
 
 def _task(document: Json, name: str) -> mesos_pb2.TaskInfo:
@@ -196,6 +204,8 @@ def health_check(document: Json) -> mesos_pb2.HealthCheck:
                 check.http.statuses.extend(value or ())
             elif name == "protocol" and value:
                 check.http.protocol = _protocol(value)
+            elif name == "scheme" and value:
+                check.http.scheme = value.lower()  # a master knows http and https, and no other case
             elif value is not None:
                 setattr(check.http, name, value)
     elif kind == "tcp":

@@ -82,7 +82,7 @@ class Executor:
 
 @dataclass(slots=True)
 class Told:
-    """An operation's outcome that the framework has not acknowledged, or (`uuid` gone) has."""
+    """An operation's outcome that the framework has not acknowledged."""
 
     framework_id: str
     status: offers_pb2.OperationStatus
@@ -225,8 +225,8 @@ class FakeAgent:
                 task.resend_at = now + task.wait
                 self.send(self, task, task.updates[0])
 
-        for told in self.operations.values():
-            if told.status.HasField("uuid") and now >= told.resend_at:
+        for told in list(self.operations.values()):
+            if now >= told.resend_at:
                 told.resend_at = now + self._options.retry
                 self.tell_operation(told.framework_id, told.status)
 
@@ -239,10 +239,10 @@ class FakeAgent:
         self.operations[operation_id] = Told(framework_id, status)
 
     def acknowledge_operation(self, operation_id: str, update: bytes) -> None:
-        """Its outcome has been heard; it stays known."""
+        """Its outcome has been heard: nobody remembers it."""
         told = self.operations.get(operation_id)
         if told is not None and told.status.uuid.value == update:
-            told.status.ClearField("uuid")
+            del self.operations[operation_id]
 
     def become(self, task: Task, step: Step, now: float) -> None:
         """A task reaches a state; an end ends its executor when it was the last."""

@@ -5,13 +5,15 @@ A call whose meaning is wrong is still answered 202; what becomes of it is an ev
 
 from collections.abc import Callable, Mapping
 
-from mesos.v1 import mesos_pb2
+from mesos.v1 import mesos_pb2, offers_pb2
 from mesos.v1.scheduler import scheduler_pb2
 
 from executor.framework.fake_master.ladder import Refused
 from executor.framework.fake_master.master import Master
+from executor.framework.fake_master.offer_constraints import OfferConstraints
 from executor.framework.fake_master.operations import Place, accept, refuse
 from executor.framework.fake_master.state import AgentEntry, Framework
+from executor.framework.fake_master.subscription import of_change, of_framework, of_wishes, roles_of
 
 Call = scheduler_pb2.Call
 Status = mesos_pb2.TaskStatus
@@ -75,7 +77,8 @@ def _holder(master: Master, framework: Framework, task_id: str) -> AgentEntry | 
 
 def _shutdown(master: Master, framework: Framework, call: Call, now: float) -> None:
     entry = master.books.agents.get(call.shutdown.agent_id.value)
-    if entry is not None and entry.connected:
+    key = (framework.id, call.shutdown.executor_id.value)
+    if entry is not None and entry.connected and key in entry.agent.executors:
         entry.agent.shutdown(framework.id, call.shutdown.executor_id.value, now)
 
 
@@ -117,7 +120,9 @@ def _answer(master: Master, framework: Framework, task_id: str, agent_id: str, n
     if entry.recovered if entry is not None else not agent_id and any(it.recovered for it in agents.values()):
         return
     task = mesos_pb2.TaskInfo()
-    task.task_id.value, task.agent_id.value = task_id, agent_id
+    task.task_id.value = task_id
+    if agent_id:
+        task.agent_id.value = agent_id
     if entry is None:
         state = mesos_pb2.TASK_UNKNOWN
     elif entry.gone:
@@ -140,19 +145,67 @@ def _teardown(master: Master, framework: Framework, _call: Call, _now: float) ->
 
 def _update_framework(master: Master, framework: Framework, call: Call, now: float) -> None:
     body = call.update_framework
-    if body.framework_info.principal != framework.info.principal:
-        raise Refused(400, "Changing framework's principal is not allowed")
-    framework.info.CopyFrom(body.framework_info)
+    if not master.options.knows(1, 9):
+        raise Refused(501, "Received 'UNKNOWN' call")
+    info, constraints = body.framework_info, master.understood(body)
+    if why := of_framework(info, master.options, master.books.completed):
+        raise Refused(400, f"Supplied FrameworkInfo is not valid: {why}")
+    if why := of_change(framework.info, info):
+        raise Refused(400, f"FrameworkInfo update is not valid: {why}")
+    if why := of_wishes(info, body.suppressed_roles, constraints or OfferConstraints()):
+        raise Refused(400, f"'UpdateFramework' call is not valid: {why}")
+    gone = set(framework.roles) - set(roles_of(info))
+    awake = framework.suppressed - set(body.suppressed_roles)
+    for key in [key for key in framework.filters if key[0] in awake | gone]:
+        del framework.filters[key]
+    framework.info.CopyFrom(info)
     framework.suppressed = set(body.suppressed_roles)
-    framework.constraints = body.offer_constraints if body.HasField("offer_constraints") else None
-    master.allocate(now)
+    framework.constraints = constraints
+    for offer_id in [
+        key
+        for key, offer in master.books.offers.items()
+        if offer.framework_id == framework.id and offer.role in gone
+    ]:
+        master.rescind(offer_id)
 
 
-def _inverse(master: Master, _framework: Framework, call: Call, _now: float) -> None:
+def _inverse(master: Master, framework: Framework, call: Call, now: float) -> None:
     accepting = call.type == Call.ACCEPT_INVERSE_OFFERS
     body = call.accept_inverse_offers if accepting else call.decline_inverse_offers
+    seconds = body.filters.refuse_seconds if body.HasField("filters") else master.options.default_refusal
     for item in body.inverse_offer_ids:
-        master.books.inverse.pop(item.value, None)
+        master.answered_inverse(item.value, framework.id, now + max(seconds, master.options.allocation))
+
+
+def _reconcile_operations(master: Master, framework: Framework, call: Call, _now: float) -> None:
+    agents = master.books.agents
+    known = {
+        name: told.status
+        for entry in agents.values()
+        if not (entry.recovered or entry.gone or entry.unreachable is not None)
+        for name, told in entry.agent.operations.items()
+        if told.framework_id == framework.id
+    }
+    asked = [(item.operation_id.value, item.agent_id.value) for item in call.reconcile_operations.operations]
+    for operation_id, agent_id in asked or [(name, "") for name in known]:
+        status = offers_pb2.OperationStatus()
+        if operation_id in known:
+            status.CopyFrom(known[operation_id])
+            status.ClearField("uuid")  # an answer is nothing to acknowledge
+        else:
+            entry = agents.get(agent_id)
+            status.operation_id.value = operation_id
+            if agent_id:
+                status.agent_id.value = agent_id
+            status.state = offers_pb2.OPERATION_UNKNOWN
+            if entry is not None and entry.recovered:
+                status.state = offers_pb2.OPERATION_RECOVERING
+            elif entry is not None and entry.gone:
+                status.state = offers_pb2.OPERATION_GONE_BY_OPERATOR
+            elif entry is not None and entry.unreachable is not None:
+                status.state = offers_pb2.OPERATION_UNREACHABLE
+            status.message = f"Reconciliation: {offers_pb2.OperationState.Name(status.state)}"
+        master.tell_operation(framework.id, status)
 
 
 _Handler = Callable[[Master, Framework, Call, float], None]
@@ -167,6 +220,7 @@ _CALLS: Mapping[int, _Handler] = {
     Call.ACKNOWLEDGE: _acknowledge,
     Call.ACKNOWLEDGE_OPERATION_STATUS: _acknowledge_operation,
     Call.RECONCILE: _reconcile,
+    Call.RECONCILE_OPERATIONS: _reconcile_operations,
     Call.MESSAGE: _message,
     Call.TEARDOWN: _teardown,
     Call.UPDATE_FRAMEWORK: _update_framework,

@@ -4,12 +4,13 @@
 
 import base64
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mesos.v1.scheduler import scheduler_pb2
 
 from executor.framework.fake_master.master import Master
+from executor.framework.fake_master.messages import told
 from executor.protocol.encoding import DecodeError, Encoding, decode
 
 Call = scheduler_pb2.Call
@@ -47,21 +48,36 @@ def check(master: Master, method: str, target: str, fields: Mapping[str, str], b
         raise Refused(503, "No leader elected")
     if master.leader != master.address:
         raise Refused(307, "", (("Location", f"//{master.leader}{target}"),))
+    if master.recovering:
+        raise Refused(503, "Master has not finished recovery")
     if method != "POST":
         raise Refused(405, "", (("Allow", "POST"),))
     call = _decoded(fields, body)
-    _union(call)
+    _union(call, options.principal)
     encoding = _acceptable(call, fields)
     if call.type == Call.SUBSCRIBE:
         if "mesos-stream-id" in fields:
             raise Refused(400, "Subscribe calls should not include the 'Mesos-Stream-Id' header")
+        if options.principal:
+            call.subscribe.framework_info.principal = options.principal
         return Checked(call, encoding)
-    framework = master.books.frameworks.get(call.framework_id.value)
+    _subscribed(master, call, fields.get("mesos-stream-id"))
+    return Checked(call, encoding)
+
+
+def _subscribed(master: Master, call: Call, stream_id: str | None) -> None:
+    """Whether a call comes from the one who is subscribed. Raises Refused."""
+    framework, principal = master.books.frameworks.get(call.framework_id.value), master.options.principal
     if framework is None:
         raise Refused(400, "Framework cannot be found")
+    if principal and principal != framework.info.principal:
+        raise Refused(
+            400,
+            f"Authenticated principal '{principal}' does not match principal "
+            f"'{framework.info.principal}' set in `FrameworkInfo`",
+        )
     if framework.stream is None:
         raise Refused(403, "Framework is not subscribed")
-    stream_id = fields.get("mesos-stream-id")
     if stream_id is None:
         raise Refused(400, "All non-subscribe calls should include the 'Mesos-Stream-Id' header")
     if stream_id != framework.stream.id:
@@ -70,7 +86,6 @@ def check(master: Master, method: str, target: str, fields: Mapping[str, str], b
             f"The stream ID '{stream_id}' included in this request didn't match the stream ID currently "
             f"associated with framework ID {framework.id}",
         )
-    return Checked(call, encoding)
 
 
 def _decoded(fields: Mapping[str, str], body: bytes) -> Call:
@@ -97,7 +112,6 @@ def _decoded(fields: Mapping[str, str], body: bytes) -> Call:
 
 
 _BODIES = {
-    Call.SUBSCRIBE: "subscribe",
     Call.ACCEPT: "accept",
     Call.DECLINE: "decline",
     Call.ACCEPT_INVERSE_OFFERS: "accept_inverse_offers",
@@ -114,24 +128,51 @@ _BODIES = {
 }
 
 
-def _union(call: Call) -> None:
-    if not call.HasField("type"):
-        raise Refused(400, "Failed to validate scheduler::Call: Expecting 'type' to be present")
-    name = _BODIES.get(call.type)
-    if name is not None and not call.HasField(name):
-        raise Refused(400, f"Failed to validate scheduler::Call: Expecting '{name}' to be present")
-    if call.type in (Call.SUBSCRIBE, Call.UPDATE_FRAMEWORK):
-        info = (call.subscribe if call.type == Call.SUBSCRIBE else call.update_framework).framework_info
-        if info.id.value != call.framework_id.value:
-            raise Refused(
-                400, "Failed to validate scheduler::Call: 'framework_id' differs from 'framework_info.id'"
-            )
-    elif not call.framework_id.value:
-        raise Refused(400, "Failed to validate scheduler::Call: Expecting 'framework_id' to be present")
-    if call.type == Call.ACKNOWLEDGE and len(call.acknowledge.uuid) != 16:
-        raise Refused(400, "Failed to validate scheduler::Call: Not a valid UUID")
+def _union(call: Call, principal: str) -> None:
+    for why in _union_faults(call, principal):
+        raise Refused(400, f"Failed to validate scheduler::Call: {why}")
     if call.type == Call.UNKNOWN:
         raise Refused(501, "Received 'UNKNOWN' call")
+
+
+def _union_faults(call: Call, principal: str) -> Iterator[str]:
+    if not call.HasField("type"):
+        yield "Expecting 'type' to be present"
+    if call.type == Call.SUBSCRIBE:
+        if not call.HasField("subscribe"):
+            yield "Expecting 'subscribe' to be present"
+        info = call.subscribe.framework_info
+        if info.id.value != call.framework_id.value:
+            yield "'framework_id' differs from 'subscribe.framework_info.id'"
+        if principal and info.HasField("principal") and info.principal != principal:
+            yield (
+                f"Authenticated principal '{principal}' does not match principal '{info.principal}' set in "
+                "`FrameworkInfo`"
+            )
+        return
+    name, uuid = _BODIES.get(call.type), b"."
+    if call.type == Call.ACKNOWLEDGE:
+        uuid = call.acknowledge.uuid
+    elif call.type == Call.ACKNOWLEDGE_OPERATION_STATUS:
+        uuid = call.acknowledge_operation_status.uuid
+    yield from told(
+        (not call.framework_id.value, "Expecting 'framework_id' to be present"),
+        (
+            name is not None and name not in {field.name for field, _ in call.ListFields()},
+            f"Expecting '{name}' to be present",
+        ),
+        (uuid != b"." and len(uuid) != 16, "Not a valid UUID"),
+        (
+            call.type == Call.ACKNOWLEDGE_OPERATION_STATUS
+            and not call.acknowledge_operation_status.HasField("agent_id"),
+            "Expecting 'agent_id' to be present",
+        ),
+        (
+            call.type == Call.UPDATE_FRAMEWORK
+            and call.update_framework.framework_info.id.value != call.framework_id.value,
+            "'framework_id' differs from 'update_framework.framework_info.id'",
+        ),
+    )
 
 
 def _acceptable(call: Call, fields: Mapping[str, str]) -> Encoding:

@@ -8,15 +8,17 @@ repeat, its silence about agents that have not come back. It is no simulation of
 """
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from mesos.v1 import mesos_pb2, offers_pb2
 from mesos.v1.scheduler import scheduler_pb2
 
 from executor.framework.fake_master.agent import Executor, FakeAgent, Task
+from executor.framework.fake_master.offer_constraints import OfferConstraints, excluded
 from executor.framework.fake_master.options import Options
 from executor.framework.fake_master.state import AgentEntry, Books, Filter, Framework, Offer, Stream
+from executor.framework.fake_master.subscription import of_framework, of_wishes
 from executor.framework.fake_master.validation import allocated
 from executor.framework.sdk.resources import Resources, wire
 
@@ -43,6 +45,8 @@ class Master:
         """What becomes of an UPDATE on its way: none loses it, two double it."""
         self.operation_hook: Callable[[offers_pb2.Offer.Operation], str] = lambda _operation: ""
         """Why an operation on resources is refused, "" for not."""
+        self.recovering = False
+        """Whether it was elected but has not read the registry yet."""
         self._allocate_at = 0.0
         for agent in recovered:
             self.books.agents[agent.id] = AgentEntry(agent, connected=False, recovered=True)
@@ -53,7 +57,7 @@ class Master:
     def register(self, agent: FakeAgent, now: float) -> None:
         """An agent comes, or comes back."""
         entry = self.books.agents.get(agent.id)
-        returned = entry is not None and (entry.unreachable is not None or entry.recovered)
+        returned = entry is not None and entry.unreachable is not None
         if entry is None:
             entry = self.books.agents[agent.id] = AgentEntry(agent)
         self._attach(agent)
@@ -122,8 +126,15 @@ class Master:
         entry.unavailability = offers_pb2.Unavailability()
         entry.unavailability.start.nanoseconds = int(start * 1e9)
         self._rescind([offer for offer in self.books.offers.values() if offer.agent_id == agent_id])
-        frameworks = {task.framework_id for task in entry.agent.tasks.values() if not task.ended}
-        for framework_id in frameworks:
+        self._ask_back(entry)
+
+    def _ask_back(self, entry: AgentEntry) -> None:
+        """INVERSE_OFFERS to those who use an agent, and were not asked lately."""
+        outstanding = set(self.books.inverse.values())
+        agent_id = entry.agent.id
+        for framework_id in {task.framework_id for task in entry.agent.tasks.values() if not task.ended}:
+            if framework_id in entry.asked_back or (framework_id, agent_id) in outstanding:
+                continue
             self.books.numbers += 1
             offer_id = f"{self.id}-O{self.books.numbers}"
             self.books.inverse[offer_id] = (framework_id, agent_id)
@@ -132,8 +143,16 @@ class Master:
             inverse.id.value = offer_id
             inverse.framework_id.value = framework_id
             inverse.agent_id.value = agent_id
-            inverse.unavailability.CopyFrom(entry.unavailability)
+            if entry.unavailability is not None:
+                inverse.unavailability.CopyFrom(entry.unavailability)
             self.send(framework_id, event)
+
+    def answered_inverse(self, offer_id: str, framework_id: str, again_at: float) -> None:
+        """An inverse offer was accepted or declined: the same question comes again later."""
+        asked, agent_id = self.books.inverse.get(offer_id, ("", ""))
+        if asked == framework_id:
+            del self.books.inverse[offer_id]
+            self.books.agents[agent_id].asked_back[framework_id] = again_at
 
     def _from_agent(self, agent: FakeAgent, task: Task, status: Status) -> None:
         self._tell(task.framework_id, status)
@@ -157,11 +176,18 @@ class Master:
 
     def _status(self, task: Task, reason: Status.Reason, now: float) -> Status:
         """The last state of a task in the master's words: no uuid, and nothing of the original's data."""
-        status = Status(state=task.state, source=Status.SOURCE_MASTER, reason=reason, timestamp=now)
+        # What an agent has sent and nobody has acknowledged counts; what waits behind it is not told.
+        last = task.updates[0] if task.updates else task.last
+        state = task.state if last is None else last.state
+        status = Status(state=state, source=Status.SOURCE_MASTER, reason=reason, timestamp=now)
         status.task_id.CopyFrom(task.info.task_id)
         status.agent_id.CopyFrom(task.info.agent_id)
-        if task.last is not None and task.last.HasField("healthy"):
-            status.healthy = task.last.healthy
+        if task.executor_id:
+            status.executor_id.value = task.executor_id
+        if last is not None and last.HasField("healthy"):
+            status.healthy = last.healthy
+        if last is not None and last.HasField("container_status"):
+            status.container_status.CopyFrom(last.container_status)
         return status
 
     # ---- frameworks
@@ -169,9 +195,8 @@ class Master:
     def subscribe(self, call: scheduler_pb2.Call, stream: Stream, now: float) -> None:
         """A valid SUBSCRIBE: SUBSCRIBED on the stream, or ERROR and its end."""
         body = call.subscribe
-        why = self._refusal(body)
         framework_id = body.framework_info.id.value
-        if why:
+        if why := self._refusal(body):
             self._end_stream(stream, why)
             return
         known = self.books.frameworks.get(framework_id)
@@ -184,10 +209,14 @@ class Master:
         elif known.stream is not None:
             self._end_stream(known.stream, "Framework failed over")
         self._drop_offers(framework_id)
+        before = mesos_pb2.FrameworkInfo()
+        before.CopyFrom(known.info)
         known.info.CopyFrom(body.framework_info)
         known.info.id.value = framework_id
+        if before.HasField("id"):  # these two are what they were, whatever is said later
+            known.info.user, known.info.checkpoint = before.user, before.checkpoint
         known.suppressed = set(body.suppressed_roles)
-        known.constraints = body.offer_constraints if body.HasField("offer_constraints") else None
+        known.constraints = self.understood(body)
         known.filters.clear()
         known.gone_at = None
         known.stream = stream
@@ -197,6 +226,7 @@ class Master:
         info = event.subscribed.master_info
         host, _, port = self.address.rpartition(":")
         info.id, info.ip, info.port, info.hostname = self.id, 0, int(port), host
+        info.version = self.options.version
         info.address.ip, info.address.port = host, int(port)
         stream.send(event)
         stream.send(Event(type=Event.HEARTBEAT))
@@ -204,26 +234,22 @@ class Master:
         self.allocate(now)
 
     def _refusal(self, body: scheduler_pb2.Call.Subscribe) -> str:
-        return next(self._refusals(body), "")
-
-    def _refusals(self, body: scheduler_pb2.Call.Subscribe) -> Iterator[str]:
         info = body.framework_info
-        if info.id.value in self.books.completed:
-            yield "Framework has been removed"
-        multi = any(item.type == Capability.MULTI_ROLE for item in info.capabilities)
-        if multi and info.HasField("role"):
-            yield "'FrameworkInfo.role' must not be set when the framework is MULTI_ROLE capable"
-        if not multi and info.roles:
-            yield "'FrameworkInfo.roles' must not be set when the framework is not MULTI_ROLE capable"
-        roles = list(info.roles) or [info.role or "*"]
-        unknown = [role for role in roles if self.options.roles and role not in self.options.roles]
-        if unknown:
-            yield f"Roles {{ {', '.join(unknown)} }} are not present in the master's --roles"
-        if set(body.suppressed_roles) - set(roles):
-            yield "Suppressed roles are not contained in the set of roles"
         known = self.books.frameworks.get(info.id.value)
-        if known is not None and known.info.principal != info.principal:
-            yield "Changing framework's principal is not allowed"
+        changed = known is not None and known.info.principal != info.principal
+        return (
+            of_framework(info, self.options, self.books.completed)
+            or of_wishes(info, body.suppressed_roles, self.understood(body) or OfferConstraints())
+            or ("Changing framework's principal is not allowed." if changed else "")
+        )
+
+    def understood(
+        self, body: scheduler_pb2.Call.Subscribe | scheduler_pb2.Call.UpdateFramework
+    ) -> scheduler_pb2.OfferConstraints | None:
+        """The offer constraints of a call, as far as this master knows of such things."""
+        if body.HasField("offer_constraints") and self.options.knows(1, 11):
+            return body.offer_constraints
+        return None
 
     def _end_stream(self, stream: Stream, why: str) -> None:
         event = Event(type=Event.ERROR)
@@ -341,7 +367,9 @@ class Master:
                 if framework.stream is None:
                     continue
                 for role in framework.roles:
-                    if role in framework.suppressed:
+                    if role in framework.suppressed or excluded(
+                        framework.constraints, role, entry.agent.info
+                    ):
                         continue
                     offer = self._offer(entry, framework, role, now)
                     if offer is not None:
@@ -398,6 +426,9 @@ class Master:
             self._rescind([offer for offer in self.books.offers.values() if now >= offer.made + timeout])
         for entry in self.books.agents.values():
             entry.agent.tick(now, connected=entry.connected and not entry.recovered)
+            if entry.unavailability is not None:
+                entry.asked_back = {name: due for name, due in entry.asked_back.items() if due > now}
+                self._ask_back(entry)
         if now >= self._allocate_at:
             self._allocate_at = now + self.options.allocation
             self.allocate(now)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Options:
     """`principal` and `secret` (where set) are asked of every request, in Basic authentication. `retry` is
     the first wait of an agent before it sends an update again, doubled to `longest_retry`.
-    `operation_feedback`: whether agents can tell what became of an operation.
+    `operation_feedback`: whether agents can tell what became of an operation. `version` is the master's: one
+    before 1.11 knows nothing of offer constraints, one before 1.9 no UPDATE_FRAMEWORK.
     """
 
     heartbeat: float = 15.0
@@ -23,3 +24,10 @@ class Options:
     secret: str = ""
     roles: frozenset[str] = frozenset()
     operation_feedback: bool = True
+    root_submissions: bool = True
+    version: str = "1.11.0"
+
+    def knows(self, major: int, minor: int) -> bool:
+        """Whether the master's version is at least this one."""
+        first, second, *_ = self.version.split(".")
+        return (int(first), int(second)) >= (major, minor)

@@ -8,6 +8,7 @@ from mesos.v1 import mesos_pb2, offers_pb2
 from mesos.v1.scheduler import scheduler_pb2
 
 from executor.framework.fake_master.agent import FakeAgent
+from executor.framework.fake_master.subscription import roles_of
 from executor.framework.sdk.resources import Resources
 
 Event = scheduler_pb2.Event
@@ -48,7 +49,7 @@ class Framework:
 
     @property
     def roles(self) -> list[str]:
-        return list(self.info.roles) or [self.info.role or "*"]
+        return roles_of(self.info)
 
     def can(self, kind: mesos_pb2.FrameworkInfo.Capability.Type) -> bool:
         """Whether it has a capability."""
@@ -69,7 +70,9 @@ class Offer:
 
 @dataclass(slots=True)
 class AgentEntry:
-    """An agent in the master's books. `recovered`: in the registry, but not back yet after a failover."""
+    """An agent in the master's books. `recovered`: in the registry, but not back yet after a failover.
+    `asked_back`: when each framework is asked again for an agent whose machine is to be maintained.
+    """
 
     agent: FakeAgent
     connected: bool = True
@@ -78,6 +81,7 @@ class AgentEntry:
     deactivated: bool = False
     gone: bool = False
     unavailability: offers_pb2.Unavailability | None = None
+    asked_back: dict[str, float] = field(default_factory=dict)
 
     @property
     def offered(self) -> bool:

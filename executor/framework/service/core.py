@@ -286,6 +286,7 @@ class Framework:
     def _on_connected(self, framework_id: str, master: str, turn: Turn) -> None:
         self.books.connected, self.books.problem = True, ""
         self.books.pool.clear()
+        self.books.inverse.clear()
         # The subscription said so, and the master goes by it.
         self.books.suppressed = self._client is not None and bool(self._client.session.suppressed)
         self.books.framework_id = framework_id

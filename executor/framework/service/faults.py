@@ -10,6 +10,7 @@ from executor.framework.sdk.resources import InvalidResourceError, milli
 from executor.framework.service.constraints import ConstraintError, parse_constraint
 from executor.framework.service.cron import CronError, parse_cron
 from executor.framework.service.form import MAX_DOCUMENT
+from executor.local_agent.shortform import health_check_faults
 from executor.local_agent.validation import Fault, Json, fault, missing
 
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
@@ -78,8 +79,7 @@ def _kind_faults(document: Json, prefix: str) -> Iterator[Fault]:
             yield Fault(f"{prefix}schedule.cron", str(error), "five fields: minute hour day month weekday")
 
 
-def _task_faults(task: Json, prefix: str) -> Iterator[Fault]:
-    command = task.get("command") or {}
+def _command_faults(command: Json, prefix: str) -> Iterator[Fault]:
     if bool(command.get("cmd")) == bool(command.get("argv")):
         if command.get("argv"):
             yield fault(f"{prefix}command.argv", command["argv"], "either cmd (a shell's) or argv, not both")
@@ -93,10 +93,18 @@ def _task_faults(task: Json, prefix: str) -> Iterator[Fault]:
     for key, text in _texts(command, f"{prefix}command"):
         if "\0" in text:
             yield fault(key, text, "text without NUL")
+
+
+def _task_faults(task: Json, prefix: str) -> Iterator[Fault]:
+    yield from _command_faults(task.get("command") or {}, prefix)
     check = task.get("healthcheck")
     if check and not check.get(check["type"].lower()):
         kind = check["type"].lower()
         yield missing(f"{prefix}healthcheck.{kind}", f'an object, as healthcheck.type is "{check["type"]}"')
+    yield from health_check_faults(check or {}, f"{prefix}healthcheck")
+    given = task.get("resources") or {}
+    if given.get("cpu") == given.get("mem") == 0 and not (given.get("disk") or given.get("gpu")):
+        yield fault(f"{prefix}resources", given, "some cpu or mem: a master takes no task without")
     for name, amount in (task.get("resources") or {}).items():
         try:
             if amount is not None and milli(amount) == 0 and amount != 0:

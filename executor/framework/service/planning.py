@@ -168,6 +168,9 @@ def _secret(books: Books, name: str) -> bytes:
     if not path.is_relative_to(folder.resolve()):
         raise ValueError(f"secret {name!r} is outside the secrets folder")
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"secret {name!r} cannot be read: {error.strerror}") from None
+    if b"\0" in data:
+        raise ValueError(f"secret {name!r} has a NUL in it, which no variable of an environment may have")
+    return data

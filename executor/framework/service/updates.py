@@ -185,6 +185,9 @@ def _inverse(books: Books, body: Event.InverseOffers, turn: Turn) -> None:
     for offer in body.inverse_offers:
         if offer.agent_id.value:
             books.leaving_agents.add(offer.agent_id.value)
+            # What was answered is outstanding no more: the same question comes again under another id.
+            for known in [key for key, agent in books.inverse.items() if agent == offer.agent_id.value]:
+                del books.inverse[known]
             books.inverse[offer.id.value] = offer.agent_id.value
     turn.dirty.update(
         instance.app for instance in books.instances.values() if instance.agent_id in books.leaving_agents

@@ -412,6 +412,8 @@ def test_an_update_of_the_framework_is_answered_at_once() -> None:
             info.principal = "them"
             outcome = await client.call(calls.update_framework(info, (), None))
             assert (outcome.fate, outcome.status) == (Fate.REFUSED, 400)
-            assert outcome.text == "Changing framework's principal is not allowed"
+            assert outcome.text == (
+                "FrameworkInfo update is not valid: Changing framework's principal is not allowed."
+            )
 
     play(scenario)

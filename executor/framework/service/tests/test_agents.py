@@ -120,3 +120,14 @@ def test_a_machine_whose_maintenance_is_over_is_used_again(tmp_path: Path) -> No
             assert not here.framework.books.leaving_agents
 
     asyncio.run(scenario())
+
+
+def test_a_machine_that_is_asked_back_again_and_again_is_remembered_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with bench(tmp_path, agent(1), refuse_busy=0.05) as here:
+            await deployed(here, app())
+            here.master.maintain("A1", 4e9)  # and nowhere to go
+            await until(lambda: len(here.server.calls(Call.ACCEPT_INVERSE_OFFERS)) >= 5)
+            assert list(here.framework.books.inverse.values()) == ["A1"]
+
+    asyncio.run(scenario())
