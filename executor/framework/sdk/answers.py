@@ -29,6 +29,11 @@ def superseded_call(refusal: str) -> bool:
     return _SUPERSEDED_CALL.search(refusal) is not None
 
 
+def of_constraints(error: str) -> bool:
+    """Whether an ERROR is about offer constraints."""
+    return error.startswith("Offer constraints")
+
+
 def fatal(error: str) -> bool:
     """Whether there is no use to subscribe again after an ERROR."""
     return any(pattern.search(error) for pattern in _FATAL)

@@ -35,6 +35,14 @@ class TaskRef:
     agent_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class OperationRef:
+    """An operation to reconcile. Without the agent one that is not known is UNKNOWN wherever it was."""
+
+    operation_id: str
+    agent_id: str
+
+
 def subscribe(
     info: mesos_pb2.FrameworkInfo,
     suppressed: Iterable[str] = (),
@@ -177,6 +185,18 @@ def reconcile(tasks: Iterable[TaskRef]) -> Call:
         entry.task_id.value = task.task_id
         if task.agent_id:
             entry.agent_id.value = task.agent_id
+    return call
+
+
+def reconcile_operations(operations: Iterable[OperationRef]) -> Call:
+    """Ask what became of these operations, or, given none, of all that the master knows."""
+    call = Call(type=Call.RECONCILE_OPERATIONS)
+    call.reconcile_operations.SetInParent()
+    for operation in operations:
+        entry = call.reconcile_operations.operations.add()
+        entry.operation_id.value = operation.operation_id
+        if operation.agent_id:
+            entry.agent_id.value = operation.agent_id
     return call
 
 

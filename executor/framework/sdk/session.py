@@ -25,7 +25,14 @@ from collections.abc import Callable, Mapping
 from mesos.v1 import mesos_pb2
 from mesos.v1.scheduler import scheduler_pb2
 
-from executor.framework.sdk.answers import fatal, has_body, leader_of, superseded, superseded_call
+from executor.framework.sdk.answers import (
+    fatal,
+    has_body,
+    leader_of,
+    of_constraints,
+    superseded,
+    superseded_call,
+)
 from executor.framework.sdk.calls import repeatable, subscribe
 from executor.framework.sdk.session_events import (
     Action,
@@ -259,6 +266,10 @@ class Session:
     def _error(self, text: str, now: float) -> list[Action]:
         if superseded(text):
             return self._superseded(text)
+        if self.constraints is not None and of_constraints(text):
+            # They only spare offers: a master that refuses them is subscribed with without.
+            self.constraints = None
+            return self._again(now, f"the master refuses offer constraints: {text}")
         if fatal(text):
             return self._fail(text)
         return self._again(now, f"the master ended the subscription: {text}")

@@ -3,6 +3,7 @@
 Tables of instances by id: `ready_since`, `silent_since` (launched, not heard of), `away_since` (unreachable),
 `kill_at` (when the next KILL is due), `ask_away_at` (when an unreachable one is asked for again); their times
 are the event loop's seconds. `missing_of`: how many instances, of which version, an app waits for offers for.
+`constraints`: what the master keeps to of agents not to be offered, `constraining`: whether it can;
 `undoing`: claims that were asked to be undone; `no_feedback`: agents that cannot tell what becomes of an
 operation; `inverse`: agents by inverse offer.
 """
@@ -21,6 +22,7 @@ from executor.framework.service.claim import Claim
 from executor.framework.service.instance import Instance
 from executor.framework.service.journal import Journal
 from executor.framework.service.matching import OfferPool
+from executor.framework.service.offer_constraints import OfferConstraints
 from executor.framework.service.rollout import Seen
 from executor.framework.service.taskinfo import Delivery
 from executor.framework.service.turn import Turn
@@ -48,6 +50,7 @@ class Settings:
     reconcile: Pace = field(default_factory=Pace)
     kill_again: float = 10.0
     revive_every: float = 5.0
+    constrain_every: float = 1.0
     refuse_idle: float = 3600.0
     refuse_busy: float = 5.0
     avoid_before_maintenance: float = 3600.0
@@ -83,6 +86,10 @@ class Books:
     missing_of: dict[str, tuple[int, str]] = field(default_factory=dict)
     suppressed: bool = False
     revive_at: float = 0.0
+    constraints: OfferConstraints = field(default_factory=OfferConstraints)
+    constraining: bool = False
+    constrain_at: float = 0.0
+    ask_operations_at: float = 0.0
 
     def now(self) -> float:
         """The clock that everything here goes by, in seconds; it never jumps."""

@@ -28,7 +28,9 @@ class ClaimState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`volumes`: name, thousandths of a MiB and path of each. `used`: an instance has run on it."""
+    """`volumes`: name, thousandths of a MiB and path of each. `used`: an instance has run on it.
+    `operations`: ids of those whose outcome is not known yet.
+    """
 
     id: str
     app: str
@@ -40,6 +42,7 @@ class Claim:
     state: ClaimState = ClaimState.CREATING
     used: bool = False
     wall_made: float = 0.0
+    operations: tuple[str, ...] = ()
 
     @property
     def labels(self) -> Labels:
@@ -153,4 +156,6 @@ def decode(data: bytes) -> Claim:
     """From the store. Raises ValueError, KeyError or TypeError for what is no claim."""
     document: dict[str, Any] = json.loads(data)
     volumes = tuple((name, size, path) for name, size, path in document["volumes"])
-    return Claim(**{**document, "state": ClaimState(document["state"]), "volumes": volumes})
+    operations = tuple(document.get("operations", ()))
+    state = ClaimState(document["state"])
+    return Claim(**{**document, "state": state, "volumes": volumes, "operations": operations})

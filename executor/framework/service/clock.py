@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 
 from executor.framework.sdk.calls import TaskRef
+from executor.framework.service import volumes
 from executor.framework.service.books import Books
 from executor.framework.service.cron import next_after
 from executor.framework.service.instance import State, encode
@@ -18,6 +19,8 @@ def time_passes(books: Books, turn: Turn) -> None:
     if books.connected:
         for call in books.reconciler.due(now):
             turn.call(call)
+        if now >= books.ask_operations_at:
+            volumes.ask(books, turn)
     for instance_id, due in list(books.kill_at.items()):
         instance = books.instances.get(instance_id)
         if instance is None:

@@ -17,6 +17,7 @@ from typing import Any
 from mesos.v1 import mesos_pb2
 from mesos.v1.scheduler import scheduler_pb2
 
+from executor.framework.sdk import calls
 from executor.framework.sdk.calls import Call, TaskRef
 from executor.framework.sdk.client import Client, Notice
 from executor.framework.sdk.reconcile import Reconciler
@@ -26,17 +27,19 @@ from executor.framework.sdk.session_events import (
     Disconnected,
     Failed,
     Fate,
+    Outcome,
     Superseded,
 )
 from executor.framework.sdk.session_state import Phase
 from executor.framework.service import apps as records
 from executor.framework.service import claim as claims
-from executor.framework.service import clock, planning, updates
+from executor.framework.service import clock, planning, updates, volumes
 from executor.framework.service.books import Books, Settings
 from executor.framework.service.instance import (
     State,
     decode,
 )
+from executor.framework.service.offer_constraints import OfferConstraints
 from executor.framework.service.rollout import readiness
 from executor.framework.service.turn import Turn
 from executor.framework.service.wishes import WishError
@@ -199,6 +202,8 @@ class Framework:
         if self.books.connected:
             planning.place(self.books, turn)
         await self._store(turn)
+        if turn.constraints is not None:
+            self._constrain(turn.constraints)
         if turn.suppressed is not None and self._client is not None:
             self._client.session.suppressed = turn.suppressed
         for call in turn.calls:
@@ -289,6 +294,10 @@ class Framework:
         self.books.inverse.clear()
         # The subscription said so, and the master goes by it.
         self.books.suppressed = self._client is not None and bool(self._client.session.suppressed)
+        # What the subscription said holds; whether the master keeps to such things its version tells.
+        constraints = self._client.session.constraints if self._client is not None else None
+        self.books.constraints = constraints if constraints is not None else OfferConstraints()
+        self.books.constraining = False
         self.books.framework_id = framework_id
         turn.put("framework", framework_id.encode())
         now = _now()
@@ -299,6 +308,7 @@ class Framework:
         ]
         for call in self.books.reconciler.subscribed(tasks, now):
             turn.call(call)
+        volumes.ask(self.books, turn)
         for instance_id in self.books.instances:
             self.books.silent_since[instance_id] = now
             self.books.kill_at.pop(instance_id, None)
@@ -307,6 +317,33 @@ class Framework:
         self.books.say("framework.connected", "", {"master": master, "framework_id": framework_id})
 
     # ---- calls
+
+    def _constrain(self, constraints: OfferConstraints) -> None:
+        """UPDATE_FRAMEWORK with the framework as it is and other constraints. Refused, it is not tried again
+        with this master, and what it kept to before is taken back.
+        """
+        client = self._client
+        if client is None or self.leadership.lost.is_set() or not self.leadership.certain:
+            return
+        session = client.session
+
+        def said(done: "asyncio.Future[Outcome]") -> None:
+            if done.cancelled() or done.result().fate is not Fate.REFUSED:
+                taken = not done.cancelled() and done.result().fate is Fate.TAKEN
+                if taken:
+                    session.constraints = constraints if constraints.role_constraints else None
+                return
+            log.warning("the master refuses offer constraints: %s", done.result().text)
+            self.books.constraining = False
+            self.books.counters["constraints_refused"] += 1
+            before, session.constraints = session.constraints, None
+            self.books.constraints = OfferConstraints()
+            if before is not None:
+                client.post(calls.update_framework(session.info, session.suppressed, None))
+
+        client.post(calls.update_framework(session.info, session.suppressed, constraints)).add_done_callback(
+            said
+        )
 
     def _post(self, call: Call) -> None:
         if self._client is None or self.leadership.lost.is_set() or not self.leadership.certain:

@@ -15,6 +15,7 @@ from executor.framework.service.claim import ClaimState, Owner
 from executor.framework.service.instance import Instance, TaskState, encode, new_id
 from executor.framework.service.killing import kill
 from executor.framework.service.matching import Assignment, Demand, Held, match
+from executor.framework.service.offer_constraints import OfferConstraints, constraints_for
 from executor.framework.service.rollout import Situation, Status, plan
 from executor.framework.service.taskinfo import Terms, launch_of, name_ports
 from executor.framework.service.turn import Turn
@@ -75,6 +76,8 @@ def place(books: Books, turn: Turn) -> None:
         for name in {item.app.name for item in found}:
             plan_app(books, name, turn)
     leaving = any(claim.state is ClaimState.LEAVING for claim in books.claims.values())
+    if books.missing_of or leaving:
+        _constrain(books, leaving, turn)
     _level(books, bool(books.missing_of) or leaving, turn)
     if books.pool.held:
         ids = [offer_id for held in books.pool.held.values() for offer_id in held.ids]
@@ -90,6 +93,24 @@ def _avoid(books: Books, held: Held) -> str:
         held.unavailable - time.time() < books.settings.avoid_before_maintenance
     )
     return "maintenance is due" if soon else ""
+
+
+def _constrain(books: Books, leaving: bool, turn: Turn) -> None:
+    """Tell the master which agents nobody who waits would take; before REVIVE, which makes it offer at once.
+    What is to be undone may be anywhere.
+    """
+    now = books.now()
+    if not books.constraining or (now < books.constrain_at and not books.suppressed):
+        return
+    waiting = [
+        app
+        for name, (_, version) in books.missing_of.items()
+        if (app := books.apps[name].versions.get(version)) is not None
+    ]
+    wanted = OfferConstraints() if leaving else constraints_for(waiting, books.settings.roles)
+    if wanted != books.constraints:
+        books.constraints = turn.constraints = wanted
+        books.constrain_at = now + books.settings.constrain_every
 
 
 def _level(books: Books, wanting: bool, turn: Turn) -> None:
@@ -138,10 +159,12 @@ def _launch(books: Books, found: Sequence[Assignment], turn: Turn) -> None:
                 continue
             # The executor's container has the volumes before the executor starts in it.
             made.executor.resources.extend(wire(item.volumes))
-            operations += volumes.operations_of(books, item)
+            first = volumes.operations_of(books, item)
+            operations += first
             operations.append(calls.launch_group(made.executor, made.tasks))
             if item.claim is not None and item.reserve:
-                volumes.store(books, replace(item.claim, wall_made=time.time()), turn)
+                claim = replace(item.claim, wall_made=time.time(), operations=volumes.ids_of(first))
+                volumes.store(books, claim, turn)
             books.keep(instance)
             books.silent_since[instance.id] = books.now()
             turn.put(f"instances/{instance.id}", encode(instance))

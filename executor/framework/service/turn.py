@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from mesos.v1.scheduler.scheduler_pb2 import OfferConstraints
+
 from executor.framework.sdk.calls import Call
 from executor.framework.store.interface import Delete, Put, Write
 
@@ -10,7 +12,8 @@ from executor.framework.store.interface import Delete, Put, Write
 @dataclass(slots=True)
 class Turn:
     """Once all `writes` are stored, `calls` are made, in order, and `after` is done. `dirty`: apps to plan
-    anew. `suppressed`: roles that the next SUBSCRIBE says are suppressed, None for as before.
+    anew. `suppressed`: roles that the next SUBSCRIBE says are suppressed, None for as before. `constraints`:
+    what the master is to keep to from now on, said before the calls; None for as before.
     """
 
     writes: dict[str, Write] = field(default_factory=dict)
@@ -18,6 +21,7 @@ class Turn:
     after: list[Callable[[], None]] = field(default_factory=list)
     dirty: set[str] = field(default_factory=set)
     suppressed: frozenset[str] | None = None
+    constraints: OfferConstraints | None = None
 
     def call(self, call: Call) -> None:
         """Say something to the master when all is stored."""

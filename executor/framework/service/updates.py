@@ -26,6 +26,7 @@ from executor.framework.service.instance import (
     state_of,
 )
 from executor.framework.service.killing import kill
+from executor.framework.service.offer_constraints import understood_by
 from executor.framework.service.rollout import Status, readiness
 from executor.framework.service.turn import Turn
 
@@ -38,18 +39,14 @@ TaskStatus = mesos_pb2.TaskStatus
 def event(books: Books, event: Event, turn: Turn) -> None:
     """One event of the stream."""
     match event.type:
+        case Event.SUBSCRIBED:
+            books.constraining = understood_by(event.subscribed.master_info.version)
         case Event.RESCIND_INVERSE_OFFER:
             agent_id = books.inverse.pop(event.rescind_inverse_offer.inverse_offer_id.value, "")
             if agent_id not in books.inverse.values():
                 books.leaving_agents.discard(agent_id)
         case Event.OFFERS:
-            for offer in event.offers.offers:
-                if not offer.HasField("unavailability"):
-                    books.leaving_agents.discard(offer.agent_id.value)  # its maintenance is over
-            refused = [offer.id.value for offer in event.offers.offers if not books.pool.add(offer)]
-            books.counters["offers"] += len(event.offers.offers)
-            if refused:
-                turn.call(calls.decline(refused, books.settings.refuse_idle))
+            _offers(books, event.offers, turn)
         case Event.RESCIND:
             books.pool.rescind(event.rescind.offer_id.value)
         case Event.UPDATE:
@@ -63,6 +60,16 @@ def event(books: Books, event: Event, turn: Turn) -> None:
             volumes.operation(books, status, turn)
             if status.HasField("uuid"):
                 turn.call(calls.acknowledge_operation(status))
+
+
+def _offers(books: Books, body: Event.Offers, turn: Turn) -> None:
+    for offer in body.offers:
+        if not offer.HasField("unavailability"):
+            books.leaving_agents.discard(offer.agent_id.value)  # its maintenance is over
+    refused = [offer.id.value for offer in body.offers if not books.pool.add(offer)]
+    books.counters["offers"] += len(body.offers)
+    if refused:
+        turn.call(calls.decline(refused, books.settings.refuse_idle))
 
 
 def update(books: Books, status: TaskStatus, turn: Turn) -> None:

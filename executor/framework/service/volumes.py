@@ -38,7 +38,13 @@ _FAILED = frozenset(
         offers_pb2.OPERATION_ERROR,
         offers_pb2.OPERATION_FAILED,
         offers_pb2.OPERATION_DROPPED,
-        offers_pb2.OPERATION_GONE_BY_OPERATOR,
+    }
+)
+_NOT_YET = frozenset(
+    {
+        offers_pb2.OPERATION_PENDING,
+        offers_pb2.OPERATION_RECOVERING,
+        offers_pb2.OPERATION_UNREACHABLE,
     }
 )
 
@@ -132,18 +138,51 @@ def unmade(books: Books, instance: Instance) -> bool:
     return bool(instance.claim) and (claim is None or claim.state is not ClaimState.READY)
 
 
+def ids_of(operations: Iterable[Operation]) -> tuple[str, ...]:
+    """The ids of operations that have one."""
+    return tuple(operation.id.value for operation in operations if operation.id.value)
+
+
+def ask(books: Books, turn: Turn) -> None:
+    """Ask for the operations whose outcome was not heard: an agent repeats what it did, but what a master
+    refused it says once, and whoever was not subscribed has missed it.
+    """
+    books.ask_operations_at = books.now() + books.settings.reconcile.longest_wait
+    pending = [
+        calls.OperationRef(name, claim.agent_id)
+        for claim in books.claims.values()
+        for name in claim.operations
+    ]
+    size = books.settings.reconcile.batch
+    for start in range(0, len(pending), size):
+        turn.call(calls.reconcile_operations(pending[start : start + size]))
+
+
 def operation(books: Books, status: offers_pb2.OperationStatus, turn: Turn) -> None:
     """What became of an operation of ours."""
     claim_id, _, rest = status.operation_id.value.partition(":")
-    verb = rest.partition(":")[0]
     claim = books.claims.get(claim_id)
-    if claim is None:
+    if claim is None or status.state in _NOT_YET:
         return
+    if status.operation_id.value in claim.operations:
+        left = tuple(name for name in claim.operations if name != status.operation_id.value)
+        claim = replace(claim, operations=left)
+        store(books, claim, turn)
+    _concluded(books, claim, rest.partition(":")[0], status, turn)
+
+
+def _concluded(books: Books, claim: Claim, verb: str, status: offers_pb2.OperationStatus, turn: Turn) -> None:
+    making = claim.state is ClaimState.CREATING
     if status.state == offers_pb2.OPERATION_FINISHED:
-        if verb == "create" and claim.state is ClaimState.CREATING:
+        if verb == "create" and making:
             store(books, replace(claim, state=ClaimState.READY), turn)
         elif verb == "unreserve" and claim.state is ClaimState.LEAVING:
             forget(books, claim, "undone", turn)
+    elif status.state == offers_pb2.OPERATION_GONE_BY_OPERATOR:
+        forget(books, claim, "the operator says that its agent will not come back", turn)
+    elif status.state == offers_pb2.OPERATION_UNKNOWN:
+        if making:
+            leave(books, claim, f"nobody knows of its {verb}", turn)
     elif status.state in _FAILED:
         log.warning("%s for volume %s on %s: %s", verb, claim.id, claim.hostname, status.message)
         if "FEEDBACK" in status.message.upper() or "RESOURCE_PROVIDER" in status.message:
@@ -151,9 +190,9 @@ def operation(books: Books, status: offers_pb2.OperationStatus, turn: Turn) -> N
         books.say(
             "volume.failed", claim.app, {"volume": claim.id, "operation": verb, "message": status.message}
         )
-        if claim.state is ClaimState.CREATING and verb == "reserve":
+        if making and verb == "reserve":
             forget(books, claim, status.message, turn)
-        elif claim.state is ClaimState.CREATING:
+        elif making:
             leave(books, claim, status.message, turn)
 
 
@@ -174,7 +213,10 @@ def undo(books: Books, turn: Turn) -> None:
         operations: list[Operation] = []
         for claim_id, pieces in shown.items():
             if claim_id in leaving or claim_id not in books.claims:
-                operations += _undo(books, claim_id, held, pieces)
+                undone = list(_undo(books, claim_id, held, pieces))
+                operations += undone
+                if undone and claim_id in books.claims:
+                    store(books, replace(books.claims[claim_id], operations=ids_of(undone)), turn)
         if operations:
             books.pool.take(key)
             turn.call(calls.accept(held.ids, operations, 0.0))

@@ -12,6 +12,7 @@ from executor.framework.fake_master.master import Master
 from executor.framework.fake_master.options import Options
 from executor.framework.fake_master.server import serve
 from executor.framework.service import wishes
+from executor.framework.service.claim import ClaimState
 from executor.framework.service.rollout import Status
 from executor.framework.service.spec import App, read_app
 from executor.framework.service.tests.setup import QUICK, Bench, agent, app, bench, running, until
@@ -225,3 +226,63 @@ def test_what_cannot_be_is_said(tmp_path: Path) -> None:
                 },
                 "test",
             )
+
+
+def asked(here: Bench) -> list[tuple[str, str]]:
+    """The operations of every RECONCILE_OPERATIONS: verb and agent."""
+    return [
+        (item.operation_id.value.split(":")[1], item.agent_id.value)
+        for call in here.server.calls(Call.RECONCILE_OPERATIONS)
+        for item in call.reconcile_operations.operations
+    ]
+
+
+def test_operations_that_nobody_told_of_are_asked_for(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with bench(tmp_path, agent(1)) as here:
+            here.master.books.agents["A1"].agent.tell_operation = lambda _id, _status: None
+            await here.framework.wish(wishes.deploy(db()))
+            await done(here)
+            (claim,) = here.framework.books.claims.values()
+            assert len(claim.operations) == 2
+            here.server.break_streams()
+            await until(lambda: not here.framework.books.claims[claim.id].operations)
+            assert set(asked(here)) == {("reserve", "A1"), ("create", "A1")}
+
+    asyncio.run(scenario())
+
+
+def test_a_volume_whose_making_nobody_knows_of_leaves(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        silent = agent(1, script=lambda _task: ())
+        async with bench(tmp_path, silent) as here:
+            silent.tell_operation = lambda _id, _status: None
+            await here.framework.wish(wishes.deploy(db()))
+            await until(lambda: here.living("db"))
+            (claim,) = here.framework.books.claims.values()
+            await until(lambda: silent.operations)
+            silent.operations.clear()  # a master that refused them, and said so to nobody
+            await until(
+                lambda: (
+                    here.framework.books.claims.get(claim.id) is None
+                    or here.framework.books.claims[claim.id].state is ClaimState.LEAVING
+                )
+            )
+
+    asyncio.run(scenario())
+
+
+def test_operations_on_agents_that_are_away_are_waited_for(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        silent = agent(1, script=lambda _task: ())
+        async with bench(tmp_path, silent) as here:
+            silent.tell_operation = lambda _id, _status: None
+            await here.framework.wish(wishes.deploy(db(launch_timeout="1hrs")))
+            await until(lambda: silent.operations)
+            here.master.lose("A1", here.server.now())
+            number = len(asked(here))
+            await until(lambda: len(asked(here)) > number + 2)
+            (claim,) = here.framework.books.claims.values()
+            assert claim.state is ClaimState.CREATING and len(claim.operations) == 2
+
+    asyncio.run(scenario())
