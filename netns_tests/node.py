@@ -96,11 +96,17 @@ class Netns:
 
 
 class Node:
-    """See the top of this module. `environment` is what every program gets beside PATH (or instead of it)."""
+    """See the top of this module. `environment` is what every program gets beside PATH (or instead of it).
+    Without `pids` the processes are the machine's own, as those of a real node: leaving the context ends none
+    of them.
+    """
 
-    def __init__(self, environment: Mapping[str, str] | None = None, hostname: str = "node") -> None:
+    def __init__(
+        self, environment: Mapping[str, str] | None = None, hostname: str = "node", *, pids: bool = True
+    ) -> None:
         self.environment = {"PATH": PATH, **(environment or {})}
         self.hostname = hostname
+        self._pids = pids
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.pid = 0  # of process 1, as the maker of the node sees it
@@ -131,7 +137,8 @@ class Node:
 
     def _starter(self, control: int) -> list[str]:
         """The program that makes the node and serves the socket `control`."""
-        namespaces = ["--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child=SIGKILL"]
+        namespaces = ["--net", "--mount", "--uts", "--ipc"]
+        namespaces += ["--pid", "--fork", "--kill-child=SIGKILL"] if self._pids else []
         return ["unshare", *namespaces, "--", *python(Path(__file__).with_name("node_init.py"), control)]
 
     def __exit__(

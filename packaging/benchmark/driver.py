@@ -23,8 +23,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, os.fspath(Path(__file__).parent))
+import floor
+
 # A plugin that a folder does not have is the reference's, for all sides alike.
 FALLBACK = "/usr/lib/cni"
+FLOOR, FLOOR_TRIES = 9, 20  # the number of the floor's networks; recordings until a call was an ordinary one
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SETTLE_SECONDS = 20
 VERSION = "0.4.0"  # what every plugin since 2019 understands
@@ -62,35 +66,39 @@ class Network:
 
 def call(side: Side, verb: str, conf: Mapping[str, Any], cid: str, netns: str) -> tuple[float, Any]:
     """Seconds from the start of the process until it has ended, and its result."""
+    program = f"{side.folder}/{conf['type']}"
+    if not Path(program).exists():
+        program = f"{FALLBACK}/{conf['type']}"
+    env = {
+        "PATH": PATH,
+        "CNI_COMMAND": verb,
+        "CNI_CONTAINERID": cid,
+        "CNI_NETNS": netns,
+        "CNI_IFNAME": "eth0",
+        "CNI_PATH": f"{side.folder}:{FALLBACK}",
+        **side.env,
+    }
+    seconds, status, text = timed(program, env, json.dumps(conf).encode())
+    if status:
+        raise Failed(f"{side.name}: {conf['type']} {verb}: {text.decode(errors='replace')}")
+    return seconds, json.loads(text) if text.strip() else None
+
+
+def timed(program: str, env: Mapping[str, str], given: bytes) -> tuple[float, int, bytes]:
+    """Seconds from the start of a process to its end, its status and its output."""
     stdin, stdout = os.memfd_create("in"), os.memfd_create("out")
     try:
-        os.write(stdin, json.dumps(conf).encode())
+        os.write(stdin, given)
         os.lseek(stdin, 0, os.SEEK_SET)
-        program = f"{side.folder}/{conf['type']}"
-        if not Path(program).exists():
-            program = f"{FALLBACK}/{conf['type']}"
-        env = {
-            "PATH": PATH,
-            "CNI_COMMAND": verb,
-            "CNI_CONTAINERID": cid,
-            "CNI_NETNS": netns,
-            "CNI_IFNAME": "eth0",
-            "CNI_PATH": f"{side.folder}:{FALLBACK}",
-            **side.env,
-        }
         actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)]
         began = time.perf_counter()
         pid = os.posix_spawn(program, [program], env, file_actions=actions)
         _, status = os.waitpid(pid, 0)
         seconds = time.perf_counter() - began
-        size = os.fstat(stdout).st_size
-        text = os.pread(stdout, size, 0)
+        return seconds, status, os.pread(stdout, os.fstat(stdout).st_size, 0)
     finally:
         os.close(stdin)
         os.close(stdout)
-    if status:
-        raise Failed(f"{side.name}: {conf['type']} {verb}: {text.decode(errors='replace')}")
-    return seconds, json.loads(text) if text.strip() else None
 
 
 def run(side: Side, verb: str, network: Network, cid: str, netns: str) -> float:
@@ -119,6 +127,46 @@ def run(side: Side, verb: str, network: Network, cid: str, netns: str) -> float:
 
 
 results: dict[tuple[str, str, str], Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """The program of floor.c, and the processes of the service that calls are recorded from."""
+
+    program: str
+    service: int
+
+    def record(self, ours: Side, network: Network) -> None:
+        """The steps of our ADD and of our DEL; again when one of them was the first that its thread did."""
+        Path("/run/floor").mkdir(exist_ok=True)
+        first = netns("first-floor")
+        for verb in ("ADD", "DEL"):
+            run(ours, verb, network, "first", first)  # makes what is there from then on
+        subprocess.run(["ip", "netns", "del", "first-floor"], check=True)
+        for _ in range(FLOOR_TRIES):
+            box = netns("box-floor")
+            found = {verb: self.steps(ours, verb, network, box) for verb in ("ADD", "DEL")}
+            subprocess.run(["ip", "netns", "del", "box-floor"], check=True)
+            if all(isinstance(each, list) for each in found.values()):
+                break
+        for verb, steps in found.items():
+            if not isinstance(steps, list):
+                raise Failed(f"the floor of {network.name}, {verb}: {steps}")
+            Path(f"/run/floor/{network.name}.{verb}").write_text("\n".join(steps) + "\n")
+
+    def steps(self, ours: Side, verb: str, network: Network, box: str) -> list[str] | floor.Unknown:
+        pids = [self.service, *children(self.service)]
+        try:
+            return floor.record(pids, lambda: run(ours, verb, network, "recorded", box)).steps
+        except floor.Unknown as error:
+            return error
+
+    def replay(self, verb: str, network: Network, netns: str) -> float:
+        env = {"FLOOR_STEPS": f"/run/floor/{network.name}.{verb}", "CNI_NETNS": netns}
+        seconds, status, _ = timed(self.program, env, b"")
+        if status:
+            raise Failed(f"the floor of {network.name}, {verb}: status {status}, see above")
+        return seconds
 
 
 def netns(name: str) -> str:
@@ -170,31 +218,44 @@ def reserve(network: Network, number: int, count: int) -> None:
 
 
 def add_and_del(
-    sides: Sequence[Side], make: Any, rounds: int, reservations: int = 0, *, alone: bool = False
+    sides: Sequence[Side],
+    make: Any,
+    rounds: int,
+    reservations: int = 0,
+    *,
+    alone: bool = False,
+    lowest: Floor | None = None,
 ) -> dict[str, Times]:
-    """ADD and DEL of one container beside another one, or `alone`: the first and the last of a bridge."""
+    """ADD and DEL of one container beside another one, or `alone`: the first and the last of a bridge. With
+    `lowest` its floor takes part in the turns.
+    """
+    ours = sides[0]
+    everybody = [*sides, *([replace(ours, name="floor", number=FLOOR)] if lowest else [])]
     times: dict[str, Times] = {}
     networks: dict[str, Network] = {}
-    for side in sides:
+    for side in everybody:
         networks[side.name] = make(side)
         if reservations:
             reserve(networks[side.name], side.number, reservations)
         times[side.name] = {"ADD": [], "DEL": []}
         if not alone:
             run(side, "ADD", networks[side.name], "resident", netns(f"res-{side.name}"))
+    if lowest:
+        lowest.record(ours, networks["floor"])
     for i in range(rounds + 2):
-        for side in sides:
+        for side in everybody:
             network = networks[side.name]
             box = netns(f"box-{side.name}")
-            added = run(side, "ADD", network, f"c{i}", box)
-            removed = run(side, "DEL", network, f"c{i}", box)
+            for verb in ("ADD", "DEL"):
+                if lowest and side.name == "floor":
+                    seconds = lowest.replay(verb, network, box)
+                else:
+                    seconds = run(side, verb, network, f"c{i}", box)
+                times[side.name][verb] += [seconds] * (i >= 2)
             subprocess.run(["ip", "netns", "del", f"box-{side.name}"], check=True)
             if alone:
                 remove_bridge(network)  # the reference leaves it
-            if i >= 2:
-                times[side.name]["ADD"].append(added)
-                times[side.name]["DEL"].append(removed)
-    for side in sides:
+    for side in everybody:
         if not alone:
             run(side, "DEL", networks[side.name], "resident", f"/run/netns/res-{side.name}")
             subprocess.run(["ip", "netns", "del", f"res-{side.name}"], check=True)
@@ -206,8 +267,8 @@ def remove_bridge(network: Network) -> None:
     subprocess.run(["ip", "link", "del", network.plugins[0]["bridge"]], check=False, stderr=-3)
 
 
-def crowd(side: Side, network: Network, calls: int, workers: int) -> float:
-    """Seconds that `calls` ADDs by `workers` at once take; the containers are gone afterwards."""
+def crowd(side: Side, network: Network, calls: int, workers: int) -> tuple[float, float]:
+    """Seconds that `calls` ADDs by `workers` at once take, and their DELs."""
     boxes = [netns(f"w{i}") for i in range(calls)]
     turn = iter(range(calls))
     lock = threading.Lock()
@@ -235,8 +296,7 @@ def crowd(side: Side, network: Network, calls: int, workers: int) -> float:
             thread.join()
         return time.perf_counter() - began
 
-    seconds = all_of("ADD")
-    all_of("DEL")
+    seconds = all_of("ADD"), all_of("DEL")
     for i in range(calls):
         subprocess.run(["ip", "netns", "del", f"w{i}"], check=True)
     if failures:
@@ -245,59 +305,60 @@ def crowd(side: Side, network: Network, calls: int, workers: int) -> float:
 
 
 def throughput(sides: Sequence[Side], calls: int, workers: int, rounds: int) -> dict[str, Times]:
-    times: dict[str, Times] = {side.name: {"ADD": []} for side in sides}
+    times: dict[str, Times] = {side.name: {"ADD": [], "DEL": []} for side in sides}
     for side in sides:
         run(side, "ADD", simple(side, "tp"), "resident", netns(f"res-{side.name}"))
     for _ in range(rounds):
         for side in sides:
-            times[side.name]["ADD"].append(crowd(side, simple(side, "tp"), calls, workers) / calls)
+            seconds = crowd(side, simple(side, "tp"), calls, workers)
+            for verb, each in zip(("ADD", "DEL"), seconds, strict=True):
+                times[side.name][verb].append(each / calls)
     for side in sides:
         run(side, "DEL", simple(side, "tp"), "resident", f"/run/netns/res-{side.name}")
         subprocess.run(["ip", "netns", "del", f"res-{side.name}"], check=True)
     return times
 
 
-def growth(sides: Sequence[Side], attachments: int, rounds: int) -> dict[str, Times]:
-    """ADD and DEL on a node with one attachment, and on one with `attachments`, ten bridges of them, which
-    our side makes (what grows for every side alike is the kernel's), in networks with ten times as many
-    reservations.
+def growth(sides: Sequence[Side], attachments: Sequence[int], rounds: int) -> dict[str, Any]:
+    """ADD and DEL on a node with one attachment, and on one with each number of `attachments`, ten bridges
+    of them, which our side makes (what grows for every side alike is the kernel's), in networks with ten
+    times as many reservations.
 
-    The measured bridges have few ports both times: the kernel copies every announcement to each port of its
+    The measured bridges have few ports each time: the kernel copies every announcement to each port of its
     bridge, which costs a microsecond a port whoever sends it.
     """
     ours = next(side for side in sides if side.one_call)
     networks = {side.name: dual(side, "gr") for side in sides}
     others = [dual(replace(ours, number=200 + i), "go") for i in range(10)]
-    names = ("ADD", "DEL", "ADD crowded", "DEL crowded")
+    counts = [1, *attachments]
+    names = [f"{verb} {count}" for count in counts for verb in ("ADD", "DEL")]
     times: dict[str, Times] = {side.name: {name: [] for name in names} for side in sides}
-    boxes = {side.name: netns(f"box-{side.name}") for side in sides}
     for side in sides:
         run(side, "ADD", networks[side.name], "resident", netns(f"res-{side.name}"))
-
-    def measure(suffix: str) -> None:
+    there = 0
+    for count in counts:
+        for i in range(there, count if count > 1 else 0):
+            run(ours, "ADD", others[i % 10], f"g{i}", netns(f"g{i}"))
+            there = i + 1
+        if there:
+            for side in sides:
+                reserve(networks[side.name], side.number, 10 * count)
+        # New namespaces solicit routers three times, four seconds apart, to every port of their bridge.
+        time.sleep(SETTLE_SECONDS if count > 100 else 0)
         for i in range(rounds + 2):
             for side in sides:
+                box = netns(f"box-{side.name}")
                 for verb in ("ADD", "DEL"):
-                    seconds = run(side, verb, networks[side.name], f"c{i}", boxes[side.name])
-                    if i >= 2:
-                        times[side.name][f"{verb}{suffix}"].append(seconds)
-
-    measure("")
-    for i in range(attachments):
-        run(ours, "ADD", others[i % 10], f"g{i}", netns(f"g{i}"))
-    for side in sides:
-        reserve(networks[side.name], side.number, 10 * attachments)
-    # New namespaces solicit routers three times, four seconds apart, to every port of their bridge.
-    time.sleep(SETTLE_SECONDS if attachments > 100 else 0)
-    measure(" crowded")
-    for i in range(attachments):
+                    seconds = run(side, verb, networks[side.name], f"c{i}", box)
+                    times[side.name][f"{verb} {count}"] += [seconds] * (i >= 2)
+                subprocess.run(["ip", "netns", "del", f"box-{side.name}"], check=True)
+    for i in range(there):
         run(ours, "DEL", others[i % 10], f"g{i}", f"/run/netns/g{i}")
         subprocess.run(["ip", "netns", "del", f"g{i}"], check=True)
     for side in sides:
         run(side, "DEL", networks[side.name], "resident", f"/run/netns/res-{side.name}")
-        for name in (f"res-{side.name}", f"box-{side.name}"):
-            subprocess.run(["ip", "netns", "del", name], check=True)
-    return times
+        subprocess.run(["ip", "netns", "del", f"res-{side.name}"], check=True)
+    return {"counts": counts, "times": times}
 
 
 def pss(pid: int) -> int:
@@ -321,13 +382,14 @@ def children(pid: int) -> list[int]:
 def memory(side: Side, pid: int, calls: int) -> list[int]:
     """Bytes at the start and after each tenth of `calls` calls."""
     network = simple(side, "mem")
-    box = netns("mem")
     run(side, "ADD", network, "resident", netns("memres"))
     sizes = [pss(pid)]
     for _ in range(10):
         for i in range(calls // 20):
+            box = netns("mem")
             run(side, "ADD", network, f"m{i}", box)
             run(side, "DEL", network, f"m{i}", box)
+            subprocess.run(["ip", "netns", "del", "mem"], check=True)
         sizes.append(pss(pid))
     run(side, "DEL", network, "resident", "/run/netns/memres")
     return sizes
@@ -340,16 +402,19 @@ def main() -> None:
     sides = [side for side in everybody if side.service]
     ours = next((side for side in sides if side.one_call), None)
     rounds = plan["rounds"]
+    lowest = Floor(plan["floor"], plan["service"]) if plan["floor"] else None
     found: dict[str, Any] = {}
     for what in plan["measure"]:
         sys.stderr.write(f"  measuring: {what}\n")
         sys.stderr.flush()
         if what == "plain":
-            found[what] = add_and_del(everybody, lambda side: simple(side, "pl"), rounds)
+            found[what] = add_and_del(everybody, lambda side: simple(side, "pl"), rounds, lowest=lowest)
         elif what == "alone":
-            found[what] = add_and_del(sides, lambda side: simple(side, "al"), rounds, alone=True)
+            found[what] = add_and_del(
+                sides, lambda side: simple(side, "al"), rounds, alone=True, lowest=lowest
+            )
         elif what == "dual":
-            found[what] = add_and_del(sides, lambda side: dual(side, "du"), rounds)
+            found[what] = add_and_del(sides, lambda side: dual(side, "du"), rounds, lowest=lowest)
         elif what == "reservations":
             found[what] = add_and_del(sides, lambda side: simple(side, "rs"), rounds, plan["reservations"])
         elif what == "chain":

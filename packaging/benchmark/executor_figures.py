@@ -1,6 +1,7 @@
 """Measures an executor against a scripted agent. Runs inside the private node.
 
-    python executor_figures.py ROUNDS PROGRAM [ARGUMENT...] > figures.json
+    python executor_figures.py ROUNDS [PROGRAM] > figures.json
+    python executor_figures.py ROUNDS --floor PROGRAM > figures.json      executor_floor.c, asked for the same
 
 Each round is one executor with one task, from its exec to its exit. Times are in seconds, sizes in bytes.
 """
@@ -11,6 +12,8 @@ import json
 import os
 import select
 import signal
+import socket
+import subprocess
 import sys
 import time
 
@@ -82,13 +85,46 @@ def measure(scene: Scene, figures: Figures) -> None:
     executor.wait_exit()
 
 
+def measure_floor(program: str, figures: Figures) -> None:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(60)
+
+    def heard(kind: bytes, more: int = 0) -> bytes:
+        found = ours.recv(1 + more, socket.MSG_WAITALL)
+        assert found[:1] == kind, found
+        return found[1:]
+
+    with ours, theirs:
+        began = time.monotonic()
+        process = subprocess.Popen([program], stdin=theirs.fileno())
+        heard(b"S")
+        figures["exec to SUBSCRIBE"].append(time.monotonic() - began)
+        sent = time.monotonic()
+        ours.send(b"L")
+        pid = int.from_bytes(heard(b"R", 4), sys.byteorder)
+        figures["LAUNCH to RUNNING"].append(time.monotonic() - sent)
+        time.sleep(SETTLE_SECONDS)
+        figures["memory (PSS)"].append(size([process.pid]))
+        killed = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        heard(b"E")
+        figures["task's exit to its update"].append(time.monotonic() - killed)
+        sent = time.monotonic()
+        ours.send(b"A")
+        assert process.wait(60) == 0
+        figures["last acknowledgement to exit"].append(time.monotonic() - sent)
+
+
 def main() -> None:
     rounds, program = int(sys.argv[1]), sys.argv[2:]
-    if len(program) == 1:
-        os.environ["MESOKIT_EXECUTOR"] = program[0]
     names = ("exec to SUBSCRIBE", "LAUNCH to RUNNING", "task's exit to its update")
     figures: Figures = {name: [] for name in (*names, "last acknowledgement to exit", "memory (PSS)")}
+    if len(program) == 1:
+        os.environ["MESOKIT_EXECUTOR"] = program[0]
     for _ in range(rounds):
+        if program[:1] == ["--floor"]:
+            measure_floor(program[1], figures)
+            continue
         scene = Scene(Encoding.PROTOBUF)
         try:
             measure(scene, figures)
