@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from netns_tests.case import V4, bridge
-from netns_tests.node import Finished, Node, until
+from netns_tests.node import Finished, Node, answer, until
 from netns_tests.plugins import MESOKIT
 from netns_tests.runtime import network
 from netns_tests.snapshot import assert_clean, snapshot
@@ -233,3 +234,32 @@ def test_what_is_attached_while_gc_works_stays(node: Node, plugins: str, everyth
     assert (
         node.cni("CHECK", f"{plugins}/ptp", {**young, "prevResult": result}, "young", box).error is not None
     )
+
+
+SLOW_IPAM = """#!/bin/sh
+if [ "$CNI_COMMAND" = ADD ]; then
+    touch /run/asked; until test -e /run/go; do sleep 0.05; done
+    echo '{"cniVersion": "1.1.0", "ips": [{"address": "10.9.0.2/24", "gateway": "10.9.0.1"}]}'
+fi
+"""
+
+
+def test_an_add_that_was_not_over_when_gc_made_its_list_stays(node: Node, plugins: str) -> None:
+    """libcni's cache learns of an attachment when its ADD is over, and a list of records that is read while
+    an ADD starts lacks it as well. Found by the mixed load: a container's interface was gone."""
+    place = node.path("/opt/cni/bin")
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "slow").write_text(SLOW_IPAM)
+    (place / "slow").chmod(0o755)
+    conf = {"cniVersion": "1.1.0", "name": "n", "type": "ptp", "ipam": {"type": "slow"}}
+    box, path = node.netns("young"), f"{plugins}:/opt/cni/bin"
+    attaching = node.cni_start("ADD", f"{plugins}/ptp", conf, "young", box, cni_path=path)
+    until(node.path("/run/asked").exists, what="the ADD is half done")
+    listed = {"MESOKIT_LISTED": str(time.clock_gettime_ns(time.CLOCK_BOOTTIME))}
+    node.path("/run/go").touch()
+    result = answer(attaching.wait(60)).ok()
+    nobody = conf | {"cni.dev/valid-attachments": []}
+    node.cni("GC", f"{plugins}/ptp", nobody, cni_path=path, ifname="", env=listed).ok()
+    node.cni("CHECK", f"{plugins}/ptp", {**conf, "prevResult": result}, "young", box, cni_path=path).ok()
+    node.cni("GC", f"{plugins}/ptp", nobody, cni_path=path, ifname="").ok()
+    assert box.run(["ip", "link", "show", "eth0"], check=False).status != 0

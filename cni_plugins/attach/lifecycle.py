@@ -395,12 +395,15 @@ def _collect(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
 
 
 def _is_kept(contents: Contents, call: Call) -> bool:
-    """Whether GC's list has the attachment, or cannot have it, because its ADD came after the list."""
+    """Whether GC's list has the attachment, or need not have it, because its ADD was not over by then: a
+    list of records that was read while the ADD was starting, or libcni's cache, which knows results alone.
+    """
     identity = contents.identity
     if (identity.container_id, identity.ifname) in (call.valid or ()) or added.stays(contents):
         return True
     began = contents.head.get("began")
-    return isinstance(began, float) and began > call.began and contents.head.get("boot") == boot.current()
+    came = max(began if isinstance(began, float) else 0.0, contents.ended)
+    return came > call.began and contents.head.get("boot") == boot.current()
 
 
 @contextmanager

@@ -113,4 +113,4 @@ class Transaction:
             return
         contents = self._record.contents
         revision = 1 + (contents.revision if contents is not None else 0)
-        self._record.append(records.result_line(encode(result, NEWEST), revision))
+        self._record.append(records.added_line(encode(result, NEWEST), revision))

@@ -5,7 +5,7 @@ A record is an append-only file of JSON lines (version 2):
     {"version": 2, "network": …, "containerID": …, "ifname": …, "plugin": …, …}   whose it is
     {"step": KIND, "id": N, "args": {…}}      a change, written before it is made; see steps/
     {"undone": N}                             that change is taken back, or was never made
-    {"result": {…}, "revision": N}            ADD is complete
+    {"result": {…}, "revision": N, "ended": S}   ADD is complete, since S on the clock of the boot
     {"update": [KEY, …], "after": N}          steps with higher numbers belong to an update (attach/update.py)
     {"result": {…}, "revision": N, "config": {…}, "steps": […], "going": [N, …]}
                                               the update is complete: these are the steps, the last ones named
@@ -32,6 +32,7 @@ from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.roots import Roots
 from cni_plugins.spec.values import JsonObject, dump_json
+from cni_plugins.store import boot
 from cni_plugins.store.locks import acquire, open_file
 
 VERSION = 2
@@ -43,7 +44,7 @@ class Contents:
     version's shape; `revision` counts the results. `begun` is the number of the last step before an update
     that did not end (None: none is open), `going` are the numbers of steps that an update has replaced and
     not all taken back yet. `updated` says that some update is complete: what the runtime remembers of the
-    ADD (prevResult) may be history.
+    ADD (prevResult) may be history. `ended` is when the ADD was complete, in seconds of CLOCK_BOOTTIME.
     """
 
     head: JsonObject
@@ -54,6 +55,7 @@ class Contents:
     begun: int | None = None
     going: frozenset[int] = frozenset()
     updated: bool = False
+    ended: float = 0.0
 
     @property
     def version(self) -> int:
@@ -94,6 +96,7 @@ def _parse(data: bytes) -> Contents | None:
     begun: int | None = None
     going: frozenset[int] = frozenset()
     updated = False
+    ended = 0.0
     for entry in _entries_of(data):
         if "network" in entry:
             if head is None and _is_head(entry):
@@ -109,6 +112,8 @@ def _parse(data: bytes) -> Contents | None:
             result = entry["result"]
             revision += 1
             begun = None
+            if isinstance(entry.get("ended"), float):
+                ended = entry["ended"]
             if head is not None and isinstance(entry.get("steps"), list):
                 head = head | {"config": entry["config"]}
                 steps = entry["steps"]
@@ -119,7 +124,7 @@ def _parse(data: bytes) -> Contents | None:
             begun = entry["after"]
     if head is None:
         return None
-    return Contents(head, tuple(steps), result, revision, last_id, begun, going, updated)
+    return Contents(head, tuple(steps), result, revision, last_id, begun, going, updated, ended)
 
 
 def _entries_of(data: bytes) -> list[JsonObject]:
@@ -332,6 +337,11 @@ def undone_line(number: int) -> JsonObject:
 
 def result_line(result: JsonObject, revision: int) -> JsonObject:
     return {"result": result, "revision": revision}
+
+
+def added_line(result: JsonObject, revision: int) -> JsonObject:
+    """An ADD is complete, by now."""
+    return result_line(result, revision) | {"ended": boot.elapsed()}
 
 
 def update_line(keys: Sequence[str], after: int) -> JsonObject:
