@@ -231,8 +231,10 @@ def framework_rows(node: Any) -> Iterator[Row]:
     rate, restored, size = middle["launches"], middle["restore"], middle["memory"] / 1000
     yield Row("framework: launches a second", "/s", rate, {}, None, "≥ 300", rate >= 300)
     yield Row("framework: 10,000 tasks restored", "s", restored, {}, None, "≤ 3", restored <= 3)
-    slow = max(found["match"])
-    yield Row("framework: 100 offers, 10,000 pending", "ms", slow, {}, None, "≤ 250", slow <= 250)
+    slow = sorted(found["match"])[len(found["match"]) * 99 // 100]
+    yield Row(
+        "framework: 100 of 1,000 offers, 10,000 pending, p99", "ms", slow, {}, None, "≤ 250", slow <= 250
+    )
     yield Row("framework: memory a task", "kB", size, {}, None, "≤ 3", size <= 3)
 
 

@@ -71,7 +71,8 @@ class FakeMasterServer:
     cut: Callable[[bytes], Sequence[bytes]] = lambda data: [data]
     stalled: bool = False
     without_stream_id: bool = False
-    _connections: int = 0
+    connections: int = 0
+    """How many came."""
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
     _streams: "dict[str, asyncio.Queue[bytes | None]]" = field(default_factory=dict)
 
@@ -103,8 +104,8 @@ class FakeMasterServer:
 
     def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A connection came."""
-        self._connections += 1
-        task = asyncio.ensure_future(self._serve(reader, writer, self._connections))
+        self.connections += 1
+        task = asyncio.ensure_future(self._serve(reader, writer, self.connections))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

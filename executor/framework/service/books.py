@@ -33,7 +33,8 @@ class Settings:
     """Seconds. `name`, `user`, `roles`, `principal` go into FrameworkInfo, `gpus` and `regions` as the
     capabilities GPU_RESOURCES and REGION_AWARE; `avoid_before_maintenance`: how
     long before a machine's maintenance nothing is placed there; `give_up_store`: how long the store may be
-    out of reach before this instance leads no more.
+    out of reach before this instance leads no more; `resume_after`: how long one waits that another took the
+    subscription from.
     """
 
     client: ClientSettings
@@ -48,6 +49,7 @@ class Settings:
     gpus: bool = False
     regions: bool = False
     reconcile: Pace = field(default_factory=Pace)
+    resume_after: float = 30.0
     kill_again: float = 10.0
     revive_every: float = 5.0
     constrain_every: float = 1.0

@@ -269,7 +269,7 @@ class Framework:
                 log.error("another instance subscribed with our id: %s", why)
                 if self.leadership.lost.is_set() or self.books.counters["superseded"] > 3:
                     raise FencedError(why)
-                asyncio.get_running_loop().call_later(30.0, self._resume)
+                asyncio.get_running_loop().call_later(self.books.settings.resume_after, self._resume)
             case Failed(why):
                 self.books.problem = why
                 self.refused = True

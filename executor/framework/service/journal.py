@@ -51,6 +51,11 @@ class Journal:
             else:
                 queue.put_nowait(event)
 
+    @property
+    def watchers(self) -> int:
+        """How many are told of everything."""
+        return len(self._watchers)
+
     async def since(self, number: int | None) -> AsyncIterator[Happened]:
         """Events after `number` (None: from now on), for ever. Raises BehindError."""
         queue: asyncio.Queue[Happened | None] = asyncio.Queue(BACKLOG)

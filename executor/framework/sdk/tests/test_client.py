@@ -417,3 +417,21 @@ def test_an_update_of_the_framework_is_answered_at_once() -> None:
             )
 
     play(scenario)
+
+
+def test_a_detector_that_names_a_standby_ends_on_the_leader_without_haste() -> None:
+    """It says B, which knows of no leader at first and then sends on to A."""
+
+    async def scenario(server: FakeMasterServer, settings: Settings) -> None:
+        other = Master(QUICK)
+        other.leader = None
+        async with serve(other) as standby, Client(framework(), replace(settings, masters=())) as client:
+            client.lead(standby.address)
+            await asyncio.sleep(1.0)
+            assert 2 <= standby.connections <= 50
+            standby.master.leader = server.address
+            connected = await Reader(client).connected()
+            assert connected.master == server.address
+            assert not standby.log and len(server.calls(Call.SUBSCRIBE)) == 1
+
+    play(scenario)

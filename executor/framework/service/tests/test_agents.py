@@ -7,7 +7,8 @@ from mesos.v1 import mesos_pb2
 from mesos.v1.scheduler import scheduler_pb2
 
 from executor.framework.fake_master.master import Master
-from executor.framework.fake_master.server import serve
+from executor.framework.fake_master.server import Fault, serve
+from executor.framework.fake_master.state import AgentEntry
 from executor.framework.sdk.client import Settings as ClientSettings
 from executor.framework.service import wishes
 from executor.framework.service.tests.setup import QUICK, agent, app, bench, running, until
@@ -129,5 +130,42 @@ def test_a_machine_that_is_asked_back_again_and_again_is_remembered_once(tmp_pat
             here.master.maintain("A1", 4e9)  # and nowhere to go
             await until(lambda: len(here.server.calls(Call.ACCEPT_INVERSE_OFFERS)) >= 5)
             assert list(here.framework.books.inverse.values()) == ["A1"]
+
+    asyncio.run(scenario())
+
+
+def test_a_master_that_fails_in_the_middle_of_a_deployment_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """One ACCEPT was carried out and not answered, one never came; then a new master that knows no task."""
+
+    async def scenario() -> None:
+        async with serve(Master(QUICK)) as old, serve(Master(QUICK)) as new:
+            agents = [agent(1), agent(2)]
+            for item in agents:
+                old.master.register(item, old.now())
+            masters = ClientSettings((old.address,), longest_delay=0.2)
+            async with running(tmp_path, old, client=masters) as here:
+                old.faults.append(Fault(Call.ACCEPT, reset=True, done=True))
+                await here.framework.wish(wishes.deploy(app(instances=60, resources={"cpu": 0.1, "mem": 16})))
+                await until(lambda: old.calls(Call.ACCEPT))
+                for item in agents:
+                    new.master.books.agents[item.id] = AgentEntry(item, connected=False, recovered=True)
+                old.master.leader = new.address
+                old.master.books.agents.clear()
+                old.break_streams()
+                await until(lambda: new.calls(Call.SUBSCRIBE) and here.framework.books.connected)
+                await asyncio.sleep(0.5)
+                assert not new.calls(Call.ACCEPT)  # what was launched may run: nobody has said otherwise
+                for item in agents:
+                    new.master.register(item, new.now())
+                await until(lambda: len(here.running()) == 60)
+                living = [name for item in agents for name, task in item.tasks.items() if not task.ended]
+                assert sorted(living) == sorted(name for item in here.living() for name in item.task_ids)
+            launched = [
+                task.task_id.value
+                for call in old.calls(Call.ACCEPT) + new.calls(Call.ACCEPT)
+                for operation in call.accept.operations
+                for task in operation.launch_group.task_group.tasks
+            ]
+            assert len(set(launched)) == len(launched)
 
     asyncio.run(scenario())

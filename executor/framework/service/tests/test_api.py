@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from executor.framework.fake_master.master import Master
 from executor.framework.fake_master.server import FakeMasterServer, serve
 from executor.framework.service import serve as serving
+from executor.framework.service.api import Site
+from executor.framework.service.journal import KEPT
 from executor.framework.service.serve import Place, Stored
 from executor.framework.service.spec import read_apps
 from executor.framework.service.tests.setup import QUICK, agent, settings_for, until
@@ -40,6 +42,7 @@ class Client:
     def __init__(self, base: str, token: str = "") -> None:
         self.base = base
         self.token = token
+        self.site: Site | None = None
 
     async def ask(self, method: str, path: str, body: Any = None, **more: Any) -> requests.Response:
         data = body if isinstance(body, (bytes, str)) or body is None else json.dumps(body)
@@ -70,7 +73,9 @@ async def served(
             site = made.site
             assert site is not None
             await until(lambda: site.framework is not None and site.framework.books.connected)
-            yield master, Client(f"http://127.0.0.1:{made.port}", token)
+            found = Client(f"http://127.0.0.1:{made.port}", token)
+            found.site = site
+            yield master, found
         finally:
             made.stop.set()
             await task
@@ -220,6 +225,38 @@ def test_events_are_numbered_and_go_on_where_one_left(tmp_path: Path) -> None:
             assert behind == [(0, "behind")]
 
     asyncio.run(scenario())
+
+
+def test_a_reader_that_does_not_keep_up_is_told_so_and_dropped(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with served(tmp_path) as (_, client):
+            assert client.site is not None and client.site.framework is not None
+            books = client.site.framework.books
+            with socket.socket() as slow:
+                slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                slow.settimeout(20)
+                slow.connect(("127.0.0.1", int(client.base.rpartition(":")[2])))
+                slow.sendall(b"GET /v1/events?since=0 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+                await until(lambda: books.journal.watchers == 1)
+                for number in range(KEPT):
+                    books.say("noise", "web", {"number": number, "text": "x" * 20_000})
+                    await asyncio.sleep(0)
+                assert books.journal.watchers == 0
+                data = await asyncio.to_thread(_all_of, slow)
+            assert data.rindex(b"event: behind") > data.rindex(b"event: noise")
+            assert len(data) < 20_000 * KEPT
+            # Whoever reads is not troubled by one who did not.
+            again = await asyncio.to_thread(_events, client.base, books.journal.last - 2, 2)
+            assert [kind for _, kind in again] == ["noise", "noise"]
+
+    asyncio.run(scenario())
+
+
+def _all_of(connection: socket.socket) -> bytes:
+    found = bytearray()
+    while not found.endswith(b"0\r\n\r\n") and (data := connection.recv(1 << 20)):
+        found += data
+    return bytes(found)
 
 
 def _events(base: str, since: int, wanted: int) -> list[tuple[int, str]]:

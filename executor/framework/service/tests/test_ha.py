@@ -18,7 +18,10 @@ from mesos.v1.scheduler import scheduler_pb2
 from executor.framework.fake_master.master import Master
 from executor.framework.fake_master.server import FakeMasterServer, serve
 from executor.framework.sdk.connection import dial
-from executor.framework.service.tests.setup import QUICK, agent, until
+from executor.framework.service.core import Framework
+from executor.framework.service.tests.setup import QUICK, agent, running, settings_for, until
+from executor.framework.store import sqlite
+from executor.framework.store.interface import FencedError, Put, Txn
 from executor.framework.store.tests import servers
 from executor.framework.store.tests.servers import Server
 
@@ -210,3 +213,34 @@ async def _answers(one: Process) -> bool:
         return (await one.ask("GET", "/health"))[0] == 503
     except OSError:
         return False
+
+
+def test_two_that_are_not_told_of_each_other_do_not_take_turns_for_ever(tmp_path: Path) -> None:
+    """Two stores, one framework id: the master cannot know who is right, so one of them gives up."""
+
+    async def scenario() -> None:
+        for name in ("one", "other"):
+            (tmp_path / name).mkdir()
+        async with (
+            serve(Master(QUICK)) as server,
+            running(tmp_path / "one", server, resume_after=0.05) as one,
+        ):
+            store = await sqlite.open_store(tmp_path / "other" / "state.db")
+            leadership = await store.campaign("")
+            known = Put("framework", one.framework.books.framework_id.encode())
+            await store.commit(Txn((known,)), leadership)
+            other = Framework(settings_for(server.address, resume_after=0.05), store, leadership)
+            task = asyncio.create_task(other.run())
+            try:
+                await until(lambda: one.framework.books.counters["superseded"] == 4 and other.books.connected)
+                asked = len(server.calls(Call.SUBSCRIBE))
+                await asyncio.sleep(0.5)
+                assert len(server.calls(Call.SUBSCRIBE)) == asked <= 10
+                assert other.books.connected and not task.done()
+            finally:
+                other.stop()
+                await task
+                await store.close()
+
+    with pytest.raises(FencedError, match="failed over"):
+        asyncio.run(scenario())
