@@ -59,3 +59,31 @@ def test_apps_and_why_one_is_not_placed(node: Node, page: Page, tmp_path: Path) 
     assert page.get("document.documentElement.scrollWidth") <= 360
     assert page.get("document.images.length") == 0
     assert page.complaints == []
+
+
+def test_what_a_task_printed_comes_through_its_agent_and_goes_on(
+    node: Node, page: Page, tmp_path: Path
+) -> None:
+    _deploy(node, "web")
+    page.until("document.body.innerText.includes('1 / 1')")
+    page.get("[...document.querySelectorAll('#view button')].find(b => b.textContent === 'web').click()")
+    page.until("document.querySelectorAll('#view button').length === 3")
+    page.get("document.querySelector('button[aria-label^=\\'stdout of\\']').focus()")
+    page.press("Enter")
+    page.until("document.querySelector('#output pre').textContent.includes('TASK_RUNNING')")
+    assert page.get("document.getElementById('of').textContent").startswith("stdout of web.")
+    (instance,) = _ask(node, "/v1/apps/web")["live"]
+    node.run(["curl", "-s", "-X", "DELETE", f"{BASE}/v1/instances/{instance['id']}"])
+    # It goes on, without being asked for again, and stays when the instance has ended.
+    page.until("document.querySelector('#output pre').textContent.includes('TASK_KILLED')")
+    page.get("document.querySelector('button[aria-label^=\\'stderr of\\']').click()")
+    page.until("document.getElementById('of').textContent.startsWith('stderr of')")
+    assert page.get("document.querySelector('#output p').textContent") == ""
+    page.resize(360, 640)
+    page.picture(tmp_path / "output.png")
+    assert page.get("document.documentElement.scrollWidth") <= 360
+    page.get(
+        "[...document.querySelectorAll('#view button')].find(b => b.textContent.includes('all')).click()"
+    )
+    page.until("document.getElementById('output').hidden")
+    assert page.complaints == []

@@ -31,6 +31,9 @@ TERMINAL = frozenset(
 )
 
 
+SANDBOXES = 1000
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """`after` so many seconds a task reaches `state`."""
@@ -125,6 +128,10 @@ class FakeAgent:
         self.taken, self.extra = Resources(), Resources()
         """What operations took of `total`, and what they made of it: an agent keeps both on its disk."""
         self.operations: dict[str, Told] = {}
+        self.sandboxes: dict[tuple[str, str], str] = {}
+        """The folders of the last executors, those that have ended too."""
+        self.said: dict[str, list[str]] = {}
+        """What scripted tasks print, by sandbox: a line for each state."""
         self.send: Callable[[FakeAgent, Task, Status], None] = lambda _agent, _task, _status: None
         self.ended: Callable[[FakeAgent, Executor], None] = lambda _agent, _executor: None
         self.tell_operation: Callable[[str, offers_pb2.OperationStatus], None] = lambda _id, _status: None
@@ -159,6 +166,8 @@ class FakeAgent:
             self.executors[framework_id, executor_id] = Executor(
                 executor, framework_id, parse(executor.resources)
             )
+        if self.backend is None:
+            self.has_sandbox(framework_id, executor_id, f"/pretended/{self.id}/{executor_id}")
         for info in tasks:
             task = Task(info, framework_id, executor_id, parse(info.resources))
             self.tasks[info.task_id.value] = task
@@ -170,6 +179,12 @@ class FakeAgent:
                 task.steps.append((due, step))
         if self.backend is not None:
             self.backend.launch(tasks, executor)
+
+    def has_sandbox(self, framework_id: str, executor_id: str, folder: str) -> None:
+        """An executor's sandbox is here."""
+        self.sandboxes[framework_id, executor_id] = folder
+        while len(self.sandboxes) > SANDBOXES:
+            self.said.pop(self.sandboxes.pop(next(iter(self.sandboxes))), None)
 
     def kill(self, task_id: str, now: float, policy: mesos_pb2.KillPolicy | None = None) -> None:
         """Kill a task; one that is not there is none of this agent's business."""
@@ -262,6 +277,10 @@ class FakeAgent:
             status.healthy = step.healthy
         task.last = status
         task.updates.append(status)
+        folder = self.sandboxes.get((task.framework_id, task.executor_id))
+        if folder is not None:
+            state = mesos_pb2.TaskState.Name(step.state)
+            self.said.setdefault(folder, []).append(f"{task.info.task_id.value} {state} {step.message}\n")
         if task.ended:
             task.steps.clear()
             self._end_executor(task)

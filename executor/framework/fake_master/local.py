@@ -71,6 +71,9 @@ class LocalBackend:
             self.fake.report(observation.status)
         elif isinstance(observation, ContainerStarted):
             self._executors[observation.container] = observation.executor
+            for framework_id, name in list(self.fake.executors):
+                if name == observation.executor:
+                    self.fake.has_sandbox(framework_id, name, observation.sandbox)
         elif isinstance(observation, ContainerGone):
             # The last updates go first, as an agent sends them.
             asyncio.get_running_loop().call_soon(self._gone, observation.container)

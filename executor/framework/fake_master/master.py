@@ -396,6 +396,11 @@ class Master:
         message.framework_id.value = framework.id
         message.agent_id.value = entry.agent.id
         message.allocation_info.role = role
+        # Its agents answer where the master does (sandboxes.py).
+        host, _, port = self.address.rpartition(":")
+        message.url.scheme, message.url.path = "http", "/slave(1)"
+        message.url.address.hostname, message.url.address.ip = entry.agent.info.hostname, host
+        message.url.address.port = int(port)
         message.resources.extend(wire(allocated(mine, role)))
         message.attributes.extend(entry.agent.info.attributes)
         if entry.agent.info.HasField("domain"):

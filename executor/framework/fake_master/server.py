@@ -21,6 +21,7 @@ from http import HTTPStatus
 
 from mesos.v1.scheduler import scheduler_pb2
 
+from executor.framework.fake_master import sandboxes
 from executor.framework.fake_master.calls import carry_out
 from executor.framework.fake_master.ladder import Refused, check
 from executor.framework.fake_master.master import Master
@@ -33,6 +34,7 @@ Call = scheduler_pb2.Call
 Event = scheduler_pb2.Event
 
 _READ = 64 * 1024
+JSON = "application/json"
 
 
 @dataclass(slots=True)
@@ -125,6 +127,12 @@ class FakeMasterServer:
     async def _answer(
         self, http: Server, writer: asyncio.StreamWriter, request: Request, body: bytes, number: int
     ) -> None:
+        agents = sandboxes.answer(self.master, request.target) if request.method == "GET" else None
+        if agents is not None:
+            status, data = agents
+            writer.write(http.answer(status, HTTPStatus(status).phrase, [("Content-Type", JSON)], data))
+            await writer.drain()
+            return
         try:
             checked = check(self.master, request.method, request.target, request.fields, body)
         except Refused as refused:

@@ -103,20 +103,43 @@ def _text(attribute: mesos_pb2.Attribute) -> str:
     return attribute.text.value
 
 
+class Others:
+    """Where an app's other instances are: the `Place.values` of each, counted by field as that is asked."""
+
+    __slots__ = ("_counts", "_places")
+
+    def __init__(self, places: Iterable[Mapping[str, str]]) -> None:
+        self._places = list(places)
+        self._counts: dict[str, Counter[str]] = {}
+
+    def add(self, values: Mapping[str, str]) -> None:
+        """One more."""
+        self._places.append(values)
+        for field, counts in self._counts.items():
+            if (value := values.get(field)) is not None:
+                counts[value] += 1
+
+    def counts(self, field: str) -> Counter[str]:
+        """How many have which value of a field."""
+        found = self._counts.get(field)
+        if found is None:
+            values = (place.get(field) for place in self._places)
+            found = self._counts[field] = Counter(value for value in values if value is not None)
+        return found
+
+
 def broken(
-    constraints: Iterable[Constraint], place: Place, others: Iterable[Mapping[str, str]]
+    constraints: Iterable[Constraint], place: Place, others: Others | Iterable[Mapping[str, str]]
 ) -> Constraint | None:
     """The first constraint that forbids this place; `others` are the `Place.values` of the app's others."""
-    listed: list[Mapping[str, str]] | None = None
+    counted = others if isinstance(others, Others) else Others(others)
     for constraint in constraints:
-        if constraint.operator in ("unique", "cluster", "group_by", "max_per") and listed is None:
-            listed = list(others)
-        if not _allows(constraint, place, listed or []):
+        if not _allows(constraint, place, counted):
             return constraint
     return None
 
 
-def _allows(constraint: Constraint, place: Place, others: list[Mapping[str, str]]) -> bool:
+def _allows(constraint: Constraint, place: Place, others: Others) -> bool:
     if constraint.operator == "any":
         wanted = {item.strip().lower() for item in constraint.value.split(",")}
         return any(value.lower() in wanted for value in place.values.values())
@@ -127,8 +150,7 @@ def _allows(constraint: Constraint, place: Place, others: list[Mapping[str, str]
         return (constraint.pattern.fullmatch(value) is not None) == (constraint.operator == "like")
     if constraint.operator == "is" or (constraint.operator == "cluster" and constraint.value):
         return _same(value, constraint.value)
-    counts = Counter(found for other in others if (found := other.get(constraint.field)) is not None)
-    return _spread(constraint, value, counts)
+    return _spread(constraint, value, others.counts(constraint.field))
 
 
 def _spread(constraint: Constraint, value: str, counts: Counter[str]) -> bool:

@@ -30,8 +30,9 @@ async def read(instance: Instance, name: str, offset: int, tls: Tls | None = Non
         raise WishError(404, f"the agent at {address} does not know executor {instance.executor_id} any more")
     path = quote(f"{folder}/{name}", safe="")
     found = await _get(address, f"/files/read?path={path}&offset={offset}&length={LENGTH}", tls)
-    data = str(found.get("data", ""))
-    return {"data": data, "offset": offset + len(data.encode("utf-8", "surrogateescape"))}
+    data = str(found.get("data", "")).encode("utf-8", "surrogateescape")
+    # What is no UTF-8, or was cut in the middle of a character, is shown as such and counted as it is.
+    return {"data": data.decode("utf-8", "replace"), "offset": offset + len(data)}
 
 
 def _sandbox(state: Any, executor_id: str) -> str | None:
@@ -56,6 +57,6 @@ async def _get(address: str, target: str, tls: Tls | None) -> Any:
     if head.status != 200:
         raise WishError(502, f"the agent at {address} answered {head.status}")
     try:
-        return json.loads(body)
+        return json.loads(body.decode("utf-8", "surrogateescape"))
     except ValueError:
         raise WishError(502, f"the agent at {address} did not answer in JSON") from None

@@ -16,7 +16,7 @@ from executor.framework.sdk.choice import Request, Shortfall, choose
 from executor.framework.sdk.resources import InvalidResourceError, Resources, parse
 from executor.framework.service.claim import Claim, Fit, Owner, free_here, make, reuse
 from executor.framework.service.claim import Place as ClaimPlace
-from executor.framework.service.constraints import Place, broken, place_of
+from executor.framework.service.constraints import Others, Place, broken, place_of
 from executor.framework.service.spec import App
 from executor.framework.service.taskinfo import request_of
 
@@ -67,13 +67,21 @@ class WhyNot:
     """Why an app's instances were not placed: counts by reason, and the last place looked at for each."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
     looked_at: int = 0
+    _last: dict[str, tuple[str, int | None]] = field(default_factory=dict)
 
-    def add(self, reason: str, example: str) -> None:
-        """One more place that would not do."""
+    def add(self, reason: str, example: str, there: int | None = None) -> None:
+        """One more place that would not do; `there`: how many thousandths of what was wanted it has."""
         self.counts[reason] += 1
-        self.examples[reason] = example
+        self._last[reason] = (example, there)
+
+    @property
+    def examples(self) -> dict[str, str]:
+        """For people. Made when they ask: a place is refused a hundred thousand times before."""
+        return {
+            reason: example if there is None else f"{example} has {there / 1000:g}"
+            for reason, (example, there) in self._last.items()
+        }
 
 
 class OfferPool:
@@ -135,7 +143,7 @@ class _Open:
     demand: Demand
     request: Request
     missing: int
-    others: list[Mapping[str, str]]
+    others: Others
     free: list[Claim]
     make: int
 
@@ -153,7 +161,7 @@ def match(
             demand,
             request_of(demand.app),
             demand.count,
-            list(demand.others),
+            Others(demand.others),
             list(demand.free),
             demand.make,
         )
@@ -197,9 +205,13 @@ def _fill(
             log.add("role", f"{held.place.hostname} is offered to {held.role}")
             continue
         while item.missing > 0:
-            short = next((name for name, wanted in item.request.scalars if sums.get(name, 0) < wanted), "")
+            short = ""
+            for name, wanted in item.request.scalars:
+                if sums.get(name, 0) < wanted:
+                    short = name
+                    break
             if short:
-                log.add(short, f"{held.place.hostname} has {sums.get(short, 0) / 1000:g}")
+                log.add(short, held.place.hostname, sums.get(short, 0))
                 break
             fitting = _fit(item, held, left, random)
             if isinstance(fitting, tuple):
@@ -218,7 +230,7 @@ def _fill(
                 item.make -= 1
             elif claim is not None:
                 item.free.remove(claim)
-            item.others.append(held.place.values)
+            item.others.add(held.place.values)
     return found
 
 

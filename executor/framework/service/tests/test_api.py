@@ -353,3 +353,27 @@ def test_any_document_is_an_app_or_has_faults(document: dict[str, Any], based: b
         assert error.faults
     else:
         assert apps
+
+
+def test_what_an_instance_printed_is_read_from_its_agent_in_pieces(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with served(tmp_path) as (master, client):
+            await client.ask("POST", "/v1/apps", {**WEB, "instances": 1})
+            assert client.site is not None and client.site.framework is not None
+            books = client.site.framework.books
+            await until(lambda: any(item.state.value == "running" for item in books.instances.values()))
+            (live,) = (await client.ask("GET", "/v1/apps/web")).json()["live"]
+            path = f"/v1/instances/{live['id']}/logs/stdout"
+            first = (await client.ask("GET", path)).json()
+            assert "TASK_RUNNING" in first["data"] and first["offset"] == len(first["data"])
+            assert (await client.ask("GET", f"{path}?offset={first['offset']}")).json()["data"] == ""
+            # Bytes that are no text, and a character that is cut, are counted as they are.
+            (found,) = [it for it in (e.agent for e in master.master.books.agents.values()) if it.sandboxes]
+            (folder,) = found.sandboxes.values()
+            found.said[folder] = ["a\udcff\u00e9\udcc3"]
+            strange = (await client.ask("GET", path)).json()
+            assert strange == {"data": "a\ufffd\u00e9\ufffd", "offset": 5}
+            assert (await client.ask("GET", "/v1/instances/none/logs/stdout")).status_code == 404
+            assert (await client.ask("GET", f"{path.removesuffix('stdout')}passwd")).status_code == 404
+
+    asyncio.run(scenario())
