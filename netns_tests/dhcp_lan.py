@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -139,3 +141,21 @@ def kea(server: Netns, *, seconds: int = 10) -> Iterator[Running]:
         until(lambda: running.ended() or b"DHCP4_STARTED" in running.output(), what="kea serves")
         assert not running.ended(), running.errors()
         yield running
+
+
+def multiplied(node: Node, count: int, version: int = 4) -> None:
+    """Copies of the only lease file as those of `count` more containers, x0 and so on."""
+    (path,) = node.path("/var/lib/mesokit/leases/default").glob("*.json")
+    lease = json.loads(path.read_text())
+    for number in range(count):
+        key = ["lan", f"x{number}", "eth0", *(["ipv6"] if version == 6 else [])]
+        name = hashlib.sha256("\0".join(key).encode()).hexdigest()[:40]
+        path.with_name(f"{name}.json").write_text(json.dumps(lease | {"containerID": f"x{number}"}))
+
+
+def cost_of(node: Node) -> tuple[int, int]:
+    """Open descriptors and kB of memory (PSS) of the lease daemon."""
+    process = node.path(f"/proc/{daemon_of(node)}")
+    found = re.search(r"^Pss:\s+(\d+) kB", (process / "smaps_rollup").read_text(), re.MULTILINE)
+    assert found is not None
+    return len(list((process / "fd").iterdir())), int(found[1])

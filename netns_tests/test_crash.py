@@ -53,6 +53,16 @@ SCENARIOS: Mapping[str, dict[str, Any]] = {
     "host-device": {"type": "host-device", "device": "spare0", "ipam": DUAL},
     "tap": {"type": "tap", "multiQueue": True, "mtu": 1400, "owner": 1000, "group": 1000, "ipam": DUAL},
     "dhcp": {"type": "macvlan", "master": "eth0", "ipam": {"type": "dhcp"}},
+    "dhcp-ipv6": {
+        "type": "macvlan",
+        "master": "eth0",
+        "ipam": {"type": "dhcp", "families": ["ipv4", "ipv6"]},
+    },
+    "router": {
+        "type": "macvlan",
+        "master": "eth0",
+        "ipam": {"type": "dhcp", "families": ["ipv6"], "ra": True},
+    },
     "loopback": {"type": "loopback"},
     "host-local": {"type": "host-local", "ipam": DUAL},
     "tuning": {
@@ -120,11 +130,20 @@ SCENARIOS: Mapping[str, dict[str, Any]] = {
     },
 }
 
+#: Leases of both families and a router; the node itself listens to none, so that eth0 stays as it is.
 DHCP_SERVER = (
+    "sysctl -qw net.ipv6.conf.eth0.accept_ra=0; ip -n world addr add fe80::1/64 dev world nodad; "
     "ip netns exec world dnsmasq --conf-file=/dev/null --port=0 --interface=world --bind-interfaces"
     " --user=root --no-ping --leasefile-ro --pid-file=/run/dnsmasq.pid --log-facility=/dev/null"
     " --dhcp-range=192.0.2.100,192.0.2.250,255.255.255.0,3600"
+    " --enable-ra --ra-param=world,4 --dhcp-range=2001:db8::100,2001:db8::1ff,slaac,64,3600"
 )
+_LEASED = f"""
+    test -e /run/dnsmasq.pid && exit
+    {DHCP_SERVER}
+    setsid {TOP}/.venv/bin/mesokit dhcp </dev/null >/dev/null 2>&1 &
+    while ! test -S /run/mesokit/dhcp.sock; do sleep 0.05; done
+"""
 
 #: What a scenario needs on the node. A virtual device that was in a namespace that died is made again.
 SETUP: Mapping[str, str] = {
@@ -140,12 +159,7 @@ SETUP: Mapping[str, str] = {
         ip link set spare0 up
         ip route add 203.0.113.0/24 via 198.51.100.1
     """,
-    "dhcp": f"""
-        test -e /run/dnsmasq.pid && exit
-        {DHCP_SERVER}
-        setsid {TOP}/.venv/bin/mesokit dhcp </dev/null >/dev/null 2>&1 &
-        while ! test -S /run/mesokit/dhcp.sock; do sleep 0.05; done
-    """,
+    **dict.fromkeys(("dhcp", "dhcp-ipv6", "router"), _LEASED),
 }
 
 
@@ -219,6 +233,9 @@ def driver(node: Node, shim: Path, conf: dict[str, Any]) -> Iterator[Driver]:
         yield Driver(requests, answers, conf)
 
 
+ALLOWED = (r"file /run/lock/crash-counter", r"\w+: rule .*l3mdev")  # the kernel's, of the first VRF
+
+
 def make_box(node: Node) -> Netns:
     """A container's namespace whose `lo` was up once: it keeps addresses that the kernel gave it then."""
     box = node.netns("c1")
@@ -228,20 +245,20 @@ def make_box(node: Node) -> Netns:
 
 
 def _clean(node: Node, before: dict[str, str], box: Netns, why: str = "at the end") -> None:
-    assert_clean(node, before, why, boxes=[box], allowed=[r"file /run/lock/crash-counter"])
+    assert_clean(node, before, why, boxes=[box], allowed=ALLOWED)
 
 
 #: What flanneld writes.
 LEASE = "FLANNEL_NETWORK=10.9.0.0/16\nFLANNEL_SUBNET=10.9.0.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
 
 
-def _kill_adds(name: str, shim: Path) -> None:
+def kill_adds(conf: dict[str, Any], shim: Path, setup: str = "true") -> None:
     with Node() as node:
         node.uplink()
         node.path("/etc/subnet.env").write_text(LEASE)
-        node.shell(SETUP.get(name, "true"))
+        node.shell(setup)
         box = make_box(node)
-        with driver(node, shim, {**NET, **SCENARIOS[name]}) as plugin:
+        with driver(node, shim, {**NET, **conf}) as plugin:
             before = snapshot(node, [box])
             crash = 1
             while (answer := plugin.call("ADD", box, crash))["status"] == -9:
@@ -253,7 +270,7 @@ def _kill_adds(name: str, shim: Path) -> None:
                     plugin.call("ADD", box, crash)
                     box.delete()
                     plugin.succeed("DEL", None)
-                    node.shell(SETUP.get(name, "true"))
+                    node.shell(setup)
                     box = make_box(node)
                     _clean(node, before, box, f"ADD killed before change {crash}, namespace gone")
                 crash += 1
@@ -263,13 +280,13 @@ def _kill_adds(name: str, shim: Path) -> None:
             _clean(node, before, box)
 
 
-def _kill_dels(name: str, shim: Path) -> None:
+def kill_dels(conf: dict[str, Any], shim: Path, setup: str = "true") -> None:
     with Node() as node:
         node.uplink()
         node.path("/etc/subnet.env").write_text(LEASE)
-        node.shell(SETUP.get(name, "true"))
+        node.shell(setup)
         box = make_box(node)
-        with driver(node, shim, {**NET, **SCENARIOS[name]}) as plugin:
+        with driver(node, shim, {**NET, **conf}) as plugin:
             before = snapshot(node, [box])
             crash = 1
             plugin.succeed("ADD", box)
@@ -285,7 +302,7 @@ def _kill_dels(name: str, shim: Path) -> None:
             _clean(node, before, box)
 
 
-KILLED = {"ADD": _kill_adds, "DEL": _kill_dels}
+KILLED = {"ADD": kill_adds, "DEL": kill_dels}
 
 
 @pytest.fixture(scope="session")
@@ -293,7 +310,7 @@ def outcomes(request: pytest.FixtureRequest, shim: Path) -> Iterator[dict[str, F
     """The chosen scenarios, a few at a time."""
     with ThreadPoolExecutor(WORKERS) as pool:
         yield {
-            f"{verb}-{name}": pool.submit(kill, name, shim)
+            f"{verb}-{name}": pool.submit(kill, SCENARIOS[name], shim, SETUP.get(name, "true"))
             for name in SCENARIOS
             for verb, kill in KILLED.items()
             if any(item.name.endswith(f"[{verb}-{name}]") for item in request.session.items)

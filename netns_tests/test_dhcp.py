@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import sys
 import time
@@ -15,6 +13,7 @@ import pytest
 from netns_tests.dhcp_lan import (
     SERVER,
     address_of,
+    cost_of,
     daemon_of,
     dnsmasq,
     kea,
@@ -23,6 +22,7 @@ from netns_tests.dhcp_lan import (
     leases,
     lifetime_of,
     macvlan,
+    multiplied,
     udhcpd,
 )
 from netns_tests.node import Netns, Node, started, until
@@ -319,12 +319,7 @@ def test_a_thousand_leases_wait_in_one_process(node: Node, ours: str) -> None:
         with started(node.popen([MESOKIT, "dhcp"])):
             until(node.path("/run/mesokit/dhcp.sock").is_socket, what="the lease daemon listens")
             node.cni("ADD", f"{ours}/macvlan", macvlan(), "c1", box).ok()
-        (path,) = node.path("/var/lib/mesokit/leases/default").glob("*.json")
-        lease = json.loads(path.read_text())
-        for number in range(999):
-            identity = ["lan", f"x{number}", "eth0"]
-            name = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:40]
-            path.with_name(f"{name}.json").write_text(json.dumps(lease | {"containerID": f"x{number}"}))
+        multiplied(node, 999)
         with started(node.popen([MESOKIT, "dhcp"])) as running:
             until(lambda: running.ended() or daemon_of(node), what="the lease daemon runs")
             until(node.path("/run/mesokit/dhcp.sock").is_socket, what="the lease daemon listens")
@@ -336,14 +331,6 @@ def test_a_thousand_leases_wait_in_one_process(node: Node, ours: str) -> None:
             assert not running.ended()
             node.cni("DEL", f"{ours}/macvlan", macvlan(), "c1", box).ok()
             assert len(leases(node)) == 999
-
-
-def cost_of(node: Node) -> tuple[int, int]:
-    """Open descriptors and kB of memory (PSS) of the lease daemon."""
-    process = node.path(f"/proc/{daemon_of(node)}")
-    found = re.search(r"^Pss:\s+(\d+) kB", (process / "smaps_rollup").read_text(), re.MULTILINE)
-    assert found is not None
-    return len(list((process / "fd").iterdir())), int(found[1])
 
 
 def test_the_reference_gets_the_same(node: Node, ours: str, reference: str) -> None:

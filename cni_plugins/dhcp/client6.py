@@ -28,6 +28,7 @@ AT_ONCE = 255  # preference, RFC 8415 section 21.8
 _REQUESTS, _DECLINES, _RELEASES = 3, 2, 2
 _RELEASE_SECONDS = 0.5
 _CONFLICTS = 3
+_MOST_SAID, _MOST_OFFERS = 4, 16  # a flood of answers costs the call no memory
 _LINK_LOCAL_SECONDS = 5.0
 _LINK_LOCAL_NAP = 0.05
 
@@ -40,7 +41,7 @@ class Refusals:
 
     def note(self, status: Status, said: str) -> None:
         text = f"{status.name}{f' ({said})' if said else ''}"
-        if text not in self.said:
+        if len(self.said) < _MOST_SAID and text not in self.said:
             self.said.append(text)
 
 
@@ -149,7 +150,8 @@ def _solicit(exchange: Exchange6, lease: Lease6, deadline: Deadline, refusals: R
                 continue
             if message.kind is Kind.REPLY or message.preference == AT_ONCE or not first:
                 return message
-            offers.append(message)
+            if len(offers) < _MOST_OFFERS:
+                offers.append(message)
         found = best(offers)
         if found is not None:
             return found
@@ -157,7 +159,9 @@ def _solicit(exchange: Exchange6, lease: Lease6, deadline: Deadline, refusals: R
 
 
 def _request(exchange: Exchange6, lease: Lease6, deadline: Deadline, refusals: Refusals) -> Message | None:
-    """Take an offer: the REPLY of its server, None when there is none that gives an address."""
+    """Take an offer: the REPLY of its server, None when it refuses, or none comes that gives an address. One
+    that does neither is passed over: anybody on the link can send it.
+    """
     wait = 0.0
     for _ in range(_REQUESTS):
         wait = next_timeout(wait, TIMEOUT, REQUEST_LONGEST)
@@ -165,19 +169,21 @@ def _request(exchange: Exchange6, lease: Lease6, deadline: Deadline, refusals: R
             exchange.send(Kind.REQUEST, lease.server_id, _address(lease))
         until = time.monotonic() + min(wait, deadline.remaining())
         for message in _answers(exchange, (Kind.REPLY,), until):
-            if offered(message, lease) is None:
-                _note(message, lease, refusals)
+            if offered(message, lease) is not None:
+                return message
+            if _note(message, lease, refusals) is not Status.SUCCESS:
                 return None
-            return message
     return None
 
 
-def _note(message: Message, lease: Lease6, refusals: Refusals) -> None:
+def _note(message: Message, lease: Lease6, refusals: Refusals) -> Status:
+    """Remember what an answer says instead of giving an address; what it says, SUCCESS for nothing."""
     found = packet6.association_of(message, lease.wish.iaid)
     status, said = message.status
     if status is Status.SUCCESS and found is not None:
         status, said = found.status, found.said
     refusals.note(status if status is not Status.SUCCESS else Status.NO_ADDRESS, said)
+    return status
 
 
 def _address(lease: Lease6) -> IPv6Address | None:

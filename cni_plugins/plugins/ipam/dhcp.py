@@ -15,8 +15,8 @@ lives, and where routers say so (M, O) DHCPv6 is asked for an address or for nam
 of them, with the routers' own name servers and search domains; ADD waits until an address and a route are
 there (20 s at most). To a server a container is a DUID made of
 its id (or `duid`), and its interface an IAID made of its names, so one that is attached again gets the
-address it had. `provide`, `request`, `broadcast` and `priority` are of IPv4. Prefixes are not delegated
-(IA_PD).
+address it had. `provide`, `request`, `broadcast` and `priority` are of IPv4. There is no prefix
+delegation (IA_PD): no key asks for it, and one that seems to (`prefixDelegation`, `iaPd`, …) is refused.
 
     {"cniVersion": "1.0.0", "name": "lan", "type": "macvlan", "master": "eth0",
      "ipam": {"type": "dhcp", "provide": [{"option": "host-name", "fromArg": "K8S_POD_NAME"}],
@@ -50,6 +50,7 @@ from cni_plugins.spec.config import (
     nested,
     one_of,
     option,
+    shown,
 )
 from cni_plugins.spec.config import (
     Kind as KeyKind,
@@ -58,6 +59,7 @@ from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.result import Dns, Result
+from cni_plugins.spec.values import fold
 from cni_plugins.steps import dhcp_lease
 from cni_plugins.steps.context import Context
 
@@ -66,6 +68,13 @@ _FOR_THE_REST = 4.0  # of a call's time: what comes after the address, and takin
 _LONGEST_CLIENT_ID = 254
 _LONGEST_VALUE = 255
 _FAMILIES = {"ipv4": 4, "ipv6": 6}
+#: What somebody might call a wish for a prefix, in small letters and without punctuation.
+_PREFIX_KEYS = frozenset(
+    (
+        *("prefix", "prefixes", "prefixdelegation", "delegatedprefix", "requestprefix", "prefixhint"),
+        *("prefixlength", "prefixlen", "iapd", "pd", "dhcppd", "dhcpv6pd"),
+    )
+)
 _SHARES_MAC = frozenset(("ipvlan",))
 #: Asked for beside the two that the reference asks for: what we make use of.
 _DEFAULTS = (
@@ -223,8 +232,21 @@ def _require_families(config: DhcpConfig) -> None:
         )
 
 
+def _refuse_prefixes(call: Call) -> None:
+    """CniError 2 for a key that asks for a prefix: passed over, it would leave a network without one."""
+    ipam = fold(call.config, "ipam")
+    for key, value in ipam.items() if isinstance(ipam, dict) else ():
+        if "".join(char for char in key.casefold() if char.isalnum()) in _PREFIX_KEYS:
+            raise CniError(
+                Code.UNSUPPORTED_FIELD,
+                f"ipam.{key} is {shown(value)}, and dhcp asks no server for a prefix (IA_PD)",
+                "leave it out, and give the subnet by hand: host-local with ipam.subnet",
+            )
+
+
 def validate(call: Call, config: DhcpConfig) -> None:
-    """CniError 7 for what no server is asked with."""
+    """CniError 2 or 7 for what no server is asked with."""
+    _refuse_prefixes(call)
     _require_families(config)
     _refuse_wishes(call)
     _given(call, config)
