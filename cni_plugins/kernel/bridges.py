@@ -33,7 +33,7 @@ STAYS = "mesokit, stays"
 _VLAN_FILTERING, _DEFAULT_PVID = 7, 39
 # linux/if_bridge.h, linux/sockios.h; a port's number has ten bits, as 802.1D's port identifiers
 _BRCTL_GET_PORT_LIST, _SIOCDEVPRIVATE, _PORTS = 7, 0x89F0, 1024
-_NO_QUESTION = frozenset((errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY))
+_NO_QUESTION = frozenset((errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENODEV))
 
 
 def lock_path(run: Path, name: str) -> str:
@@ -131,6 +131,17 @@ def has_ports(netlink: Netlink, name: str) -> bool:
     question goes to the bridge itself and costs a tenth of that; its table must have room for every port
     number there is. A kernel that does not know the question any more is asked for the dump.
     """
+    found = _ports(netlink, name)
+    if found is not None:
+        return bool(found)
+    bridge = links.find(netlink, name)
+    return bridge is not None and bool(links.every(netlink, master=bridge.index))
+
+
+def _ports(netlink: Netlink, name: str) -> set[int] | None:
+    """Indices of a bridge's ports by brctl's question, None where the kernel does not know it, or no such
+    bridge. CniError 999.
+    """
     indices = (ctypes.c_int * _PORTS)()
     question = (ctypes.c_ulong * 4)(_BRCTL_GET_PORT_LIST, ctypes.addressof(indices), _PORTS, 0)
     request = struct.pack("16sP16x", name.encode(), ctypes.addressof(question))
@@ -140,9 +151,26 @@ def has_ports(netlink: Netlink, name: str) -> bool:
     except OSError as error:
         if error.errno not in _NO_QUESTION:
             raise CniError(Code.INTERNAL, f"cannot ask bridge {name} for its ports", str(error)) from error
-        bridge = links.find(netlink, name)
-        return bridge is not None and bool(links.every(netlink, master=bridge.index))
-    return bytes(indices) != bytes(ctypes.sizeof(indices))
+        return None
+    return set(indices) - {0}
+
+
+def is_only_port(netlink: Netlink, name: str, index: int) -> bool:
+    """Whether a bridge has this port and no other. CniError 999."""
+    return _ports(netlink, name) == {index}
+
+
+def release_with(netlink: Netlink, name: str, port: Link) -> bool:
+    """Remove a bridge of ours together with the only port that it has; whether both were removed. Its lock
+    must be held. CniError 999.
+    """
+    bridge = links.find(netlink, name)
+    if bridge is None or bridge.kind != "bridge" or bridge.alias != ALIAS or bridge.index != port.master:
+        return False
+    if not is_only_port(netlink, name, port.index):
+        return False
+    links.remove_together(netlink, f"{port.name} and {name}", port.index, bridge.index)
+    return True
 
 
 def release(netlink: Netlink, name: str, mac: str) -> bool:

@@ -4,13 +4,14 @@ Its identity is the host end's name and MAC address. We chose the address at ran
 container can change it, so a link of that name with another address is not ours, whatever it is called.
 """
 
-from cni_plugins.kernel import links, verify
+from cni_plugins.kernel import bridges, links, verify
 from cni_plugins.kernel.links import Link
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Result
 from cni_plugins.steps import mtu
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.step import Step, step
+from cni_plugins.store.locks import locked
 
 
 @step
@@ -55,9 +56,17 @@ class Veth(Step):
         return link if link is not None and link.kind == "veth" and link.mac == self.mac else None
 
     def undo(self, context: Context) -> None:
+        """Remove it; where it was the last port of a bridge of ours, that goes too, since the kernel waits as
+        long for one of them as for both.
+        """
         link = self.host_end(context)
-        if link is not None:
-            links.remove(context.host, link.name, link.index)
+        if link is None:
+            return
+        if self.bridge and link.master and bridges.is_only_port(context.host, self.bridge, link.index):
+            with locked(bridges.lock_path(context.call.roots.run, self.bridge), context.deadline):
+                if bridges.release_with(context.host, self.bridge, link):
+                    return
+        links.remove(context.host, link.name, link.index)
 
     def check(self, context: Context) -> None:
         inside = verify.link(context.sandbox, self.ifname, "veth", context.call.previous or Result())

@@ -235,6 +235,7 @@ class _Translator:
         self._here = "host"
         self._sockets: dict[int, tuple[str, int]] = {}  # namespace and protocol of each
         self._asked: set[int] = set()
+        self._changed: list[int] = []  # the variables of the links that the last message was about
         self._leaving: set[int] = set()  # sockets of those that are waited for until a link is gone
         self._indices: dict[tuple[str, int], int] = {}
 
@@ -327,19 +328,21 @@ class _Translator:
         self._sockets[call.result] = self._here, numbers[2]
         self._call(call, " ".join(f"i{each}" for each in numbers) + f" >{call.result}")
 
-    def _sent(self, call: Call, kind: str = "send") -> int:
+    def _sent(self, call: Call, kind: str = "send") -> None:
         number = _number(call.arguments[0])
         namespace, protocol = self._sockets[number]
         self._asked.add(number)
-        words, learned = [kind, str(number), call.data.hex()], -1
+        words = [kind, str(number), call.data.hex()]
+        self._changed = []
         for begin, end in _messages(call.data):
             (what,) = struct.unpack_from("=H", call.data, begin + 4)
             self._out.messages[what] += 1
             for offset in _index_offsets(call.data, begin, end, what) if protocol == 0 else ():
-                learned = self._indices.get((namespace, *struct.unpack_from("=I", call.data, offset)), -1)
-                words += [f"@{offset}:{learned}"] * (learned >= 0)
+                learned = self._indices.get((namespace, *struct.unpack_from("=I", call.data, offset)))
+                if learned is not None:
+                    words.append(f"@{offset}:{learned}")
+                    self._changed.append(learned)
         self._out.steps.append(" ".join(words))
-        return learned
 
     def _received(self, call: Call) -> None:
         number = _number(call.arguments[0])
@@ -348,8 +351,9 @@ class _Translator:
             if not apart:
                 raise Unfinished("nobody sends what the call waits for")
             self._apart.remove(apart[0])
-            gone = self._sent(apart[0], "apart")
-            self._out.steps.append(f"gone {gone}")
+            grouped = self._changed
+            self._sent(apart[0], "apart")  # of one link, or of the group that links were just put in
+            self._out.steps += [f"gone {each}" for each in self._changed or grouped]
             self._leaving.add(number)
         elif not call.error and number not in self._leaving:
             namespace, protocol = self._sockets[number]

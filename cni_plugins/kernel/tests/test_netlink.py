@@ -10,6 +10,7 @@ from pytest_mock import MockerFixture
 
 from cni_plugins.conftest import new_namespace
 from cni_plugins.kernel import addresses, bridges, interface, links, sysctl
+from cni_plugins.kernel.links import Link
 from cni_plugins.kernel.netlink import apart
 from cni_plugins.kernel.netlink.route import Message, Netlink
 from cni_plugins.kernel.netlink.socket import Reply, Socket
@@ -74,6 +75,56 @@ def test_ports_are_noticed_without_reading_them_all(namespace: Namespace) -> Non
             netlink.request(links.deletion(f"v{number}"))
         assert bridges.release(netlink, "br0", bridge.mac)
         assert not bridges.release(netlink, "br0", bridge.mac)
+
+
+def with_port(netlink: Netlink, other: Namespace, name: str) -> Link:
+    """The bridge `br0` with one port more."""
+    bridges.create(netlink, "br0", "02:00:00:00:00:01", mtu=0, promisc=False, vlan_filtering=False)
+    bridge = bridges.find(netlink, "br0")
+    assert bridge is not None
+    mac, peer = links.random_mac(), links.random_mac()
+    netlink.request(
+        links.create_veth(name, f"e-{name}", other.fd, mtu=0, mac=mac, peer_mac=peer, master=bridge.index)
+    )
+    port = links.find(netlink, name)
+    assert port is not None
+    return port
+
+
+def test_the_last_port_takes_the_bridge_along_and_nothing_else(namespace: Namespace) -> None:
+    other = new_namespace()
+    with Netlink(namespace, after(30)) as netlink:
+        first, second = with_port(netlink, other, "v1"), with_port(netlink, other, "v2")
+        netlink.request(links.create("beside", "bridge", group=4711), links.create("plain", "bridge"))
+        assert not bridges.is_only_port(netlink, "br0", first.index)
+        assert not bridges.release_with(netlink, "br0", first)
+        links.remove(netlink, "v2", second.index)
+        assert bridges.release_with(netlink, "br0", first)
+        assert {link.name for link in links.every(netlink)} == {"lo", "beside", "plain"}
+        assert not bridges.release_with(netlink, "br0", first)
+        assert not bridges.is_only_port(netlink, "br0", first.index)
+
+
+def test_a_bridge_that_is_not_ours_or_stays_does_not_go_with_its_last_port(namespace: Namespace) -> None:
+    other = new_namespace()
+    with Netlink(namespace, after(30)) as netlink:
+        port = with_port(netlink, other, "v1")
+        for alias in (bridges.STAYS, "somebody's", ""):
+            netlink.request(links.change("br0", port.master, ifalias=alias))
+            assert not bridges.release_with(netlink, "br0", port)
+        assert links.find(netlink, "v1") is not None
+
+
+def test_a_group_that_a_link_is_in_is_not_taken(namespace: Namespace, mocker: MockerFixture) -> None:
+    """The first number that comes is that of somebody's links: they stay."""
+    other = new_namespace()
+    with Netlink(namespace, after(30)) as netlink:
+        port = with_port(netlink, other, "v1")
+        netlink.request(links.create("somebody", "bridge", group=4711))
+        numbers = iter((bytes(4), (4711).to_bytes(4, "little"), (4712).to_bytes(4, "little")))
+        mocker.patch("cni_plugins.kernel.links.os.urandom", side_effect=lambda _: next(numbers))
+        assert bridges.release_with(netlink, "br0", port)
+        assert {link.name for link in links.every(netlink)} == {"lo", "somebody"}
 
 
 def test_a_bridge_of_somebody_else_stays(namespace: Namespace) -> None:
