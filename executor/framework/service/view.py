@@ -111,6 +111,9 @@ def why(books: Books, state: AppState) -> dict[str, Any]:
         sentence = f"waiting {wait:.1f} s after {state.failures_in_row} failures in a row"
     elif not log.looked_at:
         sentence = "no offer has come yet"
+        if _kept_back(books, state):
+            texts = ", ".join(constraint.text() for constraint in state.app.constraints)
+            sentence = f"no agent has been offered that it may run on ({texts}): the master keeps back others"
     else:
         reason, number = log.counts.most_common(1)[0] if log.counts else ("nothing", 0)
         sentence = (
@@ -129,6 +132,12 @@ def why(books: Books, state: AppState) -> dict[str, Any]:
     }
 
 
+def _kept_back(books: Books, state: AppState) -> bool:
+    """Whether the master was told not to offer agents that this app does not take."""
+    roles = (state.app.role,) if state.app.role else books.settings.roles
+    return bool(state.app.constraints) and any(role in books.constraints.role_constraints for role in roles)
+
+
 def status(books: Books, phase: str) -> dict[str, Any]:
     """The framework itself."""
     living = books.instances.values()
@@ -143,6 +152,7 @@ def status(books: Books, phase: str) -> dict[str, Any]:
         "apps": len(books.apps),
         "instances": states,
         "counters": dict(books.counters),
+        "constrained_roles": sorted(books.constraints.role_constraints),
         "unreconciled": books.reconciler.remaining,
         "last_event": books.journal.last,
         "time": time.time(),

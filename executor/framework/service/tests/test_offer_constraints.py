@@ -12,7 +12,7 @@ from executor.framework.fake_master.master import Master
 from executor.framework.fake_master.offer_constraints import excluded, fault_of
 from executor.framework.fake_master.options import Options
 from executor.framework.fake_master.server import Fault, serve
-from executor.framework.service import wishes
+from executor.framework.service import view, wishes
 from executor.framework.service.constraints import broken, parse_constraint, place_of
 from executor.framework.service.offer_constraints import constraints_for, understood_by
 from executor.framework.service.tests.setup import Bench, agent, app, bench, running, until
@@ -210,5 +210,21 @@ def test_constraints_lose_to_those_the_master_kept_before(tmp_path: Path) -> Non
             await here.framework.wish(wishes.deploy(app("free", 1)))
             await until(lambda: here.running("free"))
             assert kept(here) == []
+
+    asyncio.run(scenario())
+
+
+def test_why_an_app_whose_agents_are_kept_back_waits_is_said(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with bench(tmp_path, agent(1, rack="a"), constrain_every=0.05) as here:
+            await until(lambda: here.framework.books.suppressed)
+            await here.framework.wish(wishes.deploy(app("bound", constraints=ON_B)))
+            await until(lambda: kept(here) == ["web"])
+            books = here.framework.books
+            said = view.why(books, books.apps["bound"])["why"]
+            assert said == (
+                "no agent has been offered that it may run on (rack is b): the master keeps back others"
+            )
+            assert view.status(books, "subscribed")["constrained_roles"] == ["web"]
 
     asyncio.run(scenario())
