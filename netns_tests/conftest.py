@@ -9,6 +9,9 @@
 `installed`  the same with our Debian package
 `built`      the folder of what packaging/build makes
 
+Nodes and our programs in them are forked from a process that has everything imported (warm.py), except in
+tests marked `cold`, whose subject a real start is, and with `--cold`.
+
 Files named test_qemu_*.py run on Debian's own kernel in QEMU (qemu.py), and with `--in-qemu` all that is
 chosen does.
 """
@@ -26,9 +29,11 @@ from netns_tests.node import Node, NodeError
 from netns_tests.plugins import TOP, make_folder, service
 from netns_tests.qemu import IN_QEMU, Qemu
 from netns_tests.unit import dpkg
+from netns_tests.warm import Warm
 
 BOTH_WAYS = ("service", "one-shot")
 _MACHINE = pytest.StashKey[Qemu]()
+_WARM = pytest.StashKey[Warm]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,6 +46,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--gc-seconds", type=float, default=5.0, help="how long GC runs beside workers (long form: 300)"
     )
+    parser.addoption(
+        "--cold", action="store_true", help="start every program of ours, fork none from a warm process"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cold: a real start is its subject (warm.py)")
+    if not config.getoption("--cold"):
+        Node.maker = config.stash[_WARM] = Warm()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    Node.maker = None
+    if _WARM in config.stash:
+        config.stash[_WARM].close()
+
+
+@pytest.fixture(autouse=True)
+def _started_as_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("cold") is not None:
+        monkeypatch.setattr(Node, "maker", None)
 
 
 def _runs_in_qemu(item: pytest.Item) -> bool:

@@ -21,8 +21,11 @@ from netns_tests.node import Node, NodeError, python, until
 class Machine(Node):
     """See the top of this module."""
 
+    maker = None
+
     def __enter__(self) -> Self:
         super().__enter__()
+        self.run(["sh", "-c", f"ip link set lo up; hostname {self.hostname}"])
         try:
             until(self._booted, what="systemd has booted")
         except TimeoutError as error:

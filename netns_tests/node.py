@@ -13,9 +13,10 @@ Theory: process 1 of the node (node_init.py) holds new network, mount, uts, ipc 
 the context, or the death of the process that made the node, ends process 1, and the kernel ends and frees
 all that was in it.
 
-Programs are started by process 1 on request (a fork: about a millisecond), with standard output and error
-in memory files, so that nothing blocks on a pipe that some daemon keeps open. Any number of threads may use
-one node, and any number of nodes may exist at once.
+Programs are started by process 1 on request (about a millisecond), with standard output and error in memory
+files, so that nothing blocks on a pipe that some daemon keeps open. Any number of threads may use one node,
+and any number of nodes may exist at once. In tests process 1 is forked from a process that has everything
+imported (`Node.maker`, warm.py), and so are our own programs in the node.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from netns_tests.process import Finished, NodeError, Running, started, until
 
@@ -95,11 +96,19 @@ class Netns:
         self.node.run(["ip", "netns", "del", self.name])
 
 
+class Maker(Protocol):
+    def __call__(self, control: int, errors: int, hostname: str) -> None:
+        """Makes process 1 of a node, which serves the socket `control` and writes its errors to a pipe."""
+
+
 class Node:
     """See the top of this module. `environment` is what every program gets beside PATH (or instead of it).
     Without `pids` the processes are the machine's own, as those of a real node: leaving the context ends none
     of them.
     """
+
+    #: Makes process 1, as pytest has it (conftest.py); without one, `unshare` and an interpreter are started.
+    maker: ClassVar[Maker | None] = None
 
     def __init__(
         self, environment: Mapping[str, str] | None = None, hostname: str = "node", *, pids: bool = True
@@ -109,37 +118,59 @@ class Node:
         self._pids = pids
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._said: int | None = None  # its standard error, which ends when the last of the node has ended
         self.pid = 0  # of process 1, as the maker of the node sees it
 
     def __enter__(self) -> Self:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._said, errors = os.pipe()
         with theirs:
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            self._process = subprocess.Popen(
-                self._starter(theirs.fileno()),
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-                cwd="/",
-            )
+            try:
+                self._make(theirs.fileno(), errors)
+            finally:
+                os.close(errors)
         data, ancillary, _flags, _address = ours.recvmsg(64, socket.CMSG_SPACE(12))
         if data != b"ready":
-            _, errors = self._process.communicate()
             ours.close()
-            raise NodeError(f"no node (root is needed): {errors.decode()}")
+            raise NodeError(f"no node (root is needed): {self._end()}")
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         self.pid = struct.unpack("3i", ancillary[0][2])[0]
         self._control = ours
-        self.run(["sh", "-c", f"ip link set lo up; hostname {self.hostname}"])
         return self
+
+    def _make(self, control: int, errors: int) -> None:
+        if self.maker is not None and self._pids:
+            self.maker(control, errors, self.hostname)
+            return
+        self._process = subprocess.Popen(
+            self._starter(control),
+            pass_fds=[control],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+            cwd="/",
+        )
 
     def _starter(self, control: int) -> list[str]:
         """The program that makes the node and serves the socket `control`."""
         namespaces = ["--net", "--mount", "--uts", "--ipc"]
         namespaces += ["--pid", "--fork", "--kill-child=SIGKILL"] if self._pids else []
-        return ["unshare", *namespaces, "--", *python(Path(__file__).with_name("node_init.py"), control)]
+        first = python(Path(__file__).with_name("node_init.py"), control, self.hostname)
+        return ["unshare", *namespaces, "--", *first]
+
+    def _end(self) -> str:
+        """Waits until nothing of the node is left; what it said."""
+        said = b""
+        if self._said is not None:
+            with os.fdopen(self._said, "rb") as pipe:
+                said = pipe.read()
+            self._said = None
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+        return said.decode(errors="replace")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -151,9 +182,7 @@ class Node:
         if self._control is not None:
             self._control.close()
             self._control = None
-        if self._process is not None:
-            self._process.communicate()
-            self._process = None
+        self._end()
 
     def _send(self, message: Mapping[str, object], fds: list[int]) -> None:
         if self._control is None:

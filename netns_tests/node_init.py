@@ -1,29 +1,33 @@
 """First process of a private node: mounts its file systems, then starts the programs that its owner asks for.
 
-It runs as process 1 of new network, mount, uts, ipc and pid namespaces (`unshare` makes them, node.py calls
-that) and listens on one SOCK_SEQPACKET descriptor, its only argument. When the owner goes away, however it
-goes, the descriptor reads end-of-file, this process ends, and with it the kernel ends every process of the
-node, unmounts its mounts and frees its network. That is the whole clean-up, and nothing has to survive to
-perform it.
+It runs as process 1 of new network, mount, uts, ipc and pid namespaces (`unshare` makes them, or warm.py) and
+listens on one SOCK_SEQPACKET descriptor, its first argument; the second is the host name. When the owner goes
+away, however it goes, the descriptor reads end-of-file, this process ends, and with it the kernel ends every
+process of the node, unmounts its mounts and frees its network. That is the whole clean-up, and nothing has to
+survive to perform it.
 
 Messages are JSON objects with descriptors attached:
 
     {"run": [argv...], "env": {...}, "cwd": path, "netns": path or null}   + stdin, stdout, stderr, status
     pipe {"kill": pid, "signal": number}
 
-On the status pipe come lines: the pid, then the wait status. A program is made by fork, so a request costs
-about a millisecond. Only the standard library's small modules are imported: this file runs with `python -I
--S`.
+On the status pipe come lines: the pid, then the wait status. A request costs about a millisecond. Only the
+standard library's small modules are imported: this file runs with `python -I -S`.
 """
 
 import contextlib
 import ctypes
+import fcntl
+import functools
 import json
 import os
 import select
 import signal
 import socket
+import struct
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +57,14 @@ INSTALLED = (
     "/usr/local/share/*/*/*mesokit*",
 )
 
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+
 libc = ctypes.CDLL(None, use_errno=True)
+
+#: What a forked child runs in the place of a program; it does not return.
+Body = Callable[[], None]
+#: Looks whether this process itself can stand for a program: a request, its standard input -> what to run.
+Known = Callable[[dict[str, Any], int], "Body | None"]
 
 
 def mount(source: str, target: str, fstype: str | None, flags: int, data: str | None = None) -> None:
@@ -76,8 +87,7 @@ def build(copies: tuple[str, ...] = COPIES, *, with_cgroups: bool = True) -> Non
     if Path("/run/.cgroup").is_dir():
         mount("/run/.cgroup", "/sys/fs/cgroup", None, MS_MOVE)
         Path("/run/.cgroup").rmdir()
-    installed = [path for pattern in INSTALLED for path in sorted(Path("/").glob(pattern.lstrip("/")))]
-    if installed and "/usr" not in copies:
+    if (installed := found()) and "/usr" not in copies:
         copies = (*copies, "/usr")
     Path("/run/.copies").mkdir()
     mount("tmpfs", "/run/.copies", "tmpfs", 0, "mode=0755")
@@ -105,6 +115,12 @@ def build(copies: tuple[str, ...] = COPIES, *, with_cgroups: bool = True) -> Non
     Path("/run/lock").mkdir(parents=True)
 
 
+@functools.cache
+def found() -> tuple[Path, ...]:
+    """What INSTALLED names on this machine; looking takes as long as all else that makes a node."""
+    return tuple(path for pattern in INSTALLED for path in sorted(Path("/").glob(pattern.lstrip("/"))))
+
+
 def hide(path: Path) -> None:
     """Removes it from the copy that this node has; what lay on a mount of its own there is gone already."""
     if not os.path.lexists(path):
@@ -117,21 +133,64 @@ def hide(path: Path) -> None:
         path.unlink()
 
 
-def child(message: dict[str, Any], fds: list[int]) -> None:
-    """Becomes the program; a failure to do so is a line on its stderr and status 127."""
+def enter(netns: int) -> None:
+    if libc.setns(netns, CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def execute(message: dict[str, Any], fds: list[int], home: int) -> int:
+    """Starts a program; its pid. It begins in the namespace it is to be in, for which this process goes there
+    and back to `home`: a program is started without a copy of this process (vfork)."""
+    netns = message["netns"]
+    try:
+        if netns:
+            handle = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                enter(handle)
+            finally:
+                os.close(handle)
+        started = subprocess.Popen(
+            message["run"], stdin=fds[0], stdout=fds[1], stderr=fds[2], start_new_session=True,
+            env=message["env"], cwd=message["cwd"],
+        )  # fmt: skip
+    finally:
+        if netns:
+            enter(home)
+    started.returncode = 0  # `reap` waits for it
+    return started.pid
+
+
+def fail(message: dict[str, Any], fds: list[int], error: OSError) -> int:
+    """What could not be started is a line on its stderr and status 127; the pid of a process that says so."""
+    pid = os.fork()
+    if pid == 0:
+        os.write(fds[2], f"{message['run'][0]}: {error}\n".encode())
+        os._exit(127)
+    return pid
+
+
+def become(message: dict[str, Any], fds: list[int], body: Body) -> int:
+    """A child that runs `body` as a program of its own would run; its pid."""
+    pid = os.fork()
+    if pid != 0:
+        return pid
     try:
         os.setsid()
+        signal.set_wakeup_fd(-1)
+        # As an interpreter that starts has them.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_IGN)
         for target, fd in enumerate(fds[:3]):
             os.dup2(fd, target)
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         if message["netns"]:
             handle = os.open(message["netns"], os.O_RDONLY | os.O_CLOEXEC)
-            if libc.setns(handle, CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), f"enter {message['netns']}")
+            enter(handle)
+            os.close(handle)
         os.chdir(message["cwd"])
-        os.execvpe(message["run"][0], message["run"], message["env"])
+        body()
     except OSError as error:
         os.write(2, f"{message['run'][0]}: {error}\n".encode())
     finally:
@@ -154,28 +213,36 @@ def reap(waiting: dict[int, int]) -> None:
             os.close(answer)
 
 
-def obey(message: dict[str, Any], fds: list[int], waiting: dict[int, int]) -> None:
+def obey(
+    message: dict[str, Any], fds: list[int], waiting: dict[int, int], home: int, known: Known | None
+) -> None:
     """Starts a program, or sends a signal to one that was started here."""
     if "kill" in message:
         if message["kill"] in waiting:
             os.kill(message["kill"], message["signal"])
         return
-    pid = os.fork()
-    if pid == 0:
-        child(message, fds)
+    body = known(message, fds[0]) if known is not None else None
+    if body is not None:
+        pid = become(message, fds, body)
+    else:
+        try:
+            pid = execute(message, fds, home)
+        except (OSError, ValueError) as error:
+            pid = fail(message, fds, error if isinstance(error, OSError) else OSError(str(error)))
     waiting[pid] = fds[3]
     for used in fds[:3]:
         os.close(used)
     os.write(fds[3], f"{pid}\n".encode())
 
 
-def serve(control: socket.socket) -> None:
+def serve(control: socket.socket, known: Known | None = None) -> None:
     """Starts programs on request until the owner goes away."""
+    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, lambda _number, _frame: None)  # unlike SIG_IGN, no program inherits it
     waiting: dict[int, int] = {}
     control.send(b"ready")
     poller = select.poll()
@@ -190,15 +257,22 @@ def serve(control: socket.socket) -> None:
             data, fds, _flags, _address = socket.recv_fds(control, 1 << 20, 4)
             if not data:
                 return
-            obey(json.loads(data), fds, waiting)
+            obey(json.loads(data), fds, waiting, home, known)
 
 
-def main() -> None:
-    control = socket.socket(fileno=int(sys.argv[1]))
+def name_and_loopback(hostname: str) -> None:
+    socket.sethostname(hostname)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+
+
+def run(control: socket.socket, hostname: str, known: Known | None = None) -> None:
+    """What process 1 of a node does, until its owner goes away."""
     os.set_inheritable(control.fileno(), False)
     build()
-    serve(control)
+    name_and_loopback(hostname)
+    serve(control, known)
 
 
 if __name__ == "__main__":
-    main()
+    run(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])

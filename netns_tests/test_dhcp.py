@@ -290,6 +290,7 @@ def test_kea_renews(node: Node, ours: str) -> None:
         until(lambda: b"DHCP4_RELEASE" in running.output(), what="kea hears of the release")
 
 
+@pytest.mark.cold
 def test_fifty_leases_are_renewed_and_cost_nothing_between(node: Node, ours: str) -> None:
     with lan(node) as server, service(node), kea(server, seconds=20):
         boxes = [node.netns(f"c{number}") for number in range(50)]
@@ -312,6 +313,7 @@ def test_fifty_leases_are_renewed_and_cost_nothing_between(node: Node, ours: str
         assert [lease["container"] for lease in leases(node)] == ["c0"]
 
 
+@pytest.mark.cold
 def test_a_thousand_leases_wait_in_one_process(node: Node, ours: str) -> None:
     """Files of a thousand leases that hold for an hour are taken up at once, and cost memory alone."""
     with lan(node) as server, dnsmasq(server, seconds=3600):

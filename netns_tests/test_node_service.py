@@ -323,6 +323,7 @@ def test_the_socket_of_systemd_outlives_the_service(node: Node, ours: str) -> No
             until(partial(_replaced, node, pid))
 
 
+@pytest.mark.cold
 def test_memory_stays_flat(node: Node, ours: str) -> None:
     box = node.netns("c1")
 

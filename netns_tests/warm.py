@@ -1,0 +1,245 @@
+"""Nodes and our programs in them, forked from one process that has imported everything.
+
+Starting an interpreter and importing a command is all but a twentieth of what a plugin call, a service or a
+node costs, and says nothing about what most tests look at. `Warm` starts this module as a process, once for a
+process of pytest. Each node's process 1 is forked from it, in namespaces of its own, and forks in turn:
+
+    .venv/bin/mesokit ...       the command, the node service
+    FOLDER/PLUGIN               a plugin of `plugins.make_folder`, when no node service is there to ask
+
+Such a child is a process like any other: its pid, session, descriptors, environment, arguments (as /proc
+shows them), name and exit status are those of the program, and it enters by the program's own entry, so that
+a signal meets what it would meet. Whatever else is started is executed: other programs, plugins by the
+launcher when there is a service, what a runtime, a shell or a plugin calls, and what is given variables for
+the loader or the interpreter.
+
+A real start is the subject of tests marked `cold`, and of all tests with `pytest --cold`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import gc
+import importlib
+import io
+import os
+import pkgutil
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from netns_tests import node_init
+from netns_tests.node_init import Body
+
+TOP = Path(__file__).resolve().parents[1]
+COMMAND = str(TOP / ".venv" / "bin" / "mesokit")
+_ENTRY = TOP / "packaging" / "bundle" / "mesokit_entry.py"
+_SERVICE = "run/mesokit/node.sock"
+_STDIN_LIMIT = 16 << 20  # launcher.c
+_NAMESPACES = 0x20000 | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000  # mount, uts, ipc, pid, net
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+#: In bytes: what /proc can show of a child's arguments and of its environment.
+_ROOM = 4096
+
+#: What kernel/netlink imports to know the layouts that pyroute2 has.
+_LAYOUTS = tuple(f"pyroute2.netlink.rtnl.{name}" for name in ("ifaddrmsg", "ifinfmsg", "iw_event", "rtmsg"))
+
+
+class Warm:
+    """The process, seen by pytest: `Node.maker`. It ends with the one who made it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, control: int, errors: int, hostname: str) -> None:
+        with self._lock:
+            if self._control is None:
+                self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                with theirs:
+                    self._process = subprocess.Popen(
+                        [TOP / ".venv/bin/python", "-m", __name__, str(theirs.fileno()), " " * _ROOM],
+                        pass_fds=[theirs.fileno()], cwd=TOP, start_new_session=True,
+                        env={**os.environ, "PYTHONPATH": f"{TOP}:{TOP}/proto", "ROOM": " " * _ROOM},
+                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                    )  # fmt: skip
+            socket.send_fds(self._control, [hostname.encode()], [control, errors])
+
+    def close(self) -> None:
+        """Ends it; its nodes end too."""
+        if self._control is not None and self._process is not None:
+            self._control.close()
+            self._process.wait()
+            self._control = self._process = None
+
+
+def serve(requests: socket.socket) -> None:
+    """Makes nodes until the socket is closed."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets the nodes that have ended
+    while True:
+        hostname, fds, _flags, _address = socket.recv_fds(requests, 1 << 12, 2)
+        if not hostname:
+            return
+        if os.fork() == 0:
+            try:
+                requests.close()
+                _make(hostname.decode(), *fds)
+            except BaseException:
+                os.write(fds[1], traceback.format_exc().encode())
+            os._exit(1)
+        for fd in fds:
+            os.close(fd)
+
+
+def _make(hostname: str, control: int, errors: int) -> None:
+    """The parent of process 1, outside the node; ends after it."""
+    os.setsid()
+    node_init.libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if node_init.libc.unshare(_NAMESPACES) != 0:
+        raise OSError(ctypes.get_errno(), f"unshare: {os.strerror(ctypes.get_errno())}")
+    first = os.fork()
+    if first != 0:
+        os.close(control)
+        os.waitpid(first, 0)
+        os._exit(0)
+    node_init.libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.chdir("/")
+    os.dup2(errors, 2)
+    os.close(errors)
+    node_init.run(socket.socket(fileno=control), hostname, known)
+    os._exit(0)
+
+
+def known(message: dict[str, Any], stdin: int) -> Body | None:
+    """What to run for a request in a child of this process; None for what has to be executed."""
+    argv, environment = message["run"], message["env"]
+    if any(name.startswith(("LD_", "PYTHON")) for name in environment):
+        return None
+    if argv[0] == COMMAND:
+        return partial(_command, argv, environment)
+    folder, _, _name = argv[0].rpartition("/")
+    if (
+        len(argv) > 1
+        or not environment.get("CNI_COMMAND")
+        or not _is_ours(folder)
+        or not Path(argv[0]).exists()
+    ):
+        return None
+    if os.path.lexists(Path(environment.get("MESOKIT_ROOT", "") or "/", _SERVICE)):
+        return None
+    if os.fstat(stdin).st_size > _STDIN_LIMIT:
+        return None
+    return partial(_plugin, argv, environment)
+
+
+@cache
+def _is_ours(folder: str) -> bool:
+    """Whether it is a folder of launchers.py, whose one-shot program runs this checkout."""
+    program = Path(folder, "mesokit-cni.d", "mesokit")
+    return folder != "" and program.is_file() and str(_ENTRY).encode() in program.read_bytes()
+
+
+def _command(argv: list[str], environment: dict[str, str]) -> None:
+    _dress([f"{TOP}/.venv/bin/python3", *argv], environment)
+    sys.argv = list(argv)
+    from cni_plugins.cli.start import main  # noqa: PLC0415 - imported already
+
+    _end(main)
+
+
+def _plugin(argv: list[str], environment: dict[str, str]) -> None:
+    """As the launcher does it where no service listens."""
+    seconds, nanoseconds = divmod(time.clock_gettime_ns(time.CLOCK_BOOTTIME), 10**9)
+    call = f"{os.getpid()}-{seconds}{nanoseconds:09d}"
+    folder, _, name = argv[0].rpartition("/")
+    program = [f"{folder}/mesokit-cni.d/mesokit", "--plugin", name]
+    _dress([f"{TOP}/.venv/bin/python", *program], {**environment, "MESOKIT_CALL": call})
+    sys.argv = program
+    _end(partial(runpy.run_path, str(_ENTRY), run_name="__main__"))
+
+
+def _dress(argv: list[str], environment: dict[str, str]) -> None:
+    """Arguments, environment and standard streams of a program that was just executed."""
+    if not {"LC_ALL", "LC_CTYPE", "LANG"} & environment.keys():
+        environment = {**environment, "LC_CTYPE": "C.UTF-8"}  # as the interpreter does it (PEP 538)
+    os.environ.clear()
+    os.environ.update(environment)
+    _show(argv, environment)
+    streams = [io.FileIO(number, mode, closefd=False) for number, mode in enumerate("rww")]
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(streams[0]), "utf-8", "surrogateescape")
+    out, errors = map(io.BufferedWriter, streams[1:])
+    sys.stdout = io.TextIOWrapper(out, "utf-8", "surrogateescape", line_buffering=os.isatty(1))
+    sys.stderr = io.TextIOWrapper(errors, "utf-8", "backslashreplace", line_buffering=True)
+
+
+def _show(argv: list[str], environment: dict[str, str]) -> None:
+    """Lets /proc show these arguments and this environment, as far as there is room where this process has
+    its own, and the script's name."""
+    variables = [f"{name}={value}" for name, value in environment.items()]
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    arguments, after, own, end = map(int, fields[45:49])  # proc(5): arg_start, arg_end, env_start, env_end
+    for words, start, room in ((argv, arguments, after - arguments), (variables, own, end - own)):
+        content = "".join(f"{word}\0" for word in words).encode()[: room - 1]
+        ctypes.memmove(start, content.ljust(room, b"\0"), room)
+    node_init.libc.prctl(_PR_SET_NAME, Path(argv[1]).name.encode())
+
+
+def _end(main: Any) -> None:
+    """Runs a program's main function, and ends the process as the interpreter would."""
+    status: object = 0
+    try:
+        main()
+    except SystemExit as exit_:
+        status = exit_.code
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    if status is not None and not isinstance(status, int):
+        sys.stderr.write(f"{status}\n")
+        status = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit((status or 0) & 0xFF)
+
+
+def _import_all() -> None:
+    """What the command and the plugins import sooner or later."""
+    from cni_plugins.node.plugins import _LATER  # noqa: PLC0415 - only this process needs them
+    from cni_plugins.plugins.registry import MODULES  # noqa: PLC0415 - only this process needs it
+
+    sys.path.insert(0, str(_ENTRY.parent))
+    for package in ("cli", "node", "attach", "steps", "kernel", "store", "dhcp", "policy", "view", "spec"):
+        folder = importlib.import_module(f"cni_plugins.{package}")
+        for item in pkgutil.iter_modules(folder.__path__, f"cni_plugins.{package}."):
+            if not item.ispkg and not item.name.endswith(".__main__"):
+                importlib.import_module(item.name)
+    for module in (*MODULES.values(), *_LATER, *_LAYOUTS, "cni_plugins.main", "packed"):
+        importlib.import_module(module)
+
+
+if __name__ == "__main__":
+    _import_all()
+    node_init.found()  # once for all nodes
+    gc.collect()
+    gc.freeze()
+    with socket.socket(fileno=int(sys.argv[1])) as channel:
+        channel.set_inheritable(False)
+        serve(channel)
