@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cni_plugins.attach import delegation, wishes
+from cni_plugins.attach.policing import Judged, judged
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import interface, links, routes
 from cni_plugins.kernel.links import Link
@@ -27,7 +28,8 @@ class Child:
     """What is asked for. `master` None is the link of the default route, "" none at all; `mtu` 0 is the
     master's; `own_mac`: whether the link has a MAC address of its own, else it has its master's. `routed`:
     the master's namespace routes, so that a gateway outside of the subnet needs no address and no reaching.
-    `given` are addresses that a plugin before in the list found, for want of an `ipam`.
+    `given` are addresses that a plugin before in the list found, for want of an `ipam`. `judged`: what the
+    configuration says of policy, None for a kind of link that has none.
     """
 
     kind: str
@@ -41,6 +43,7 @@ class Child:
     dad: bool = False
     routed: bool = False
     given: Result | None = None
+    judged: Judged | None = None
 
 
 def add(call: Call, child: Child, tx: Transaction) -> Result:
@@ -54,10 +57,16 @@ def add(call: Call, child: Child, tx: Transaction) -> Result:
     mac = wishes.mac(call, child.mac) or (wishes.mac_of_address(ipam.ips) if child.mac_from_ip else None)
     if child.own_mac:
         mac = mac or links.random_mac()
+    policy = judged(call, child.judged, ipam.ips)
+    if policy is not None:
+        tx.apply(policy)
     step = _link(call, child, master, mac or "")
     tx.apply(step)
     if late:
         ipam = delegation.addresses(call, tx)
+        known = judged(call, child.judged, ipam.ips)
+        if policy is not None and known is not None:
+            tx.renew(policy, known)
     made = mac or (links.find(tx.context.sandbox, call.ifname) or master or _gone(call)).mac
     tx.apply(_addresses(call, child, ipam))
     return Result(
@@ -109,7 +118,10 @@ def steps(call: Call, child: Child, context: Context, result: Result) -> Sequenc
     else:
         master = find_master(child, context)
     made = replace(_link(call, child, master, inside.mac), mtu=child.mtu, master_up=True)
-    return [made, _addresses(call, child, replace(result, ips=result.ips_of(call.ifname)))]
+    ips = result.ips_of(call.ifname)
+    policy = judged(call, child.judged, ips)
+    first = [] if policy is None else [policy]
+    return [*first, made, _addresses(call, child, replace(result, ips=ips))]
 
 
 def find_master(child: Child, context: Context) -> Link | None:

@@ -6,6 +6,7 @@ Nothing is imported where neither is so.
 
 import os.path
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cni_plugins.spec.call import Call
@@ -30,8 +31,23 @@ def require_enforced(call: Call, name: str, config: type[Any]) -> None:
     raise CniError(
         Code.INVALID_CONFIG,
         f"policy is {shown(default)}, and {name} cannot enforce any: its packets pass the host by",
-        "use a bridge or ptp network, or leave policy out",
+        "use a bridge, ptp, macvlan, ipvlan, vlan or host-device network, or leave policy out",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a configuration says of policy: the network's default, and the labels that count."""
+
+    default: str
+    labels: tuple[str, ...]
+
+
+def judged(call: Call, said: Judged | None, ips: Sequence[Address]) -> Step | None:
+    """The step of an interface whose packets the host does not see, None where there is no policy. It goes
+    before the interface is there.
+    """
+    return None if said is None else step(call, said.default, said.labels, ips, inside=True)
 
 
 def step(
@@ -40,12 +56,15 @@ def step(
     allowed: Sequence[str],
     ips: Sequence[Address],
     *,
-    link: str,
-    port: str,
+    link: str = "",
+    port: str = "",
     bridged: bool = False,
+    inside: bool = False,
 ) -> Step | None:
-    """The step of an attachment, None where there is no policy. It goes before the container's link is up."""
-    if not ips or not (default or os.path.exists(f"{call.roots.prefix}{DIRECTORY}")):
+    """The step of an attachment, None where there is no policy. It goes before the container's link is up.
+    `inside`: where the host does not see its packets; then there is one without addresses too.
+    """
+    if not (ips or inside) or not (default or os.path.exists(f"{call.roots.prefix}{DIRECTORY}")):
         return None
     from cni_plugins.steps.policy import PolicyEndpoint
 
@@ -59,4 +78,5 @@ def step(
         link=link,
         port=port,
         bridged=bridged,
+        inside=inside,
     )

@@ -67,6 +67,16 @@ class Transaction:
         if self._record is not None:
             self._record.append(records.undone_line(number))
 
+    def renew(self, old: Step, new: Step) -> None:
+        """Make `new`, which does again all that `old` of this ADD did: undone, checked and known is `new`
+        alone. CniError of the step, 5.
+        """
+        self.apply(new)
+        number = next(number for number, step in self._steps if step is old)
+        if self._record is not None:
+            self._record.append(records.undone_line(number))
+        self._steps = [item for item in self._steps if item[1] is not old]
+
     def standing(self, kind: type[S]) -> list[tuple[int, S]]:
         """The steps of a kind that earlier ADDs of the attachment left in the record, with their numbers."""
         contents = self._record.contents if self._record is not None else None

@@ -20,13 +20,15 @@ from cni_plugins.policy.compile import Compiler
 from cni_plugins.policy.model import Endpoint, Policy
 from cni_plugins.policy.read import Refused, read_directory, read_files
 from cni_plugins.policy.schema import SCHEMA
+from cni_plugins.policy.selection import Members
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.namespace import OWN_NETNS, Namespace, open_namespace
 from cni_plugins.spec.roots import Roots, roots_from
 from cni_plugins.spec.text import printable
-from cni_plugins.steps import policy_state
+from cni_plugins.steps import policy_kernel, policy_state
 from cni_plugins.steps.policy_file import State
+from cni_plugins.steps.policy_inside import Inside
 from cni_plugins.view.explain import ExplainError, explain_flow
 
 _SECONDS = 30.0
@@ -156,13 +158,15 @@ def apply(place: Path | None, as_json: bool) -> None:
             count = len(store.state.endpoints)
     except CniError as error:
         raise click.ClickException(str(error)) from error
+    problems = sorted({*done.problems, *mended.problems})
     answer = {
         "policies": len(policies),
         "before": before,
         "endpoints": count,
         "elements": {"added": done.added, "removed": done.removed},
         "profiles": {"new": done.new, "gone": done.dead},
-        "restored": mended.added + mended.removed + mended.new,
+        "restored": mended.restored,
+        "problems": problems,
         "milliseconds": round((time.monotonic() - began) * 1000, 1),
     }
     if as_json:
@@ -174,6 +178,8 @@ def apply(place: Path | None, as_json: bool) -> None:
     )
     if answer["restored"]:
         click.echo(f"{answer['restored']} elements and chains were missing or foreign, and are right again")
+    for problem in problems:
+        click.echo(printable(f"NOT ENFORCED in {problem}"), err=True)
 
 
 @command.command("show")
@@ -184,20 +190,25 @@ def show(as_json: bool) -> None:
     compiler = Compiler(state.policies)
     try:
         with Nfnetlink(host) as socket:
-            held = policy_state.held(socket)
+            held = policy_kernel.held(socket)
+        lacking = len(compiler.compile(state.endpoints).entries - held)
+        inside = Inside(host, after(_SECONDS))
+        lacking += inside.lacking(compiler, Members(state.endpoints))
     except CniError as error:
         raise click.ClickException(str(error)) from error
-    lacking = compiler.compile(state.endpoints).entries - held
+    admins = inside.admins(state.endpoints)
     if as_json:
         document = {
             "policies": [{"name": item.name, "where": item.where} for item in state.policies],
-            "endpoints": [as_json_endpoint(item, compiler.assignment(item)) for item in state.endpoints],
-            "missing": len(lacking),
+            "endpoints": [
+                as_json_endpoint(item, compiler.assignment(item), admins) for item in state.endpoints
+            ],
+            "missing": lacking,
             "builtin": builtin(),
         }
         click.echo(json.dumps(document, indent=2))
         return
-    for line in overview(state, compiler, len(lacking)):
+    for line in overview(state, compiler, lacking, admins):
         click.echo(printable(line))
 
 

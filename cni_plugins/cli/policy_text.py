@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cni_plugins.cli.table import aligned
@@ -15,6 +15,9 @@ from cni_plugins.policy.model import Direction, Endpoint, PeerKind, Policy, Sele
 from cni_plugins.policy.traffic import lanes
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.steps.policy_file import State
+
+#: By fingerprint of a namespace, the processes in it that have CAP_NET_ADMIN over it.
+Admins = Mapping[tuple[int, ...], Sequence[int]]
 
 
 def builtin() -> list[str]:
@@ -32,10 +35,13 @@ def builtin() -> list[str]:
 
 def how(endpoint: Endpoint) -> str:
     """How an endpoint's packets come to be judged."""
+    if endpoint.inside:
+        return "in its own network namespace"
     return f"br_netfilter of {endpoint.link}" if endpoint.bridged else "routed"
 
 
-def as_json_endpoint(endpoint: Endpoint, assigned: Assignment) -> dict[str, Any]:
+def as_json_endpoint(endpoint: Endpoint, assigned: Assignment, admins: Admins) -> dict[str, Any]:
+    """`admins`: the processes that could take the rules of its namespace away."""
     return {
         "network": endpoint.network,
         "container": endpoint.container,
@@ -45,6 +51,7 @@ def as_json_endpoint(endpoint: Endpoint, assigned: Assignment) -> dict[str, Any]
         "labels": dict(endpoint.labels),
         "default": endpoint.default.value,
         "enforced": how(endpoint),
+        **({"admins": list(admins.get(endpoint.netns_id, ()))} if endpoint.inside else {}),
         "profiles": {
             "egress": assigned.out,
             "ingress": assigned.into,
@@ -54,7 +61,7 @@ def as_json_endpoint(endpoint: Endpoint, assigned: Assignment) -> dict[str, Any]
     }
 
 
-def overview(state: State, compiler: Compiler, lacking: int) -> Iterator[str]:
+def overview(state: State, compiler: Compiler, lacking: int, admins: Admins) -> Iterator[str]:
     if not state.endpoints:
         yield "no container is under policy"
     else:
@@ -78,6 +85,14 @@ def overview(state: State, compiler: Compiler, lacking: int) -> Iterator[str]:
     yield ""
     for policy in state.policies:
         yield f"policy {policy.name}{' (audit)' if policy.audit else ''}, {policy.where}"
+    for item in state.endpoints:
+        listed = admins.get(item.netns_id, ()) if item.inside else ()
+        if listed:
+            yield (
+                f"{item.container}: has CAP_NET_ADMIN in its network namespace (process "
+                f"{', '.join(map(str, listed[:3]))}), so it may take it away: what it sends and gets is then "
+                "not judged until the node service, or mesokit policy apply, makes it again"
+            )
     if lacking:
         yield (
             f"NOT ENFORCED as it should be: the kernel lacks {lacking} elements; mesokit policy apply puts "
@@ -86,8 +101,9 @@ def overview(state: State, compiler: Compiler, lacking: int) -> Iterator[str]:
     yield "always:"
     yield from (f"  {line}" for line in builtin())
     yield (
-        "not covered: networks of plugins other than bridge and ptp; one of them that asks for "
-        "a policy is refused"
+        "not covered: tap, dummy and loopback, and vrf around another interface; one of them that asks for a "
+        "policy is refused. What is judged in a container's own namespace (macvlan, ipvlan, vlan, "
+        "host-device): raw frames of who has CAP_NET_RAW there, and false source addresses on the LAN"
     )
 
 

@@ -12,6 +12,7 @@ import logging
 import os
 import select
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 from cni_plugins.kernel import tracked
@@ -28,6 +29,7 @@ from cni_plugins.spec.namespace import OWN_NETNS, Namespace, open_namespace
 from cni_plugins.spec.roots import Roots, roots_from
 from cni_plugins.steps import policy_state
 from cni_plugins.steps.policy_file import State
+from cni_plugins.steps.policy_inside import Look
 from cni_plugins.steps.policy_state import Memory
 
 log = logging.getLogger("mesokit.node")
@@ -35,6 +37,7 @@ log = logging.getLogger("mesokit.node")
 _SECONDS = 30.0
 _MOMENT_SECONDS = 0.005  # what is written within that is applied together
 _NAMED = 10
+_LOOK_SECONDS = 0.5  # at what containers may have done to the rules in their namespaces
 
 
 def serve() -> int:
@@ -51,9 +54,38 @@ def serve() -> int:
         _give_back()
         if not memory.lines.state.endpoints:
             return NOTHING_TO_DO
-        events.poll()
+        while not events.poll(_patience(memory)):
+            _look_inside(roots, host, memory)
         time.sleep(_MOMENT_SECONDS)
         watch.changed()
+
+
+def _patience(memory: Memory) -> float | None:
+    """Milliseconds. The kernel tells nobody outside of a namespace what is done to its rules."""
+    inside = any(item.inside for item in memory.lines.state.endpoints)
+    return _LOOK_SECONDS * 1000 if inside else None
+
+
+def _look_inside(roots: Roots, host: Namespace, memory: Memory) -> None:
+    """Make the rules of containers' namespaces again where somebody has changed them."""
+    try:
+        with policy_state.opened(roots, host, after(_SECONDS), memory) as store:
+            _tell_of_namespaces(store.restore_inside())
+    except CniError as error:
+        log.error("policy: %s", error)
+
+
+def _tell_of_namespaces(looks: Iterable[Look]) -> None:
+    for look in looks:
+        if look.problem:
+            log.error("policy: %s: not enforced: %s", look.who, look.problem)
+        else:
+            log.warning(
+                "policy: %s: somebody removed %d elements and chains from its network namespace, and they are "
+                "back",
+                look.who,
+                look.mended,
+            )
 
 
 def _give_back() -> None:
@@ -92,7 +124,8 @@ def _upkeep(roots: Roots, host: Namespace, memory: Memory) -> None:
                 done.added,
                 done.removed,
             )
-        mended = store.restore()
+        mended = store.restore(all_of_them=False)
+        _tell_of_namespaces(mended.inside)
         if mended.added or mended.removed or mended.new:
             _tell_of_the_gap(host, store.state, mended.added + mended.new)
 

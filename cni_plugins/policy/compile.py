@@ -263,18 +263,24 @@ class Compiler:
         return name
 
     def used(self, members: Members) -> dict[str, Profile]:
-        """The profiles of these endpoints, and those that they go on to."""
+        """The profiles that the host's rules need, and those that they go on to."""
         found: dict[str, Profile] = {}
-        for group in members.groups(each=self.by_container):
-            for name in self.assignment(group.first).names():
-                profile = self.profiles[name]
-                found[name] = profile
-                if profile.then in self.profiles:
-                    found[profile.then] = self.profiles[profile.then]
+        for group in members.here.groups(each=self.by_container):
+            found.update(self.of_one(group.first))
+        return found
+
+    def of_one(self, endpoint: Endpoint) -> dict[str, Profile]:
+        """The profiles of an endpoint, and those that they go on to."""
+        found: dict[str, Profile] = {}
+        for name in self.assignment(endpoint).names():
+            profile = self.profiles[name]
+            found[name] = profile
+            if profile.then in self.profiles:
+                found[profile.then] = self.profiles[profile.then]
         return found
 
     def compile(self, endpoints: Iterable[Endpoint] | Members) -> Compiled:
-        members = _members(endpoints)
+        members = _judged(endpoints)
         profiles = self.used(members)
         entries = self.shared(members)
         for profile in profiles.values():
@@ -297,7 +303,7 @@ class Compiler:
         """What several endpoints stand behind."""
         found: set[Entry] = set()
         subnets: set[IpNetwork] = set()
-        for group in members.groups(each=self.by_container):
+        for group in members.here.groups(each=self.by_container):
             assigned = self.assignment(group.first)
             for default, listed, link in group.places:
                 if default is not Default.OPEN:
@@ -313,7 +319,11 @@ class Compiler:
         return found
 
     def own(self, endpoint: Endpoint) -> Iterator[Entry]:
-        """The entries that are an endpoint's alone."""
+        """The entries that are an endpoint's alone, in the host's rules."""
+        if endpoint.inside:
+            for ip in endpoint.addresses:
+                yield Entry(f"policy_known{ip.version}", ip.packed)
+            return
         assigned = self.assignment(endpoint)
         guarded = bool(endpoint.port) and bool(self.policies or endpoint.default is not Default.OPEN)
         prefix = "port" if endpoint.bridged else "policy"
@@ -346,7 +356,7 @@ class Compiler:
         new: Iterable[Endpoint] | Members,
     ) -> Change:
         """What leads from `old` under the policies of `before` to `new` under these."""
-        old, new = _members(old), _members(new)
+        old, new = _judged(old), _judged(new)
         was, now = before.used(old), self.used(new)
         made = [profile for name, profile in now.items() if name not in was]
         dead = [profile for name, profile in was.items() if name not in now]
@@ -382,5 +392,10 @@ class Compiler:
         ]
 
 
-def _members(endpoints: Iterable[Endpoint] | Members) -> Members:
-    return endpoints if isinstance(endpoints, Members) else Members(endpoints)
+_NOBODY = Members(())
+
+
+def _judged(endpoints: Iterable[Endpoint] | Members) -> Members:
+    """Those whom the host's rules know: nobody while they have nobody to judge."""
+    members = endpoints if isinstance(endpoints, Members) else Members(endpoints)
+    return members if members.here.endpoints else _NOBODY

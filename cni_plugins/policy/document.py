@@ -100,7 +100,7 @@ def _selector(document: JsonObject) -> Selector:
 
 
 def of_endpoint(endpoint: Endpoint) -> JsonObject:
-    return {
+    document: JsonObject = {
         "network": endpoint.network,
         "container": endpoint.container,
         "ifname": endpoint.ifname,
@@ -113,6 +113,9 @@ def of_endpoint(endpoint: Endpoint) -> JsonObject:
         "port": endpoint.port,
         "bridged": endpoint.bridged,
     }
+    if endpoint.inside:
+        document |= {"netns": endpoint.netns, "netns_id": list(endpoint.netns_id)}
+    return document
 
 
 _subnet = lru_cache(256)(ip_network)  # hardly any endpoint has one of its own
@@ -132,4 +135,6 @@ def endpoint(document: JsonObject) -> Endpoint:
         document["link"],
         document["port"],
         document["bridged"],
+        document.get("netns", ""),
+        tuple(document.get("netns_id", ())),
     )

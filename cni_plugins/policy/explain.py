@@ -39,11 +39,31 @@ class Judgement:
     steps: list[str] = field(default_factory=list)
 
 
-def judge(sets: Sets, profiles: Mapping[str, Profile], packet: Packet) -> Judgement:
-    """A packet between two addresses that the host forwards."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one end is judged: the sets there, what the maps of profiles are called, and the key of the end in
+    them (its address; in a container's namespace its interface).
+    """
+
+    sets: Sets
+    prefix: str = "policy_"
+    key: bytes = b""
+
+
+def judge(
+    sets: Sets, profiles: Mapping[str, Profile], packet: Packet, inside: Mapping[str, Place] | None = None
+) -> Judgement:
+    """A packet between two addresses. `inside`: the ends (source, target) that are not judged by the host's
+    sets but in their own namespace.
+    """
+    inside = inside or {}
     found = Judgement()
     v, source, target = packet.version, packet.source.packed, packet.target.packed
-    if _within(sets(f"policy_closed{v}"), source) and not _has(sets(f"policy_known{v}"), source):
+    if (
+        not inside
+        and _within(sets(f"policy_closed{v}"), source)
+        and not _has(sets(f"policy_known{v}"), source)
+    ):
         found.steps.append(f"policy_closed{v}: {packet.source} is nobody's address")
         found.allowed, found.end = False, "source"
         return found
@@ -51,7 +71,8 @@ def judge(sets: Sets, profiles: Mapping[str, Profile], packet: Packet) -> Judgem
         ("source", "out", source, target),
         ("target", "in", target, source),
     ):
-        passed = _profile(sets, profiles, packet, (table, mine, peer), found)
+        place = inside.get(end) or Place(sets, key=mine)
+        passed = _profile(place, profiles, packet, (table, peer), found)
         if not passed and not _has(sets(f"policy_self{v}"), source + target):
             found.allowed, found.end = False, end
             return found
@@ -59,25 +80,27 @@ def judge(sets: Sets, profiles: Mapping[str, Profile], packet: Packet) -> Judgem
 
 
 def _profile(
-    sets: Sets,
+    place: Place,
     profiles: Mapping[str, Profile],
     packet: Packet,
-    where: tuple[str, bytes, bytes],
+    where: tuple[str, bytes],
     found: Judgement,
 ) -> bool:
     """Whether one end lets the packet pass."""
-    table, mine, peer = where
-    v = packet.version
-    chain = next((entry.chain for entry in sets(f"policy_{table}{v}") if entry.key == mine), "")
+    table, peer = where
+    sets, v = place.sets, packet.version
+    name = f"{place.prefix}{table}{v}"
+    chain = next((entry.chain for entry in sets(name) if entry.key == place.key), "")
     if not chain:
-        shut = _has(sets(f"policy_shut_{table}{v}"), mine)
-        found.steps.append(f"policy_{table}{v}: no element" + (", and shut" if shut else ""))
+        shut = _has(sets(f"{place.prefix}shut_{table}{v if place.prefix == 'policy_' else ''}"), place.key)
+        found.steps.append(f"{name}: no element" + (", and shut" if shut else ""))
         return not shut
+    way = name
     name = chain.rpartition("_")[0]
     while True:
         profile = profiles.get(name)
         hit = _hit(sets, name, packet, peer)
-        found.steps.append(f"policy_{table}{v} -> {name}_{v}: {hit or 'in none of its sets'}")
+        found.steps.append(f"{way} -> {name}_{v}: {hit or 'in none of its sets'}")
         if profile is None or not profile.then:
             return bool(hit)
         found.audited = found.audited or not hit

@@ -27,7 +27,8 @@ class Direction(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One interface of a container. `link` is the host's layer 3 interface towards it, `port` what its frames
-    come in by, `bridged` whether that is a port of a bridge.
+    come in by, `bridged` whether that is a port of a bridge. One whose packets the host does not see is
+    judged in its own network namespace: `netns` is the runtime's path to that, `netns_id` its fingerprint.
     """
 
     network: str
@@ -41,6 +42,12 @@ class Endpoint:
     link: str = ""
     port: str = ""
     bridged: bool = False
+    netns: str = ""
+    netns_id: tuple[int, ...] = ()
+
+    @property
+    def inside(self) -> bool:
+        return bool(self.netns_id)
 
     @property
     def identity(self) -> tuple[str, str, str]:

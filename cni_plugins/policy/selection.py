@@ -103,6 +103,15 @@ class Members:
         self.endpoints = tuple(endpoints)
         self._groups: list[Group] | None = None
         self._peers: Peers | None = None
+        self._here: Members | None = None
+
+    @property
+    def here(self) -> "Members":
+        """Those whose packets the host's own rules judge."""
+        if self._here is None:
+            listed = tuple(item for item in self.endpoints if not item.inside)
+            self._here = self if len(listed) == len(self.endpoints) else Members(listed)
+        return self._here
 
     def groups(self, *, each: bool = False) -> list[Group]:
         """The groups; `each`: as if none were alike."""

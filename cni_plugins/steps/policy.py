@@ -12,7 +12,8 @@ from cni_plugins.steps.step import Step, step
 class PolicyEndpoint(Step):
     """The attachment's addresses are judged. Made before the container's link is up, so that no packet comes
     before its policy. `link` is the host's interface that routes to them, `port` what their frames come in
-    by; with `bridged` that is a port of the bridge `link`.
+    by; with `bridged` that is a port of the bridge `link`. With `inside` the host does not see its packets:
+    they are judged in the container's namespace, whatever addresses they have.
     """
 
     default: str
@@ -22,6 +23,7 @@ class PolicyEndpoint(Step):
     link: str
     port: str
     bridged: bool
+    inside: bool = False
 
     def apply(self, context: Context) -> None:
         from cni_plugins.steps import policy_endpoints

@@ -1,19 +1,23 @@
 """What the step of an attachment under policy (policy.py) does."""
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cni_plugins.kernel import bridge_filter, bridges
+from cni_plugins.kernel import bridge_filter, bridges, links
+from cni_plugins.kernel.namespace import fingerprint
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.nft import policy_rules, sections
 from cni_plugins.kernel.nft.tables import Unused
 from cni_plugins.policy.compile import Compiler
 from cni_plugins.policy.model import Default, Endpoint
+from cni_plugins.policy.selection import Members
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.identity import Identity
-from cni_plugins.steps import policy_state
+from cni_plugins.steps import policy_kernel, policy_state
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.policy_file import State
+from cni_plugins.steps.policy_inside import Inside
 
 if TYPE_CHECKING:
     from cni_plugins.steps.policy import PolicyEndpoint
@@ -39,6 +43,8 @@ def endpoint_of(step: "PolicyEndpoint", identity: Identity) -> Endpoint:
 def join(step: "PolicyEndpoint", context: Context) -> None:
     """The endpoint's elements, and it in the elements of those who may know it. CniError."""
     call, mine = context.call, endpoint_of(step, context.call.identity)
+    if step.inside:
+        mine = replace(mine, netns=call.netns_path, netns_id=tuple(fingerprint(context.inside)))
     if step.bridged:
         bridge_filter.require(call.host, call.deadline)
         bridge_filter.turn(context.host, step.link, on=True)
@@ -47,14 +53,22 @@ def join(step: "PolicyEndpoint", context: Context) -> None:
         state = policy_state.with_policies(call.roots, state)
         return replace(state, endpoints=(*_others(state.endpoints, mine), mine))
 
-    with policy_state.opened(call.roots, call.host, call.deadline) as store:
-        store.update(joined)
+    with _opened(context) as store:
+        done = store.update(joined)
+    failed = next((look.problem for look in done.inside if mine in look.endpoints), "")
+    if failed:
+        raise CniError(Code.INTERNAL, f"the policy of {call.ifname} cannot be made in its namespace", failed)
+
+
+def _opened(context: Context) -> AbstractContextManager[policy_state.Store]:
+    call = context.call
+    sandbox = context.sandbox_namespace
+    return policy_state.opened(call.roots, call.host, call.deadline, sandbox=sandbox)
 
 
 def restore(context: Context) -> None:
     """The whole of the policy as it was. CniError."""
-    call = context.call
-    with policy_state.opened(call.roots, call.host, call.deadline) as store:
+    with _opened(context) as store:
         store.restore()
 
 
@@ -66,7 +80,9 @@ def leave(step: "PolicyEndpoint", context: Context) -> None:
     def left(state: State) -> State:
         return replace(state, endpoints=tuple(item for item in state.endpoints if item.identity != identity))
 
-    with policy_state.opened(call.roots, call.host, call.deadline) as store:
+    with _opened(context) as store:
+        if step.inside:
+            _take_down(context, [item for item in store.state.endpoints if item.identity == identity])
         store.update(left)
         rest = store.state.endpoints
     if step.bridged and not any(item.bridged and item.link == step.link for item in rest):
@@ -76,23 +92,31 @@ def leave(step: "PolicyEndpoint", context: Context) -> None:
         call.idle.append(Unused(call.host, NFPROTO_BRIDGE))
 
 
+def _take_down(context: Context, mine: list[Endpoint]) -> None:
+    """The interface goes down before its rules go, if it is still there."""
+    sandbox = context.sandbox_namespace
+    if sandbox is None or not mine or tuple(fingerprint(sandbox)) != mine[0].netns_id:
+        return
+    link = links.find(context.sandbox, mine[0].ifname)
+    if link is not None and link.up:
+        context.sandbox.request(links.change(link.name, link.index, clear_flags=links.IFF_UP))
+
+
 def problem(step: "PolicyEndpoint", context: Context) -> str:
     """What of the endpoint's policy is not in force, "" when all of it is. CniError."""
     call, mine = context.call, endpoint_of(step, context.call.identity)
     state = policy_state.load(call.roots, call.host)
-    if mine not in state.endpoints:
+    listed = next((item for item in state.endpoints if item.identity == mine.identity), None)
+    there = replace(mine, netns=listed.netns, netns_id=listed.netns_id) if listed is not None else mine
+    if listed is None or listed != there or listed.inside != step.inside:
         return f"the policy's state does not know {call.ifname} of container {call.container_id}"
     compiler = Compiler(state.policies)
-    with Nfnetlink(call.host) as socket:
-        missing = policy_state.missing(socket, compiler, mine)
-        if missing:
-            return f"the policy of {call.ifname} is not in the kernel: {missing[0].set} lacks its address"
-        harmed = sections.broken(socket, policy_rules.SECTION)
-        if harmed:
-            return f"the policy's chain {harmed[0]} is not as it was made"
-        broken = policy_state.broken(socket, compiler.compile((mine,)))
-        if broken:
-            return f"the policy's chain {broken[0].name} is not as it was made"
+    if step.inside:
+        place = Inside(call.host, call.deadline, context.sandbox_namespace)
+        return place.problem(compiler, Members(state.endpoints), listed)
+    found = _problem_here(step, compiler, mine, context)
+    if found:
+        return found
     if step.bridged:
         bridge = bridges.find(context.host, step.link)
         if bridge is not None and not bridge_filter.is_on(bridge):
@@ -100,10 +124,24 @@ def problem(step: "PolicyEndpoint", context: Context) -> str:
     return ""
 
 
+def _problem_here(step: "PolicyEndpoint", compiler: Compiler, mine: Endpoint, context: Context) -> str:
+    """What of the host's rules for the endpoint is not in force."""
+    ifname = context.call.ifname
+    with Nfnetlink(context.call.host) as socket:
+        missing = policy_kernel.missing(socket, compiler, mine)
+        if missing:
+            return f"the policy of {ifname} is not in the kernel: {missing[0].set} lacks its address"
+        harmed = sections.broken(socket, policy_rules.SECTION)
+        if harmed:
+            return f"the policy's chain {harmed[0]} is not as it was made"
+        broken = policy_kernel.broken(socket, compiler.compile((mine,)))
+        return f"the policy's chain {broken[0].name} is not as it was made" if broken else ""
+
+
 def collect(context: Context) -> None:
     """Take out the endpoints of the network that no attachment stands behind. CniError."""
     call = context.call
-    with policy_state.opened(call.roots, call.host, call.deadline) as store:
+    with _opened(context) as store:
         listed = store.state.endpoints
         kept = context.keep()
         rest = tuple(

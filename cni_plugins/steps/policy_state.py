@@ -15,35 +15,32 @@ Files of `/etc/mesokit/policy.d` count once they are applied: by `mesokit policy
 that watches them, or by the first attachment after a boot. A file that is refused changes nothing.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET, Nfnetlink
+from cni_plugins.kernel.netlink.netfilter import Nfnetlink
 from cni_plugins.kernel.nft import policy as kernel
-from cni_plugins.kernel.nft import policy_rules, profile_rules, sections, tables
-from cni_plugins.policy.compile import Change, Compiled, Compiler
+from cni_plugins.kernel.nft import policy_rules
+from cni_plugins.policy.compile import Change, Compiler
 from cni_plugins.policy.model import Endpoint
-from cni_plugins.policy.profile import Entry, Profile
 from cni_plugins.policy.selection import Members
 from cni_plugins.spec import files
 from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import Roots
-from cni_plugins.steps import policy_file
+from cni_plugins.steps import policy_file, policy_kernel
 from cni_plugins.steps.policy_file import Lines, State
+from cni_plugins.steps.policy_inside import Inside, Look, Seen
 
 if TYPE_CHECKING:
     from cni_plugins.policy.read import Parsed
 from cni_plugins.store.locks import locked
 
 _SEAL = 2  # rises with a release under which the same state is something else in the kernel
-_PROFILE = re.compile(r"((?:in|out|host|from)_[0-9a-f]{12})_[a-z]?[46]")
-_COMMON = ("policy_", "port_")
 
 
 def directory(roots: Roots) -> Path:
@@ -53,16 +50,29 @@ def directory(roots: Roots) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What a change was: numbers of profiles and of elements."""
+    """What a change was in the host's rules: numbers of profiles and of elements; and the namespaces of
+    containers where it could not be made, or (`Store.restore`) where something had to be mended.
+    """
 
     new: int
     dead: int
     added: int
     removed: int
+    inside: tuple[Look, ...] = ()
+
+    @property
+    def restored(self) -> int:
+        """How much was missing or foreign, for `Store.restore`."""
+        return self.new + self.added + self.removed + sum(look.mended for look in self.inside)
+
+    @property
+    def problems(self) -> list[str]:
+        return [f"{look.who}: {look.problem}" for look in self.inside if look.problem]
 
 
-def _applied(change: Change) -> Applied:
-    return Applied(len(change.new), len(change.dead), len(change.add) + len(change.fill), len(change.remove))
+def _applied(change: Change, inside: Sequence[Look]) -> Applied:
+    added = len(change.add) + len(change.fill)
+    return Applied(len(change.new), len(change.dead), added, len(change.remove), tuple(inside))
 
 
 @dataclass(slots=True)
@@ -75,6 +85,7 @@ class Memory:
     parsed: "Parsed" = field(default_factory=dict)
     _compiler: Compiler = field(default_factory=lambda: Compiler(()))
     _members: Members = field(default_factory=lambda: Members(()))
+    seen: Seen = field(default_factory=dict)
 
     def of(self, state: State) -> tuple[Compiler, Members]:
         """What compiles a state, and its endpoints; the latest of both is kept."""
@@ -88,9 +99,10 @@ class Memory:
 class Store:
     """The state of the host namespace `host`, with its lock held."""
 
-    __slots__ = ("_folder", "_host", "_memory", "_roots", "state")
+    __slots__ = ("_folder", "_host", "_inside", "_memory", "_roots", "state")
 
-    def __init__(self, roots: Roots, host: Namespace, memory: Memory) -> None:
+    def __init__(self, roots: Roots, host: Namespace, memory: Memory, inside: Inside) -> None:
+        self._inside = inside
         self._folder = roots.run / "policy"
         self._roots = roots
         self._host = host
@@ -111,12 +123,16 @@ class Store:
             began, count = socket.generation(), 0
             verified = not whole and self._is_verified(began)
             self._mark()
-            if not whole and (change or not before.endpoints):
+            was, now = bool(old_members.here.endpoints), bool(members.here.endpoints)
+            if not whole and (change or (now and not was)):
                 made = verified and _has_ports(after.endpoints) == _has_ports(before.endpoints)
-                tried = _try(socket, change, after, made=made and bool(before.endpoints))
+                tried = _try(socket, change, after, made=made and was)
                 whole, count = tried is None, tried or 0
             if whole:
                 change = synchronise(socket, compiler, after)
+                inside = self._inside.look(compiler, members)
+            else:
+                inside = self._inside.follow(old_compiler, old_members, compiler, members)
             self._save(after)
             if not whole:
                 count += self._forget(socket, compiler, change, after)
@@ -124,7 +140,7 @@ class Store:
                 self._verify(began + count)
             self._unmark()
         self.state = after
-        return _applied(change)
+        return _applied(change, inside)
 
     def _forget(self, socket: Nfnetlink, compiler: Compiler, change: Change, state: State) -> int:
         """Take away what the change has left behind; the number of transactions."""
@@ -134,21 +150,29 @@ class Store:
             synchronise(socket, compiler, state)
             return 0
 
-    def restore(self) -> Applied:
-        """Make the kernel hold what the state says, whatever it holds now. CniError 5 or 999."""
+    def restore(self, *, all_of_them: bool = True) -> Applied:
+        """Make the kernel hold what the state says, whatever it holds. Without `all_of_them` a container's
+        namespace is looked at only if something has changed there since the last time. CniError 5 or 999.
+        """
         unfinished = self._unfinished()
         if not self.state.endpoints and not unfinished:
             return Applied(0, 0, 0, 0)
+        compiler, members = self._memory.of(self.state)
+        change = Change()
         with Nfnetlink(self._host) as socket:
             began = socket.generation()
-            if not unfinished and self._is_verified(began):
-                return Applied(0, 0, 0, 0)
-            self._mark()
-            change = synchronise(socket, self._memory.of(self.state)[0], self.state)
-            if not change and began and socket.generation() == began:
-                self._verify(began)
-            self._unmark()
-        return _applied(change)
+            if unfinished or not self._is_verified(began):
+                self._mark()
+                change = synchronise(socket, compiler, self.state)
+                if not change and began and socket.generation() == began:
+                    self._verify(began)
+                self._unmark()
+        return _applied(change, self._inside.look(compiler, members, all_of_them=all_of_them or unfinished))
+
+    def restore_inside(self) -> list[Look]:
+        """`restore`, of the namespaces of containers alone where something has changed."""
+        compiler, members = self._memory.of(self.state)
+        return self._inside.look(compiler, members, all_of_them=False)
 
     def _is_verified(self, generation: int) -> bool:
         """Whether the kernel holds what the state says, because nobody has changed nf_tables since that was
@@ -200,11 +224,19 @@ def _write(path: Path, data: bytes) -> None:
 
 @contextmanager
 def opened(
-    roots: Roots, host: Namespace, deadline: Deadline, memory: Memory | None = None
+    roots: Roots,
+    host: Namespace,
+    deadline: Deadline,
+    memory: Memory | None = None,
+    *,
+    sandbox: Namespace | None = None,
 ) -> Iterator[Store]:
-    """The state, under its lock. CniError 5 or 11."""
+    """The state, under its lock; `sandbox` is the container's namespace, where the call has it open. CniError
+    5 or 11.
+    """
+    memory = memory or Memory()
     with locked(f"{roots.run}/locks/policy", deadline):
-        yield Store(roots, host, memory or Memory())
+        yield Store(roots, host, memory, Inside(host, deadline, sandbox, memory.seen))
 
 
 def load(roots: Roots, host: Namespace, lines: Lines | None = None) -> State:
@@ -256,64 +288,9 @@ def _has_ports(endpoints: Sequence[Endpoint]) -> bool:
     return any(endpoint.bridged and endpoint.port for endpoint in endpoints)
 
 
-def held(socket: Nfnetlink) -> set[Entry]:
-    """All that the kernel's sets hold. CniError 999."""
-    return {Entry(name, *entry) for name in kernel.set_names(socket) for entry in kernel.read(socket, name)}
-
-
-def broken(socket: Nfnetlink, compiled: Compiled) -> list[Profile]:
-    """The profiles of which a chain is missing, or has not all of its rules."""
-    counts = tables.rule_counts(socket, NFPROTO_INET)
-    there = set(kernel.chain_names(socket))
-    return [
-        profile
-        for profile in compiled.profiles.values()
-        for version in (4, 6)
-        if (name := f"{profile.name}_{version}") not in there
-        or counts.get(name, 0) != len(profile_rules.rules(profile, version))
-    ]
-
-
 def synchronise(socket: Nfnetlink, compiler: Compiler, state: State) -> Change:
-    """Make the kernel hold what `state` says; what was different. CniError 999."""
-    wanted = compiler.compile(state.endpoints)
-    if not state.endpoints and not kernel.set_names(socket):
+    """Make the host's rules hold what `state` says; what was different. CniError 999."""
+    if not any(not item.inside for item in state.endpoints) and not kernel.set_names(socket):
         return Change()
-    ports = _has_ports(state.endpoints)
-    kernel.ensure(socket, ports=ports)
-    sections.repair(socket, policy_rules.SECTION)
-    if ports:
-        sections.repair(socket, policy_rules.PORTS)
-    there = held(socket)
-    harmed = {profile.name: profile for profile in broken(socket, wanted)}
-    missing = wanted.entries - there
-    extra = there - wanted.entries
-    found = (*kernel.chain_names(socket), *kernel.set_names(socket))
-    names = {match[1] for name in found if (match := _PROFILE.fullmatch(name))}
-    fill = {entry for entry in missing if not entry.set.startswith(_COMMON)}
-    change = Change(
-        new=list(harmed.values()),
-        fill=fill,
-        add=missing - fill,
-        remove={
-            entry for entry in extra if entry.set.startswith(_COMMON) or _profile_of(entry) in wanted.profiles
-        },
-    )
-    try:
-        kernel.apply(socket, new=change.new, fill=change.fill, remove=change.remove, add=change.add)
-        kernel.discard(socket, names - wanted.profiles.keys())
-    except kernel.Mismatch as error:
-        raise CniError(
-            Code.INTERNAL, "the policy cannot be written: somebody else changes mesokit's tables", str(error)
-        ) from error
-    return change
-
-
-def _profile_of(entry: Entry) -> str:
-    return entry.set.rpartition("_")[0]
-
-
-def missing(socket: Nfnetlink, compiler: Compiler, endpoint: Endpoint) -> list[Entry]:
-    """The entries of an endpoint's own that the kernel does not hold. CniError 999."""
-    wanted = list(compiler.own(endpoint))
-    return [entry for entry, there in zip(wanted, kernel.present(socket, wanted), strict=True) if not there]
+    fixed = (policy_rules.SECTION, *((policy_rules.PORTS,) if _has_ports(state.endpoints) else ()))
+    return policy_kernel.make_hold(socket, compiler.compile(state.endpoints), fixed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import cache
 from ipaddress import ip_address
 from typing import Any
@@ -10,15 +11,19 @@ from cni_plugins.kernel.netlink.netfilter import Nfnetlink
 from cni_plugins.kernel.nft import policy as kernel
 from cni_plugins.policy import explain as explaining
 from cni_plugins.policy.compile import Compiler
-from cni_plugins.policy.explain import Packet
+from cni_plugins.policy.explain import Packet, Place, Sets
 from cni_plugins.policy.located import Node
 from cni_plugins.policy.model import Endpoint
-from cni_plugins.policy.profile import Entry
+from cni_plugins.policy.profile import Entry, interface
 from cni_plugins.policy.read import traffic_of
 from cni_plugins.policy.traffic import NUMBERS
+from cni_plugins.spec.deadline import after
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import Ip
 from cni_plugins.steps.policy_file import State
+from cni_plugins.steps.policy_inside import Inside
+
+_SECONDS = 10.0
 
 
 class ExplainError(ValueError):
@@ -35,17 +40,25 @@ def explain_flow(
     compiler = Compiler(state.policies)
     compiler.compile(state.endpoints)
     answers: list[dict[str, Any]] = []
-    with Nfnetlink(host) as socket:
+    with ExitStack() as stack:
+        sets = _sets(stack.enter_context(Nfnetlink(host)))
+        at = Inside(host, after(_SECONDS))
 
         @cache
-        def sets(name: str) -> tuple[Entry, ...]:
-            return tuple(Entry(name, *entry) for entry in kernel.read(socket, name))
+        def place(endpoint: Endpoint) -> Place:
+            namespace = stack.enter_context(at.opened(endpoint.netns_id, (endpoint,)))
+            if namespace is None:
+                raise ExplainError(f"the network namespace of container {endpoint.container} is gone")
+            inner = _sets(stack.enter_context(Nfnetlink(namespace)))
+            return Place(inner, "inside_", interface(endpoint.ifname))
 
         for a, b in pairs:
             packet = _packet(a, b, traffic)
             if packet is None:
                 continue
-            found = explaining.judge(sets, compiler.profiles, packet)
+            ends = {"source": _of(state, a), "target": _of(state, b)}
+            inside = {end: place(each) for end, each in ends.items() if each is not None and each.inside}
+            found = explaining.judge(sets, compiler.profiles, packet, inside)
             why = explaining.reasons(state.policies, _of(state, a), _of(state, b), packet)
             answers.append(
                 {
@@ -64,6 +77,16 @@ def explain_flow(
     if not answers:
         raise ExplainError(f"{source} and {target} have no family in common for {traffic}")
     return answers
+
+
+def _sets(socket: Nfnetlink) -> Sets:
+    """A namespace's sets, each read once."""
+
+    @cache
+    def read(name: str) -> tuple[Entry, ...]:
+        return tuple(Entry(name, *entry) for entry in kernel.read(socket, name))
+
+    return read
 
 
 def _of(state: State, address: Ip) -> Endpoint | None:

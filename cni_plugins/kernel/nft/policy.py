@@ -29,7 +29,7 @@ A_MESSAGE = 400  # elements
 A_MAKING = 40  # profiles of a transaction
 A_FILLING = 40  # messages of a transaction that nothing refers to yet
 
-_GETCHAIN, _NEWSETELEM, _GETSETELEM, _DELSETELEM = 4, 12, 13, 14
+_DELTABLE, _GETCHAIN, _NEWSETELEM, _GETSETELEM, _DELSETELEM = 2, 4, 12, 13, 14
 _CHAIN_TABLE, _CHAIN_NAME = 1, 3
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS, _LIST_ELEM = 1, 2, 3, 1
 _KEY, _DATA, _FLAGS, _KEY_END = 1, 2, 3, 10
@@ -137,6 +137,13 @@ def discard(socket: Nfnetlink, profiles: Collection[str]) -> int:
     return _batch(socket, profile_rules.removal(chains, names))
 
 
+def remove_table(socket: Nfnetlink) -> None:
+    """Take away our table of a container's own namespace, with all that is in it; idempotent."""
+    socket.batch(
+        [Message(nfnetlink.SUBSYS_NFTABLES, _DELTABLE, 0, NFPROTO_INET, string(_CHAIN_TABLE, TABLE))]
+    )
+
+
 def chain_names(socket: Nfnetlink) -> list[str]:
     """The chains of our table. CniError 999."""
     request = Message(nfnetlink.SUBSYS_NFTABLES, _GETCHAIN, 0, NFPROTO_INET, string(_CHAIN_TABLE, TABLE))
@@ -161,7 +168,7 @@ def destination(socket: Nfnetlink, name: str, key: bytes) -> str:
 
 def set_names(socket: Nfnetlink) -> list[str]:
     """The sets of ours that policy is made of, those of profiles included."""
-    mine = ("policy_", "in_", "out_", "host_", "from_")
+    mine = ("policy_", "inside_", "in_", "out_", "host_", "from_")
     names = [name for name in elements.sets(socket, NFPROTO_INET) if name.startswith(mine)]
     return names + [name for name in elements.sets(socket, NFPROTO_BRIDGE) if name.startswith("port_")]
 

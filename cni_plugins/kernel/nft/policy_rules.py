@@ -9,6 +9,14 @@ from cni_plugins.kernel.nft.sections import Chain, Section
 
 AGENT_PORT = 5051
 
+#: How a packet is refused.
+DENY = (
+    'limit rate 50/second burst 100 packets log prefix "mesokit deny " group 5',
+    "counter",
+    "meta l4proto tcp reject with tcp reset",
+    "reject with icmpx type admin-prohibited",
+)
+
 _ND = "{ 130, 131, 132, 133, 135, 136, 143 }"
 
 
@@ -101,10 +109,7 @@ SECTION = Section(
             (
                 "ip saddr . ip daddr @policy_self4 accept",
                 "ip6 saddr . ip6 daddr @policy_self6 accept",
-                'limit rate 50/second burst 100 packets log prefix "mesokit deny " group 5',
-                "counter",
-                "meta l4proto tcp reject with tcp reset",
-                "reject with icmpx type admin-prohibited",
+                *DENY,
             ),
         ),
         Chain("policy_unknown", ("counter drop",)),

@@ -15,7 +15,7 @@ container gets addresses in the result only.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cni_plugins.attach import delegation, hardware, wishes
+from cni_plugins.attach import delegation, hardware, policing, wishes
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import devices, interface, links
@@ -23,6 +23,7 @@ from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import INTERFACE_NAME, MAC_ADDRESS, TEXT, is_interface_name, option
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Interface, Result
+from cni_plugins.steps import registry
 from cni_plugins.steps.addresses import Addresses
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.host_device import HostDevice, moved
@@ -35,6 +36,8 @@ class HostDeviceConfig:
     mac: str | None = option("hwaddr", MAC_ADDRESS, None, "its MAC address")
     path: str = option("kernelpath", TEXT, "", "its directory below /sys/devices/")
     pci: str = option("pciBusID", TEXT, "", "its PCI address, such as 0000:3d:00.1")
+    policy: str = option("policy", policing.POLICY, "", policing.POLICY_ABOUT)
+    policy_labels: tuple[str, ...] = option("policyLabels", policing.LABELS, (), policing.LABELS_ABOUT)
 
 
 def _wanted(config: HostDeviceConfig) -> hardware.Wanted:
@@ -53,10 +56,17 @@ def add(call: Call, config: HostDeviceConfig, tx: Transaction) -> Result:
     late = delegation.needs_link(call, tx.context.plugins)
     ipam = Result() if late else delegation.addresses(call, tx)
     mac = link.mac if link is not None else ""
+    said = policing.Judged(config.policy, config.policy_labels)
+    policy = policing.judged(call, said, ipam.ips) if link is not None else None
+    if policy is not None:
+        tx.apply(policy)
     if link is not None:
         tx.apply(moved(tx.context, link, call.ifname))
     if late:
         ipam = delegation.addresses(call, tx)
+        known = policing.judged(call, said, ipam.ips)
+        if policy is not None and known is not None:
+            tx.renew(policy, known)
     if link is not None:
         tx.apply(Addresses(call.ifname, ipam.ips, ipam.routes))
     return Result(
@@ -72,7 +82,10 @@ def steps(call: Call, config: HostDeviceConfig, context: Context, result: Result
     if not inside.mac and hardware.is_userspace(call, _wanted(config)):
         return []
     device = HostDevice(config.device, call.ifname, 0, "", inside.mac, 0, 0)
-    return [device, Addresses(call.ifname, result.ips_of(call.ifname), result.routes)]
+    ips = result.ips_of(call.ifname)
+    policy = policing.judged(call, policing.Judged(config.policy, config.policy_labels), ips)
+    first = [] if policy is None else [policy]
+    return [*first, device, Addresses(call.ifname, ips, result.routes)]
 
 
 def check(call: Call, config: HostDeviceConfig, context: Context) -> None:
@@ -107,6 +120,7 @@ PLUGIN: Plugin[Any] = Plugin(
     about="a network device of the host, moved into the container",
     config=HostDeviceConfig,
     add=add,
+    kinds=(registry.Kind.POLICY_ENDPOINT,),
     validate=validate,
     check=check,
     steps=steps,

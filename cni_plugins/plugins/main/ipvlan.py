@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cni_plugins.attach import child_link, delegation, wishes
+from cni_plugins.attach import child_link, delegation, policing, wishes
 from cni_plugins.attach.child_link import Child
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
@@ -29,6 +29,7 @@ from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import BOOL, INTERFACE_NAME, mtu, one_of, option
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Result
+from cni_plugins.steps import registry
 from cni_plugins.steps.child_link import Attribute
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.step import Step
@@ -48,6 +49,8 @@ class IpvlanConfig:
     mtu: int = option("mtu", mtu(65535), 0, "MTU, not above the master's; 0 takes the master's")
     in_container: bool = option("linkInContainer", BOOL, False, "the master is a link of the container")
     dad: bool = option("enabledad", BOOL, False, "detect duplicate IPv6 addresses, which takes 2 s")
+    policy: str = option("policy", policing.POLICY, "", policing.POLICY_ABOUT)
+    policy_labels: tuple[str, ...] = option("policyLabels", policing.LABELS, (), policing.LABELS_ABOUT)
 
 
 def _child(call: Call, config: IpvlanConfig, previous: Result | None = None) -> Child:
@@ -61,6 +64,7 @@ def _child(call: Call, config: IpvlanConfig, previous: Result | None = None) -> 
         mtu=config.mtu,
         own_mac=False,
         dad=config.dad,
+        judged=policing.Judged(config.policy, config.policy_labels),
         routed=config.mode != "l2",
         given=given,
     )
@@ -102,6 +106,7 @@ PLUGIN: Plugin[Any] = Plugin(
     about="an interface on a link of the host, with that link's MAC address",
     config=IpvlanConfig,
     add=add,
+    kinds=(registry.Kind.POLICY_ENDPOINT,),
     validate=validate,
     steps=steps,
     status=status,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cni_plugins.attach import child_link, wishes
+from cni_plugins.attach import child_link, policing, wishes
 from cni_plugins.attach.child_link import Child
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
@@ -21,6 +21,7 @@ from cni_plugins.plugins.main import legacy
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import BOOL, INTERFACE_NAME, MAC_ADDRESS, integer, mtu, one_of, option
 from cni_plugins.spec.result import Result
+from cni_plugins.steps import registry
 from cni_plugins.steps.child_link import Attribute
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.step import Step
@@ -44,6 +45,8 @@ class MacvlanConfig:
         "bcqueuelen", integer(0, 2**32 - 1), 0, "queue for broadcast frames; 0 takes the kernel's, 1000"
     )
     dad: bool = option("enabledad", BOOL, False, "detect duplicate IPv6 addresses, which takes 2 s")
+    policy: str = option("policy", policing.POLICY, "", policing.POLICY_ABOUT)
+    policy_labels: tuple[str, ...] = option("policyLabels", policing.LABELS, (), policing.LABELS_ABOUT)
 
 
 def validate(call: Call, config: MacvlanConfig) -> None:
@@ -63,6 +66,7 @@ def _child(config: MacvlanConfig) -> Child:
         mac_from_ip=config.mac_from_ip,
         own_mac=config.mode != "passthru",
         dad=config.dad,
+        judged=policing.Judged(config.policy, config.policy_labels),
     )
 
 
@@ -85,6 +89,7 @@ PLUGIN: Plugin[Any] = Plugin(
     about="an interface with a MAC address of its own on a link of the host",
     config=MacvlanConfig,
     add=add,
+    kinds=(registry.Kind.POLICY_ENDPOINT,),
     validate=validate,
     steps=steps,
     status=status,

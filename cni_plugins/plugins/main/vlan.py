@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cni_plugins.attach import child_link, wishes
+from cni_plugins.attach import child_link, policing, wishes
 from cni_plugins.attach.child_link import Child
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
@@ -22,6 +22,7 @@ from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import BOOL, INTERFACE_NAME, integer, mtu, option
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Result
+from cni_plugins.steps import registry
 from cni_plugins.steps.child_link import Attribute
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.step import Step
@@ -36,6 +37,8 @@ class VlanConfig:
     mtu: int = option("mtu", mtu(65535), 0, "MTU, not above the master's; 0 takes the master's")
     in_container: bool = option("linkInContainer", BOOL, False, "the master is a link of the container")
     dad: bool = option("enabledad", BOOL, False, "detect duplicate IPv6 addresses, which takes 2 s")
+    policy: str = option("policy", policing.POLICY, "", policing.POLICY_ABOUT)
+    policy_labels: tuple[str, ...] = option("policyLabels", policing.LABELS, (), policing.LABELS_ABOUT)
 
 
 def _require_master(config: VlanConfig) -> None:
@@ -59,6 +62,7 @@ def _child(config: VlanConfig) -> Child:
         mtu=config.mtu,
         own_mac=False,
         dad=config.dad,
+        judged=policing.Judged(config.policy, config.policy_labels),
     )
 
 
@@ -83,6 +87,7 @@ PLUGIN: Plugin[Any] = Plugin(
     about="an interface for one VLAN of a link of the host",
     config=VlanConfig,
     add=add,
+    kinds=(registry.Kind.POLICY_ENDPOINT,),
     validate=validate,
     steps=steps,
     status=status,

@@ -22,7 +22,7 @@ from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import Roots, roots_from
-from cni_plugins.steps import policy_state
+from cni_plugins.steps import policy_kernel, policy_state
 from cni_plugins.steps.policy_file import State
 
 WEB = {"name": "w", "for": {}, "ingress": [{"allow": ["tcp/80"], "from": ["any"]}]}
@@ -45,7 +45,7 @@ def always(state: State) -> Callable[[State], State]:
 
 def assert_held(host: Namespace, state: State) -> None:
     with Nfnetlink(host) as socket:
-        assert policy_state.held(socket) == Compiler(state.policies).compile(state.endpoints).entries
+        assert policy_kernel.held(socket) == Compiler(state.policies).compile(state.endpoints).entries
 
 
 def assert_no_profile_is_left(host: Namespace, state: State) -> None:

@@ -1,0 +1,39 @@
+"""Containers on a LAN of the node's, whose packets the host does not see, and who reaches whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from netns_tests.node import Netns, Node
+from netns_tests.test_policy import DB, Box, conf, task
+
+__all__ = ["CLOSED", "DB", "add_lan", "lan", "lan_matrix"]
+
+CLOSED = DB | {"ingress": []}
+#: Of the LAN that `Node.uplink` makes: 192.0.2.1 and 2001:db8::1 are the other machine.
+RANGES = [
+    [{"subnet": "192.0.2.0/24", "rangeStart": "192.0.2.100", "rangeEnd": "192.0.2.200"}],
+    [{"subnet": "2001:db8::/64", "rangeStart": "2001:db8::100", "rangeEnd": "2001:db8::200"}],
+]
+
+
+def lan(kind: str, default: str | None = "open", **keys: Any) -> dict[str, Any]:
+    made = conf(default, type=kind, master="eth0", ipam={"type": "host-local", "ranges": RANGES}) | keys
+    return {key: value for key, value in made.items() if key not in ("bridge", "isDefaultGateway")}
+
+
+def add_lan(node: Node, ours: str, made: dict[str, Any], box: Netns, **labels: str) -> dict[str, Any]:
+    made = made | {"args": task([], labels)}
+    return node.cni("ADD", f"{ours}/{made['type']}", made, box.name, box).ok()
+
+
+def lan_matrix(boxes: list[Box], world: Netns) -> set[str]:
+    """The pairs that reach one another, by the first letters of their names; - is the other machine."""
+    there = {f"{a.name[0]}{b.name[0]}" for a in boxes for b in boxes if a is not b and a.reaches(b)}
+    for box in boxes:
+        outward = {box.reaches(address) for address in ("192.0.2.1", "2001:db8::1")}
+        inward = {world.ping(address, seconds=box.patience) for address in (box.four, box.six)}
+        assert len(outward) == len(inward) == 1, f"{box.name}: the families differ"
+        there |= {f"{box.name[0]}-"} if outward.pop() else set()
+        there |= {f"-{box.name[0]}"} if inward.pop() else set()
+    return there
