@@ -31,9 +31,9 @@ def lan_matrix(boxes: list[Box], world: Netns) -> set[str]:
     """The pairs that reach one another, by the first letters of their names; - is the other machine."""
     there = {f"{a.name[0]}{b.name[0]}" for a in boxes for b in boxes if a is not b and a.reaches(b)}
     for box in boxes:
-        outward = {box.reaches(address) for address in ("192.0.2.1", "2001:db8::1")}
-        inward = {world.ping(address, seconds=box.patience) for address in (box.four, box.six)}
-        assert len(outward) == len(inward) == 1, f"{box.name}: the families differ"
+        outward = {box.netns.ping(address, seconds=3) for address in ("192.0.2.1", "2001:db8::1")}
+        inward = {world.ping(address, seconds=2) for address in (box.four, box.six)}
+        assert (len(outward), len(inward)) == (1, 1), f"{box.name}: the families differ"
         there |= {f"{box.name[0]}-"} if outward.pop() else set()
         there |= {f"-{box.name[0]}"} if inward.pop() else set()
     return there

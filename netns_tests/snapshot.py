@@ -37,6 +37,10 @@ PERMANENT: tuple[tuple[str, str], ...] = (
     (r"dir ", "empty directories hold nothing"),
     (r"file /var/lib/cni/networks/[^/]+/(lock|last_reserved_ip\.\d+) ", "host-local's; not a reservation"),
     (r"file /run/mesokit/(locks/|[^ ]*\.lock )", "a lock file must not vanish under one who waits for it"),
+    (
+        r'file /run/mesokit/policy/(state\.json  = [\s\S]*"endpoints":\[\n\]\}$|verified )',
+        "which policies hold, for whoever comes; no endpoint is in it",
+    ),
     (r"(file|dir) /run/mesokit/failures\b", "the calls that failed, for an operator"),
     (r"file /run/mesokit/host-local/[^/]+/stamp ", "when the index of reservations was last true"),
     (

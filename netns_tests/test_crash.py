@@ -50,6 +50,7 @@ SCENARIOS: Mapping[str, dict[str, Any]] = {
     "bridge-iptables": bridge(DUAL, isGateway=True, ipMasq=True, ipMasqBackend="iptables"),
     "ptp": {"type": "ptp", "ipMasq": True, "ipam": local("10.9.0.0/24", "fd00:9::/64", routes=ROUTES)},
     "macvlan": {"type": "macvlan", "master": "eth0", "mtu": 1400, "ipam": LAN},
+    "macvlan-policy": {"type": "macvlan", "master": "eth0", "policy": "isolated", "ipam": LAN},
     "host-device": {"type": "host-device", "device": "spare0", "ipam": DUAL},
     "tap": {"type": "tap", "multiQueue": True, "mtu": 1400, "owner": 1000, "group": 1000, "ipam": DUAL},
     "dhcp": {"type": "macvlan", "master": "eth0", "ipam": {"type": "dhcp"}},

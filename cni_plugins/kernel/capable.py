@@ -1,4 +1,4 @@
-"""Which processes may change the network of the namespace that they are in (capabilities(7), CAP_NET_ADMIN)."""
+"""Which processes may change the network that they are in (capabilities(7), CAP_NET_ADMIN)."""
 
 import fcntl
 import os

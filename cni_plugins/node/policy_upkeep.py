@@ -48,16 +48,23 @@ def serve() -> int:
     memory = Memory()
     watch = PolicyWatch(policy_state.directory(roots))  # before the first look: nothing is missed
     events = select.poll()
-    events.register(watch.fileno(), select.POLLIN)
+    with contextlib.suppress(OSError):  # else what is above it is watched, which tells of every attachment
+        policy_state.inside_directory(roots).mkdir(parents=True, exist_ok=True)
+    arrivals = PolicyWatch(policy_state.inside_directory(roots))
+    for each in (watch, arrivals):
+        events.register(each.fileno(), select.POLLIN)
     while True:
         upkeep(roots, host, memory)
         _give_back()
-        if not memory.lines.state.endpoints:
-            return NOTHING_TO_DO
-        while not events.poll(_patience(memory)):
+        while memory.lines.state.endpoints:
+            events.poll(_patience(memory))
+            time.sleep(_MOMENT_SECONDS)
+            arrivals.changed()
+            if watch.changed():
+                break
             _look_inside(roots, host, memory)
-        time.sleep(_MOMENT_SECONDS)
-        watch.changed()
+        else:
+            return NOTHING_TO_DO
 
 
 def _patience(memory: Memory) -> float | None:
@@ -81,8 +88,8 @@ def _tell_of_namespaces(looks: Iterable[Look]) -> None:
             log.error("policy: %s: not enforced: %s", look.who, look.problem)
         else:
             log.warning(
-                "policy: %s: somebody removed %d elements and chains from its network namespace, and they are "
-                "back",
+                "policy: %s: somebody removed %d elements and chains from its network namespace, and they "
+                "are back",
                 look.who,
                 look.mended,
             )

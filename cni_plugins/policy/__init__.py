@@ -15,5 +15,8 @@ Semantics, in full:
   endpoints unless a rule denies it.
 * A change holds for flows that exist: packets are judged, not connections. Published ports are judged by the
   container's address and port, with the client's own address.
+* Where the host sees no packet (macvlan, ipvlan, VLANs, devices of the host) the same is judged in the
+  container's own namespace, for both directions, by interface: see kernel/nft/inside_rules.py. The node's own
+  addresses are `host` there.
 * A policy with `audit: true` changes no verdict: what it would have refused is counted and logged.
 """

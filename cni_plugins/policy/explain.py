@@ -41,8 +41,8 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one end is judged: the sets there, what the maps of profiles are called, and the key of the end in
-    them (its address; in a container's namespace its interface).
+    """Where one end is judged: the sets there, what the maps of profiles are called, and the key of the end
+    in them (its address; in a container's namespace its interface).
     """
 
     sets: Sets

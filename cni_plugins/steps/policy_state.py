@@ -48,6 +48,11 @@ def directory(roots: Roots) -> Path:
     return roots.relocate("/etc/mesokit/policy.d")
 
 
+def inside_directory(roots: Roots) -> Path:
+    """What changes when the first endpoint comes that is judged in its own namespace, or the last goes."""
+    return roots.run / "policy" / "inside"
+
+
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What a change was in the host's rules: numbers of profiles and of elements; and the namespaces of
@@ -212,6 +217,12 @@ class Store:
         temporary = self._folder / "state.json.new"
         _write(temporary, policy_file.write(state, self._host, self._memory.lines))
         temporary.rename(self._folder / "state.json")
+        note = inside_directory(self._roots) / "some"
+        if any(item.inside for item in state.endpoints) != note.exists():
+            if note.exists():
+                note.unlink()
+            else:
+                _write(note, b"")
 
 
 def _write(path: Path, data: bytes) -> None:
