@@ -1,6 +1,6 @@
 """Policy of interfaces whose packets the host does not see: judged in the container's own namespace.
 
-macvlan here; `test_qemu_policy.py` has ipvlan and VLANs, on a kernel that has them.
+macvlan here; ipvlan and VLANs take the same way.
 """
 
 from __future__ import annotations

@@ -84,6 +84,8 @@ def leave(step: "PolicyEndpoint", context: Context) -> None:
         if step.inside:
             _take_down(context, [item for item in store.state.endpoints if item.identity == identity])
         store.update(left)
+        if step.inside:
+            store.forget_sandbox()
         rest = store.state.endpoints
     if step.bridged and not any(item.bridged and item.link == step.link for item in rest):
         bridge_filter.turn(context.host, step.link, on=False)

@@ -126,6 +126,13 @@ class Inside:
                 except kernel.Mismatch:  # not what was left there
                     policy_kernel.make_hold(socket, worlds[1].compiled(now), (INSIDE,))
 
+    def forget_known(self, endpoints: Sequence[Endpoint]) -> None:
+        """Take our table out of the call's namespace, where no endpoint is judged."""
+        if self.known is not None and tuple(fingerprint(self.known)) not in places(endpoints):
+            with Nfnetlink(self.known) as socket:
+                if INSIDE.version in kernel.chain_names(socket):
+                    kernel.remove_table(socket)
+
     def look(self, compiler: Compiler, members: Members, *, all_of_them: bool = True) -> list[Look]:
         """Make every namespace what it has to be, whatever it is; those that were not so, or could not be
         reached. Without `all_of_them` only where something has changed since it was `seen`.

@@ -179,6 +179,12 @@ class Store:
         compiler, members = self._memory.of(self.state)
         return self._inside.look(compiler, members, all_of_them=False)
 
+    def forget_sandbox(self) -> None:
+        """Take away what is in the call's namespace if no endpoint is there any more: who died between the
+        kernel and the state left rules that the state knows nothing of.
+        """
+        self._inside.forget_known(self.state.endpoints)
+
     def _is_verified(self, generation: int) -> bool:
         """Whether the kernel holds what the state says, because nobody has changed nf_tables since that was
         looked at.
