@@ -85,6 +85,12 @@ SCENARIOS: Mapping[str, dict[str, Any]] = {
         "runtimeConfig": {"portMappings": MAPPINGS[:1]},
         "delegate": bridge(local("10.9.0.0/24"), isDefaultGateway=True),
     },
+    "port-mapper": {
+        "type": "mesos-cni-port-mapper",
+        "chain": "MESOS-PORTS",
+        "runtimeConfig": {"portMappings": MAPPINGS[:1]},
+        "delegate": bridge(local("10.9.0.0/24"), isDefaultGateway=True),
+    },
     "sbr": {"type": "sbr", "delegate": {"type": "macvlan", "master": "eth0", "ipam": LAN}},
     "bandwidth": {
         "type": "bandwidth",

@@ -64,6 +64,8 @@ def _table(config: VrfConfig, context: Context) -> int:
         raise CniError(
             Code.INVALID_CONFIG,
             f"table is {config.table}, and the container has VRF {config.vrf} with table {table} already",
+            f"its interfaces already exist with different routing table {table}: leave table out, or choose "
+            "another vrfname",
         )
     return table
 
