@@ -26,6 +26,7 @@ import importlib
 import io
 import os
 import pkgutil
+import re
 import runpy
 import signal
 import socket
@@ -53,6 +54,8 @@ _ROOM = 4096
 
 #: What kernel/netlink imports to know the layouts that pyroute2 has.
 _LAYOUTS = tuple(f"pyroute2.netlink.rtnl.{name}" for name in ("ifaddrmsg", "ifinfmsg", "iw_event", "rtmsg"))
+
+_LARGE = re.compile(r"cni_plugins\.cli\.(framework|run|web|manual)\w*")
 
 
 class Warm:
@@ -221,7 +224,8 @@ def _end(main: Any) -> None:
 
 
 def _import_all() -> None:
-    """What the command and the plugins import sooner or later."""
+    """What the command and the plugins import sooner or later, but for commands that bring frameworks and web
+    servers along: those are not there in QEMU, and a fork copies the tables of all memory."""
     from cni_plugins.node.plugins import _LATER  # noqa: PLC0415 - only this process needs them
     from cni_plugins.plugins.registry import MODULES  # noqa: PLC0415 - only this process needs it
 
@@ -229,7 +233,7 @@ def _import_all() -> None:
     for package in ("cli", "node", "attach", "steps", "kernel", "store", "dhcp", "policy", "view", "spec"):
         folder = importlib.import_module(f"cni_plugins.{package}")
         for item in pkgutil.iter_modules(folder.__path__, f"cni_plugins.{package}."):
-            if not item.ispkg and not item.name.endswith(".__main__"):
+            if not item.ispkg and not _LARGE.fullmatch(item.name):
                 importlib.import_module(item.name)
     for module in (*MODULES.values(), *_LATER, *_LAYOUTS, "cni_plugins.main", "packed"):
         importlib.import_module(module)
