@@ -1,14 +1,37 @@
 """How the tests are spread over processes, and which of them need nothing but Python: a plugin of pytest.
 
 `pytest -p netns_tests.parallel -n 2 --dist loadfile`: the tests of a file stay together, because they share
-what is made once for a module; those in QEMU all do, because the machine boots once for a process.
+what is made once for a module. Files that take long begin first, so that no process works on when the others
+are done: seconds are those of the last run (in pytest's cache), or those of LONG. Tests in QEMU are two
+groups of like length: a machine boots once for a process, and one processor serves one machine.
 
 `--fast` leaves out what needs root, a program of a Debian package, or minutes.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict, defaultdict
+
 import pytest
+
+#: Seconds of groups that take long, where no earlier run has told: so they begin first.
+LONG = {
+    "in QEMU: links": 900.0,
+    "in QEMU: differential": 900.0,
+    "netns_tests/test_differential.py": 400.0,
+    "netns_tests/test_dhcp.py": 250.0,
+    "netns_tests/test_dhcp6.py": 200.0,
+    "netns_tests/test_crash.py": 200.0,
+    "netns_tests/test_update_networks.py": 150.0,
+    "netns_tests/test_bandwidth.py": 150.0,
+    "netns_tests/test_policy.py": 150.0,
+    "netns_tests/test_router_advertisements.py": 100.0,
+    "netns_tests/test_update_crash.py": 100.0,
+    "executor/framework/service/tests/test_ha.py": 100.0,
+    "executor/tests/hostile_peers/test_agents.py": 100.0,
+    "netns_tests/test_commands.py": 100.0,
+}
+_SECONDS = "mesokit/seconds"
 
 #: They make namespaces.
 _FIXTURES = frozenset({"world", "namespace", "node", "machine", "installed", "plugins"})
@@ -61,15 +84,57 @@ def _fast(item: pytest.Item) -> bool:
     return not item.nodeid.startswith(_NOT_FAST) and not fixtures & _FIXTURES
 
 
+class Seconds:
+    """How long each group takes; remembered from run to run by the process that spreads them."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        cache = config.cache
+        self._cache = cache
+        self._before: dict[str, float] = LONG | (cache.get(_SECONDS, {}) if cache is not None else {})
+        self._now: defaultdict[str, float] = defaultdict(float)
+
+    def of(self, group: str) -> float:
+        return self._before.get(group, 0.0)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._now[kept_together(report.nodeid)] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        """A group of which only a part ran now keeps what it took as a whole."""
+        longest = {group: max(self.of(group) / 2, now) for group, now in self._now.items()}
+        if self._cache is not None:
+            self._cache.set(_SECONDS, self._before | longest)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Seconds(config), "seconds of groups")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     from xdist.scheduler import LoadFileScheduling  # noqa: PLC0415 - only where tests run in parallel
 
+    seconds = config.pluginmanager.get_plugin("seconds of groups")
+    assert isinstance(seconds, Seconds)
+    seconds_of = seconds.of
+
+    class LongestFirst(OrderedDict[str, dict[str, bool]]):
+        """The queue of groups, from which xdist takes the first."""
+
+        def popitem(self, last: bool = True) -> tuple[str, dict[str, bool]]:
+            group = max(self, key=lambda each: (seconds_of(each), len(self[each])))
+            return group, self.pop(group)
+
     scheduling = LoadFileScheduling(config, log)
-    scheduling._split_scope = _kept_together
+    scheduling._split_scope = kept_together
+    scheduling.workqueue = LongestFirst()
     return scheduling
 
 
-def _kept_together(nodeid: str) -> str:
+def kept_together(nodeid: str) -> str:
+    """The group of a test: its file, or its half of what runs in QEMU."""
     file = nodeid.partition("::")[0]
-    return "in QEMU" if "/test_qemu_" in file else file
+    if "/test_qemu_" not in file:
+        return file
+    return "in QEMU: differential" if "_differential" in file else "in QEMU: links"

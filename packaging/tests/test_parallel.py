@@ -1,0 +1,38 @@
+"""How the tests are spread over processes (netns_tests/parallel.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from netns_tests.parallel import LONG, kept_together
+
+pytest_plugins = ["pytester"]
+TOP = Path(__file__).resolve().parents[2]
+
+
+def test_what_takes_long_begins_first(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the table at first, then by what the last run has told."""
+    monkeypatch.setenv("PYTHONPATH", str(TOP))
+    pytester.makepyfile(
+        test_a="def test_a(): pass",
+        test_b="def test_b(): pass",
+        test_c="import time\ndef test_c(): time.sleep(0.3)",
+    )
+    options = ("-p", "netns_tests.parallel", "-n", "1", "--dist", "loadfile", "-v")
+    pytester.runpytest_subprocess(*options).assert_outcomes(passed=3)
+    second = pytester.runpytest_subprocess(*options)
+    lines = [line for line in second.outlines if "PASSED" in line]
+    assert "test_c" in lines[0]
+
+
+def test_the_table_names_files_that_are_there() -> None:
+    for group in LONG:
+        assert group.startswith("in QEMU: ") or (TOP / group).is_file(), group
+
+
+def test_a_file_stays_together() -> None:
+    assert kept_together("netns_tests/test_gc.py::test_x[1]") == "netns_tests/test_gc.py"
+    assert kept_together("netns_tests/test_qemu_links.py::test_x") == "in QEMU: links"
+    assert kept_together("netns_tests/test_qemu_differential.py::test_x") == "in QEMU: differential"
