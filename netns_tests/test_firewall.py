@@ -242,7 +242,7 @@ def test_refused_before_anything_is_made(
 
 
 @contextmanager
-def _firewalld(node: Node) -> Iterator[None]:
+def firewalld(node: Node) -> Iterator[None]:
     """Debian's own, unpacked and not installed (it would start on this machine), on a bus of the node."""
     node.shell("mkdir -p /run/dbus /run/firewalld-config")
     node.path("/run/bus.conf").write_text(BUS)
@@ -269,7 +269,7 @@ def test_firewalld_gets_sources_of_its_zone(node: Node, plugins: str) -> None:
     """A real firewalld: chosen because it runs, its zone has the addresses, CHECK sees a reload, `mesokit
     reload` brings them back, DEL takes them away."""
     node.uplink()
-    with _firewalld(node):
+    with firewalld(node):
         config = network([bridge(DUAL, isDefaultGateway=True, ipMasq=True), firewall()])
         box: Netns = node.netns("c1")
         made = attach(node, plugins, config, "c1", box)
