@@ -169,6 +169,26 @@ FAULTS = [
         "stale",
         "1 reservation",
     ),
+    Fault(
+        "an address that is not reserved",
+        f"rm {PTP}/10.8.0.2",
+        "reservations",
+        "1 address of network ptp-net in use and not reserved",
+    ),
+    Fault(
+        "a spoilt record",
+        "for f in /run/mesokit/attachments/ptp-net/*; do printf 'spoilt\\nspoilt\\n' > $f; done",
+        "unreadable-records",
+        "1 attachment record cannot be read",
+        fix="ip netns del c2; mesokit gc --forget",
+    ),
+    Fault(
+        "a record of a newer release",
+        'sed -i \'s/"step": *"veth"/"step":"hologram"/\' /run/mesokit/attachments/ptp-net/*',
+        "newer-records",
+        "1 attachment was made by a newer release",
+        fix='sed -i \'s/"hologram"/"veth"/\' /run/mesokit/attachments/ptp-net/*',
+    ),
     Fault("rules without a record", "rm -r /run/mesokit/attachments/ptp-net", "stale", "element"),
     Fault(
         "the service was killed",

@@ -103,7 +103,7 @@ def command(ctx: click.Context, api: str, token_file: Path | None, ca: Path | No
     ctx.obj = Api(base.rstrip("/"), token, ca)
 
 
-@command.command("deploy")
+@command.command("deploy", short_help="Deploy the apps of FILE.")
 @click.argument("file", type=click.File("rb"))
 @click.option("--force", is_flag=True, help="Also while another deployment of the app is under way.")
 @click.option(
@@ -250,7 +250,7 @@ _steer("resume", "Go on with a paused or failed deployment.")
 _steer("rollback", "Back to the version before, whatever runs of it kept.")
 
 
-@command.command("kill")
+@command.command("kill", short_help="Kill one instance, or delete an app.")
 @click.argument("what", metavar="APP|INSTANCE")
 @click.option("--scale", "smaller", is_flag=True, help="And make the app smaller by one.")
 @click.option("--destroy-volumes", "destroy", is_flag=True, help="With an app: its volumes too.")
@@ -345,7 +345,7 @@ def _events(response: requests.Response) -> Iterator[tuple[int, dict[str, Any]]]
             yield number, json.loads(value)
 
 
-@command.command("logs")
+@command.command("logs", short_help="Show what an instance printed.")
 @click.argument("instance")
 @click.option("--stderr", "errors", is_flag=True, help="Standard error instead of output.")
 @click.option("--follow", "-f", is_flag=True, help="Go on as more comes.")

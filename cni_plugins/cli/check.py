@@ -37,6 +37,7 @@ def command(name: str | None, network: str | None, verbose: bool, as_json: bool)
     """
     place = look.here()
     found = look.node(place)
+    look.require_network(found, place, network)
     listed = look.named(found, name) if name is not None else list(found.attachments)
     listed = [item for item in listed if network in {None, item.network} and found.here(item)]
     with look.sentences(), endpoint.checking(place.roots, place.host, Plugins()) as checks:
@@ -71,5 +72,5 @@ def command(name: str | None, network: str | None, verbose: bool, as_json: bool)
         count = len(told) - len(bad) - len(unknown)
         sure = f", {len(unknown)} cannot be told" if unknown else ""
         click.echo(f"{count} attachment{'' if count == 1 else 's'} as made, {len(bad)} not{sure}")
-    hidden = bool(found.seen.hidden)
+    hidden = bool(found.seen.hidden or found.seen.unreadable())
     sys.exit(1 if bad else 2 if unknown or hidden else 0)

@@ -43,7 +43,7 @@ def _columns() -> int:
     return min(100, shutil.get_terminal_size().columns)
 
 
-@command.command("help")
+@command.command("help", short_help="Print what PLUGIN makes, and its keys.")
 @click.argument("plugin", required=False, shell_complete=_names)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", is_flag=True, help="Print all plugins in one document, as Markdown.")
@@ -101,7 +101,7 @@ def install(directory: Path) -> None:
     click.echo(f"{len(made)} plugins in {directory}: {' '.join(made)}")
 
 
-@command.command("forget")
+@command.command("forget", short_help="Detach a container though a plugin cannot.")
 @click.argument("network")
 @click.argument("container")
 @click.option("--ifname", help="Only this interface; without it, all of the container on the network.")

@@ -178,7 +178,7 @@ def add(where: Where, network: str, container: str, **options: Any) -> None:
     click.echo(json.dumps(result, indent=2))
 
 
-@click.command("del")
+@click.command("del", short_help="Detach a container from NETWORK.")
 @_NETWORK
 @_CONTAINER
 @_whose
@@ -201,7 +201,7 @@ def delete(where: Where, network: str, container: str, **options: Any) -> None:
     where.runtime().delete(item, attachment)
 
 
-@click.command("check")
+@click.command("check", short_help="Ask each plugin whether a container is attached.")
 @_NETWORK
 @_CONTAINER
 @_whose

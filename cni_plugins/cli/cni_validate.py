@@ -24,6 +24,7 @@ from cni_plugins.chain.plugin import granted
 from cni_plugins.cli import libcni
 from cni_plugins.cli.lacking import lacking
 from cni_plugins.cli.libcni import NetworkList
+from cni_plugins.cli.root import told
 from cni_plugins.plugins.main import flannel
 from cni_plugins.plugins.meta.bandwidth import WAY_OUT, WITHOUT_HOST_END
 from cni_plugins.plugins.registry import MODULES, Plugins
@@ -385,7 +386,7 @@ def _together(paths: Sequence[Path]) -> Iterator[Problem]:
         names.setdefault(name, path)
 
 
-@click.command("validate")
+@click.command("validate", short_help="Say what is wrong with network files.")
 @click.argument("place", metavar="FILE|DIR", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--plugin-dir",
@@ -412,7 +413,7 @@ def validate(place: Path, plugin_dir: str, *, as_json: bool) -> None:
     try:
         paths = libcni.files_of(place) if place.is_dir() else [place]
     except CniError as error:
-        raise click.ClickException(printable(str(error))) from error
+        raise click.ClickException(printable(told(error))) from error
     found = [problem for item in paths for problem in inspect(item, host, path)]
     found += _together(paths)
     if as_json:
@@ -422,7 +423,8 @@ def validate(place: Path, plugin_dir: str, *, as_json: bool) -> None:
         click.echo(json.dumps({"files": len(paths), "problems": listed}, indent=2))
     else:
         for one in found:
-            click.echo(printable(f"{one.file}: {one.where}: {one.kind}: {one.text}"))
+            where = "" if one.where == "." else f"{one.where}: "
+            click.echo(printable(f"{one.file}: {where}{one.kind}: {one.text.removeprefix(f'{one.file} ')}"))
         count = f"{len(paths)} file{'' if len(paths) == 1 else 's'}"
         click.echo(f"{count}, {len(found)} problem{'' if len(found) == 1 else 's'}")
     sys.exit(1 if found else 0)

@@ -36,7 +36,7 @@ def command(ctx: click.Context, socket_path: str, pidfile: str, host_prefix: str
         sys.exit(run(Options(socket_path, pidfile, host_prefix, verbose), os.environ))
 
 
-@command.command("leases")
+@command.command("leases", short_help="Show the leases of this node.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one lease a line.")
 def leases(as_json: bool) -> None:
     """Show the leases of this node: address, server, and for how long they hold."""

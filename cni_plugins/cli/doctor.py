@@ -12,6 +12,7 @@ import click
 from cni_plugins.cli import look
 from cni_plugins.cli.colour import coloured
 from cni_plugins.cli.look import Place
+from cni_plugins.cli.root import told
 from cni_plugins.node import ask
 from cni_plugins.spec.text import printable
 from cni_plugins.store import failures
@@ -75,14 +76,18 @@ def _service() -> Iterator[Finding]:
         )
     except PermissionError as error:
         yield Finding(
-            "node-service", Level.UNKNOWN, "the node service answers root alone", str(error), "sudo"
+            "node-service",
+            Level.UNKNOWN,
+            "the node service answers root alone",
+            told(error),
+            "sudo mesokit doctor",
         )
     except (OSError, ValueError) as error:
         yield Finding(
             "node-service",
             Level.FAIL,
             "the node service does not answer: calls wait for it",
-            str(error),
+            told(error),
             "systemctl restart mesokit-node",
         )
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import click
 
@@ -36,23 +37,27 @@ def command(network: str | None, dry_run: bool, forget: bool, as_json: bool) -> 
         require_root()
     place = look.here()
     found = look.node(place, tasks=False)
+    look.require_network(found, place, network)
     with look.sentences():
         todo = _only(collect.plan(found, place.roots, place.host), network)
         failures = [] if dry_run else collect.collect(todo, found, place.roots)
         left: tuple[Stale, ...] = todo.stale
         if not dry_run:
-            after = look.node(place, tasks=False)
+            after = look.node(place, tasks=False, again=True)
             left = _only(collect.plan(after, place.roots, place.host), network).stale
     problems: list[str] = []
     if forget and not dry_run:
         for item in left:
             problems += collect.forget(item)
+        problems += collect.forget_headless(after, place.roots, network)
         with look.sentences():
-            after = look.node(place, tasks=False)
+            after = look.node(place, tasks=False, again=True)
             rest = _only(collect.plan(after, place.roots, place.host), network)
             failures += collect.collect(rest, after, place.roots)
-            after = look.node(place, tasks=False)
+            after = look.node(place, tasks=False, again=True)
             left = _only(collect.plan(after, place.roots, place.host), network).stale
+            more = tuple(item for item in rest.stale if item not in todo.stale)
+            todo = replace(todo, stale=(*todo.stale, *more), foreign=rest.foreign)
     if as_json:
         look.say_json(
             document(
@@ -65,20 +70,26 @@ def command(network: str | None, dry_run: bool, forget: bool, as_json: bool) -> 
             )
         )
     else:
-        for item in todo.stale:
-            verb = "would go" if dry_run else "left" if item in left else "gone"
-            click.echo(printable(f"{verb}: {_named(item)}"))
+        _show(todo, left, dry_run=dry_run)
         for failure in failures:
             click.echo(printable(f"GC of {failure.network} ({failure.plugin}): {failure.error}"), err=True)
         for problem in problems:
             click.echo(printable(problem), err=True)
-        for item in todo.foreign:
-            click.echo(
-                printable(f"not ours, left alone: {_named(item)}; remove its file if nobody has it"), err=True
-            )
-        if not todo.stale:
-            click.echo("nothing is stale")
     sys.exit(1 if left else 0)
+
+
+def _show(todo: Plan, left: tuple[Stale, ...], *, dry_run: bool) -> None:
+    for item in todo.stale:
+        verb = "would go" if dry_run else "left" if item in left else "gone"
+        click.echo(printable(f"{verb}: {_named(item)}"))
+    for item in todo.foreign:
+        if item.paths:
+            text = f"left alone: {_named(item)}; if that container is no more: mesokit gc --forget"
+        else:
+            text = f"not ours, left alone: {_named(item)}; remove its file if nobody has it"
+        click.echo(printable(text), err=True)
+    if not todo.stale:
+        click.echo("nothing is stale")
 
 
 def _only(todo: Plan, network: str | None) -> Plan:

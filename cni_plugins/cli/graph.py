@@ -25,6 +25,7 @@ def command(network: str | None, svg: bool, as_json: bool) -> None:
     """
     place = look.here()
     found = look.node(place)
+    look.require_network(found, place, network)
     with look.sentences():
         parts = picture.parts(found, place.host, network)
     title = picture.title(found)

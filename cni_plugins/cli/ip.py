@@ -35,10 +35,11 @@ def command(network: str | None, as_json: bool) -> None:
     """
     place = look.here()
     found = look.node(place, tasks=False)
+    look.require_network(found, place, network)
     listed = [item for item in pools(found, place.roots) if network in {None, item.network}]
     if network is not None and not listed:
         raise click.ClickException(
-            printable(f"there is no pool of a network {network!r}; `mesokit ip` lists them")
+            printable(f"network {network!r} has no pool of host-local; `mesokit ip` lists those that have")
         )
     if as_json:
         look.say_json(document("pools", listed))

@@ -3,6 +3,7 @@
 import ctypes
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from cni_plugins.kernel import links, routes
@@ -36,7 +37,8 @@ def lacking(host: Namespace, name: str, config: JsonObject, *, first: bool) -> I
         if not kernel_makes(kind):
             yield "type", f"this kernel makes no {kind} links"
     if name in {"portmap", "firewall"} or fold(config, "ipMasq") is True:
-        with Nfnetlink(host) as socket:
+        # Who is not root may not ask: what cannot be told is not said to be missing.
+        with suppress(CniError), Nfnetlink(host) as socket:
             if not socket.supported and fold(config, "backend") != "iptables":
                 yield "type", "this kernel has no nf_tables"
     if name in _ON_MASTER and fold(config, "linkInContainer") is not True:

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from cni_plugins.cli.root import told
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import Roots, roots_from
@@ -38,8 +39,10 @@ def sentences() -> Iterator[None]:
     """Errors of the model as a sentence and exit status 1."""
     try:
         yield
-    except (CniError, find.NotFoundError) as error:
-        raise click.ClickException(printable(str(error.args[0] if error.args else error))) from error
+    except CniError as error:
+        raise click.ClickException(printable(told(error))) from error
+    except find.NotFoundError as error:
+        raise click.ClickException(printable(str(error))) from error
 
 
 def here() -> Place:
@@ -51,18 +54,55 @@ def here() -> Place:
         return Place(roots_from(os.environ), load.host_namespace())
 
 
-def node(place: Place, *, tasks: bool = True) -> Node:
-    """One look; what this user may not see is said once, on standard error."""
+def node(place: Place, *, tasks: bool = True, again: bool = False) -> Node:
+    """One look; what this user may not see, and what nobody can read, is said on standard error, unless this
+    is a look `again`.
+    """
     with sentences():
         found = load.node(place.roots, place.host, tasks=tasks)
+    if again:
+        return found
     for sentence in found.seen.hidden:
         click.echo(f"mesokit: {printable(sentence)}", err=True)
+    spoilt = found.seen.unreadable()
+    if spoilt:
+        more = f" and {len(spoilt) - 1} more" if len(spoilt) > 1 else ""
+        click.echo(
+            printable(f"mesokit: {spoilt[0]}{more}: this attachment record cannot be read: mesokit doctor"),
+            err=True,
+        )
     return found
+
+
+def require_network(found: Node, place: Place, name: str | None) -> None:
+    """For a network that no attachment, no reservation and no file of this node is of: its sentence."""
+    if name is None or any(item.network == name for item in found.attachments):
+        return
+    import difflib  # noqa: PLC0415 - for a name that is wrong
+
+    from cni_plugins.view import pools  # noqa: PLC0415 - as above
+
+    known = pools.networks(found, place.roots)
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        hint = f"is {near[0]!r} meant?"
+    elif known:
+        hint = f"there are {', '.join(sorted(known))}"
+    else:
+        hint = found.seen.hidden[0] if found.seen.hidden else "there is none"
+    raise click.ClickException(printable(f"no network {name!r} on this node: {hint}"))
 
 
 def named(found: Node, name: str) -> list[Attachment]:
     with sentences():
         return find.find(found, name)
+
+
+def container(found: Node, name: str) -> str:
+    """The id of the container that goes by `name`."""
+    return named(found, name)[0].container_id
 
 
 def width() -> int:

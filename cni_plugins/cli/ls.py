@@ -45,6 +45,7 @@ def command(
     place = look.here()
     while True:
         found = look.node(place)
+        look.require_network(found, place, network)
         listed = _chosen(found, name, network, state)
         if as_json:
             look.say_json(document("attachments", (attachment(found, item) for item in listed)))

@@ -55,6 +55,17 @@ COMMANDS: Mapping[str, Subcommand] = {
 }
 
 
+#: What people try first, and what it is called here.
+_ASKED: Mapping[str, str] = {
+    "help": "mesokit --help, mesokit COMMAND --help",
+    "version": "mesokit --version",
+    "list": "mesokit ls",
+    "status": "mesokit ls, mesokit doctor, mesokit node status",
+    "show": "mesokit inspect NAME",
+    "logs": "mesokit events",
+}
+
+
 class NobodyReadsError(Exception):
     """Standard output is a pipe that nobody reads any more."""
 
@@ -97,6 +108,8 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if not (ctx.resilient_parsing or args[0] in COMMANDS or args[0].startswith("-")):
+            if args[0] in _ASKED:
+                ctx.fail(f"no command named {args[0]!r}: {_ASKED[args[0]]}")
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(sorted(COMMANDS))}"
             ctx.fail(f"no command named {args[0]!r}; {hint}")

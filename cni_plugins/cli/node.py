@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from cni_plugins.cli.root import told
 from cni_plugins.node import ask
 from cni_plugins.node.ask import socket_path
 from cni_plugins.node.main import Options, serve
@@ -62,19 +63,19 @@ def command(
     sys.exit(serve(options, version("mesokit"), prepare, reload=again, policies=policies))
 
 
-@command.command("status")
+@command.command("status", short_help="Show calls, errors, latency of the service.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(as_json: bool) -> None:
     """Show what the running service did: calls, errors by code, latency, the last calls that failed."""
     try:
         answer = ask.status(socket_path())
     except (ask.NotRunning, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(told(error))) from error
     answer["failures"] = [as_json_failure(failure) for failure in _last(_SHOWN)]
     click.echo(json.dumps(answer, indent=2) if as_json else render(answer))
 
 
-@command.command("failures")
+@command.command("failures", short_help="Show the last plugin calls that failed.")
 @click.option("-n", "count", type=click.IntRange(1), default=50, show_default=True, help="How many at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one failure a line.")
 def failures(count: int, as_json: bool) -> None:
@@ -138,7 +139,7 @@ def metrics(state: bool) -> None:
     try:
         click.echo(ask.get(socket_path(), "/metrics"), nl=False)
     except (ask.NotRunning, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(told(error))) from error
 
 
 def render(answer: dict[str, Any]) -> str:

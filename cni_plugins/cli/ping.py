@@ -46,7 +46,7 @@ def command(source: str, target: str, what: str, seconds: float, as_json: bool) 
     if (
         match is None
         or (match["protocol"] != "icmp") != bool(match["port"])
-        or int(match["port"] or 1) > 65535
+        or not 0 < int(match["port"] or 1) <= 65535
     ):
         raise click.UsageError(f"WHAT is {what!r}: give icmp, tcp/PORT or udp/PORT")
     ask = Ask(match["protocol"], int(match["port"] or 0), seconds)
@@ -68,9 +68,13 @@ def _ways(node: Node, source: str, target: str) -> Iterator[Way]:
     """One for each family that both ends have."""
     ones = look.named(node, source)
     wanted = _address(target)
+    if wanted is not None:
+        _require_unicast(wanted)
     others = [item for item in node.attachments if wanted and str(wanted) in _ips(item)]
     if wanted is None:
         others = look.named(node, target)
+        if others[0].container_id == ones[0].container_id:
+            raise click.UsageError("SOURCE and TARGET are one container: such packets never leave it")
     for version in (4, 6):
         mine = next(
             ((item, ip) for item in ones for ip in map(parse_ip, _ips(item)) if ip.version == version), None
@@ -93,6 +97,24 @@ def _address(text: str) -> Ip | None:
         return None
 
 
+def _require_unicast(address: Ip) -> None:
+    """click.UsageError for an address that no packet of a probe goes to, or not to one place."""
+    what = (
+        "is no address to send to"
+        if address.is_unspecified
+        else "is the container's own: mesokit exec NAME -- ping -c 1 " + str(address)
+        if address.is_loopback
+        else "is for many; a probe asks one"
+        if address.is_multicast or str(address) == "255.255.255.255"
+        else "is of one link alone: give another address of the target, or mesokit exec NAME -- ping "
+        f"{address}%eth0"
+        if address.version == 6 and address.is_link_local
+        else ""
+    )
+    if what:
+        raise click.UsageError(f"TARGET {address} {what}")
+
+
 def _ips(item: Attachment) -> list[str]:
     return [entry.ip for entry in item.addresses]
 
@@ -106,4 +128,5 @@ def _show(item: Outcome, what: str) -> None:
         mark = {True: "ok  ", False: "END ", None: "?   "}[hop.passed]
         click.echo(printable(f"  {mark}  {hop.place}: {hop.about}"))
     if item.ends:
-        click.echo(printable(f"  it ends at {item.ends}"))
+        at = "" if item.ends.startswith("beyond") else "at "
+        click.echo(printable(f"  it ends {at}{item.ends}"))

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from cni_plugins.cli.policy_text import as_json_endpoint, audited, builtin, overview, suspicions
-from cni_plugins.cli.root import require_root
+from cni_plugins.cli.root import require_root, told
 from cni_plugins.kernel.netlink.netfilter import Nfnetlink
 from cni_plugins.policy.compile import Compiler
 from cni_plugins.policy.model import Endpoint, Policy
@@ -26,6 +26,7 @@ from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.namespace import OWN_NETNS, Namespace, open_namespace
 from cni_plugins.spec.roots import Roots, roots_from
 from cni_plugins.spec.text import printable
+from cni_plugins.spec.values import parse_ip
 from cni_plugins.steps import policy_kernel, policy_state
 from cni_plugins.steps.policy_file import State
 from cni_plugins.steps.policy_inside import Inside
@@ -73,7 +74,7 @@ def _host() -> Namespace:
     try:
         host = open_namespace(OWN_NETNS)
     except CniError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(told(error))) from error
     if host is None:
         raise click.ClickException(f"cannot open {OWN_NETNS}: is /proc mounted?")
     return host
@@ -83,7 +84,7 @@ def _state() -> State:
     try:
         return policy_state.load(_roots(), _host())
     except CniError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(told(error))) from error
 
 
 def _read(place: Path | None) -> list[Policy]:
@@ -108,7 +109,7 @@ def _read(place: Path | None) -> list[Policy]:
         sys.exit(_REFUSED)
 
 
-@command.command("check")
+@command.command("check", short_help="Say what is wrong or odd in policy files.")
 @click.argument("place", required=False, type=click.Path(path_type=Path))
 @_AS_JSON
 def check(place: Path | None, as_json: bool) -> None:
@@ -137,7 +138,7 @@ def schema() -> None:
     click.echo(json.dumps(SCHEMA, indent=2))
 
 
-@command.command("apply")
+@command.command("apply", short_help="Make the policy files hold, all or none.")
 @_FROM
 @_AS_JSON
 def apply(place: Path | None, as_json: bool) -> None:
@@ -157,7 +158,7 @@ def apply(place: Path | None, as_json: bool) -> None:
             mended = store.restore()
             count = len(store.state.endpoints)
     except CniError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(told(error))) from error
     problems = sorted({*done.problems, *mended.problems})
     answer = {
         "policies": len(policies),
@@ -182,7 +183,7 @@ def apply(place: Path | None, as_json: bool) -> None:
         click.echo(printable(f"NOT ENFORCED in {problem}"), err=True)
 
 
-@command.command("show")
+@command.command("show", short_help="Show who is under policy, and what holds.")
 @_AS_JSON
 def show(as_json: bool) -> None:
     """Show who is under policy, what holds for them, how it is enforced, and what is not."""
@@ -195,7 +196,7 @@ def show(as_json: bool) -> None:
         inside = Inside(host, after(_SECONDS))
         lacking += inside.lacking(compiler, Members(state.endpoints))
     except CniError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(told(error))) from error
     admins = inside.admins(state.endpoints)
     if as_json:
         document = {
@@ -212,7 +213,7 @@ def show(as_json: bool) -> None:
         click.echo(printable(line))
 
 
-@command.command("explain")
+@command.command("explain", short_help="Say whether a flow passes, and by which rule.")
 @click.argument("source")
 @click.argument("target")
 @click.argument("traffic")
@@ -220,37 +221,62 @@ def show(as_json: bool) -> None:
 def explain(source: str, target: str, traffic: str, as_json: bool) -> None:
     """Say whether the first packet of a flow from SOURCE to TARGET passes, and why.
 
-    SOURCE and TARGET are a container's id or the beginning of it, or an address; TRAFFIC is such as tcp/80,
-    udp/53, icmp/echo-request. The verdict is read from the kernel's own sets. Exit status 1 if it does not
-    pass.
+    SOURCE and TARGET are addresses, or anything that `mesokit inspect` understands; TRAFFIC is such as
+    tcp/80, udp/53, icmp/echo-request. The verdict is read from the kernel's own sets. Exit status 1 if it
+    does not pass.
 
     \b
     mesokit policy explain web-1 db-1 tcp/5432
     mesokit policy explain 203.0.113.7 web-1 tcp/80
     """
+    state = _state()
     try:
-        answers = explain_flow(_state(), _host(), source, target, traffic)
+        answers = explain_flow(state, _host(), _end(state, source), _end(state, target), traffic)
     except (ExplainError, CniError) as error:
-        raise click.ClickException(printable(str(error))) from error
+        raise click.ClickException(printable(told(error))) from error
     if as_json:
         click.echo(json.dumps(answers, indent=2))
     else:
         for answer in answers:
-            click.echo(printable(_told(answer, traffic)))
+            for line in _told(answer, traffic):
+                click.echo(printable(line))
     sys.exit(0 if all(answer["allowed"] for answer in answers) else 1)
 
 
-def _told(answer: dict[str, Any], traffic: str) -> str:
+def _end(state: State, name: str) -> str:
+    """An end of a flow as `explain_flow` takes it: an address, or the beginning of the id of a container
+    under policy; of any other container its first address, for what policy says of a stranger.
+    """
+    try:
+        return str(parse_ip(name))
+    except ValueError:
+        if any(item.container.startswith(name) for item in state.endpoints if name):
+            return name
+    # What looks at the node, which policy does without.
+    from cni_plugins.cli import look  # noqa: PLC0415
+
+    found = look.named(look.node(look.here()), name)
+    if any(item.container == found[0].container_id for item in state.endpoints):
+        return found[0].container_id
+    addresses = [entry.ip for item in found for entry in item.addresses]
+    if not addresses:
+        raise ExplainError(f"{name!r} is {found[0].container_id}, which has no address and no policy")
+    who = f"{name} is container {found[0].container_id}, which is under no policy"
+    click.echo(printable(f"{who}: {addresses[0]} is judged as a stranger's"), err=True)
+    return addresses[0]
+
+
+def _told(answer: dict[str, Any], traffic: str) -> list[str]:
     verdict = "passes" if answer["allowed"] else f"is refused (by the {answer['refusedBy']}'s side)"
     lines = [f"{traffic} from {answer['source']} to {answer['target']} {verdict}"]
     for item in answer["reasons"]:
         place = f", {item['where']}" if item["where"] else ""
         lines.append(f"  {item['end']}: {item['says']} by {item['policy']}{place}")
     lines += [f"  kernel: {step}" for step in answer["kernel"]]
-    return "\n".join(lines)
+    return lines
 
 
-@command.command("audit")
+@command.command("audit", short_help="Show what policies on trial would have refused.")
 @_AS_JSON
 def audit(as_json: bool) -> None:
     """Show how many packets policies with `audit: true` would have refused, by who sent or got them.
@@ -262,7 +288,7 @@ def audit(as_json: bool) -> None:
     try:
         found = audited(state, _host())
     except CniError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(told(error))) from error
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return

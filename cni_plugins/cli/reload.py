@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 
 import click
 
 from cni_plugins.attach.reload import Outcome, reload
+from cni_plugins.cli import look
 from cni_plugins.cli.root import require_root
 from cni_plugins.plugins.registry import Plugins
-from cni_plugins.spec.errors import CniError
-from cni_plugins.spec.namespace import OWN_NETNS, open_namespace
-from cni_plugins.spec.roots import roots_from
 from cni_plugins.spec.text import printable
 
 
 @click.command("reload")
-@click.option("--network", metavar="NAME", help="Only attachments to this network.")
-@click.option("--container", metavar="ID", help="Only attachments of this container.")
+@click.option("-n", "--network", metavar="NAME", help="Only attachments to this network.")
+@click.option("--container", metavar="NAME", help="Only this container, by any of its names.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def command(network: str | None, container: str | None, as_json: bool) -> None:
     """Make again what somebody flushed: rules of masquerading, published ports and spoof checks, rate limits,
-    forwarding, gateway addresses.
+    forwarding, gateway addresses, reservations.
 
     It works from the attachment records under /run/mesokit, changes nothing that is there, and may be run at
     any time. A running node service does it by itself for nf_tables. What belongs to a container alone
@@ -33,15 +30,15 @@ def command(network: str | None, container: str | None, as_json: bool) -> None:
     \b
     mesokit reload                    all attachments of this host
     mesokit reload --network app-net  those of one network
+    mesokit reload --container web.1  one container's
     """
     require_root()
-    try:
-        host = open_namespace(OWN_NETNS)
-    except CniError as error:
-        raise click.ClickException(str(error)) from error
-    if host is None:
-        raise click.ClickException(f"cannot open {OWN_NETNS}: is /proc mounted?")
-    outcomes = reload(roots_from(os.environ), host, Plugins(), network=network, container=container)
+    place = look.here()
+    if network is not None or container is not None:
+        found = look.node(place)
+        look.require_network(found, place, network)
+        container = look.container(found, container) if container is not None else None
+    outcomes = reload(place.roots, place.host, Plugins(), network=network, container=container)
     failed = [item for item in outcomes if item.errors]
     if as_json:
         click.echo(json.dumps([_as_json(item) for item in outcomes], indent=2))

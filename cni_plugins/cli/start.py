@@ -6,6 +6,7 @@
 | nobody reads the output (`mesokit … \\| head`) | nothing | 141 |
 | the output cannot be written (a full disk) | which, and why | 1 |
 | a file, directory or socket that cannot be used | its name, and why | 1 |
+| what the kernel or the state refuses | its sentence, and that root may | 1 |
 | Ctrl-C, before a command has taken it over | nothing | ended by SIGINT, as a shell expects |
 | a mistake of ours | that it is one; MESOKIT_TRACEBACK=1 shows where | 70 |
 
@@ -35,7 +36,7 @@ def main() -> None:
         if isinstance(error.__cause__, BrokenPipeError):
             status = _unusable(error.__cause__)
         else:
-            status = _mistake(error)
+            status = _sentence(error) or _mistake(error)
     status = _flushed(status)
     sys.exit(status)
 
@@ -76,6 +77,17 @@ def _unusable(error: OSError, what: str = "") -> int:
     text = f"{named}: {error.strerror or error}" if named else str(error.strerror or error)
     _say(f"{text}: run me as root" if isinstance(error, PermissionError) and os.geteuid() else text)
     _forget_output()
+    return 1
+
+
+def _sentence(error: Exception) -> int:
+    """The status for an error of the model, told; 0 for any other. What raises one has imported both."""
+    from cni_plugins.cli.root import told  # noqa: PLC0415 - as above
+    from cni_plugins.spec.errors import CniError  # noqa: PLC0415 - as above
+
+    if not isinstance(error, CniError):
+        return 0
+    _say(told(error))
     return 1
 
 

@@ -20,6 +20,7 @@ from cni_plugins.kernel.nft.trace import Match
 from cni_plugins.spec.text import printable
 from cni_plugins.spec.values import Ip, parse_ip
 from cni_plugins.view.attachments import Attachment
+from cni_plugins.view.node import Node
 from cni_plugins.view.plain import plain
 from cni_plugins.view.tracing import Told, Tracing
 
@@ -61,7 +62,7 @@ class Seconds(click.ParamType[float]):
 @click.command("trace")
 @click.argument("name")
 @click.argument("what", required=False)
-@click.option("--to", "to", metavar="ADDRESS", help="Only packets from or to this address as well.")
+@click.option("--to", "to", metavar="ADDRESS|NAME", help="Only packets from or to this, too.")
 @click.option("--duration", type=Seconds(), help="End after this time; without it, Ctrl-C does.")
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End after this many packets.")
 @click.option(
@@ -96,7 +97,7 @@ def command(
     place = look.here()
     found = look.node(place)
     items = look.named(found, name)
-    matches = _matches(items, _address(to), protocol, port)
+    matches = _matches(items, _addresses(found, to), protocol, port)
     stop = Stop()
     ended = False
     with look.sentences(), ExitStack() as stack:
@@ -118,37 +119,43 @@ def _narrowed(what: str | None) -> tuple[str, int]:
     if what is None:
         return "", 0
     match = _WHAT.match(what)
-    if match is None or int(match["port"] or 1) > 65535 or (match["port"] and match["protocol"] == "icmp"):
+    if (
+        match is None
+        or not 0 < int(match["port"] or 1) <= 65535
+        or (match["port"] and match["protocol"] == "icmp")
+    ):
         raise click.UsageError(f"WHAT is {what!r}: give icmp, tcp, udp, tcp/PORT or udp/PORT")
     return match["protocol"], int(match["port"] or 0)
 
 
-def _address(text: str | None) -> Ip | None:
+def _addresses(found: Node, text: str | None) -> list[Ip]:
+    """Those of --to: itself, or those of the container that it names."""
     if text is None:
-        return None
+        return []
     try:
-        return parse_ip(text)
+        return [parse_ip(text)]
     except ValueError:
-        raise click.UsageError(f"--to {text!r} is no address") from None
+        return [parse_ip(entry.ip) for item in look.named(found, text) for entry in item.addresses]
 
 
 def _matches(
-    items: Sequence[Attachment], to: Ip | None, protocol: str, port: int
+    items: Sequence[Attachment], others: Sequence[Ip], protocol: str, port: int
 ) -> dict[Attachment, list[Match]]:
     found: dict[Attachment, list[Match]] = {}
     for item in items:
         for address in (parse_ip(entry.ip) for entry in item.addresses):
-            if to is None or to.version == address.version:
-                number = _NUMBERS[protocol][address.version == 6] if protocol else 0
-                found.setdefault(item, []).append(Match(address, to, number, port))
+            number = _NUMBERS[protocol][address.version == 6] if protocol else 0
+            for to in others or (None,):
+                if to is None or to.version == address.version:
+                    found.setdefault(item, []).append(Match(address, to, number, port))
     if not found:
-        family = f" of the family of {to}" if to is not None else ""
+        family = f" of the family of {others[0]}" if others else ""
         raise click.ClickException(printable(f"{items[0].container_id} has no address{family}"))
     return found
 
 
 def _announce(items: Sequence[Attachment], matches: dict[Attachment, list[Match]]) -> None:
-    addresses = ", ".join(str(match.one) for listed in matches.values() for match in listed)
+    addresses = ", ".join(dict.fromkeys(str(match.one) for listed in matches.values() for match in listed))
     who = ", ".join(dict.fromkeys(item.container_id for item in items))
     click.echo(printable(f"following {who} ({addresses}); Ctrl-C ends"), err=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,12 +14,10 @@ from cni_plugins.attach.changes import Changes, parse
 from cni_plugins.attach.drift import drift, require_network
 from cni_plugins.attach.membership import Network, add_network, remove_network
 from cni_plugins.attach.update import Outcome, Where, Wish, update
-from cni_plugins.cli import libcni
-from cni_plugins.cli.root import require_root
+from cni_plugins.cli import libcni, look
+from cni_plugins.cli.root import require_root, told
 from cni_plugins.plugins.registry import Plugins
 from cni_plugins.spec.errors import CniError, Code
-from cni_plugins.spec.namespace import OWN_NETNS, open_namespace
-from cni_plugins.spec.roots import roots_from
 from cni_plugins.spec.text import printable
 from cni_plugins.spec.values import parse_json
 from cni_plugins.store import network_files
@@ -32,7 +29,7 @@ Wanted = Callable[[Contents], Changes | Sequence[str]]
 @click.command("update")
 @click.argument("words", nargs=-1, metavar="[CONTAINER] KEY=VALUE…")
 @click.option(
-    "--network", metavar="NAME", help="Only attachments to this network; all of them without CONTAINER."
+    "-n", "--network", metavar="NAME", help="Only attachments to this network; all of them without CONTAINER."
 )
 @click.option(
     "--from",
@@ -89,7 +86,7 @@ Wanted = Callable[[Contents], Changes | Sequence[str]]
 def command(
     words: tuple[str, ...], network: str | None, file: str | None, how: str | None, **options: Any
 ) -> None:
-    """Change networks under running containers.
+    """Change networks under running containers. CONTAINER is anything that `mesokit inspect` understands.
 
     Each container's attachment is changed as a whole or not at all: what is new is added first, then what
     changes is replaced in place, then what is old is taken away, so that nothing is missing meanwhile. What
@@ -130,11 +127,13 @@ def command(
         raise click.UsageError("--from takes --network and one of --dry-run, --apply and --disrupt")
     if file is None and not pairs and not moving:
         raise click.UsageError("name what to change: KEY=VALUE, or --from FILE")
+    place = look.here()
+    if container is not None or network is not None:
+        found = look.node(place)
+        look.require_network(found, place, network)
+        container = look.container(found, container) if container is not None else None
     try:
-        host = open_namespace(OWN_NETNS)
-        if host is None:
-            raise click.ClickException(f"cannot open {OWN_NETNS}: is /proc mounted?")
-        where = Where(roots_from(os.environ), host, Plugins())
+        where = Where(place.roots, place.host, Plugins())
         wish = Wish(apply=how != "dry-run", disrupt=how == "disrupt", force=options["force"])
         if moving and container is not None:
             outcomes = _memberships(where, container, wish, options)
@@ -143,7 +142,7 @@ def command(
             outcomes = update(where, wanted, wish, network=network, container=container)
         done = list(_told(outcomes, dry_run=how == "dry-run", as_json=options["as_json"]))
     except CniError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(told(error))) from error
     if not done:
         what = f"container {container}" if container is not None else f"network {network}"
         raise click.ClickException(f"{what} has no attachment of ours here")

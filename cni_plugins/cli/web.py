@@ -18,6 +18,7 @@ from typing import TypeVar
 import click
 
 from cni_plugins.cli import look
+from cni_plugins.cli.root import told
 from cni_plugins.cli.web_live import Live
 from cni_plugins.cli.web_site import Access, Site, by_token, by_user
 from cni_plugins.spec.text import printable
@@ -59,7 +60,7 @@ def command(listen: str, path: Path | None) -> None:
     try:
         asyncio.run(_serve(place, address, path))
     except OSError as error:
-        raise click.ClickException(printable(str(error))) from error
+        raise click.ClickException(printable(told(error))) from error
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -131,7 +132,11 @@ def _bound(path: Path) -> socket.socket:
         raise OSError(f"--socket {path}: others may change {folder}: choose a directory that they may not")
     if _answers(path):
         raise OSError(f"--socket {path}: somebody serves there already: end it, or choose another path")
-    return sockets.bind(path)
+    try:
+        return sockets.bind(path)
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise
 
 
 def _answers(path: Path) -> bool:

@@ -47,6 +47,9 @@ def _exchange(path: Path, resource: str) -> bytes:
             connection.connect(os.fspath(path))
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise NotRunning(f"no node service listens on {path}; start one with: mesokit node") from error
+        except OSError as error:
+            error.filename = os.fspath(path)
+            raise
         try:
             connection.sendall(f"GET {resource} HTTP/1.0\r\n\r\n".encode())
             with connection.makefile("rb") as stream:

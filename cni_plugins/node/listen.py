@@ -47,7 +47,7 @@ def obtain(
         handed = _ask_predecessor(path)
         return (handed, Origin.PREDECESSOR) if handed else (bind(path), Origin.OWN)
     except OSError as error:
-        raise ListenError(f"cannot listen on {path}: {error}") from error
+        raise ListenError(f"cannot listen on {path}: {error.strerror or error}") from error
 
 
 def _adopt(descriptor: int) -> socket.socket:

@@ -35,13 +35,31 @@ class Reservation(Step):
                 reservations.release(self.address, self.owner)
 
     def check(self, context: Context) -> None:
-        try:
-            content = Path(self.directory, self.address).read_bytes().decode("utf-8", "replace")
-        except OSError:
-            content = ""
-        if not self.owner.holds(content):
+        if not self._stands():
             raise CniError(
                 Code.INTERNAL,
                 f"address {self.address} is not reserved for {self.ifname} of {self.container_id} in "
                 f"{self.directory}",
             )
+
+    def restore(self, context: Context) -> None:
+        """Reserve the address again while nobody else has it: CniError 999 then."""
+        if self._stands():
+            return
+        with opened(self.directory, context.call.roots, context.deadline) as reservations:
+            content = reservations.content(self.address)
+            if content and not self.owner.holds(content):
+                raise CniError(
+                    Code.INTERNAL,
+                    f"address {self.address} of {self.ifname} of {self.container_id} was given to "
+                    f"{content.split()[0]} meanwhile ({self.directory}): end one of the two",
+                )
+            if not content:
+                reservations.reserve(parse_ip(self.address), self.owner)
+
+    def _stands(self) -> bool:
+        try:
+            content = Path(self.directory, self.address).read_bytes().decode("utf-8", "replace")
+        except OSError:
+            return False
+        return self.owner.holds(content)

@@ -36,6 +36,7 @@ from cni_plugins.store import boot
 from cni_plugins.store.locks import acquire, open_file
 
 VERSION = 2
+_UNREADABLE = "unreadable"  # the folder, beside that of the records
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +232,8 @@ def _set_aside(path: Path) -> str:
     """Move what cannot be a record to `<run>/unreadable`, over what an earlier one of its name left: its new
     place. CniError 5.
     """
-    place = path.parents[2] / "unreadable"
-    kept = place / f"{path.parent.name}-{path.name}"
+    place = path.parents[2] / _UNREADABLE
+    kept = place / _aside(path)
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.is_dir():
@@ -288,13 +289,18 @@ def require_writable(roots: Roots) -> None:
         place = place.parent
     if not os.access(place, os.W_OK | os.X_OK):
         raise CniError(
-            Code.NOT_AVAILABLE, f"cannot write attachment records in {place}: is it mounted read-only?"
+            Code.NOT_AVAILABLE,
+            f"cannot write attachment records in {place}: "
+            + ("run me as root" if os.geteuid() else "is it mounted read-only?"),
         )
 
 
-def every(roots: Roots, network: str | None = None) -> Iterator[tuple[Path, Contents]]:
-    """All records, or those of one network, read without their locks; what is gone or unreadable is passed
-    over.
+def every(
+    roots: Roots, network: str | None = None, headless: list[Path] | None = None
+) -> Iterator[tuple[Path, Contents]]:
+    """All records, or those of one network, read without their locks; what is gone is passed over. Files that
+    do not tell whose they are go to `headless`: an ADD that died before it changed anything, or a record that
+    is spoilt.
     """
     base = roots.run / "attachments"
     folders = [folder(roots, network)] if network is not None else _entries(base)
@@ -302,10 +308,36 @@ def every(roots: Roots, network: str | None = None) -> Iterator[tuple[Path, Cont
         for path in _entries(place):
             try:
                 contents = _parse(path.read_bytes())
-            except OSError:
+            except (FileNotFoundError, PermissionError):
                 continue
+            except OSError:
+                contents = None
             if contents is not None:
                 yield path, contents
+            elif headless is not None:
+                headless.append(path)
+
+
+def set_aside(roots: Roots) -> list[Path]:
+    """What was unreadable, and was taken out of the way by a call on its attachment. PermissionError."""
+    return _entries(roots.run / _UNREADABLE)
+
+
+def among(found: Iterable[Path], identity: Identity, plugins: Iterable[str], roots: Roots) -> Path | None:
+    """That of `found` (headless files, in place or set aside) which an attachment's record would be."""
+    listed = {path.name: path for path in found}
+    for plugin in plugins if listed else ():
+        path = path_of(roots, identity, plugin)
+        here = listed.get(path.name)
+        if here is not None and here.parent.name == path.parent.name:
+            return here
+        if _aside(path) in listed:
+            return listed[_aside(path)]
+    return None
+
+
+def _aside(path: Path) -> str:
+    return f"{path.parent.name}-{path.name}"
 
 
 def blank(roots: Roots, network: str) -> Iterator[Path]:

@@ -3,7 +3,8 @@
 Stale is: an attachment whose namespace is gone or whose ADD did not come through, a reservation of ours and
 an element of our tables that no attachment has. What a runtime still keeps a note of is left to the runtime:
 a Mesos agent detaches what its directories hold, podman and containerd (libcni) what they keep a result of
-while its namespace is there. Removal is GC of the plugins, with what is not stale as the list of what is
+while its namespace is there. What an attachment has whose record cannot be read stays too: it may be alive.
+Removal is GC of the plugins, with what is not stale as the list of what is
 valid, so that it decides under the same locks: what an ADD makes meanwhile is younger than the list and
 stays.
 """
@@ -15,7 +16,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Nfnetlink
@@ -33,7 +34,7 @@ from cni_plugins.store import records
 from cni_plugins.view.attachments import Attachment, State
 from cni_plugins.view.load import namespaces
 from cni_plugins.view.node import Node
-from cni_plugins.view.pools import Pool, configurations, pools
+from cni_plugins.view.pools import HIDDEN, Pool, configurations, pools
 from cni_plugins.view.runtimes import known
 
 _NET = re.compile(r", net: (?P<network>[^,]+), if: (?P<ifname>[^,]*), id: (?P<container>.*)")
@@ -47,7 +48,7 @@ _ANY: JsonObject = {
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """`what` is attachment, reservation or element; `about` says why or which."""
+    """`what` is attachment, reservation or element; `about` says why or which. `paths` are the records."""
 
     what: str
     network: str
@@ -59,7 +60,9 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is stale, what stays of each network, and what is nobody's of ours: left alone, and told."""
+    """What is stale, what stays of each network, and what is left alone, and told: what others reserved, and
+    (with `paths`) what belongs to a record that cannot be read.
+    """
 
     stale: tuple[Stale, ...]
     valid: Mapping[str, Sequence[Identity]]
@@ -97,13 +100,20 @@ def plan(node: Node, roots: Roots, host: Namespace, seen: Sequence[Pool] | None 
     recorded = {item.identity for item in node.attachments}
     foreign = []
     for pool in pools(node, roots) if seen is None else seen:
-        for one in _unheld(pool, recorded | kept):
-            if one[1]:
-                stale.append(one[0])
+        for one, ours in _unheld(pool, recorded | kept):
+            spoilt = _spoilt(one, node, roots)
+            if ours and spoilt is None:
+                stale.append(one)
             else:
-                foreign.append(one[0])
-                kept.add(Identity(pool.network, one[0].container_id, one[0].interface))
-    stale += _elements(host, recorded | kept)
+                foreign.append(one if spoilt is None else spoilt)
+                kept.add(Identity(pool.network, one.container_id, one.interface))
+    for one in _elements(host, recorded | kept):
+        spoilt = _spoilt(one, node, roots)
+        if spoilt is None:
+            stale.append(one)
+        else:
+            foreign.append(spoilt)
+            kept.add(Identity(one.network, one.container_id, one.interface))
     valid: dict[str, list[Identity]] = {}
     for identity in sorted(kept, key=lambda item: (item.network, item.container_id, item.ifname)):
         valid.setdefault(identity.network, []).append(identity)
@@ -117,10 +127,21 @@ def _noted(roots: Roots) -> set[Identity]:
     return {item.identity for item in listed if item.runtime == "mesos" or there.get(item.netns) is not None}
 
 
+def _spoilt(item: Stale, node: Node, roots: Roots) -> Stale | None:
+    """The same with its record, when that is there and cannot be read."""
+    identity = Identity(item.network, item.container_id, item.interface)
+    path = records.among(node.seen.headless, identity, MODULES, roots)
+    if path is None:
+        return None
+    return replace(item, about=f"{item.about}; its record cannot be read: {path}", paths=(path,))
+
+
 def _unheld(pool: Pool, owners: set[Identity]) -> Iterator[tuple[Stale, bool]]:
     """Reservations without an owner, and whether they are ours to give back."""
     containers = {(item.network, item.container_id) for item in owners}
     for held in pool.held:
+        if held.container_id == HIDDEN:
+            continue
         if held.interface:
             there = Identity(pool.network, held.container_id, held.interface) in owners
         else:
@@ -213,6 +234,26 @@ def forget(item: Attachment | Stale) -> list[str]:
             if record is not None:
                 with record:
                     record.remove()
+        except (CniError, OSError) as error:
+            problems.append(str(error))
+    return problems
+
+
+def forget_headless(node: Node, roots: Roots, network: str | None) -> list[str]:
+    """Remove the files among the records (of a network) that do not tell whose they are, unless a call works
+    on one; what could not be, in sentences.
+    """
+    problems = []
+    place = records.folder(roots, network).name if network is not None else ""
+    for path in node.seen.headless:
+        if place and path.parent.name != place and not path.name.startswith(f"{place}-"):
+            continue
+        try:
+            record = records.open_path(path, after(1))  # a directory is set aside by that
+            if record is not None:
+                with record:
+                    if record.contents is None:
+                        record.remove()
         except (CniError, OSError) as error:
             problems.append(str(error))
     return problems

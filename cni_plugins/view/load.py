@@ -36,8 +36,10 @@ def node(roots: Roots, host: Namespace, *, tasks: bool = True) -> Node:
     """The node as it is now. CniError 999 when the kernel does not answer."""
     hidden: list[str] = []
     place = roots.run / "attachments"
+    headless: list[Path] = []
     try:
-        found = list(records.every(roots))
+        found = list(records.every(roots, headless=headless))
+        headless += records.set_aside(roots)
     except PermissionError as error:
         found = []
         hidden.append(f"{error.filename}: only root may read the attachment records")
@@ -55,6 +57,7 @@ def node(roots: Roots, host: Namespace, *, tasks: bool = True) -> Node:
             boot=boot.current(),
             tasks=runtimes.tasks(roots, {item.container_id for item in listed}) if tasks else {},
             hidden=tuple(hidden),
+            headless=tuple(headless),
         )
     )
 

@@ -1,9 +1,12 @@
-"""The node: attachments with their state, and the host's links and tasks beside them. Pure: no I/O."""
+"""The node: attachments with their state, and the host's links and tasks beside them. No I/O, but for what
+is wrong with a file that is no record.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cni_plugins.kernel.links import Link
 from cni_plugins.view.attachments import Attachment, State
@@ -24,6 +27,7 @@ class Task:
 class Seen:
     """What one look told. `namespaces` holds device and inode of each path of a record, None where nothing is
     there; a path that may not be looked at is missing. `hidden` are sentences: what this user may not see.
+    `headless` are files among the records that do not tell whose they are, and those set aside.
     """
 
     attachments: tuple[Attachment, ...]
@@ -33,6 +37,11 @@ class Seen:
     boot: str
     tasks: Mapping[str, Task]
     hidden: tuple[str, ...] = ()
+    headless: tuple[Path, ...] = ()
+
+    def unreadable(self) -> list[Path]:
+        """Of `headless` those that something was written to: not what an ADD that died early leaves."""
+        return [path for path in self.headless if _is_spoilt(path)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +108,15 @@ def _same(attachment: Attachment, there: tuple[int, int] | tuple[()] | None) -> 
 
 def _is_bridged(attachment: Attachment) -> bool:
     return any(line.get("step") in {"bridge-port", "bridge"} for line in attachment.steps)
+
+
+def _is_spoilt(path: Path) -> bool:
+    try:
+        return b"\n" in path.read_bytes()
+    except FileNotFoundError:
+        return False
+    except OSError:  # a directory, or a disk that does not answer
+        return True
 
 
 def node_of(seen: Seen) -> Node:

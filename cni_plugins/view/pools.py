@@ -23,6 +23,8 @@ from cni_plugins.store.reservations import Reservation, directory_of, read_reser
 from cni_plugins.view.attachments import State
 from cni_plugins.view.node import Node
 
+HIDDEN = "?"  # for a container that this user may not know
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -80,7 +82,9 @@ def pools(node: Node, roots: Roots) -> list[Pool]:
                     one.container_id,
                     one.ifname,
                     moment,
-                    _state(states.get((network, one.container_id), {}), one.ifname),
+                    State.UNKNOWN.value
+                    if one.container_id == HIDDEN
+                    else _state(states.get((network, one.container_id), {}), one.ifname),
                     bool(one.boot),
                 )
                 for one, moment in _reservations(Path(place))
@@ -133,10 +137,29 @@ def _reservations(place: Path) -> Iterator[tuple[Reservation, float]]:
     except FileNotFoundError:
         return
     for name in names:
-        found = read_reservation(f"{place}/{name}", name)
+        found = read_reservation(f"{place}/{name}", name) or _hidden(f"{place}/{name}", name)
         if found is not None:
             with suppress(OSError):
                 yield found, os.stat(f"{place}/{name}").st_mtime  # noqa: PTH116
+
+
+def _hidden(path: str, name: str) -> Reservation | None:
+    """A reservation that only root may read: its name tells the address."""
+    if os.access(path, os.R_OK):
+        return None
+    try:
+        return Reservation(parse_ip(name), HIDDEN, "", "", 0.0) if os.stat(path).st_size else None  # noqa: PTH116
+    except (OSError, ValueError):
+        return None
+
+
+def networks(node: Node, roots: Roots) -> set[str]:
+    """The names of networks that this node has heard of: attachments, reservations, files."""
+    found = {item.network for item in node.attachments}
+    found.update(name for name, _ in configurations(node, roots))
+    with suppress(OSError):
+        found.update(path.name for path in roots.host_local.iterdir() if path.is_dir())
+    return found
 
 
 def configurations(node: Node, roots: Roots) -> Iterator[tuple[str, JsonObject]]:

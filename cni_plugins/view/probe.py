@@ -33,6 +33,7 @@ from cni_plugins.view.rules import Rules
 
 _SECONDS = 30.0
 _TRIES = 3
+_BESIDE_THE_HOST = frozenset(("macvlan", "ipvlan"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +240,7 @@ def _checksum(data: bytes) -> int:
 
 def _hops(one: Attachment, other: Attachment | None, target: Ip, look: _Look) -> Iterator[Hop]:
     yield from _leaving(one, target, look)
-    yield from _host(one, target, look)
+    yield from _host(other, target, look)
     if other is not None:
         yield from _arriving(other, target, look)
 
@@ -289,7 +290,7 @@ def _gateways(one: Attachment) -> set[str]:
     return {entry.gateway for entry in one.addresses if entry.gateway}
 
 
-def _host(one: Attachment, target: Ip, look: _Look) -> Iterator[Hop]:
+def _host(other: Attachment | None, target: Ip, look: _Look) -> Iterator[Hop]:
     rules = Rules()
     for drop in look.drops:
         whose = rules.whose(drop.family, drop.table, drop.chain)
@@ -304,7 +305,10 @@ def _host(one: Attachment, target: Ip, look: _Look) -> Iterator[Hop]:
     name = way.name if way is not None else str(index)
     known = neighbours.find(look.middle, index, target)
     if known is not None and known.state in {Known.FAILED, Known.INCOMPLETE}:
-        yield Hop(f"neighbour {target}", False, f"nobody answers at {name} for {target}'s MAC address")
+        why = f"nobody answers at {name} for {target}'s MAC address"
+        if other is not None and other.type in _BESIDE_THE_HOST and other.parent == name:
+            why += f": a {other.type} link is reached neither by its own host nor by what that forwards"
+        yield Hop(f"neighbour {target}", False, why)
 
 
 def _arriving(other: Attachment, target: Ip, look: _Look) -> Iterator[Hop]:

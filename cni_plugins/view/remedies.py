@@ -59,7 +59,8 @@ def _veth(attachment: Attachment, arguments: Arguments) -> str:
 
 
 def _reservation(attachment: Attachment, arguments: Arguments) -> str:
-    return f"mesokit ip  # who has {arguments['address']}? then: {_ANEW}"
+    who = f"mesokit ip {shlex.quote(attachment.network)}"
+    return f"{_reload(attachment)}  # if another has {arguments['address']} ({who}): end one of the two"
 
 
 def _addresses(attachment: Attachment, arguments: Arguments) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -48,3 +49,18 @@ def test_a_near_miss_is_answered_with_the_command() -> None:
 def test_completion_scripts(shell: str) -> None:
     answer = CliRunner().invoke(main, ["completion", shell])
     assert f"_MESOKIT_COMPLETE={shell}_complete" in answer.output
+
+
+def test_no_line_of_help_is_cut() -> None:
+    for name in COMMANDS:
+        found = main.get_command(click.Context(main), name)
+        if isinstance(found, click.Group):
+            told = CliRunner().invoke(found, ["--help"], env={"COLUMNS": "80"}).output
+            lines = told.partition("Commands:")[2].splitlines()
+            assert lines and not [line for line in lines if line.endswith("...")], told
+
+
+def test_what_people_try_first_has_a_hint() -> None:
+    for word, hint in (("help", "mesokit --help"), ("version", "mesokit --version"), ("list", "mesokit ls")):
+        told = CliRunner().invoke(main, [word])
+        assert told.exit_code == 2 and hint in told.output

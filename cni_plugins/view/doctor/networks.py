@@ -11,7 +11,7 @@ from cni_plugins.kernel import routes
 from cni_plugins.plugins.registry import Plugins
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.text import printable
-from cni_plugins.spec.values import JsonObject
+from cni_plugins.spec.values import IpNetwork, JsonObject
 from cni_plugins.store import network_files
 from cni_plugins.view import pools
 from cni_plugins.view.attachments import Attachment
@@ -68,7 +68,7 @@ def route_overlaps(facts: Facts) -> Iterator[Finding]:
                 continue
             if link in own or facts.name_of(master) in own or there.prefixlen < subnet.prefixlen:
                 continue  # a wider route takes only what no link of ours has
-            if not there.overlaps(subnet):
+            if not there.overlaps(subnet) or _is_a_containers(facts, there, link):
                 continue
             yield Finding(
                 "route-overlaps",
@@ -77,6 +77,14 @@ def route_overlaps(facts: Facts) -> Iterator[Finding]:
                 f"{there} dev {link}, within {subnet}",
                 f"ip route del {there} dev {link}  # or give the network another subnet",
             )
+
+
+def _is_a_containers(facts: Facts, there: IpNetwork, link: str) -> bool:
+    """A route to one address by one end of a pair: of a container that a reference plugin attached, or whose
+    record is lost. Its address is that container's.
+    """
+    kind = facts.node.by_name[link].kind if link in facts.node.by_name else ""
+    return kind == "veth" and there.prefixlen == there.max_prefixlen
 
 
 def full_pools(facts: Facts) -> Iterator[Finding]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from cni_plugins.steps import registry
+from cni_plugins.store import records
+from cni_plugins.view.attachments import Attachment
 from cni_plugins.view.collect import plan
 from cni_plugins.view.doctor.facts import Facts, Finding, Level
+from cni_plugins.view.pools import HIDDEN
 
 _LEAST_FREE = 0.02
+_KINDS = frozenset(kind.value for kind in registry.Kind)
 
 
 def stale(facts: Facts) -> Iterator[Finding]:
@@ -27,6 +33,63 @@ def stale(facts: Facts) -> Iterator[Finding]:
             f"containers that are no more left something behind: {what}",
             f"{first.what} of {first.container_id} on network {first.network}: {first.about}",
             "mesokit gc",
+        )
+
+
+def unreadable_records(facts: Facts) -> Iterator[Finding]:
+    spoilt = facts.node.seen.unreadable()
+    if spoilt:
+        count = len(spoilt)
+        yield Finding(
+            "unreadable-records",
+            Level.FAIL,
+            f"{count} attachment record{'s' if count > 1 else ''} cannot be read: of their containers "
+            "nothing is known here, and what they have is left alone",
+            ", ".join(map(str, spoilt[:3])) + (", …" if count > 3 else ""),
+            "end their containers (mesokit ls lists none), start them anew, then: mesokit gc --forget",
+        )
+
+
+def newer_records(facts: Facts) -> Iterator[Finding]:
+    newer = [
+        item
+        for item in facts.node.attachments
+        if any(each.version > records.VERSION for each in item.contents)
+        or any("step" in line and line["step"] not in _KINDS for line in item.steps)
+    ]
+    if newer:
+        count = len(newer)
+        yield Finding(
+            "newer-records",
+            Level.WARN,
+            f"{count} attachment{'s were' if count > 1 else ' was'} made by a newer release than this one, "
+            "which can neither check nor detach all of it",
+            ", ".join(f"{item.container_id} on network {item.network}" for item in newer[:3]),
+            "install that release again; mesokit --version tells this one's",
+        )
+
+
+def reservations(facts: Facts) -> Iterator[Finding]:
+    """An address that its container no longer holds: the next one may get it."""
+    held = {(pool.directory, one.address): one.container_id for pool in facts.pools for one in pool.held}
+    lost: dict[str, list[tuple[Attachment, str]]] = {}
+    for item in facts.living():
+        for line in item.steps:
+            arguments = line.get("args")
+            if line.get("step") != "reservation" or not isinstance(arguments, dict):
+                continue
+            place, address = str(arguments.get("directory")), str(arguments.get("address"))
+            if held.get((place, address)) not in {item.container_id, HIDDEN}:
+                lost.setdefault(item.network, []).append((item, address))
+    for network, found in lost.items():
+        first, address = found[0]
+        yield Finding(
+            "reservations",
+            Level.FAIL,
+            f"{len(found)} address{'es' if len(found) > 1 else ''} of network {network} in use and not "
+            "reserved: the next container may get the same",
+            f"{address} of container {first.container_id}" + (" and others" if len(found) > 1 else ""),
+            f"mesokit reload --network {shlex.quote(network)}",
         )
 
 
@@ -63,4 +126,4 @@ def _existing(place: Path) -> Path:
     return place
 
 
-CHECKS = (hidden, stale, full_disks)
+CHECKS = (hidden, unreadable_records, newer_records, reservations, stale, full_disks)
