@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import fcntl
 import json
-import time
 from pathlib import Path
 
 import pytest
 
 from netns_tests.case import bridge
-from netns_tests.node import Node
+from netns_tests.node import Node, until
 from netns_tests.plugins import MESOKIT
 from netns_tests.snapshot import assert_clean, snapshot
 from netns_tests.test_update import CHAIN, NET, PTP, attached, flowing, record, update
@@ -164,6 +163,11 @@ def test_a_step_that_fails_takes_the_others_back(node: Node, ours: str) -> None:
         assert outcome["changed"]
 
 
+def _is_open(node: Node, name: str) -> bool:
+    """Whether a process of the node has a file of this name open."""
+    return name in node.shell("readlink /proc/[0-9]*/fd/* || true", check=False)
+
+
 def test_a_del_that_was_first_wins(node: Node, ours: str) -> None:
     box = node.netns("c1")
     node.cni("ADD", f"{ours}/ptp", PTP, "c1", box).ok()
@@ -171,7 +175,7 @@ def test_a_del_that_was_first_wins(node: Node, ours: str) -> None:
     with path.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         waiting = node.popen([MESOKIT, "update", "c1", "mtu=1400", "--json"])
-        time.sleep(1)
+        until(lambda: waiting.ended() or _is_open(node, path.name), what="the update waits for the record")
         assert not waiting.ended()
         path.rename(path.parent / "aside")  # what DEL does at its end, with the record's lock held
         (path.parent / "aside").unlink()

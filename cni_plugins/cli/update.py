@@ -127,19 +127,20 @@ def command(
         raise click.UsageError("--from takes --network and one of --dry-run, --apply and --disrupt")
     if file is None and not pairs and not moving:
         raise click.UsageError("name what to change: KEY=VALUE, or --from FILE")
-    place = look.here()
-    if container is not None or network is not None:
+    try:
+        wanted = None
+        if not moving:
+            wanted = _from_file(file, network or "") if file is not None else _from_pairs(pairs)
+        place = look.here()
         found = look.node(place)
         look.require_network(found, place, network)
         container = look.container(found, container) if container is not None else None
-    try:
         where = Where(place.roots, place.host, Plugins())
         wish = Wish(apply=how != "dry-run", disrupt=how == "disrupt", force=options["force"])
-        if moving and container is not None:
-            outcomes = _memberships(where, container, wish, options)
-        else:
-            wanted = _from_file(file, network or "") if file is not None else _from_pairs(pairs)
+        if wanted is not None:
             outcomes = update(where, wanted, wish, network=network, container=container)
+        else:
+            outcomes = _memberships(where, container or "", wish, options)
         done = list(_told(outcomes, dry_run=how == "dry-run", as_json=options["as_json"]))
     except CniError as error:
         raise click.ClickException(printable(told(error))) from error
