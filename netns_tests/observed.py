@@ -18,7 +18,8 @@ from pathlib import Path
 from netns_tests.case import Case
 from netns_tests.plugins import TOP
 
-FOLDER = TOP / "build" / "observed"
+#: The user's, so that each checkout of a machine has it; without it all is observed anew.
+FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mesokit-tests", "observed")
 _PACKAGES = ("containernetworking-plugins", "conntrack", "iproute2", "iptables", "nftables")
 _OBSERVERS = ("case", "compare", "node", "node_init", "process", "runtime", "snapshot", "traffic")
 
