@@ -127,6 +127,18 @@ FAULTS = [
         "go to docker0",
     ),
     Fault(
+        "a host route that shadows the pool",
+        "ip route add 10.9.0.0/25 via 192.0.2.1 dev eth0",
+        "route-overlaps",
+        "go to eth0, which has a route there",
+    ),
+    Fault(
+        "forwarding is switched off for one link",
+        "sysctl -qw net.ipv4.conf.web0.forwarding=0",
+        "forwarding",
+        "web0",
+    ),
+    Fault(
         "FORWARD DROP of Docker",
         "iptables -P FORWARD DROP; iptables -N DOCKER-USER; iptables -A DOCKER-USER -j RETURN; "
         "iptables -I FORWARD -j DOCKER-USER",

@@ -39,6 +39,28 @@ def forwarding(facts: Facts) -> Iterator[Finding]:
             )
 
 
+def forwarding_of_links(facts: Facts) -> Iterator[Finding]:
+    """A link of ours that IPv4 is not forwarded from, though the host forwards: another tool's doing."""
+    if sysctl.read(facts.host, _FORWARDING[4]) != "1":
+        return
+    links = {
+        item.parent or item.host_interface: item
+        for item in facts.routed()
+        if any(":" not in entry.ip for entry in item.addresses)
+    }
+    for link, item in sorted(links.items()):
+        name = f"ipv4/conf/{link}/forwarding"
+        if link in facts.node.by_name and sysctl.read(facts.host, name) == "0":
+            yield Finding(
+                "forwarding",
+                Level.FAIL,
+                f"the host does not forward what comes from {link}: containers of network {item.network} "
+                "reach nothing beyond it",
+                f"net.ipv4.conf.{link}.forwarding = 0, and ip_forward = 1",
+                f"sysctl -w net.ipv4.conf.{link}.forwarding=1",
+            )
+
+
 def router_advertisements(facts: Facts) -> Iterator[Finding]:
     if sysctl.read(facts.host, _FORWARDING[6]) != "1":
         return
@@ -167,6 +189,7 @@ def slow_kernel(facts: Facts) -> Iterator[Finding]:
 
 CHECKS = (
     forwarding,
+    forwarding_of_links,
     router_advertisements,
     ipv6_disabled,
     reverse_path,
