@@ -33,6 +33,8 @@ _WIDTHS = {4: 20, 6: 44}
 def command(ctx: click.Context, socket_path: str, pidfile: str, host_prefix: str, verbose: bool) -> None:
     """Renew the leases of the dhcp plugin, until SIGTERM. Not needed where the node service runs."""
     if ctx.invoked_subcommand is None:
+        if sys.stderr.isatty():
+            click.echo("renewing leases, until Ctrl-C; mesokit dhcp leases shows them", err=True)
         sys.exit(run(Options(socket_path, pidfile, host_prefix, verbose), os.environ))
 
 
