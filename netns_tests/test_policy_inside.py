@@ -9,15 +9,17 @@ import json
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from netns_tests.node import Netns, Node, until
+from netns_tests.node import Netns, Node, Running, until
 from netns_tests.plugins import MESOKIT, service
 from netns_tests.policy_lan import CLOSED, DB, add_lan, lan, lan_matrix
 from netns_tests.snapshot import assert_clean, snapshot
+from netns_tests.test_crash import DHCP_SERVER
 from netns_tests.test_policy import SERVER, Box, answers, apply, write
 from netns_tests.test_policy_changes import HOLDING, SENDER, TALKING, counts, receiving
 
@@ -26,6 +28,10 @@ from netns_tests.test_policy_changes import HOLDING, SENDER, TALKING, counts, re
 def world(node: Node) -> Netns:
     """A machine of the LAN, and the node's link to it."""
     return node.uplink()
+
+
+def _heard(receiver: Running) -> bool:
+    return counts(receiver).get("1000", (0, 0, 0))[0] > 10
 
 
 def macvlan(default: str = "open", **keys: Any) -> dict[str, Any]:
@@ -105,7 +111,7 @@ def test_no_packet_comes_before_the_policy(node: Node, ours: str, world: Netns) 
         receiver = receiving(box, 1000, 2000)
         made = macvlan(ipam={"type": "static", "addresses": [{"address": "192.0.2.9/24"}]})
         result = add_lan(node, ours, made, box, role="db")
-        until(lambda r=receiver: counts(r).get("1000", (0, 0, 0))[0] > 10, what="it arrives")  # type: ignore[misc]
+        until(partial(_heard, receiver), what="it arrives")
         node.cni("DEL", f"{ours}/macvlan", made | {"prevResult": result}, box.name, box).ok()
         assert counts(receiver)["2000"][0] == 0
     sender.kill()
@@ -228,8 +234,6 @@ def test_the_host_and_the_agent(node: Node, ours: str, world: Netns) -> None:
 
 def test_an_address_by_dhcp_is_known_to_policy(node: Node, ours: str, world: Netns, tmp_path: Path) -> None:
     """The interface is closed before it asks for its address, and others know the address then."""
-    from netns_tests.test_crash import DHCP_SERVER  # noqa: PLC0415 - of this test alone
-
     node.shell(DHCP_SERVER)
     daemon = node.popen([MESOKIT, "dhcp"])
     until(node.path("/run/mesokit/dhcp.sock").is_socket, what="the daemon listens")

@@ -215,7 +215,7 @@ def _end(main: Any) -> None:
     if status is not None and not isinstance(status, int):
         sys.stderr.write(f"{status}\n")
         status = 1
-    threading._shutdown()  # type: ignore[attr-defined]
+    vars(threading)["_shutdown"]()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):

@@ -1,6 +1,7 @@
 """What the fake master refuses is what a real one refuses, in its words."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from mesos.v1 import mesos_pb2
@@ -37,18 +38,18 @@ def group() -> Group:
     return executor, task
 
 
-def launching(**changes: object) -> Launching:
+def launching(**changes: Any) -> Launching:
     offered = mesos_pb2.AgentInfo(hostname="h")
     for name, value in (("cpus", 4.0), ("mem", 4096.0), ("disk", 4096.0)):
         _resource(offered, name, value)
-    given: dict[str, object] = {
+    given: dict[str, Any] = {
         "framework_id": "F",
         "agent_id": "A",
         "offered": parse(offered.resources),
         "taken": lambda _id: False,
         "living": lambda _id: None,
     }
-    return Launching(**{**given, **changes})  # type: ignore[arg-type]
+    return Launching(**{**given, **changes})
 
 
 def test_what_is_right_is_taken() -> None:
@@ -136,8 +137,8 @@ def test_an_id_that_lives_and_an_executor_that_is_another() -> None:
     assert of_group([task], executor, launching(living=lambda _id: other)) == ""
 
 
-def framework(**keys: object) -> FrameworkInfo:
-    info = FrameworkInfo(user="u", name="n", roles=["web"], **keys)  # type: ignore[arg-type]
+def framework(**keys: Any) -> FrameworkInfo:
+    info = FrameworkInfo(user="u", name="n", roles=["web"], **keys)
     info.capabilities.add(type=FrameworkInfo.Capability.MULTI_ROLE)
     return info
 
