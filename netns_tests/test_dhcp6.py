@@ -295,6 +295,7 @@ def test_a_bridge_port_asks_too(node: Node, ours: str) -> None:
         assert leases(node) == []
 
 
+@pytest.mark.cold
 def test_a_thousand_leases_wait_in_one_process(node: Node, ours: str) -> None:
     """As for IPv4: they cost memory alone, and neither sockets nor namespaces."""
     with lan6(node) as server, kea6(server, seconds=3600):
