@@ -246,3 +246,13 @@ def test_an_address_by_dhcp_is_known_to_policy(node: Node, ours: str, world: Net
         box.call("DEL").ok()
     assert json.loads(node.path("/run/mesokit/policy/state.json").read_text())["endpoints"] == []
     daemon.kill()
+
+
+def test_a_vrf_is_no_way_around_the_policy(node: Node, plugins: str, world: Netns) -> None:
+    """The rules in the namespace see what comes for a VRF's port as the VRF's."""
+    box = node.netns("db")
+    result = add_lan(node, plugins, macvlan("isolated"), box)
+    vrf = {"cniVersion": "1.1.0", "name": "net", "type": "vrf", "vrfname": "blue", "prevResult": result}
+    said = node.cni("ADD", f"{plugins}/vrf", vrf, "db", box)
+    assert said.code == 7 and said.error is not None
+    assert "vrfname is 'blue', and eth0 is under policy in its own network namespace" in said.error["msg"]

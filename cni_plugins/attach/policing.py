@@ -35,6 +35,25 @@ def require_enforced(call: Call, name: str, config: type[Any]) -> None:
     )
 
 
+def require_not_inside(call: Call, vrf: str) -> None:
+    """CniError 7 when the interface is judged in its own network namespace: the rules there see packets of a
+    VRF's port as the VRF's, and would let them pass.
+    """
+    if not os.path.exists(f"{call.roots.run}/policy/state.json"):
+        return
+    from cni_plugins.steps import policy_state
+
+    mine = (call.container_id, call.ifname)
+    state = policy_state.load(call.roots, call.host)
+    if any(item.inside and (item.container, item.ifname) == mine for item in state.endpoints):
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"vrfname is {shown(vrf)}, and {call.ifname} is under policy in its own network namespace, where "
+            "packets of a VRF are not judged",
+            "use a bridge or ptp network for the VRF, or leave policy out",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """What a configuration says of policy: the network's default, and the labels that count."""

@@ -101,9 +101,9 @@ def overview(state: State, compiler: Compiler, lacking: int, admins: Admins) -> 
     yield "always:"
     yield from (f"  {line}" for line in builtin())
     yield (
-        "not covered: tap, dummy and loopback, and vrf around another interface; one of them that asks for a "
-        "policy is refused. What is judged in a container's own namespace (macvlan, ipvlan, vlan, "
-        "host-device): raw frames of who has CAP_NET_RAW there, and false source addresses on the LAN"
+        "not covered: tap, dummy and loopback; one of them that asks for a policy is refused. What is judged "
+        "in a container's own namespace (macvlan, ipvlan, vlan, host-device): raw frames of who has "
+        "CAP_NET_RAW there, and false source addresses on the LAN; a vrf around it is refused"
     )
 
 

@@ -13,6 +13,7 @@ vrf exec`, SO_BINDTODEVICE).
 from dataclasses import dataclass
 from typing import Any
 
+from cni_plugins.attach import policing
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import links
@@ -50,6 +51,7 @@ def validate(call: Call, config: VrfConfig) -> None:
 
 def add(call: Call, config: VrfConfig, tx: Transaction) -> Result:
     assert call.previous is not None
+    policing.require_not_inside(call, config.vrf)
     with routing_tables.guarded(call, tx.context.inside):
         tx.apply(VrfPort(config.vrf, _table(config, tx.context), links.random_mac(), call.ifname))
     return call.previous
