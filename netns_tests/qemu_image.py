@@ -10,6 +10,7 @@ Format: Documentation/driver-api/early-userspace/buffer-format.rst of the kernel
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -100,10 +101,16 @@ def base(kernel: Path, cache: Path) -> Path:
     versions = subprocess.run(query, stdout=subprocess.PIPE, check=True).stdout
     key = hashlib.sha256(versions + kernel.name.encode() + Path(__file__).read_bytes()).hexdigest()[:16]
     made = cache / f"base-{key}.cpio"
-    if made.exists():
-        return made
     cache.mkdir(parents=True, exist_ok=True)
-    entries: Entries = {}
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two processes of pytest want it at once
+        if not made.exists():
+            _make_base(kernel, made)
+    return made
+
+
+def _make_base(kernel: Path, made: Path) -> None:
+    cache, entries = made.parent, Entries()
     for path in _listed(PACKAGES):
         _add(entries, path)
     for pattern in _MADE:
@@ -115,17 +122,16 @@ def base(kernel: Path, cache: Path) -> Path:
         if Path(link).is_symlink():
             entries[link] = Path(link)
     entries |= {f"/{name}": Path("/etc") for name in _FOLDERS}
-    modules = cache / f".modules-{key}"
+    modules = cache / ".modules"
     _modules(kernel, modules)
     entries |= {f"/usr{name}": path for name, path in _tree(modules, modules)}
-    fresh = cache / f".base-{key}-{os.getpid()}"
+    fresh = cache / ".base"
     with fresh.open("wb") as stream:
         write(stream, entries)
     shutil.rmtree(modules)
     for old in cache.glob("base-*.cpio"):
         old.unlink()
     fresh.rename(made)
-    return made
 
 
 def _listed(packages: Iterable[str]) -> Iterator[Path]:
