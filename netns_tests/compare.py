@@ -26,7 +26,7 @@ _IGNORED = re.compile(
     r"\w+: (fdb |address \S+ fe80|route \S+ \S+ (fe80|ff00)|route local|nft |sysctl \S+/(router_solicit|mtu))"
     r"|(file|dir|socket) /run|dir /|process |mount |netns "
 )
-_OF_THE_CALL = ("time", "call", "netnsID", "hostID", "boot", "began")
+OF_THE_CALL = ("time", "call", "netnsID", "hostID", "boot", "began", "ended")
 #: In records: chosen names and addresses, and the host's namespace.
 _RANDOM = (
     (r"veth[0-9a-f]{8}", "veth"),
@@ -111,7 +111,7 @@ def _records(node: Node) -> Iterator[tuple[str, str]]:
     top = node.path("/run/mesokit/attachments")
     for path in sorted(item for item in top.rglob("*") if item.is_file()):
         for number, line in enumerate(path.read_text().splitlines()):
-            entry = {key: value for key, value in json.loads(line).items() if key not in _OF_THE_CALL}
+            entry = {key: value for key, value in json.loads(line).items() if key not in OF_THE_CALL}
             text = json.dumps(entry, sort_keys=True)
             for random, word in _RANDOM:
                 text = re.sub(random, word, text)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from netns_tests.compare import OF_THE_CALL
 from netns_tests.node import Answer, Netns, Node, Running, answer, started, until
 from netns_tests.plugins import MESOKIT, remove_sockets, service, signal_service
 from netns_tests.snapshot import assert_clean, snapshot
@@ -74,11 +75,8 @@ def records(node: Node) -> list[list[dict[str, Any]]]:
         if path.is_file():
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             for line in lines:
-                line.pop("time", None)
-                line.pop("call", None)
-                line.pop("began", None)
-                line.pop("netnsID", None)
-                line.pop("hostID", None)
+                for name in OF_THE_CALL:
+                    line.pop(name, None)
             found.append(lines)
     return found
 
