@@ -200,7 +200,11 @@ def test_for_people_and_for_those_who_may_not(node: Node, ours: str) -> None:
     bare = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]
     told = node.run([*bare, MESOKIT, "trace", "c1"], check=False)
     assert told.status == 1 and told.stderr.count(b"\n") == 1 and b"needs root (CAP_NET_ADMIN)" in told.stderr
-    for words in (["c1", "http/80"], ["c1", "--to", "nowhere"], ["c1", "--duration", "soon"]):
-        assert node.run([MESOKIT, "trace", *words], check=False).status == 2
+    for words, status in (
+        (["c1", "http/80"], 2),
+        (["c1", "--to", "nowhere"], 1),
+        (["c1", "--duration", "s"], 2),
+    ):
+        assert node.run([MESOKIT, "trace", *words], check=False).status == status
     none = node.run([MESOKIT, "trace", "c1", "--to", "fd00::1"], check=False)
     assert none.status == 1 and b"no address of the family of fd00::1" in none.stderr

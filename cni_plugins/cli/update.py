@@ -22,6 +22,7 @@ from cni_plugins.spec.text import printable
 from cni_plugins.spec.values import parse_json
 from cni_plugins.store import network_files
 from cni_plugins.store.records import Contents
+from cni_plugins.view.node import Node
 
 Wanted = Callable[[Contents], Changes | Sequence[str]]
 
@@ -134,7 +135,8 @@ def command(
         place = look.here()
         found = look.node(place)
         look.require_network(found, place, network)
-        container = look.container(found, container) if container is not None else None
+        if container is not None:
+            container = _known(found, container, moving=moving)
         where = Where(place.roots, place.host, Plugins())
         wish = Wish(apply=how != "dry-run", disrupt=how == "disrupt", force=options["force"])
         if wanted is not None:
@@ -159,6 +161,16 @@ def _told(outcomes: Iterator[Outcome], *, dry_run: bool, as_json: bool) -> Itera
         if not as_json:
             _tell(item, dry_run=dry_run)
         yield item
+
+
+def _known(found: Node, name: str, *, moving: bool) -> str:
+    """The id of the container. CniError; of one that nobody attached it is told with each network."""
+    try:
+        return look.container(found, name)
+    except (CniError, click.ClickException):
+        if not moving:
+            raise
+        return name
 
 
 def _memberships(where: Where, container: str, wish: Wish, options: Mapping[str, Any]) -> Iterator[Outcome]:

@@ -135,7 +135,8 @@ def _bound(path: Path) -> socket.socket:
     try:
         return sockets.bind(path)
     except OSError as error:
-        error.filename = error.filename or os.fspath(path)
+        if error.errno:  # else it is a sentence of ours
+            error.filename = error.filename or os.fspath(path)
         raise
 
 
