@@ -12,9 +12,9 @@ import pytest
 
 from netns_tests.dhcp_lan import (
     SERVER,
+    a_thousand_wait,
     address_of,
     cost_of,
-    daemon_of,
     dnsmasq,
     kea,
     kill_daemon,
@@ -22,7 +22,6 @@ from netns_tests.dhcp_lan import (
     leases,
     lifetime_of,
     macvlan,
-    multiplied,
     udhcpd,
 )
 from netns_tests.node import Netns, Node, started, until
@@ -315,24 +314,8 @@ def test_fifty_leases_are_renewed_and_cost_nothing_between(node: Node, ours: str
 
 @pytest.mark.cold
 def test_a_thousand_leases_wait_in_one_process(node: Node, ours: str) -> None:
-    """Files of a thousand leases that hold for an hour are taken up at once, and cost memory alone."""
     with lan(node) as server, dnsmasq(server, seconds=3600):
-        box = node.netns("c1")
-        with started(node.popen([MESOKIT, "dhcp"])):
-            until(node.path("/run/mesokit/dhcp.sock").is_socket, what="the lease daemon listens")
-            node.cni("ADD", f"{ours}/macvlan", macvlan(), "c1", box).ok()
-        multiplied(node, 999)
-        with started(node.popen([MESOKIT, "dhcp"])) as running:
-            until(lambda: running.ended() or daemon_of(node), what="the lease daemon runs")
-            until(node.path("/run/mesokit/dhcp.sock").is_socket, what="the lease daemon listens")
-            time.sleep(12)  # all have been looked at, and given their lifetime
-            descriptors, memory = cost_of(node)
-            sys.stderr.write(f"1000 leases: {descriptors} descriptors, {memory} kB of memory (PSS)\n")
-            assert descriptors < 30
-            assert memory < 60_000
-            assert not running.ended()
-            node.cni("DEL", f"{ours}/macvlan", macvlan(), "c1", box).ok()
-            assert len(leases(node)) == 999
+        a_thousand_wait(node, f"{ours}/macvlan", macvlan(), version=4)
 
 
 def test_the_reference_gets_the_same(node: Node, ours: str, reference: str) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,14 +11,12 @@ from typing import Any
 import pytest
 
 from netns_tests.dhcp_lan import (
+    a_thousand_wait,
     address_of,
-    cost_of,
-    daemon_of,
     kill_daemon,
     lan,
     leases,
     macvlan,
-    multiplied,
 )
 from netns_tests.node import Netns, Node, Running, started, until
 from netns_tests.plugins import MESOKIT, service, signal_service
@@ -297,21 +293,5 @@ def test_a_bridge_port_asks_too(node: Node, ours: str) -> None:
 
 @pytest.mark.cold
 def test_a_thousand_leases_wait_in_one_process(node: Node, ours: str) -> None:
-    """As for IPv4: they cost memory alone, and neither sockets nor namespaces."""
     with lan6(node) as server, kea6(server, seconds=3600):
-        box = node.netns("c1")
-        with started(node.popen([MESOKIT, "dhcp"])):
-            until(node.path("/run/mesokit/dhcp.sock").is_socket, what="the lease daemon listens")
-            node.cni("ADD", f"{ours}/macvlan", six(), "c1", box).ok()
-        multiplied(node, 999, version=6)
-        with started(node.popen([MESOKIT, "dhcp"])) as running:
-            until(lambda: running.ended() or daemon_of(node), what="the lease daemon runs")
-            until(node.path("/run/mesokit/dhcp.sock").is_socket, what="the lease daemon listens")
-            time.sleep(12)  # all have been looked at, and given their lifetime
-            descriptors, memory = cost_of(node)
-            sys.stderr.write(f"1000 DHCPv6 leases: {descriptors} descriptors, {memory} kB of memory (PSS)\n")
-            assert descriptors < 30
-            assert memory < 60_000
-            assert not running.ended()
-            node.cni("DEL", f"{ours}/macvlan", six(), "c1", box).ok()
-            assert len(leases(node)) == 999
+        a_thousand_wait(node, f"{ours}/macvlan", six(), version=6)

@@ -118,9 +118,8 @@ def test_through_many_changes_nothing_leaks_and_nothing_is_lost(node: Node, ours
     assert came > 500 and other.name == "x"
 
 
-def test_what_is_denied_ends_with_the_change(node: Node, ours: str) -> None:
+def ends_with_the_change(node: Node, db: Box, web: Box, closed: dict[str, Any]) -> None:
     """UDP: nothing arrives that was sent after the change. TCP: the next segment is answered with a reset."""
-    db, web = (Box(node, ours, name, conf(), role=name) for name in ("db", "web"))
     apply(node, [DB | {"ingress": [{"allow": ["udp/1000", "tcp/7000"], "from": ["any"]}]}])
     server = db.netns.popen([sys.executable, "-c", HOLDING, "::", "7000"])
     talking = web.netns.popen([sys.executable, "-c", TALKING, db.six, "7000"])
@@ -128,7 +127,7 @@ def test_what_is_denied_ends_with_the_change(node: Node, ours: str) -> None:
     receiver = receiving(db.netns, 1000)
     sender = web.netns.popen([sys.executable, "-c", SENDER, db.six, "1000"])
     until(lambda: counts(receiver).get("1000", (0, 0, 0))[0] > 10, what="the flow arrives")
-    apply(node, [DB])
+    apply(node, [closed])
     time.sleep(0.1)
     before = counts(receiver)["1000"][0]
     time.sleep(0.5)
@@ -137,6 +136,11 @@ def test_what_is_denied_ends_with_the_change(node: Node, ours: str) -> None:
     assert b"reset" in talking.output()
     for each in (sender, server):
         each.kill()
+
+
+def test_what_is_denied_ends_with_the_change(node: Node, ours: str) -> None:
+    db, web = (Box(node, ours, name, conf(), role=name) for name in ("db", "web"))
+    ends_with_the_change(node, db, web, DB)
 
 
 HOLDING = """

@@ -21,7 +21,7 @@ from netns_tests.policy_lan import CLOSED, DB, add_lan, lan, lan_matrix
 from netns_tests.snapshot import assert_clean, snapshot
 from netns_tests.test_crash import DHCP_SERVER
 from netns_tests.test_policy import SERVER, Box, answers, apply, write
-from netns_tests.test_policy_changes import HOLDING, SENDER, TALKING, counts, receiving
+from netns_tests.test_policy_changes import SENDER, counts, ends_with_the_change, receiving
 
 
 @pytest.fixture
@@ -118,24 +118,8 @@ def test_no_packet_comes_before_the_policy(node: Node, ours: str, world: Netns) 
 
 
 def test_what_is_denied_ends_with_the_change(node: Node, ours: str, world: Netns) -> None:
-    """UDP: nothing arrives that was sent after the change. TCP: the next segment is answered with a reset."""
     db, web = (Box(node, ours, name, macvlan(), role=name) for name in ("db", "web"))
-    apply(node, [DB | {"ingress": [{"allow": ["udp/1000", "tcp/7000"], "from": ["any"]}]}])
-    server = db.netns.popen([sys.executable, "-c", HOLDING, "::", "7000"])
-    talking = web.netns.popen([sys.executable, "-c", TALKING, db.six, "7000"])
-    until(lambda: talking.output().count(b".") > 5, what="the connection talks")
-    receiver = receiving(db.netns, 1000)
-    sender = web.netns.popen([sys.executable, "-c", SENDER, db.six, "1000"])
-    until(lambda: counts(receiver).get("1000", (0, 0, 0))[0] > 10, what="the flow arrives")
-    apply(node, [CLOSED])
-    time.sleep(0.1)
-    before = counts(receiver)["1000"][0]
-    time.sleep(0.5)
-    assert counts(receiver)["1000"][0] == before
-    until(talking.ended, what="the connection is reset")
-    assert b"reset" in talking.output()
-    for each in (sender, server):
-        each.kill()
+    ends_with_the_change(node, db, web, CLOSED)
 
 
 def test_an_address_of_another_interface_is_no_way_in(node: Node, ours: str, world: Netns) -> None:

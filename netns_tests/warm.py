@@ -39,6 +39,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from cni_plugins.cli import start
+from cni_plugins.node import plugins
+from cni_plugins.plugins import registry
 from netns_tests import node_init
 from netns_tests.node_init import Body
 
@@ -159,9 +162,7 @@ def _is_ours(folder: str) -> bool:
 def _command(argv: list[str], environment: dict[str, str]) -> None:
     _dress([f"{TOP}/.venv/bin/python3", *argv], environment)
     sys.argv = list(argv)
-    from cni_plugins.cli.start import main  # noqa: PLC0415 - imported already
-
-    _end(main)
+    _end(start.main)
 
 
 def _plugin(argv: list[str], environment: dict[str, str]) -> None:
@@ -195,9 +196,9 @@ def _show(argv: list[str], environment: dict[str, str]) -> None:
     variables = [f"{name}={value}" for name, value in environment.items()]
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     arguments, after, own, end = map(int, fields[45:49])  # proc(5): arg_start, arg_end, env_start, env_end
-    for words, start, room in ((argv, arguments, after - arguments), (variables, own, end - own)):
+    for words, first, room in ((argv, arguments, after - arguments), (variables, own, end - own)):
         content = "".join(f"{word}\0" for word in words).encode()[: room - 1]
-        ctypes.memmove(start, content.ljust(room, b"\0"), room)
+        ctypes.memmove(first, content.ljust(room, b"\0"), room)
     node_init.libc.prctl(_PR_SET_NAME, Path(argv[1]).name.encode())
 
 
@@ -228,16 +229,19 @@ def _end(main: Any) -> None:
 def _import_all() -> None:
     """What the command and the plugins import sooner or later, but for commands that bring frameworks and web
     servers along: those are not there in QEMU, and a fork copies the tables of all memory."""
-    from cni_plugins.node.plugins import _LATER  # noqa: PLC0415 - only this process needs them
-    from cni_plugins.plugins.registry import MODULES  # noqa: PLC0415 - only this process needs it
-
     sys.path.insert(0, str(_ENTRY.parent))
     for package in ("cli", "node", "attach", "steps", "kernel", "store", "dhcp", "policy", "view", "spec"):
         folder = importlib.import_module(f"cni_plugins.{package}")
         for item in pkgutil.iter_modules(folder.__path__, f"cni_plugins.{package}."):
             if not item.ispkg and not _LARGE.fullmatch(item.name):
                 importlib.import_module(item.name)
-    for module in (*MODULES.values(), *_LATER, *_LAYOUTS, "cni_plugins.main", "packed"):
+    for module in (
+        *registry.MODULES.values(),
+        *plugins.IMPORTED_LATE,
+        *_LAYOUTS,
+        "cni_plugins.main",
+        "packed",
+    ):
         importlib.import_module(module)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from click.shell_completion import CompletionItem
 from cni_plugins.cli import installation, manual
 from cni_plugins.cli.cni_call import COMMANDS
 from cni_plugins.cli.cni_validate import validate
+from cni_plugins.cli.near import nearest
 from cni_plugins.plugins.registry import MODULES
 
 
@@ -80,8 +80,8 @@ def show(plugin: str | None, as_json: bool, markdown: bool, into: Path | None) -
             click.echo(f"{item.name:<{wide}}" + f"\n{' ' * wide}".join(lines))
         return
     if plugin not in MODULES:
-        near = difflib.get_close_matches(plugin, MODULES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(MODULES))}"
+        near = nearest(plugin, MODULES)
+        hint = f"did you mean {near!r}?" if near else f"there are {', '.join(sorted(MODULES))}"
         raise click.BadParameter(f"no plugin is named {plugin!r}; {hint}", param_hint="PLUGIN")
     item = manual.page(plugin)
     click.echo(json.dumps(manual.as_json(item), indent=2) if as_json else manual.plain(item, _columns()))

@@ -7,7 +7,6 @@ are there.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import sys
@@ -24,6 +23,7 @@ from cni_plugins.chain.plugin import granted
 from cni_plugins.cli import libcni
 from cni_plugins.cli.lacking import lacking
 from cni_plugins.cli.libcni import NetworkList
+from cni_plugins.cli.near import nearest
 from cni_plugins.cli.root import told
 from cni_plugins.plugins.main import flannel
 from cni_plugins.plugins.meta.bandwidth import WAY_OUT, WITHOUT_HOST_END
@@ -54,6 +54,7 @@ _CAPABILITIES = (
     *("portMappings", "ipRanges", "bandwidth", "dns", "ips", "mac", "infinibandGUID", "deviceID", "aliases"),
     "cgroupPath",
 )
+_ALIKE = 0.75
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 
 
@@ -100,9 +101,9 @@ def _twice(raw: bytes) -> list[str]:
 
 def _unknown(at: Inspection, where: str, key: str, known: Sequence[str]) -> Problem:
     lower = {item.casefold(): item for item in known}
-    near = difflib.get_close_matches(key.casefold(), lower, n=1, cutoff=0.75)
-    if near:
-        return at.problem(where + key, "misspelt", f"unknown key {key!r}: is {lower[near[0]]!r} meant?")
+    near = nearest(key.casefold(), lower, _ALIKE)
+    if near is not None:
+        return at.problem(where + key, "misspelt", f"unknown key {key!r}: is {lower[near]!r} meant?")
     return at.problem(where + key, "unknown", f"unknown key {key!r}; known are {', '.join(sorted(known))}")
 
 
@@ -236,8 +237,8 @@ def _foreign(at: Inspection, name: str, where: str) -> Iterator[Problem]:
     try:
         find(name, at.path)
     except CniError:
-        near = difflib.get_close_matches(name, MODULES, n=1, cutoff=0.75)
-        hint = f": is {near[0]!r} meant?" if near else f" in {':'.join(at.path) or 'an empty CNI_PATH'}"
+        near = nearest(name, MODULES, _ALIKE)
+        hint = f": is {near!r} meant?" if near else f" in {':'.join(at.path) or 'an empty CNI_PATH'}"
         yield at.problem(
             f"{where}type", "misspelt" if near else "missing", f"there is no plugin {name!r}{hint}"
         )

@@ -14,12 +14,13 @@ from typing import Any
 
 import click
 
+from cni_plugins.cli.near import nearest
 from cni_plugins.cli.root import told
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import Roots, roots_from
 from cni_plugins.spec.text import printable
-from cni_plugins.view import find, load
+from cni_plugins.view import configurations, find, load
 from cni_plugins.view.attachments import Attachment
 from cni_plugins.view.node import Node
 
@@ -78,16 +79,12 @@ def require_network(found: Node, place: Place, name: str | None) -> None:
     """For a network that no attachment, no reservation and no file of this node is of: its sentence."""
     if name is None or any(item.network == name for item in found.attachments):
         return
-    import difflib  # noqa: PLC0415 - for a name that is wrong
-
-    from cni_plugins.view import pools  # noqa: PLC0415 - as above
-
-    known = pools.networks(found, place.roots)
+    known = configurations.networks(found, place.roots)
     if name in known:
         return
-    near = difflib.get_close_matches(name, known, n=1)
-    if near:
-        hint = f"is {near[0]!r} meant?"
+    near = nearest(name, known)
+    if near is not None:
+        hint = f"is {near!r} meant?"
     elif known:
         hint = f"there are {', '.join(sorted(known))}"
     else:

@@ -5,7 +5,6 @@ To add one: write `cni_plugins/cli/NAME.py` with a click command called `command
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,10 @@ from typing import Any
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
+
+from cni_plugins.cli.near import nearest
+from cni_plugins.cli.root import told
+from cni_plugins.spec.errors import CniError
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,11 @@ COMMANDS: Mapping[str, Subcommand] = {
     "update": Subcommand("cni_plugins.cli.update", "Change networks under running containers."),
     "web": Subcommand("cni_plugins.cli.web", "Show this node in a browser, as it changes."),
 }
+
+
+def refusal(error: Exception) -> str | None:
+    """The sentence for what the kernel or the state refuses, None for any other error."""
+    return told(error) if isinstance(error, CniError) else None
 
 
 #: What people try first, and what it is called here.
@@ -110,8 +118,8 @@ class LazyGroup(click.Group):
         if not (ctx.resilient_parsing or args[0] in COMMANDS or args[0].startswith("-")):
             if args[0] in _ASKED:
                 ctx.fail(f"no command named {args[0]!r}: {_ASKED[args[0]]}")
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(sorted(COMMANDS))}"
+            near = nearest(args[0], COMMANDS)
+            hint = f"did you mean {near!r}?" if near else f"commands: {', '.join(sorted(COMMANDS))}"
             ctx.fail(f"no command named {args[0]!r}; {hint}")
         return super().resolve_command(ctx, args)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from cni_plugins.cli import look
 from cni_plugins.cli.policy_text import as_json_endpoint, audited, builtin, overview, suspicions
 from cni_plugins.cli.root import require_root, told
 from cni_plugins.kernel.netlink.netfilter import Nfnetlink
@@ -252,9 +253,6 @@ def _end(state: State, name: str) -> str:
     except ValueError:
         if any(item.container.startswith(name) for item in state.endpoints if name):
             return name
-    # What looks at the node, which policy does without.
-    from cni_plugins.cli import look  # noqa: PLC0415
-
     found = look.named(look.node(look.here()), name)
     if any(item.container == found[0].container_id for item in state.endpoints):
         return found[0].container_id

@@ -25,9 +25,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     _stand_in_for_closed_streams()
     try:
-        from cni_plugins.cli.main import main as command  # noqa: PLC0415 - after the two lines above
-
-        status = _status(command.main(prog_name="mesokit"))
+        status = _command()
     except SystemExit as exit_:
         status = _status(exit_.code)
     except OSError as error:
@@ -36,9 +34,23 @@ def main() -> None:
         if isinstance(error.__cause__, BrokenPipeError):
             status = _unusable(error.__cause__)
         else:
-            status = _sentence(error) or _mistake(error)
+            status = _mistake(error)
     status = _flushed(status)
     sys.exit(status)
+
+
+def _command() -> int:
+    """The status of the command. What the kernel or the state refused is told here, all else is raised."""
+    from cni_plugins.cli import main as commands  # noqa: PLC0415 - after the streams and signals
+
+    try:
+        return _status(commands.main.main(prog_name="mesokit"))
+    except Exception as error:
+        refusal = commands.refusal(error)
+        if refusal is None or isinstance(error.__cause__, BrokenPipeError):
+            raise
+        _say(refusal)
+        return 1
 
 
 def _status(code: object) -> int:
@@ -77,17 +89,6 @@ def _unusable(error: OSError, what: str = "") -> int:
     text = f"{named}: {error.strerror or error}" if named else str(error.strerror or error)
     _say(f"{text}: run me as root" if isinstance(error, PermissionError) and os.geteuid() else text)
     _forget_output()
-    return 1
-
-
-def _sentence(error: Exception) -> int:
-    """The status for an error of the model, told; 0 for any other. What raises one has imported both."""
-    from cni_plugins.cli.root import told  # noqa: PLC0415 - as above
-    from cni_plugins.spec.errors import CniError  # noqa: PLC0415 - as above
-
-    if not isinstance(error, CniError):
-        return 0
-    _say(told(error))
     return 1
 
 

@@ -26,7 +26,7 @@ from cni_plugins.steps import registry
 log = logging.getLogger("mesokit.node")
 
 #: What functions import when they run, to spare a process of one call.
-_LATER = (
+IMPORTED_LATE = (
     "cni_plugins.kernel.iptables",
     "cni_plugins.kernel.nft.masquerade",
     "cni_plugins.kernel.nft.orphans",
@@ -72,7 +72,7 @@ def prepare() -> Handler:
         importlib.import_module(module)
     for kind in registry.Kind:
         registry.load(kind)
-    for module in _LATER:
+    for module in IMPORTED_LATE:
         importlib.import_module(module)
     layouts.load_fallbacks()
     with suppress(CniError):  # a host without libnftables can do without it

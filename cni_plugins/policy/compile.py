@@ -54,7 +54,12 @@ class Assignment:
     shut_in: bool = False
 
     def names(self) -> tuple[str, ...]:
-        return tuple(name for name in (self.out, self.into, self.host, self.back) if name)
+        return tuple(name for _, name in self.lanes())
+
+    def lanes(self) -> Iterator[tuple[str, str]]:
+        """What maps to each profile that there is: `out`, `in`, `host`, `from`; and the profile's name."""
+        named = (("out", self.out), ("in", self.into), ("host", self.host), ("from", self.back))
+        return ((lane, name) for lane, name in named if name)
 
 
 @dataclass(slots=True)
@@ -340,14 +345,8 @@ class Compiler:
                 yield Entry(f"policy_shut_out{v}", key)
             if assigned.shut_in:
                 yield Entry(f"policy_shut_in{v}", key)
-            for table, name in (
-                ("out", assigned.out),
-                ("in", assigned.into),
-                ("host", assigned.host),
-                ("from", assigned.back),
-            ):
-                if name:
-                    yield Entry(f"policy_{table}{v}", key, chain=f"{name}_{v}")
+            for lane, name in assigned.lanes():
+                yield Entry(f"policy_{lane}{v}", key, chain=f"{name}_{v}")
 
     def change(
         self,

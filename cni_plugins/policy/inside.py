@@ -67,14 +67,8 @@ class World:
                 found.add(Entry("inside_shut_out", key))
             if assigned.shut_in:
                 found.add(Entry("inside_shut_in", key))
-            for table, name in (
-                ("out", assigned.out),
-                ("in", assigned.into),
-                ("host", assigned.host),
-                ("from", assigned.back),
-            ):
-                if name:
-                    found.update(Entry(f"inside_{table}{v}", key, chain=f"{name}_{v}") for v in (4, 6))
+            for lane, name in assigned.lanes():
+                found.update(Entry(f"inside_{lane}{v}", key, chain=f"{name}_{v}") for v in (4, 6))
         return found
 
     def compiled(self, mine: Sequence[Endpoint]) -> Compiled:

@@ -32,9 +32,10 @@ from cni_plugins.spec.roots import Roots
 from cni_plugins.spec.values import JsonObject
 from cni_plugins.store import records
 from cni_plugins.view.attachments import Attachment, State
+from cni_plugins.view.configurations import configurations
 from cni_plugins.view.load import namespaces
 from cni_plugins.view.node import Node
-from cni_plugins.view.pools import HIDDEN, Pool, configurations, pools
+from cni_plugins.view.pools import HIDDEN, Pool, pools
 from cni_plugins.view.runtimes import known
 
 _NET = re.compile(r", net: (?P<network>[^,]+), if: (?P<ifname>[^,]*), id: (?P<container>.*)")

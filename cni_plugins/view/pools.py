@@ -6,7 +6,6 @@ of records, and those below /etc/cni/net.d. Reservation files are read without t
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -18,9 +17,9 @@ from cni_plugins.spec.config import decode
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.roots import Roots
 from cni_plugins.spec.values import IpNetwork, JsonObject, parse_ip
-from cni_plugins.store import network_files
 from cni_plugins.store.reservations import Reservation, directory_of, read_reservation
 from cni_plugins.view.attachments import State
+from cni_plugins.view.configurations import configurations, sections
 from cni_plugins.view.node import Node
 
 HIDDEN = "?"  # for a container that this user may not know
@@ -148,56 +147,9 @@ def _hidden(path: str, name: str) -> Reservation | None:
     if os.access(path, os.R_OK):
         return None
     try:
-        return Reservation(parse_ip(name), HIDDEN, "", "", 0.0) if os.stat(path).st_size else None  # noqa: PTH116
+        return Reservation(parse_ip(name), HIDDEN, "", "", 0.0) if Path(path).stat().st_size else None
     except (OSError, ValueError):
         return None
-
-
-def networks(node: Node, roots: Roots) -> set[str]:
-    """The names of networks that this node has heard of: attachments, reservations, files."""
-    found = {item.network for item in node.attachments}
-    found.update(name for name, _ in configurations(node, roots))
-    with suppress(OSError):
-        found.update(path.name for path in roots.host_local.iterdir() if path.is_dir())
-    return found
-
-
-def configurations(node: Node, roots: Roots) -> Iterator[tuple[str, JsonObject]]:
-    """Network and configuration: of records, then of the files of the configuration directory."""
-    for item in node.attachments:
-        if isinstance(item.config, dict):
-            yield item.network, item.config
-    for _, config in files(roots):
-        if config is not None and isinstance(config.get("name"), str):
-            yield config["name"], config
-
-
-def files(roots: Roots) -> Iterator[tuple[Path, JsonObject | None]]:
-    """The configuration files of the node and what they hold; None for one that is no JSON object."""
-    try:
-        listed = network_files.listed(roots.relocate(network_files.DIRECTORY))
-    except OSError:
-        return
-    for path in listed:
-        try:
-            config = json.loads(network_files.read(path)[0])
-        except PermissionError:
-            continue
-        except (OSError, ValueError, RecursionError):
-            config = None
-        yield path, config if isinstance(config, dict) else None
-
-
-def sections(config: JsonObject, depth: int = 0) -> Iterator[JsonObject]:
-    """The configuration of every plugin in a configuration: itself, members of a list, delegates."""
-    yield config
-    inner: list[object] = []
-    if isinstance(config.get("plugins"), list):
-        inner += config["plugins"]
-    inner.append(config.get("delegate"))
-    for item in inner if depth < 8 else ():
-        if isinstance(item, dict):
-            yield from sections(item, depth + 1)
 
 
 def _every_ipam(node: Node, roots: Roots) -> Iterator[tuple[str, JsonObject]]:

@@ -13,7 +13,7 @@ from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.text import printable
 from cni_plugins.spec.values import IpNetwork, JsonObject
 from cni_plugins.store import network_files
-from cni_plugins.view import pools
+from cni_plugins.view import configurations, pools
 from cni_plugins.view.attachments import Attachment
 from cni_plugins.view.doctor.facts import Facts, Finding, Level, is_routed
 
@@ -52,8 +52,8 @@ def route_overlaps(facts: Facts) -> Iterator[Finding]:
             ours.setdefault(item.network, set()).update(
                 name for name in (item.parent, item.host_interface) if name
             )
-    for network, config in pools.configurations(facts.node, facts.roots):
-        for section in pools.sections(config):
+    for network, config in configurations.configurations(facts.node, facts.roots):
+        for section in configurations.sections(config):
             if network in ours and section.get("type") == "bridge":
                 ours[network].add(str(section.get("bridge", "cni0")))
     for subnet, names in pools.subnets(facts.node, facts.roots).items():
@@ -167,7 +167,7 @@ def packet_sizes(facts: Facts) -> Iterator[Finding]:
 
 def configuration_files(facts: Facts) -> Iterator[Finding]:
     names: dict[str, str] = {}
-    for path, config in pools.files(facts.roots):
+    for path, config in configurations.files(facts.roots):
         if config is None:
             yield Finding(
                 "configuration-files",
@@ -201,7 +201,7 @@ def configuration_files(facts: Facts) -> Iterator[Finding]:
 def differing_containers(facts: Facts) -> Iterator[Finding]:
     """A network's file was edited: its containers are as it was when they were attached."""
     plugins = Plugins()
-    for path, config in pools.files(facts.roots):
+    for path, config in configurations.files(facts.roots):
         name = config.get("name") if config is not None else None
         if config is None or not isinstance(name, str):
             continue

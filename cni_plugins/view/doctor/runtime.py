@@ -14,7 +14,7 @@ from cni_plugins.kernel.namespace import entered
 from cni_plugins.plugins.registry import MODULES
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.store import network_files
-from cni_plugins.view import pools
+from cni_plugins.view import configurations
 from cni_plugins.view.attachments import Attachment
 from cni_plugins.view.doctor.facts import Facts, Finding, Level
 from cni_plugins.view.endpoint import opened
@@ -41,10 +41,10 @@ def agent_flags(facts: Facts) -> Iterator[Finding]:
                     f"--network_cni_config_dir={network_files.DIRECTORY}",
                 )
             continue
-        for path, config in pools.files(facts.roots):
+        for path, config in configurations.files(facts.roots):
             if config is None or str(path.parent) != folder:
                 continue
-            for section in pools.sections(config):
+            for section in configurations.sections(config):
                 name = section.get("type")
                 if (
                     name in MODULES
