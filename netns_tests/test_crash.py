@@ -152,10 +152,12 @@ _LEASED = f"""
     while ! test -S /run/mesokit/dhcp.sock; do sleep 0.05; done
 """
 
-#: What a scenario needs on the node. A virtual device that was in a namespace that died is made again.
+#: What a scenario needs on the node. A virtual device that was in a namespace that died is made again,
+#: when the kernel has taken it away.
 SETUP: Mapping[str, str] = {
     "host-device": """
         ip link show spare0 2>/dev/null && exit
+        while ip link show spare1 >/dev/null 2>&1; do sleep 0.02; done
         sysctl -qw net.ipv6.conf.default.accept_dad=0
         ip link add spare0 address 02:aa:bb:cc:dd:10 type veth peer name spare1 address 02:aa:bb:cc:dd:11
         ip link set spare0 mtu 1400 txqueuelen 77 alias spare

@@ -25,7 +25,7 @@ from cni_plugins.attach.transaction import Transaction
 from cni_plugins.attach.wishes import require_granted
 from cni_plugins.kernel.interface import index_of
 from cni_plugins.kernel.namespace import fingerprint
-from cni_plugins.spec.call import LISTED, Call, Verb
+from cni_plugins.spec.call import Call, Verb
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.dispatch import Handler
 from cni_plugins.spec.errors import CniError, Code
@@ -43,7 +43,6 @@ Plugins = Mapping[str, Plugin[Any]]
 CALL_ID = "MESOKIT_CALL"
 REPEATS = "MESOKIT_REPEATS"
 _HELD_SECONDS = 1.0
-_TICK = 0.01
 
 
 def handler(plugin: Plugin[Any], plugins: Plugins) -> Handler:
@@ -403,9 +402,7 @@ def _is_kept(contents: Contents, call: Call) -> bool:
     if (identity.container_id, identity.ifname) in (call.valid or ()) or added.stays(contents):
         return True
     began = contents.head.get("began")
-    # When a process started is known by ticks of 10 ms, rounded down; an ADD before it may seem to be after.
-    ended = contents.ended - (0.0 if call.env.get(LISTED) else _TICK)
-    came = max(began if isinstance(began, float) else 0.0, ended)
+    came = max(began if isinstance(began, float) else 0.0, contents.ended)
     return came > call.began and contents.head.get("boot") == boot.current()
 
 

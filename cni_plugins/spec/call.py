@@ -50,6 +50,7 @@ _SINCE: Mapping[Verb, str] = {Verb.CHECK: "0.4.0", Verb.GC: "1.1.0", Verb.STATUS
 #: In the environment of a GC: when its list was made, in nanoseconds of CLOCK_BOOTTIME.
 LISTED = "MESOKIT_LISTED"
 _LONGEST_START = 10.0  # seconds that a process may wait for a processor; older ones are somebody else
+_TICK = 0.01  # seconds; what proc(5) tells of a start is rounded down to it
 _SECONDS: Mapping[Verb, float] = {
     Verb.ADD: 30.0,
     Verb.DEL: 10.0,
@@ -334,6 +335,7 @@ def _began(verb: Verb, env: Mapping[str, str]) -> float:
 
     A list of GC is older than the launcher's process, which may have waited for a processor before it looked
     at the clock while an ADD that was started later did not. Who knows when it was made says so (LISTED).
+    An ADD that was over before the process started is never taken for a later one, however short it was.
     """
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     listed = env.get(LISTED, "")
@@ -346,7 +348,7 @@ def _began(verb: Verb, env: Mapping[str, str]) -> float:
     if verb is Verb.GC:
         started = _started(process)
         if began - _LONGEST_START <= started < began:
-            return started
+            return min(began, started + _TICK)
     return began
 
 

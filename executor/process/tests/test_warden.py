@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from executor.process.launch import LaunchError, Stage
 from executor.process.tests.fixtures import (
     WaitingSupervisor,
     alive,
+    apart,
     ending,
     eventually,
     launch,
@@ -69,6 +71,10 @@ def test_no_task_outlives_a_killed_executor(tmp_path: Path, end: signal.Signals)
 
 
 def test_a_killed_warden_takes_its_tasks_along_and_is_noticed(tmp_path: Path) -> None:
+    apart(partial(_kill_the_warden, tmp_path))
+
+
+def _kill_the_warden(tmp_path: Path) -> None:
     supervisor = WaitingSupervisor(spawn())
     process = supervisor.start(launch("sleep", "1000"))
     parent = supervisor.start(python(DAEMON.format(parent="os._exit(0)", file=str(tmp_path / "daemon"))))
@@ -86,7 +92,7 @@ def test_a_killed_warden_takes_its_tasks_along_and_is_noticed(tmp_path: Path) ->
 
 
 def test_close_after_a_killed_warden_kills_what_it_left(tmp_path: Path) -> None:
-    # In a process of its own: what is left there is all below it, here it would be pytest's.
+    # In a process of its own, see apart().
     script = EXECUTOR.replace("time.sleep(1000)", "os.kill(warden.pid, 9); supervisor.close()")
     daemon_script = DAEMON.format(parent="time.sleep(1000)", file=str(tmp_path / "daemon"))
     waiting = f"while not os.path.exists({str(tmp_path / 'daemon')!r}): time.sleep(0.01)\nprint"
