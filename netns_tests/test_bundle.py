@@ -19,6 +19,7 @@ from executor.protocol import Encoding
 from executor.tests.scenarios.events import kill, launch, task
 from executor.tests.scenarios.processes import alive, wait_until
 from executor.tests.scenarios.scene import Scene
+from netns_tests.load import bridge
 from netns_tests.node import Finished, Node, answer, started, until
 from netns_tests.snapshot import assert_clean, snapshot
 from netns_tests.test_crash import DHCP_SERVER, LEASE, NET, SCENARIOS, SETUP, make_box
@@ -120,15 +121,7 @@ def test_policy_files_and_the_framework_need_no_python_of_the_host(node: Node, e
         assert not running.ended(), running.errors()
 
 
-CONF = {
-    "cniVersion": "1.0.0",
-    "name": "net",
-    "type": "bridge",
-    "bridge": "br0",
-    "isGateway": True,
-    "ipMasq": True,
-    "ipam": {"type": "host-local", "subnet": "10.9.0.0/24"},
-}
+CONF = bridge(ipam={"type": "host-local", "subnet": "10.9.0.0/24"})
 
 
 @pytest.mark.parametrize("way", ["one-shot", "service"])

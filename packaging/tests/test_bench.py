@@ -17,6 +17,7 @@ from pathlib import Path
 import floor
 import pytest
 
+from netns_tests.load import bridge
 from netns_tests.node import Netns, Node, until
 
 TOP = Path(__file__).resolve().parents[2]
@@ -64,15 +65,9 @@ def test_another_folder_of_plugins_is_measured_beside() -> None:
     assert first.startswith("bridge + host-local: ADD")
 
 
-NETWORK = {
-    "cniVersion": "1.0.0",
-    "name": "net",
-    "type": "bridge",
-    "bridge": "br0",
-    "isGateway": True,
-    "ipMasq": True,
-    "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.9.0.0/16"}], [{"subnet": "fd09::/64"}]]},
-}
+NETWORK = bridge(
+    ipam={"type": "host-local", "ranges": [[{"subnet": "10.9.0.0/16"}], [{"subnet": "fd09::/64"}]]}
+)
 TRIES = 20
 
 
