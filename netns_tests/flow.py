@@ -2,13 +2,16 @@
 
 Run in namespaces: `flow.py serve PORT` answers what it reads, for ever; `flow.py across HOST PORT SECONDS`
 prints, as JSON, how many requests were sent and how many not answered, how many bytes went through the
-connection and how often a segment of it had to be sent again.
+connection and how often a segment of it had to be sent again. `flow.py pings HOST…` sends requests to each
+host until it is killed; at SIGUSR1 it prints a line of JSON of those since the last one: sent, and not
+answered within a second.
 """
 
 from __future__ import annotations
 
 import json
 import select
+import signal
 import socket
 import struct
 import sys
@@ -68,6 +71,66 @@ def _pings(host: str, seconds: float) -> tuple[int, int]:
     return sent, sent - len(answered)
 
 
+class _Target:
+    """Requests to one host, by number."""
+
+    def __init__(self, host: str) -> None:
+        self._six = ":" in host
+        family = socket.AF_INET6 if self._six else socket.AF_INET
+        protocol = socket.getprotobyname("ipv6-icmp" if self._six else "icmp")
+        self.socket = socket.socket(family, socket.SOCK_RAW, protocol)
+        self.socket.setblocking(False)
+        self.socket.connect((host, 0))
+        self.sent: dict[int, float] = {}
+        self.answered: set[int] = set()
+
+    def ask(self) -> None:
+        number = len(self.sent) + 1
+        self.sent[number] = time.monotonic()
+        packet = _request(number & 0xFFFF)
+        with suppress(OSError):  # no route: it counts as lost
+            self.socket.send(b"\x80" + packet[1:] if self._six else packet)
+
+    def hear(self) -> None:
+        packet = self.socket.recv(2048)
+        head = 0 if self._six else (packet[0] & 15) * 4
+        kind, _, _, ident, number = struct.unpack_from("!BBHHH", packet, head)
+        if kind == (129 if self._six else 0) and ident == 4711:
+            self.answered.add(number)
+
+    def count(self, since: int) -> tuple[int, int, bool]:
+        """Sent and lost of those after number `since`; whether nothing is on its way any more."""
+        open_ = [number for number in self.sent if number > since and number not in self.answered]
+        moment = time.monotonic() - 1
+        return len(self.sent) - since, len(open_), all(self.sent[number] < moment for number in open_)
+
+
+def pings(hosts: list[str]) -> None:
+    targets = [_Target(host) for host in hosts]
+    asked: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda *_: asked.append(1))
+    counted = dict.fromkeys(targets, 0)
+    step = time.monotonic()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    while True:
+        if not asked:
+            for target in targets:
+                target.ask()
+        step += 0.01
+        while (left := step - time.monotonic()) > 0:
+            for ready in select.select([target.socket for target in targets], [], [], left)[0]:
+                next(target for target in targets if target.socket is ready).hear()
+        counts = [target.count(counted[target]) for target in targets]
+        if asked and all(settled for _, _, settled in counts):
+            asked.pop()
+            told = {"sent": sum(sent for sent, _, _ in counts), "lost": sum(lost for _, lost, _ in counts)}
+            counted = {target: len(target.sent) for target in targets}
+            sys.stdout.write(json.dumps(told) + "\n")
+            sys.stdout.flush()
+            step = time.monotonic()
+
+
 def _stream(host: str, port: int, seconds: float, told: dict[str, int]) -> None:
     with socket.create_connection((host, port), timeout=10) as stream:
         end = time.monotonic() + seconds
@@ -93,5 +156,7 @@ def across(host: str, port: int, seconds: float) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(int(sys.argv[2]))
+    elif sys.argv[1] == "pings":
+        pings(sys.argv[2:])
     else:
         across(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
