@@ -1,5 +1,5 @@
-"""Every kind of update on one container, with a ping every 10 ms in both families and an iperf3 stream through
-a published port across each: what is lost, as a table (`pytest -s` prints it; README.md has one).
+"""Every kind of update on one container, with a ping every 10 ms in both families and an iperf3 stream by a
+published port across each: what is lost, as a table (`pytest -s` prints it; README.md has one).
 """
 
 from __future__ import annotations
