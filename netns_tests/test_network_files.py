@@ -106,3 +106,54 @@ def test_a_change_that_was_made_without_a_service_is_found_at_its_start(node: No
         until(lambda: mtu(box) == 1400, what="it is applied")
     told = json.loads(node.run([MESOKIT, "doctor", "--json"], check=False).text)["items"]
     assert "differing-containers" not in {item["check"] for item in told}
+
+
+def test_what_differs_is_shown_wherever_an_operator_looks(node: Node, box: Netns) -> None:
+    """What, from which file, and the command that brings the container there, which is pasted at the end."""
+    command = f"mesokit update c1 --network net --from {FILE} --apply"
+    (row,) = listed(node)
+    assert (row["differs"], row["file"], row["update"]) == ([], "", "")
+    with watching(node, "show"), started(node.popen([MESOKIT, "events", "-f", "--json"])) as events:
+        until(lambda: b"attached" in events.output(), what="events of the past are told")
+        route = CONF["ipam"] | {"routes": [{"dst": "10.40.0.0/16"}]}
+        write(node, CONF | {"mtu": 1400, "hairpinMode": True, "ipam": route})
+        until(lambda: b"differs" in events.output(), what="the edit is an event")
+        what = ["mtu the link's own \u2192 1400", "hairpinMode false \u2192 true", "routes+=10.40.0.0/16"]
+        (row,) = listed(node)
+        assert sorted(row["differs"]) == sorted(what)
+        assert (row["file"], row["update"], row["state"]) == (FILE, command, "up")
+        event = json.loads(events.output().splitlines()[-1])
+        assert (event["kind"], event["container"]) == ("differs", "c1")
+        assert all(text in event["about"] for text in (*what, FILE, command))
+        assert "up, differs" in node.run([MESOKIT, "ls"]).text
+        assert node.run([MESOKIT, "ls", "-q", "-s", "differs"]).text == "c1\n"
+        (inspected,) = json.loads(node.run([MESOKIT, "inspect", "c1", "--json"]).text)["items"]
+        assert inspected["update"] == command and inspected["differs"] == row["differs"]
+        for words in (["inspect", "c1"], ["events"], ["node", "status"]):
+            told = node.run([MESOKIT, *words]).text
+            assert command in told and what[0] in told, words
+        assert "edits are logged" in node.run([MESOKIT, "node", "status"]).text
+        assert 'differing{network="net"} 1' in node.run([MESOKIT, "node", "metrics", "--state"]).text
+        found = json.loads(node.run([MESOKIT, "doctor", "--json"], check=False).text)["items"]
+        assert any(what[0] in item["evidence"] for item in found if item["check"] == "differing-containers")
+        node.run(command.replace("mesokit", MESOKIT, 1).split())
+        until(lambda: b"agrees" in events.output(), what="that it is as the file says is an event too")
+    assert (mtu(box), listed(node)[0]["differs"]) == (1400, [])
+    write(node, CONF | {"mtu": 1400, "hairpinMode": True, "vlan": 7, "ipam": route})
+    (row,) = listed(node)
+    assert row["update"] == ""
+    assert row["differs"] == [
+        "vlan 0 \u2192 7 cannot be changed in place: the kernel makes a new interface for another VLAN: "
+        "attach the container anew"
+    ]
+
+
+def test_an_update_that_the_file_does_not_know_is_said_to_differ(node: Node, box: Netns) -> None:
+    done = node.run([MESOKIT, "update", "c1", "mtu=1400", "hairpinMode=true"])
+    assert f"{FILE} says something else, and the next container gets it: hairpinMode" in done.stderr.decode()
+    assert listed(node)[0]["differs"]
+
+
+def listed(node: Node) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = json.loads(node.run([MESOKIT, "ls", "--json"]).text)["items"]
+    return items

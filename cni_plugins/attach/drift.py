@@ -23,16 +23,18 @@ _KEPT = frozenset(("subnet", "ranges", "rangeStart", "rangeEnd", "dataDir", "res
 
 
 class Drift:
-    """The changes that lead to the file, and why there are none."""
+    """The changes that lead to the file, and why there are none; `told` is each change for people."""
 
-    __slots__ = ("changes", "problems")
+    __slots__ = ("changes", "problems", "told")
 
     def __init__(self) -> None:
         self.changes = Changes()
         self.problems: list[str] = []
+        self.told: list[str] = []
 
-    def want(self, key: str, **values: Any) -> None:
+    def want(self, key: str, told: str, **values: Any) -> None:
         self.changes = replace(self.changes, keys=(*self.changes.keys, key), **values)
+        self.told.append(told)
 
     def cannot(self, key: str, old: object, new: object) -> None:
         reason = FIXED.get(key, "it is part of how the interface was made: attach the container anew")
@@ -96,19 +98,33 @@ def _members(
         _compare(one, other, plugins, found)
 
 
+def _from_to(key: str, old: object, new: object) -> str:
+    words = [str(value).lower() if isinstance(value, bool) else str(value) for value in (old, new)]
+    return f"{key} {words[0]} → {words[1]}"
+
+
+def _route(route: Route) -> str:
+    return str(route.dst) + (f"@{route.gw}" if route.gw is not None else "")
+
+
 def _key(key: str, old: Any, new: Any, found: Drift) -> None:
     if key == "mtu" and new:
-        found.want(key, mtu=new)
+        found.want(key, _from_to(key, old or "the link's own", new), mtu=new)
     elif key in FLAGS:
-        found.want(key, flags={**found.changes.flags, key: bool(new)})
+        found.want(key, _from_to(key, old, new), flags={**found.changes.flags, key: bool(new)})
     elif key in LIMITS:
-        found.want(key, limits={**found.changes.limits, key: new})
+        found.want(key, _from_to(key, old, new), limits={**found.changes.limits, key: new})
     elif key == "sysctl":
         gone = sorted(set(old or {}) - set(new or {}))
         if gone:
             found.problems.append(f"sysctl {', '.join(gone)}: what it was before comes back with DEL")
         changed = {name: value for name, value in (new or {}).items() if (old or {}).get(name) != value}
-        found.want(key, sysctls={**found.changes.sysctls, **changed})
+        if changed:
+            listed = ", ".join(
+                _from_to(f"sysctl.{name}", (old or {}).get(name, "not set"), value)
+                for name, value in changed.items()
+            )
+            found.want(key, listed, sysctls={**found.changes.sysctls, **changed})
     else:
         found.cannot(key, old, new)
 
@@ -118,7 +134,13 @@ def _dns(old: JsonObject, new: JsonObject, found: Drift) -> None:
     if wanted != was and wanted != Dns():
         domain = (wanted.domain,) if wanted.domain else ()
         parts = {"nameservers": wanted.nameservers, "search": wanted.search, "options": wanted.options}
-        found.want("dns", dns={**parts, "domain": domain})
+        listed = "; ".join(
+            _from_to(f"dns.{key}", " ".join(getattr(was, key)) or "none", " ".join(value) or "none")
+            for key, value in parts.items()
+            if getattr(was, key) != value
+        )
+        told = listed or _from_to("dns.domain", was.domain or "none", wanted.domain or "none")
+        found.want("dns", told, dns={**parts, "domain": domain})
 
 
 def _ipam(old: Any, new: Any, plugins: Mapping[str, Plugin[Any]], found: Drift) -> None:
@@ -140,7 +162,7 @@ def _ipam(old: Any, new: Any, plugins: Mapping[str, Plugin[Any]], found: Drift) 
         if key.key == "routes":
             _routes(was, is_, found)
         elif key.key == "gateway" and is_ is not None:
-            found.want("gateway", gateways=(is_,))
+            found.want("gateway", _from_to("gateway", was or "the network's first", is_), gateways=(is_,))
         elif key.key == "addresses":
             _addresses(was, is_, found)
         else:
@@ -150,17 +172,20 @@ def _ipam(old: Any, new: Any, plugins: Mapping[str, Plugin[Any]], found: Drift) 
 def _routes(old: tuple[Route, ...], new: tuple[Route, ...], found: Drift) -> None:
     kept = {route.dst.network for route in new}
     gone = tuple(route.dst for route in old if route.dst.network not in kept)
-    found.want("routes", routes=tuple(route for route in new if route not in old), no_routes=gone)
+    fresh = tuple(route for route in new if route not in old)
+    if fresh or gone:
+        listed = [f"routes+={_route(route)}" for route in fresh] + [f"routes-={item}" for item in gone]
+        found.want("routes", ", ".join(listed), routes=fresh, no_routes=gone)
 
 
 def _addresses(old: tuple[Any, ...], new: tuple[Any, ...], found: Drift) -> None:
     was = [entry.address for entry in old if entry.address is not None]
     wanted = [entry.address for entry in new if entry.address is not None]
-    found.want(
-        "addresses",
-        addresses=tuple(item for item in wanted if item not in was),
-        no_addresses=tuple(item.ip for item in was if item not in wanted),
-    )
+    fresh = tuple(item for item in wanted if item not in was)
+    gone = tuple(item.ip for item in was if item not in wanted)
+    if fresh or gone:
+        listed = [f"addresses+={item}" for item in fresh] + [f"addresses-={item}" for item in gone]
+        found.want("addresses", ", ".join(listed), addresses=fresh, no_addresses=gone)
 
 
 def require_network(document: object, network: str) -> JsonObject:

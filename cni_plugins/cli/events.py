@@ -14,13 +14,13 @@ from cni_plugins.cli import look
 from cni_plugins.cli.colour import coloured
 from cni_plugins.cli.look import Place
 from cni_plugins.spec.text import printable
-from cni_plugins.view import events
+from cni_plugins.view import differences, events
 from cni_plugins.view.events import Event
 from cni_plugins.view.node import Node
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _PAUSE = 0.5
-_COLOURS = {"failed": "31", "flushed": "31", "state": "33"}
+_COLOURS = {"failed": "31", "flushed": "31", "state": "33", "differs": "33"}
 
 
 @click.command("events")
@@ -28,8 +28,9 @@ _COLOURS = {"failed": "31", "flushed": "31", "state": "33"}
 @click.option("-f", "--follow", is_flag=True, help="Go on with what happens, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one event a line.")
 def command(since: str, follow: bool, as_json: bool) -> None:
-    """Show what happened: calls that failed and why, what was attached; with --follow also what is detached,
-    goes down or comes back, and rules that somebody flushes.
+    """Show what happened: calls that failed and why, what was attached, what differs from its network's file
+    since somebody edited that; with --follow also what is detached, goes down or comes back, and rules that
+    somebody flushes.
 
     Failed calls are kept on disk, those of one-shot programs too, the last thousand or so since the machine
     started. It works without the node service.
@@ -42,7 +43,7 @@ def command(since: str, follow: bool, as_json: bool) -> None:
     place = look.here()
     start = time.time() - _seconds(since)
     watch = events.Watch(place.roots, place.host)
-    found = look.node(place, tasks=False)
+    found = differences.look(look.node(place, tasks=False), place.roots)
     told = _past(place, found, start)
     for event in told:
         _say(event, as_json=as_json)
@@ -64,7 +65,8 @@ def _past(place: Place, found: Node, start: float) -> list[Event]:
         return events.past(found, place.roots, start)
     except PermissionError:
         click.echo(f"mesokit: {events.FAILURES_HIDDEN}", err=True)
-        return sorted(events.attached(found, start), key=lambda item: item.time)
+        told = (*events.attached(found, start), *events.differing(found, start))
+        return sorted(told, key=lambda item: item.time)
 
 
 def _follow(watch: events.Watch, *, as_json: bool) -> None:

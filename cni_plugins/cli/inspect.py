@@ -12,7 +12,7 @@ import click
 from cni_plugins.cli import look
 from cni_plugins.cli.colour import coloured
 from cni_plugins.spec.text import printable
-from cni_plugins.view import inspection, remedies
+from cni_plugins.view import differences, inspection, remedies
 from cni_plugins.view.attachments import Attachment
 from cni_plugins.view.endpoint import Endpoint, Interface, StepState, Verdict
 from cni_plugins.view.node import Node
@@ -42,7 +42,7 @@ def command(name: str, with_config: bool, as_json: bool) -> None:
     mesokit inspect vethd28a3133         whose other end this is
     """
     place = look.here()
-    found = look.node(place)
+    found = differences.look(look.node(place), place.roots)
     items = look.named(found, name)
     with look.sentences():
         told = inspection.inspect(items, place.roots, place.host)
@@ -74,6 +74,10 @@ def _lines(node: Node, item: Attachment, there: Endpoint, steps: Sequence[StepSt
         ("namespace", item.netns or "-"),
         ("look", remedies.enter(item.netns, "ip a") if item.netns else "-"),
     ]
+    other = node.difference(item)
+    if other is not None:
+        rows.append(("differs", f"from {other.file}: {other}"))
+        rows.append(("apply", f"{other.command}  # --dry-run tells what it costs" if other.command else "-"))
     yield from _fitted(rows, "  ")
     if there.missing:
         yield printable(f"  inside: {there.missing}")

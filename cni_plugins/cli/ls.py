@@ -11,12 +11,14 @@ from cni_plugins.cli import look
 from cni_plugins.cli.colour import coloured
 from cni_plugins.cli.table import fitted
 from cni_plugins.spec.text import printable
+from cni_plugins.view import differences
 from cni_plugins.view.attachments import Attachment, State
 from cni_plugins.view.node import Node
 from cni_plugins.view.plain import attachment, document
 
 _COLOURS = {State.UP: "32", State.DOWN: "31", State.BROKEN: "31", State.STALE: "33", State.UNFINISHED: "33"}
-_STATES = [state.value for state in State]
+_DIFFERS = "differs"
+_STATES = [*(state.value for state in State), _DIFFERS]
 
 
 @click.command("ls")
@@ -38,13 +40,14 @@ def command(
     mesokit ls                       all attachments of this node
     mesokit ls -n app-net            those of one network
     mesokit ls -s stale -s broken    what needs somebody
+    mesokit ls -s differs            what is not as its network's file in /etc/cni/net.d is now
     mesokit ls 10.9.0.7              who has this address
     mesokit ls tcp/8080              who has this port
     mesokit ls --json | jq '.items[].addresses'
     """
     place = look.here()
     while True:
-        found = look.node(place)
+        found = differences.look(look.node(place), place.roots)
         look.require_network(found, place, network)
         listed = _chosen(found, name, network, state)
         if as_json:
@@ -67,8 +70,14 @@ def _chosen(found: Node, name: str | None, network: str | None, states: tuple[st
     return [
         item
         for item in listed
-        if network in {None, item.network} and (not states or found.state(item).value in states)
+        if network in {None, item.network} and (not states or set(states) & set(_states(found, item)))
     ]
+
+
+def _states(found: Node, item: Attachment) -> tuple[str, ...]:
+    """The state, and whether the network's file says something else by now."""
+    state = found.state(item).value
+    return (state, _DIFFERS) if found.difference(item) is not None else (state,)
 
 
 def _show(found: Node, listed: list[Attachment]) -> None:
@@ -88,13 +97,15 @@ def _show(found: Node, listed: list[Attachment]) -> None:
                 item.ifname,
                 ",".join(entry.ip for entry in item.addresses) or "-",
                 ",".join(map(str, item.ports)) or "-",
-                found.state(item).value,
+                ", ".join(_states(found, item)),
             )
         )
     head, *lines = fitted(rows, look.width())
     click.echo(head)
     for item, line in zip(listed, lines, strict=True):
-        state = found.state(item)
-        text, _, _ = line.rpartition(state.value)
-        told = state.value if text else line
-        click.echo(text + coloured(told, _COLOURS.get(state, "0"), sys.stdout))
+        state, words = found.state(item), ", ".join(_states(found, item))
+        text, _, _ = line.rpartition(words)
+        told = words if text else line
+        colour = _COLOURS.get(state, "0")
+        colour = "33" if state is State.UP and words != state.value else colour
+        click.echo(text + coloured(told, colour, sys.stdout))

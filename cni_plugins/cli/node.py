@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -19,6 +19,7 @@ from cni_plugins.node.ask import socket_path
 from cni_plugins.node.main import Options, serve
 from cni_plugins.spec.roots import roots_from
 from cni_plugins.spec.text import printable
+from cni_plugins.store import network_files
 from cni_plugins.store.failures import Failure, last
 from cni_plugins.store.failures import as_json as as_json_failure
 
@@ -57,8 +58,7 @@ def command(
         return
     from cni_plugins.node.plugins import policies, prepare, restore  # noqa: PLC0415 - every plugin, which `status` does not need
 
-    networks = flags["watch"] != "off"
-    options = Options(threads, workers or 0, metrics_port or 0, flags["verbose"], networks=networks)
+    options = Options(threads, workers or 0, metrics_port or 0, flags["verbose"], watching=flags["watch"])
     again = partial(restore, flags["watch"])
     sys.exit(serve(options, version("mesokit"), prepare, reload=again, policies=policies))
 
@@ -66,13 +66,34 @@ def command(
 @command.command("status", short_help="Show calls, errors, latency of the service.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(as_json: bool) -> None:
-    """Show what the running service did: calls, errors by code, latency, the last calls that failed."""
+    """Show what the running service did: calls, errors by code, latency, the last calls that failed, and
+    which attachments are not as their networks' files are now.
+    """
     try:
         answer = ask.status(socket_path())
     except (ask.NotRunning, OSError) as error:
         raise click.ClickException(printable(told(error))) from error
     answer["failures"] = [as_json_failure(failure) for failure in _last(_SHOWN)]
+    answer["differing"] = list(_differing())
     click.echo(json.dumps(answer, indent=2) if as_json else render(answer))
+
+
+def _differing() -> Iterator[dict[str, Any]]:
+    # What looks at the node, which the other commands do without.
+    from cni_plugins.cli import look  # noqa: PLC0415
+    from cni_plugins.view import differences  # noqa: PLC0415
+
+    place = look.here()
+    found = differences.look(look.node(place, tasks=False, again=True), place.roots)
+    for identity, other in found.differences.items():
+        yield {
+            "network": identity.network,
+            "container_id": identity.container_id,
+            "interface": identity.ifname,
+            "differs": str(other),
+            "file": other.file,
+            "update": other.command,
+        }
 
 
 @command.command("failures", short_help="Show the last plugin calls that failed.")
@@ -129,11 +150,11 @@ def metrics(state: bool) -> None:
     if state:
         # What looks at the node, which the other commands do without.
         from cni_plugins.cli import look  # noqa: PLC0415
-        from cni_plugins.view import pools  # noqa: PLC0415
+        from cni_plugins.view import differences, pools  # noqa: PLC0415
         from cni_plugins.view.metrics import prometheus  # noqa: PLC0415
 
         place = look.here()
-        found = look.node(place, tasks=False)
+        found = differences.look(look.node(place, tasks=False), place.roots)
         click.echo(prometheus(found, pools.pools(found, place.roots)), nl=False)
         return
     try:
@@ -152,6 +173,10 @@ def render(answer: dict[str, Any]) -> str:
         f"{answer['running_calls']} calls in work, {len(answer['workers'])} workers, "
         f"{answer['threads']} threads, {answer['refused_calls']} refused",
     ]
+    watching = answer.get("watch_networks", "off")
+    if watching != "off":
+        does = "are logged" if watching == "show" else "are logged, and applied where that costs no packet"
+        lines.append(f"watches {network_files.DIRECTORY}: edits {does}")
     names = [row["plugin"] for row in (*answer["calls"], *answer["errors"])]
     width = max(12, *map(len, names), 0) + 2
     if answer["calls"]:
@@ -165,6 +190,12 @@ def render(answer: dict[str, Any]) -> str:
         lines += ["", f"{'errors of':<{width}}{'verb':<9}{'code':>9}{'count':>9}"]
     for row in answer["errors"]:
         lines.append(f"{row['plugin']:<{width}}{row['verb']:<9}{row['code']:>9}{row['count']:>9}")
+    if answer.get("differing"):
+        lines += ["", "not as their networks' files are now (mesokit inspect shows more):"]
+    for row in answer.get("differing", ()):
+        who = f"{row['container_id']} {row['interface']} on {row['network']}"
+        lines += [printable(f"{who}: {row['differs']}")]
+        lines += [printable(f"    {row['update']}")] if row["update"] else []
     if answer.get("failures"):
         lines += ["", "last failed calls (mesokit node failures shows more):", *_told(answer["failures"])]
     return "\n".join(lines)

@@ -22,6 +22,7 @@ from cni_plugins.spec.text import printable
 from cni_plugins.spec.values import parse_json
 from cni_plugins.store import network_files
 from cni_plugins.store.records import Contents
+from cni_plugins.view import differences
 from cni_plugins.view.node import Node
 
 Wanted = Callable[[Contents], Changes | Sequence[str]]
@@ -149,10 +150,27 @@ def command(
     if not done:
         what = f"container {container}" if container is not None else f"network {network}"
         raise click.ClickException(f"{what} has no attachment of ours here")
+    if wanted is not None and file is None and how != "dry-run":
+        _tell_of_files(place, done)
     if options["as_json"]:
         click.echo(json.dumps([_as_json(item) for item in done], indent=2))
     failed = [item for item in done if item.problems or item.leftovers]
     sys.exit(0 if not failed else 1 if len(failed) == len(done) else 3)
+
+
+def _tell_of_files(place: look.Place, done: Sequence[Outcome]) -> None:
+    """A file that says something else than was just asked for: the next ADD does what it says."""
+    changed = {item.identity for item in done if item.changed}
+    if not changed:
+        return
+    found = differences.look(look.node(place, tasks=False, again=True), place.roots)
+    told: dict[str, set[str]] = {}
+    for identity in changed & found.differences.keys():
+        other = found.differences[identity]
+        told.setdefault(other.file, set()).update((*other.changes, *other.problems))
+    for path, listed in told.items():
+        what = "; ".join(sorted(listed))
+        click.echo(printable(f"{path} says something else, and the next container gets it: {what}"), err=True)
 
 
 def _told(outcomes: Iterator[Outcome], *, dry_run: bool, as_json: bool) -> Iterator[Outcome]:

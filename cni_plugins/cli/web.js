@@ -5,7 +5,7 @@
 const $ = id => document.getElementById(id);
 const VIEWS = ["list", "picture", "events", "policy"];
 const MOOD = {up: "good", down: "bad", broken: "bad", stale: "warn", unfinished: "warn", ok: "good", failed: "bad",
-  flushed: "bad", state: "warn", detached: "soft", unknown: "warn", passive: "soft"};
+  flushed: "bad", state: "warn", detached: "soft", unknown: "warn", passive: "soft", differs: "warn", agrees: "good"};
 const MOST_EVENTS = 500;
 
 const PLAIN = /^[\x20-\x7e]*$/;
@@ -46,17 +46,21 @@ let order = [];
 const keyOf = item => [item.network, item.container_id, item.interface].join("\0");
 const ports = item => item.ports.map(p => `${p.host_ip ? (p.host_ip.includes(":") ? `[${p.host_ip}]` : p.host_ip) + ":" : ""}${p.host_port}->${p.container_port}/${p.protocol}`);
 
+const states = item => item.differs.length ? [item.state, "differs"] : [item.state];
+const mood = item => item.state === "up" && item.differs.length ? MOOD.differs : MOOD[item.state] || "";
+
 function fill(row, item) {
   row.item = item;
   const cells = [item.container_id, item.tasks.join(", "), item.network, item.interface,
-    item.addresses.map(a => a.split("/")[0]).join(", "), ports(item).join(", "), item.state];
+    item.addresses.map(a => a.split("/")[0]).join(", "), ports(item).join(", "), states(item).join(", ")];
   row.words = [...cells, item.mac, item.host_interface, item.parent].join(" ").toLowerCase();
   cells.forEach((text, n) => {
     if (row.cells[n] === text) return;
     (n ? row.tr.cells[n] : row.link).textContent = shown(text);
   });
   row.cells = cells;
-  row.tr.cells[6].className = MOOD[item.state] || "soft";
+  row.tr.cells[6].className = mood(item) || "soft";
+  row.tr.cells[6].title = item.differs.map(shown).join("; ");
 }
 
 const NAMES = ["container", "task", "network", "interface", "addresses", "ports", "state"];
@@ -127,7 +131,7 @@ function options(select, values) {
 function listed() {
   const every = [...rows.values()];
   for (const id of ["network", "drawn"]) options($(id), every.map(row => row.item.network));
-  options($("state"), every.map(row => row.item.state));
+  options($("state"), every.flatMap(row => states(row.item)));
   filter();
 }
 
@@ -135,7 +139,7 @@ function filter() {
   const words = $("words").value.toLowerCase().split(/\s+/).filter(Boolean), network = $("network").value, state = $("state").value;
   let count = 0;
   for (const row of rows.values()) {
-    const fits = (!network || row.item.network === network) && (!state || row.item.state === state) && words.every(word => row.words.includes(word));
+    const fits = (!network || row.item.network === network) && (!state || states(row.item).includes(state)) && words.every(word => row.words.includes(word));
     if (row.tr.hidden === fits) row.tr.hidden = !fits;
     count += fits;
   }
@@ -277,10 +281,12 @@ function stepOf(item) {
 }
 
 function inspected(item) {
-  const parts = [facts([["interface", `${item.interface} on network ${item.network}`], ["state", item.state], ["type", `${item.type} (plugins ${item.plugins.join(", ")})`],
+  const parts = [facts([["interface", `${item.interface} on network ${item.network}`], ["state", states(item).join(", ")], ["type", `${item.type} (plugins ${item.plugins.join(", ")})`],
     ["task", item.tasks.join(", ")], ["framework", item.framework], ["since", item.since && moment(item.since)], ["addresses", item.addresses.join(", ")],
     ["gateways", item.gateways.join(", ")], ["ports", ports(item).join(", ")], ["host side", [item.host_interface, item.parent].filter(Boolean).join(" in ")], ["namespace", item.netns]])];
-  parts[0].querySelectorAll("dd")[1].className = MOOD[item.state] || "";
+  parts[0].querySelectorAll("dd")[1].className = mood(item);
+  if (item.differs.length) parts.push(element("h3", "differs from " + item.file), within("ul", "steps", ...item.differs.map(text => element("li", text, "warn"))));
+  if (item.update) parts.push(element("pre", item.update));
   if (item.nsenter) parts.push(element("h3", "look"), element("pre", item.nsenter));
   parts.push(element("h3", "inside"), ...(item.missing ? [element("p", item.missing, "bad")] : item.inside.map(interfaceOf)));
   if (item.routes.length) parts.push(facts([["routes", item.routes.join("; ")]]));

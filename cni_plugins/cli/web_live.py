@@ -176,4 +176,5 @@ def _past(place: Place, found: Node, start: float) -> tuple[list[Event], tuple[s
     try:
         return events.past(found, place.roots, start), ()
     except PermissionError:
-        return list(events.attached(found, start)), (events.FAILURES_HIDDEN,)
+        told = [*events.attached(found, start), *events.differing(found, start)]
+        return told, (events.FAILURES_HIDDEN,)

@@ -36,8 +36,9 @@ from cni_plugins.cli.web_live import Live, TooManyError, Work, listing
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.text import printable
 from cni_plugins.steps import policy_state
-from cni_plugins.view import find, graph, inspection, load, picture
+from cni_plugins.view import differences, find, graph, inspection, load, picture
 from cni_plugins.view.explain import ExplainError, explain_flow
+from cni_plugins.view.node import Node
 from cni_plugins.view.plain import document
 from executor.local_agent import browsers
 from executor.local_agent.http_server import Request, Response
@@ -186,7 +187,11 @@ class Site:
 
 
 def _attachments(place: Place, _values: Values) -> Response:
-    return _as_json(listing(load.node(place.roots, place.host)))
+    return _as_json(listing(_seen(place)))
+
+
+def _seen(place: Place) -> Node:
+    return differences.look(load.node(place.roots, place.host), place.roots)
 
 
 def _graph(place: Place, values: Values) -> Response:
@@ -196,7 +201,7 @@ def _graph(place: Place, values: Values) -> Response:
 
 
 def _inspect(place: Place, values: Values) -> Response:
-    found = load.node(place.roots, place.host)
+    found = _seen(place)
     told = inspection.inspect(find.find(found, values["name"]), place.roots, place.host)
     items = (inspection.as_json(found, each) for each in told)
     return _as_json(document("inspection", items, hidden=found.seen.hidden))

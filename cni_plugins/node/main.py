@@ -53,7 +53,7 @@ class Options:
     metrics_port: int = 0
     verbose: bool = False
     end_seconds: float = 75.0
-    networks: bool = False
+    watching: str = "off"
 
 
 def serve(
@@ -96,12 +96,14 @@ def serve(
     work = partial(
         worker.run, listening, worker.Job(handle, max(1, options.threads // count), plugins, failed)
     )
-    supervisor = Supervisor(listening, origin, Metrics(version), work, count, end_seconds=options.end_seconds)
+    supervisor = Supervisor(
+        listening, origin, Metrics(version, options.watching), work, count, end_seconds=options.end_seconds
+    )
 
     heard = changes.watch() if reload is not None else None
     if heard is not None:
         supervisor.rules, supervisor.reload = RulesWatch(heard), reload
-        if options.networks:
+        if options.watching != "off":
             supervisor.networks = PolicyWatch(roots_from(os.environ).relocate(network_files.DIRECTORY))
     if policies is not None:
         supervisor.policies = PolicyProcess(run / "policy" / "state.json", policies)

@@ -49,12 +49,14 @@ class Durations:
 
 
 class Metrics:
-    """Of one thread, the supervisor's. `running` is set by whoever knows. Plugins' names are the caller's to
-    bound; codes beyond the first `_CODES`, which somebody else's plugin may have made up, are -1.
+    """Of one thread, the supervisor's. `running` is set by whoever knows; `watching` is what is done about
+    networks' files that change (network_upkeep.py). Plugins' names are the caller's to bound; codes beyond
+    the first `_CODES`, which somebody else's plugin may have made up, are -1.
     """
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, watching: str = "off") -> None:
         self.version = version
+        self.watching = watching
         self.started = time.time()
         self._began = time.monotonic()
         self._durations: dict[tuple[str, str], Durations] = {}
@@ -96,6 +98,7 @@ class Metrics:
             "running_calls": self.running,
             "refused_calls": self._refused,
             "threads": threads,
+            "watch_networks": self.watching,
             "memory_bytes": memory(processes),
             "calls": calls,
             "errors": errors,

@@ -19,6 +19,11 @@ def _attachments(node: Node) -> Iterator[str]:
     counts = Counter((item.network, node.state(item).value) for item in node.attachments)
     for (network, state), count in sorted(counts.items()):
         yield f'mesokit_attachments{{network="{_safe(network)}",state="{state}"}} {count}'
+    yield "# HELP mesokit_attachments_differing Attachments that are not as their network's file is now."
+    yield "# TYPE mesokit_attachments_differing gauge"
+    differing = Counter(item.network for item in node.attachments if node.difference(item) is not None)
+    for network in sorted({item.network for item in node.attachments}):
+        yield f'mesokit_attachments_differing{{network="{_safe(network)}"}} {differing[network]}'
 
 
 def _pools(pools: Iterable[Pool]) -> Iterator[str]:

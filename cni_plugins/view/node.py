@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cni_plugins.kernel.links import Link
+from cni_plugins.spec.identity import Identity
 from cni_plugins.view.attachments import Attachment, State
 
 
@@ -45,13 +46,33 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """What of its network's `file` an attachment has not: `changes` can be made in place, `problems` say why
+    others cannot. `command` brings it there; "" when nothing but a new attachment does. `time` is when it
+    came to be, in seconds since the epoch.
+    """
+
+    file: str
+    changes: tuple[str, ...]
+    problems: tuple[str, ...]
+    command: str
+    time: float
+
+    def __str__(self) -> str:
+        return "; ".join((*self.changes, *self.problems))
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
-    """What was seen, indexed; `states` remembers what was worked out."""
+    """What was seen, indexed; `states` remembers what was worked out, `differences` what differences.py
+    filled in for those who show it.
+    """
 
     seen: Seen
     by_name: Mapping[str, Link] = field(default_factory=dict)
     by_index: Mapping[int, Link] = field(default_factory=dict)
     states: dict[Attachment, State] = field(default_factory=dict, compare=False, repr=False)
+    differences: dict[Identity, Difference] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def attachments(self) -> tuple[Attachment, ...]:
@@ -59,6 +80,9 @@ class Node:
 
     def task(self, attachment: Attachment) -> Task | None:
         return self.seen.tasks.get(attachment.container_id)
+
+    def difference(self, attachment: Attachment) -> Difference | None:
+        return self.differences.get(attachment.identity)
 
     def here(self, attachment: Attachment) -> bool:
         """Whether it was made in this host namespace (records of version 1 do not say)."""

@@ -37,7 +37,7 @@ def plain(value: Any) -> Any:
 
 def attachment(node: Node, item: Attachment) -> dict[str, Any]:
     """One attachment as `mesokit ls --json` shows it."""
-    task = node.task(item)
+    task, other = node.task(item), node.difference(item)
     return {
         "network": item.network,
         "container_id": item.container_id,
@@ -55,4 +55,7 @@ def attachment(node: Node, item: Attachment) -> dict[str, Any]:
         "ports": [plain(port) for port in item.ports],
         "netns": item.netns,
         "since": item.since,
+        "differs": [*other.changes, *other.problems] if other is not None else [],
+        "file": other.file if other is not None else "",
+        "update": other.command if other is not None else "",
     }

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import combinations
 
-from cni_plugins.attach.drift import drift
 from cni_plugins.kernel import routes
-from cni_plugins.plugins.registry import Plugins
-from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.text import printable
-from cni_plugins.spec.values import IpNetwork, JsonObject
+from cni_plugins.spec.values import IpNetwork
 from cni_plugins.store import network_files
-from cni_plugins.view import configurations, pools
-from cni_plugins.view.attachments import Attachment
+from cni_plugins.view import configurations, differences, pools
 from cni_plugins.view.doctor.facts import Facts, Finding, Level, is_routed
 
 _NEARLY = 10  # percent of a pool
@@ -200,35 +196,23 @@ def configuration_files(facts: Facts) -> Iterator[Finding]:
 
 def differing_containers(facts: Facts) -> Iterator[Finding]:
     """A network's file was edited: its containers are as it was when they were attached."""
-    plugins = Plugins()
-    for path, config in configurations.files(facts.roots):
-        name = config.get("name") if config is not None else None
-        if config is None or not isinstance(name, str):
-            continue
-        found: dict[str, str] = {}
-        for item in facts.living():
-            if item.network == name and (about := _drift(item, config, plugins)):
-                found[item.container_id] = about
-        if found:
-            first = next(iter(found))
-            count = len(found)
-            yield Finding(
-                "differing-containers",
-                Level.WARN,
-                f"{count} container{'s' if count > 1 else ''} of network {name} differ from {path}",
-                f"{first}: {found[first]}",
-                f"mesokit update --network {name} --from {path} --dry-run",
-            )
-
-
-def _drift(item: Attachment, config: JsonObject, plugins: Plugins) -> str:
-    """What of the file an attachment has not; "" when it has all, or nobody can tell."""
-    told: list[str] = []
-    for contents in item.contents:
-        with suppress(CniError):  # a file that no plugin takes is told elsewhere
-            found = drift(contents, config, plugins)
-            told += [*found.changes.keys, *found.problems]
-    return ", ".join(told)
+    node = differences.look(facts.node, facts.roots)
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for item in facts.living():
+        other = node.difference(item)
+        if other is not None:
+            found.setdefault((item.network, other.file), {}).setdefault(item.container_id, str(other))
+    for (name, path), items in found.items():
+        first = next(iter(items))
+        count = len(items)
+        words = ("mesokit", "update", "--network", name, "--from", path, "--dry-run")
+        yield Finding(
+            "differing-containers",
+            Level.WARN,
+            f"{count} container{'s' if count > 1 else ''} of network {name} differ from {path}",
+            f"{first}: {items[first]}",
+            shlex.join(words),
+        )
 
 
 CHECKS = (
