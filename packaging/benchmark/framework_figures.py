@@ -1,35 +1,43 @@
-"""Measures the framework against the fake master, all in one process: an upper bound of what it costs.
+"""Measures the framework against the fake master, which is a process of its own.
 
 python framework_figures.py > figures.json
 
-launches    instances a second: an app of 300, from the request to the last acknowledged RUNNING (synced)
-restore     seconds: 10,000 instances of 100 apps, from the open file to the loaded framework
-match       milliseconds for each 100 of 1,000 agents' offers, from the event's bytes to the bytes of the
-            ACCEPTs, against 10,000 pending instances of 100 apps with three constraints each
-memory      bytes a task, for 10,000 of them
+Wall time tells how busy the machine was as well, so each figure has the processor time of the framework
+beside it, and of the fake master apart.
+
+launches      instances a second: an app of 1,000, from the POST to the last acknowledged RUNNING (synced)
+launch_cpu    milliseconds of processor time of the framework for each of them; master_cpu: of the fake master
+idle          per cent of a core that the framework takes after that, beside 1,000 agents
+restore       seconds: 10,000 instances of 100 apps, from the open file to the loaded framework; restore_cpu
+match         milliseconds for each 100 of 1,000 agents' offers, from the event's bytes to the bytes of the
+              ACCEPTs, against 10,000 pending instances of 100 apps with three constraints each; match_cpu
+match_all     the same for all 1,000 agents in one event; match_all_cpu
+memory        bytes a task, for 10,000 of them
 """
 
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import random
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from framework_master import agent
 from mesos.v1 import mesos_pb2, offers_pb2
 from mesos.v1.scheduler import scheduler_pb2
 
-from executor.framework.fake_master.agent import FakeAgent
-from executor.framework.fake_master.master import Master
-from executor.framework.fake_master.options import Options
-from executor.framework.fake_master.server import serve
 from executor.framework.sdk import calls
 from executor.framework.sdk.client import Settings as ClientSettings
-from executor.framework.service import wishes
+from executor.framework.sdk.session_state import Phase
+from executor.framework.service import serve as service
 from executor.framework.service.apps import AppState, write_version, writes_of
 from executor.framework.service.books import Settings
 from executor.framework.service.core import Framework
@@ -37,7 +45,7 @@ from executor.framework.service.instance import Instance, State, TaskState, enco
 from executor.framework.service.matching import Assignment, Demand, OfferPool, WhyNot, match
 from executor.framework.service.rollout import Deployment, Status
 from executor.framework.service.spec import App, read_app
-from executor.framework.service.taskinfo import Delivery, Terms, launch_of
+from executor.framework.service.taskinfo import Delivery, Launcher, Terms
 from executor.framework.store import sqlite
 from executor.framework.store.interface import MAX_WRITES, Put, Txn, Write
 from executor.protocol.encoding import Encoding, decode
@@ -45,7 +53,8 @@ from executor.protocol.encoding import encode as encode_message
 
 Call = scheduler_pb2.Call
 
-LAUNCHES = 300
+LAUNCHES = 1_000
+IDLE = 10.0
 APPS = 100
 TASKS = 10_000
 AGENTS = 1_000
@@ -53,49 +62,71 @@ OFFERS = 100
 ROUNDS = 5
 
 
-def agent(number: int, cpus: float = 64.0) -> FakeAgent:
-    info = mesos_pb2.AgentInfo(hostname=f"host{number}")
-    info.id.value = f"A{number}"
-    for name, value in (("cpus", cpus), ("mem", 262_144.0), ("disk", 1_000_000.0)):
-        info.resources.add(name=name, type=mesos_pb2.Value.SCALAR).scalar.value = value
-    info.attributes.add(name="rack", type=mesos_pb2.Value.TEXT).text.value = f"r{number % 10}"
-    return FakeAgent(info, Options())
-
-
 def app(name: str, instances: int, **keys: object) -> App:
     document = {"version": 1, "name": name, "instances": instances, "command": {"cmd": "sleep 1000"}, **keys}
     return read_app(document, "bench")
 
 
-async def launches(folder: Path) -> float:
-    """Instances a second."""
-    async with serve(Master(Options(allocation=0.1))) as server:
-        for number in range(10):
-            server.master.register(agent(number), server.now())
-        store = await sqlite.open_store(folder / "launches.db")
-        settings = Settings(ClientSettings((server.address,)), roles=("*",), tick=0.1, revive_every=0.05)
-        framework = Framework(settings, store, await store.campaign(""))
-        task = asyncio.create_task(framework.run())
-        while not framework.books.connected:
+@contextmanager
+def master(agents: int, tasks: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The fake master's address, and its process."""
+    script = Path(__file__).with_name("framework_master.py")
+    process = subprocess.Popen(
+        [sys.executable, script, str(agents), str(tasks)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdin is not None and process.stdout is not None
+    with process:
+        yield process.stdout.readline().strip(), process
+        process.stdin.close()
+
+
+async def launches(folder: Path) -> dict[str, float]:
+    """Launches a second from the POST on, and what each costs; then what it costs to be idle."""
+    document = {"version": 1, "name": "bench", "instances": LAUNCHES, "command": {"cmd": "sleep 1000"}}
+    with master(AGENTS, LAUNCHES) as (address, process):
+        made = service.Instance()
+        settings = Settings(ClientSettings((address,)))
+        stored = service.Stored(sqlite=folder / "launches.db")
+        running = asyncio.create_task(service.run(settings, service.Place(port=0), stored, made=made))
+        await made.leading.wait()
+        assert made.site is not None and made.site.framework is not None
+        while made.site.framework.phase is not Phase.SUBSCRIBED:
             await asyncio.sleep(0.01)
-        began = time.monotonic()
-        await framework.wish(wishes.deploy(app("bench", LAUNCHES)))
-        while framework.books.apps["bench"].deployment.status is not Status.DONE:
-            await asyncio.sleep(0.005)
-        while any(
-            task.updates
-            for number in range(10)
-            for task in server.master.books.agents[f"A{number}"].agent.tasks.values()
-        ):
-            await asyncio.sleep(0.005)
-        took = time.monotonic() - began
-        framework.stop()
-        await task
-        await store.close()
-    return LAUNCHES / took
+        await asyncio.sleep(1.5)  # the first offers are declined
+        theirs, ours, began = _seconds(process.pid), time.process_time(), time.monotonic()
+        await asyncio.to_thread(_post, made.port, document)
+        assert process.stdout is not None
+        done = float(await asyncio.to_thread(process.stdout.readline))
+        ours, theirs = time.process_time() - ours, _seconds(process.pid) - theirs
+        await asyncio.sleep(1.5)  # to be quiet
+        idle, since = time.process_time(), time.monotonic()
+        await asyncio.sleep(IDLE)
+        idle = (time.process_time() - idle) / (time.monotonic() - since)
+        made.stop.set()
+        await running
+    return {
+        "launches": LAUNCHES / (done - began),
+        "launch_cpu": ours / LAUNCHES * 1000,
+        "master_cpu": theirs / LAUNCHES * 1000,
+        "idle": idle * 100,
+    }
 
 
-async def restore(folder: Path) -> tuple[float, float]:
+def _seconds(pid: int) -> float:
+    used = psutil.Process(pid).cpu_times()
+    return used.user + used.system
+
+
+def _post(port: int, document: dict[str, object]) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("POST", "/v1/apps", json.dumps(document), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    assert answer.status in (200, 201), answer.read()
+    connection.close()
+
+
+async def restore(folder: Path) -> dict[str, float]:
     """Seconds to load, bytes a task."""
     path = folder / "restore.db"
     store = await sqlite.open_store(path)
@@ -121,18 +152,20 @@ async def restore(folder: Path) -> tuple[float, float]:
     await store.close()
     del writes
     before = psutil.Process().memory_info().rss
-    began = time.monotonic()
+    began, used = time.monotonic(), time.process_time()
     store = await sqlite.open_store(path)
     framework = Framework(Settings(ClientSettings()), store, await store.campaign(""))
     await framework._load()
-    took = time.monotonic() - began
+    took, used = time.monotonic() - began, time.process_time() - used
     size = (psutil.Process().memory_info().rss - before) / TASKS
     await store.close()
-    return took, size
+    return {"restore": took, "restore_cpu": used, "memory": size}
 
 
-def matching() -> list[float]:
-    """Milliseconds for each 100 of the agents: from an OFFERS event's bytes to the bytes of the ACCEPTs."""
+def matching(offers: int) -> tuple[list[float], list[float]]:
+    """Milliseconds, and those of the processor, for each so many of the agents: from an OFFERS event's bytes
+    to the bytes of the ACCEPTs.
+    """
     constraints = [
         {"field": "rack", "operator": "max_per", "value": "50"},
         {"field": "zone", "operator": "like", "value": "z[0-3]"},
@@ -144,28 +177,30 @@ def matching() -> list[float]:
     ]
     assert sum(demand.count for demand in demands) == TASKS
     why_not = {demand.app.name: WhyNot() for demand in demands}
-    took, found = [], 0
-    for first in range(0, AGENTS, OFFERS):
-        data = encode_message(_offers(first), Encoding.PROTOBUF, explicit_defaults=True)
-        began = time.monotonic()
+    took, used, found = [], [], 0
+    for first in range(0, AGENTS, offers):
+        data = encode_message(_offers(first, offers), Encoding.PROTOBUF, explicit_defaults=True)
+        began, before = time.monotonic(), time.process_time()
         pool = OfferPool()
         for offer in decode(data, scheduler_pb2.Event(), Encoding.PROTOBUF).offers.offers:
             pool.add(offer)
+        launcher = Launcher(Terms(Delivery(), "F", lambda _name: b""))
         by_place: dict[tuple[str, str], list[offers_pb2.Offer.Operation]] = {}
         for item in match(pool, demands, random.randrange, why_not):
-            by_place.setdefault(item.key, []).append(_launched(item))
+            by_place.setdefault(item.key, []).append(_launched(launcher, item))
             found += 1
         for key, operations in by_place.items():
             call = calls.accept(pool.held[key].ids, operations, 0.0)
             encode_message(call, Encoding.PROTOBUF, explicit_defaults=False)
         took.append((time.monotonic() - began) * 1000)
+        used.append((time.process_time() - before) * 1000)
     assert found > AGENTS, found
-    return took
+    return took, used
 
 
-def _offers(first: int) -> scheduler_pb2.Event:
+def _offers(first: int, offers: int) -> scheduler_pb2.Event:
     event = scheduler_pb2.Event(type=scheduler_pb2.Event.OFFERS)
-    for number in range(first, first + OFFERS):
+    for number in range(first, first + offers):
         offer = event.offers.offers.add(hostname=f"host{number}")
         offer.id.value, offer.agent_id.value = f"O{number}", f"A{number}"
         offer.framework_id.value, offer.allocation_info.role = "F", "web"
@@ -179,14 +214,14 @@ def _offers(first: int) -> scheduler_pb2.Event:
     return event
 
 
-def _launched(item: Assignment) -> offers_pb2.Offer.Operation:
+def _launched(launcher: Launcher, item: Assignment) -> offers_pb2.Offer.Operation:
     name = new_id(item.app.name)
     tasks = tuple(TaskState(task.name) for task in item.app.tasks)
     place = item.place
     one = Instance(
         name, item.app.name, item.app.version, place.agent_id, place.hostname, f"{name}.executor", tasks
     )
-    made = launch_of(item.app, one, item.pieces, Terms(Delivery(), "F", lambda _name: b""))
+    made = launcher.launch_of(item.app, one, item.pieces)
     return calls.launch_group(made.executor, made.tasks)
 
 
@@ -196,12 +231,16 @@ def main() -> int:
         for number in range(ROUNDS):
             folder = Path(name) / str(number)
             folder.mkdir()
-            figures.setdefault("launches", []).append(asyncio.run(launches(folder)))
-            took, size = asyncio.run(restore(folder))
-            figures.setdefault("restore", []).append(took)
-            if number == 0:  # later ones find memory that is there already
-                figures["memory"] = [size]
-            figures.setdefault("match", []).extend(matching())
+            found = asyncio.run(restore(folder))
+            if number:
+                del found["memory"]  # later ones find memory that is there already
+            for title, value in (found | asyncio.run(launches(folder))).items():
+                figures.setdefault(title, []).append(value)
+            service.settle_memory()
+            for title, offers in (("match", OFFERS), ("match_all", AGENTS)):
+                took, used = matching(offers)
+                figures.setdefault(title, []).extend(took)
+                figures.setdefault(f"{title}_cpu", []).extend(used)
     json.dump(figures, sys.stdout)
     return 0
 

@@ -234,16 +234,19 @@ class FakeAgent:
         if not connected:
             return
         for task in list(self.tasks.values()):
-            if task.updates and now >= task.resend_at:
-                options = self._options
-                task.wait = min(task.wait * 2, options.longest_retry) if task.wait else options.retry
-                task.resend_at = now + task.wait
-                self.send(self, task, task.updates[0])
-
+            self.say(task, now)
         for told in list(self.operations.values()):
             if now >= told.resend_at:
                 told.resend_at = now + self._options.retry
                 self.tell_operation(told.framework_id, told.status)
+
+    def say(self, task: Task, now: float) -> None:
+        """Send the oldest update of a task, if there is one and it is due."""
+        if task.updates and now >= task.resend_at:
+            options = self._options
+            task.wait = min(task.wait * 2, options.longest_retry) if task.wait else options.retry
+            task.resend_at = now + task.wait
+            self.send(self, task, task.updates[0])
 
     def operated(self, framework_id: str, operation_id: str) -> None:
         """An operation with an id is done: that is told until it is acknowledged."""

@@ -86,7 +86,9 @@ def _acknowledge(master: Master, _framework: Framework, call: Call, now: float) 
     entry = master.books.agents.get(call.acknowledge.agent_id.value)
     if entry is not None and entry.connected and not entry.recovered:
         entry.agent.acknowledge(call.acknowledge.task_id.value, call.acknowledge.uuid)
-        entry.agent.tick(now, connected=True)
+        task = entry.agent.tasks.get(call.acknowledge.task_id.value)
+        if task is not None:
+            entry.agent.say(task, now)
 
 
 def _acknowledge_operation(master: Master, _framework: Framework, call: Call, _now: float) -> None:

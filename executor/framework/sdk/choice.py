@@ -74,7 +74,7 @@ def disk_for(offer: Resources, size: int) -> Kind | None:
 def _usable(offer: Resources, name: str, request: Request, revocable: bool) -> list[tuple[Kind, Amount]]:
     pieces = [
         (kind, amount)
-        for kind, amount in offer
+        for kind, amount in offer.items()
         if kind.name == name
         and (not kind.labels or kind.labels == request.labels)
         and not kind.persistence
@@ -82,6 +82,8 @@ def _usable(offer: Resources, name: str, request: Request, revocable: bool) -> l
         and not kind.shared
         and (kind.revocable == revocable or not isinstance(amount, int))
     ]
+    if len(pieces) < 2:
+        return pieces
     return sorted(
         pieces, key=lambda item: (not item[0].labels, not item[0].reserved_to, item[0].provider, item[0].disk)
     )

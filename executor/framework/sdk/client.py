@@ -6,8 +6,8 @@
                 case Connected(framework_id): ...
                 case Deliver(event): ...
 
-One task reads the stream, one sends calls, one watches the clock; whoever iterates is the owner of everything
-else. Events that the owner has not taken yet are bounded by their number: beyond that the stream is not read,
+One task reads the stream, one sends calls, a timer watches the clock; whoever iterates owns everything else.
+Events that the owner has not taken yet are bounded by their number: beyond that the stream is not read,
 which the master's socket feels, and the silence watch rests meanwhile.
 """
 
@@ -98,7 +98,7 @@ class Client:
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
-        self._moved = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
         self._outcomes: dict[int, asyncio.Future[Outcome]] = {}
         self._tokens = 0
         self._to_send: SendCall | None = None
@@ -108,7 +108,7 @@ class Client:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Client":
-        self._tasks = [asyncio.create_task(self._send_calls()), asyncio.create_task(self._watch_clock())]
+        self._tasks = [asyncio.create_task(self._send_calls())]
         self._feed(told.Start())
         return self
 
@@ -116,6 +116,8 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._feed(told.Stop())
+        if self._timer is not None:
+            self._timer.cancel()
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
@@ -169,7 +171,7 @@ class Client:
             self._act(action)
         if self.session.problem not in ("", before):
             log.warning("not subscribed: %s", self.session.problem)
-        self._moved.set()
+        self._arm()
 
     def _act(self, action: told.Action) -> None:
         match action:
@@ -301,17 +303,27 @@ class Client:
             headers.append(("Content-Encoding", "gzip"))
         return "POST", PATH, headers, body
 
-    async def _watch_clock(self) -> None:
-        while True:
-            self._moved.clear()
-            alarm = self.session.alarm
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None if alarm is None else max(alarm - _now(), 0.0)):
-                    await self._moved.wait()
-                continue
-            if not self._room.is_set():
-                self.session.heard(_now())  # it is us who do not listen
+    def _arm(self) -> None:
+        """Look at the clock when the session wants to. What only moves its alarm on costs nothing: the timer
+        that is set finds out.
+        """
+        alarm = self.session.alarm
+        if alarm is None or (self._timer is not None and self._timer.when() <= alarm):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(alarm, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        now = _now()
+        if not self._room.is_set():
+            self.session.heard(now)  # it is us who do not listen
+        alarm = self.session.alarm
+        if alarm is not None and now >= alarm:
             self._feed(told.Tick())
+        else:
+            self._arm()
 
 
 def _now() -> float:

@@ -10,8 +10,10 @@ Scalars are integers of 1/1000 everywhere in this package: `cpus` 1500 is one pr
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
 
 from mesos.v1 import mesos_pb2
 
@@ -54,6 +56,14 @@ class Kind:
     revocable: bool = False
     shared: bool = False
     provider: str = ""
+    _hash: int = field(default=0, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Kinds are looked up far more often than made.
+        object.__setattr__(self, "_hash", hash((self.name, self.role, self.reservations, self.disk)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def labelled(self) -> bool:
@@ -138,6 +148,10 @@ class Resources:
 
     def __iter__(self) -> Iterator[tuple[Kind, Amount]]:
         return iter(self._amounts.items())
+
+    def items(self) -> ItemsView[Kind, Amount]:
+        """The pieces, as `iter` gives them."""
+        return self._amounts.items()
 
     def __add__(self, other: "Resources") -> "Resources":
         found = dict(self._amounts)
@@ -255,7 +269,28 @@ def _amount(resource: mesos_pb2.Resource) -> Amount:
     raise InvalidResourceError(f"{resource.name} is of type {resource.type}, which no resource is")
 
 
+@lru_cache(maxsize=1024)
+def _plain(name: str, kind: int, role: str) -> Kind:
+    return Kind(name, kind, role)
+
+
+def _is_plain(resource: mesos_pb2.Resource) -> bool:
+    if resource.reservations or (resource.HasField("role") and resource.role != "*"):
+        return False
+    return not any(resource.HasField(name) for name in _SPECIAL)
+
+
+_SPECIAL: tuple[Literal["disk", "revocable", "shared", "provider_id"], ...] = (
+    "disk",
+    "revocable",
+    "shared",
+    "provider_id",
+)
+
+
 def _kind(resource: mesos_pb2.Resource) -> Kind:
+    if _is_plain(resource):
+        return _plain(resource.name, resource.type, resource.allocation_info.role)
     reservations = [item.SerializeToString(deterministic=True) for item in resource.reservations]
     last = resource.reservations[-1] if resource.reservations else None
     reserved_to, labels = ("", ()) if last is None else (last.role, _labels(last))

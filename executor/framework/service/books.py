@@ -3,6 +3,8 @@
 Tables of instances by id: `ready_since`, `silent_since` (launched, not heard of), `away_since` (unreachable),
 `kill_at` (when the next KILL is due), `ask_away_at` (when an unreachable one is asked for again); their times
 are the event loop's seconds. `missing_of`: how many instances, of which version, an app waits for offers for.
+`killed`: instances that are to end. `unplanned`: apps that something happened to since their last plan;
+`plan_at`: when a large one may be planned next.
 `constraints`: what the master keeps to of agents not to be offered, `constraining`: whether it can;
 `undoing`: claims that were asked to be undone; `no_feedback`: agents that cannot tell what becomes of an
 operation; `inverse`: agents by inverse offer.
@@ -11,6 +13,7 @@ operation; `inverse`: agents by inverse offer.
 import asyncio
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +88,9 @@ class Books:
     ask_away_at: dict[str, float] = field(default_factory=dict)
     leaving_agents: set[str] = field(default_factory=set)
     inverse: dict[str, str] = field(default_factory=dict)
+    killed: set[str] = field(default_factory=set)
+    unplanned: set[str] = field(default_factory=set)
+    plan_at: dict[str, float] = field(default_factory=dict)
     missing_of: dict[str, tuple[int, str]] = field(default_factory=dict)
     suppressed: bool = False
     revive_at: float = 0.0
@@ -104,12 +110,20 @@ class Books:
             return 0
         return max(state.wanted - state.finished, 0)
 
-    def seen(self, instance: Instance, now: float) -> Seen:
-        since = self.ready_since.get(instance.id)
-        if instance.agent_id in self.leaving_agents:
+    def seen(self, instances: Iterable[Instance], now: float) -> list[Seen]:
+        """What a plan sees of instances."""
+        # One that is not ready is -1: later than any time by more than a second.
+        since = self.ready_since
+        found = [Seen(item, now - since.get(item.id, now + 1.0)) for item in instances]
+        if not self.leaving_agents:
+            return found
+        return [
             # Like an old version: replaced elsewhere first, never below the floor.
-            instance = replace(instance, version=f"{instance.version} on a machine that leaves")
-        return Seen(instance, now - since if since is not None else -1.0)
+            Seen(replace(item, version=f"{item.version} on a machine that leaves"), ready_for)
+            if item.agent_id in self.leaving_agents
+            else Seen(item, ready_for)
+            for item, ready_for in found
+        ]
 
     def living(self, name: str) -> list[Instance]:
         return [
@@ -121,10 +135,13 @@ class Books:
     def keep(self, instance: Instance) -> None:
         self.instances[instance.id] = instance
         self.by_app[instance.app].add(instance.id)
+        if instance.killed_for:
+            self.killed.add(instance.id)
 
     def forget(self, instance: Instance) -> None:
         self.instances.pop(instance.id, None)
         self.by_app[instance.app].discard(instance.id)
+        self.killed.discard(instance.id)
         for table in (self.ready_since, self.silent_since, self.kill_at, self.away_since, self.ask_away_at):
             table.pop(instance.id, None)
 

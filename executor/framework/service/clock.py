@@ -27,9 +27,9 @@ def time_passes(books: Books, turn: Turn) -> None:
             del books.kill_at[instance_id]
         elif now >= due and books.connected:
             kill(books, instance, instance.killed_for, turn)
-    for instance in list(books.instances.values()):
-        if instance.killed_for and instance.id not in books.kill_at and books.connected:
-            kill(books, instance, instance.killed_for, turn)
+    for instance_id in [name for name in books.killed if name not in books.kill_at]:
+        if books.connected:
+            kill(books, books.instances[instance_id], books.instances[instance_id].killed_for, turn)
     _look_after_silent(books, now, turn)
     _look_after_away(books, now, turn)
     _start_runs(books, turn)

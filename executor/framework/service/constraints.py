@@ -139,6 +139,12 @@ def broken(
     return None
 
 
+def by_place(constraint: Constraint) -> bool:
+    """Whether the place alone decides, wherever the others are."""
+    texts = constraint.operator in ("any", "like", "unlike", "is")
+    return texts or (constraint.operator == "cluster" and bool(constraint.value))
+
+
 def _allows(constraint: Constraint, place: Place, others: Others) -> bool:
     if constraint.operator == "any":
         wanted = {item.strip().lower() for item in constraint.value.split(",")}

@@ -75,6 +75,7 @@ class Framework:
         self._client: Client | None = None
         self._leader = ""
         self._ended = asyncio.Event()
+        self._planned: asyncio.TimerHandle | None = None
         self.refused = False
         """Whether a master has refused this framework for good; the books' `problem` says why."""
         self.loaded = asyncio.Event()
@@ -100,6 +101,8 @@ class Framework:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                if self._planned is not None:
+                    self._planned.cancel()
                 self._client = None
 
     def stop(self) -> None:
@@ -197,8 +200,7 @@ class Framework:
                 item(turn)
             else:
                 self._notice(item, turn)
-        for name in sorted(turn.dirty):
-            planning.plan_app(self.books, name, turn)
+        planning.plan_touched(self.books, turn)
         if self.books.connected:
             planning.place(self.books, turn)
         await self._store(turn)
@@ -210,6 +212,13 @@ class Framework:
             self._post(call)
         for action in turn.after:
             action()
+        due = planning.next_plan(self.books)
+        if due is not None and self._planned is None:
+            self._planned = asyncio.get_running_loop().call_at(due, self._plan_later)
+
+    def _plan_later(self) -> None:
+        self._planned = None
+        self._inbox.put_nowait(lambda _turn: None)
 
     async def _store(self, turn: Turn) -> None:
         """All writes, in transactions as large as the store takes. Waits for a store that is out of reach."""

@@ -16,7 +16,7 @@ from executor.framework.sdk.choice import Request, Shortfall, choose
 from executor.framework.sdk.resources import InvalidResourceError, Resources, parse
 from executor.framework.service.claim import Claim, Fit, Owner, free_here, make, reuse
 from executor.framework.service.claim import Place as ClaimPlace
-from executor.framework.service.constraints import Others, Place, broken, place_of
+from executor.framework.service.constraints import Constraint, Others, Place, broken, by_place, place_of
 from executor.framework.service.spec import App
 from executor.framework.service.taskinfo import request_of
 
@@ -138,7 +138,29 @@ class OfferPool:
         self._parts.clear()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
+class _Fixed:
+    """Constraints that the place alone decides: asked once for each place, for all apps with the same."""
+
+    constraints: tuple[Constraint, ...]
+    _asked: Place | None = None
+    _reason: str = ""
+
+    def reason(self, place: Place) -> str:
+        """Why the place will not do, "" if it will."""
+        if place is not self._asked:
+            self._asked, self._reason = place, _obstacle(self.constraints, place, ())
+        return self._reason
+
+
+def _obstacle(
+    constraints: Iterable[Constraint], place: Place, others: Others | Iterable[Mapping[str, str]]
+) -> str:
+    found = broken(constraints, place, others)
+    return "" if found is None else f"constraint {found.text()}"
+
+
+@dataclass(slots=True, eq=False)
 class _Open:
     demand: Demand
     request: Request
@@ -146,6 +168,31 @@ class _Open:
     others: Others
     free: list[Claim]
     make: int
+    log: WhyNot
+    fixed: _Fixed
+    spread: tuple[Constraint, ...]
+
+
+def _opened(demands: Iterable[Demand], why_not: Mapping[str, WhyNot]) -> list[_Open]:
+    shared: dict[tuple[tuple[str, str, str], ...], _Fixed] = {}
+    found = []
+    for demand in demands:
+        fixed = tuple(item for item in demand.app.constraints if by_place(item))
+        named = tuple((item.field, item.operator, item.value) for item in fixed)
+        found.append(
+            _Open(
+                demand,
+                request_of(demand.app),
+                demand.count,
+                Others(demand.others),
+                list(demand.free),
+                demand.make,
+                why_not[demand.app.name],
+                shared.setdefault(named, _Fixed(fixed)),
+                tuple(item for item in demand.app.constraints if not by_place(item)),
+            )
+        )
+    return found
 
 
 def match(
@@ -156,35 +203,26 @@ def match(
     avoid: Callable[[Held], str] = lambda _held: "",
 ) -> list[Assignment]:
     """Who gets what; the pool stays as it is. `avoid` says why a place is not to be used, "" if it may be."""
-    waiting = [
-        _Open(
-            demand,
-            request_of(demand.app),
-            demand.count,
-            Others(demand.others),
-            list(demand.free),
-            demand.make,
-        )
-        for demand in demands
-        if demand.count > 0
-    ]
+    waiting = _opened([demand for demand in demands if demand.count > 0], why_not)
     found: list[Assignment] = []
     for key, held in pool.held.items():
         if not waiting:
             break
         reason = avoid(held)
         if reason:
-            _refuse_all(waiting, why_not, reason, held)
+            _refuse_all(waiting, reason, held)
             continue
-        found += _fill(key, held, waiting, random, why_not)
-        waiting = [item for item in waiting if item.missing > 0]
+        filled = _fill(key, held, waiting, random)
+        if filled:
+            found += filled
+            waiting = [item for item in waiting if item.missing > 0]
     return found
 
 
-def _refuse_all(waiting: Iterable[_Open], why_not: Mapping[str, WhyNot], reason: str, held: Held) -> None:
+def _refuse_all(waiting: Iterable[_Open], reason: str, held: Held) -> None:
     for item in waiting:
-        why_not[item.demand.app.name].looked_at += 1
-        why_not[item.demand.app.name].add(reason, held.place.hostname)
+        item.log.looked_at += 1
+        item.log.add(reason, held.place.hostname)
 
 
 def _fill(
@@ -192,17 +230,17 @@ def _fill(
     held: Held,
     waiting: Sequence[_Open],
     random: Callable[[int], int],
-    why_not: Mapping[str, WhyNot],
 ) -> list[Assignment]:
     """As many instances as fit one place."""
     left = held.resources
     sums = _sums(left)
+    hostname, role = held.place.hostname, held.role
     found: list[Assignment] = []
     for item in waiting:
-        app, log = item.demand.app, why_not[item.demand.app.name]
+        app, log = item.demand.app, item.log
         log.looked_at += 1
-        if app.role and app.role != held.role:
-            log.add("role", f"{held.place.hostname} is offered to {held.role}")
+        if app.role and app.role != role:
+            log.add("role", f"{hostname} is offered to {role}")
             continue
         while item.missing > 0:
             short = ""
@@ -211,7 +249,7 @@ def _fill(
                     short = name
                     break
             if short:
-                log.add(short, held.place.hostname, sums.get(short, 0))
+                log.add(short, hostname, sums.get(short, 0))
                 break
             fitting = _fit(item, held, left, random)
             if isinstance(fitting, tuple):
@@ -250,9 +288,11 @@ def _fit(item: _Open, held: Held, left: Resources, random: Callable[[int], int])
         if found is None and held.role == "*":
             return "role", "nothing can be reserved to *"
     if found is None:
-        obstacle = broken(app.constraints, held.place, item.others)
-        if obstacle is not None:
-            return f"constraint {obstacle.text()}", host
+        obstacle = item.fixed.reason(held.place)
+        if not obstacle and item.spread:
+            obstacle = _obstacle(item.spread, held.place, item.others)
+        if obstacle:
+            return obstacle, host
         taken = choose(left, item.request, random)
         if isinstance(taken, Shortfall):
             found = taken
@@ -265,7 +305,7 @@ def _fit(item: _Open, held: Held, left: Resources, random: Callable[[int], int])
 
 def _sums(resources: Resources) -> dict[str, int]:
     sums: dict[str, int] = {}
-    for kind, amount in resources:
+    for kind, amount in resources.items():
         if isinstance(amount, int):
             sums[kind.name] = sums.get(kind.name, 0) + amount
     return sums

@@ -17,16 +17,44 @@ from executor.framework.service.killing import kill
 from executor.framework.service.matching import Assignment, Demand, Held, match
 from executor.framework.service.offer_constraints import OfferConstraints, constraints_for
 from executor.framework.service.rollout import Situation, Status, plan
-from executor.framework.service.taskinfo import Terms, launch_of, name_ports
+from executor.framework.service.taskinfo import Launcher, Terms, name_ports
 from executor.framework.service.turn import Turn
+
+_ONE_SECOND = 10_000
+"""Instances of an app that is planned once a second: so that a plan, which looks at all of them, takes a few
+hundredths of the processor, however fast their updates come.
+"""
+
+_SMALL = 100
+"""Instances of an app that is planned in every turn."""
+
+
+def plan_touched(books: Books, turn: Turn) -> None:
+    """Plan the apps that something happened to; a large one that was planned a moment ago later."""
+    books.unplanned |= turn.dirty
+    if not books.unplanned:
+        return
+    now = books.now()
+    for name in sorted(name for name in books.unplanned if books.plan_at.get(name, 0.0) <= now):
+        plan_app(books, name, turn)
+
+
+def next_plan(books: Books) -> float | None:
+    """When an app that waits for it is to be planned, None for never."""
+    return min((books.plan_at.get(name, 0.0) for name in books.unplanned), default=None)
 
 
 def plan_app(books: Books, name: str, turn: Turn) -> None:
     """What an app needs: kills now, starts with the offers that come."""
     state = books.apps.get(name)
     books.missing_of.pop(name, None)
+    books.unplanned.discard(name)
+    books.plan_at.pop(name, None)
     if state is None:
         return
+    size = len(books.by_app[name])
+    if size > _SMALL:
+        books.plan_at[name] = books.now() + min(size / _ONE_SECOND, 1.0)
     living = books.living(name)
     if state.deleting:
         for instance in living:
@@ -42,7 +70,7 @@ def plan_app(books: Books, name: str, turn: Turn) -> None:
         state.target,
         Situation(books.wanted(state), now - state.started_at, now >= state.retry_at),
         state.deployment,
-        [books.seen(instance, now) for instance in living],
+        books.seen(living, now),
     )
     state.deployment = found.deployment
     if found.start:
@@ -59,8 +87,12 @@ def plan_app(books: Books, name: str, turn: Turn) -> None:
 
 def place(books: Books, turn: Turn) -> None:
     """Match what is missing with the offers that are held; decline the rest, or be quiet."""
+    if books.pool.held:
+        # What is launched goes by what is so now.
+        for name in sorted(books.unplanned & books.missing_of.keys()):
+            plan_app(books, name, turn)
     demands = []
-    for name, (count, version) in books.missing_of.items():
+    for name, (count, version) in books.missing_of.items() if books.pool.held else ():
         state = books.apps[name]
         app = state.versions.get(version)
         if app is not None:
@@ -69,7 +101,7 @@ def place(books: Books, turn: Turn) -> None:
             owner = Owner(books.framework_id, books.settings.principal)
             demands.append(Demand(app, count, others, free, make, owner))
     volumes.undo(books, turn)
-    if demands and books.pool.held:
+    if demands:
         why_not = {demand.app.name: books.apps[demand.app.name].why_not for demand in demands}
         found = match(books.pool, demands, random.randrange, why_not, partial(_avoid, books))
         _launch(books, found, turn)
@@ -147,13 +179,13 @@ def _launch(books: Books, found: Sequence[Assignment], turn: Turn) -> None:
             claim=item.claim.id if item.claim is not None else "",
         )
         by_place[item.key].append((item, instance))
+    launcher = Launcher(Terms(books.settings.delivery, books.framework_id, partial(_secret, books)))
     for key, listed in by_place.items():
         held = books.pool.take(key)
         operations = []
         for item, instance in listed:
-            terms = Terms(books.settings.delivery, books.framework_id, partial(_secret, books))
             try:
-                made = launch_of(item.app, instance, item.pieces, terms)
+                made = launcher.launch_of(item.app, instance, item.pieces)
             except (OSError, ValueError) as error:
                 _refuse_to_launch(books, item.app.name, str(error), turn)
                 continue

@@ -14,9 +14,12 @@ rollback is the same towards the version before: what still runs of it stays as 
 """
 
 import enum
+import heapq
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from executor.framework.service.instance import Instance, State
 from executor.framework.service.spec import App
@@ -47,8 +50,7 @@ class Deployment:
     wall_started: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """An instance that has not ended, as a plan sees it. `ready_for`: seconds, negative while it is not
     ready.
     """
@@ -128,22 +130,26 @@ def victims(candidates: Sequence[Seen], number: int) -> list[Seen]:
     """Whom to kill when there are too many: those that are not ready, then where most of them are, then the
     youngest.
     """
-    left, chosen = list(candidates), []
-    for _ in range(number):
-        crowd: dict[str, int] = {}
-        for item in left:
-            crowd[item.instance.agent_id] = crowd.get(item.instance.agent_id, 0) + 1
-        victim = max(
-            left,
-            key=lambda it: (
-                it.ready_for < 0,
-                crowd[it.instance.agent_id],
-                it.instance.wall_launched,
-                it.instance.id,
-            ),
-        )
-        left.remove(victim)
-        chosen.append(victim)
+    by_age = sorted(candidates, key=lambda item: (item.instance.wall_launched, item.instance.id))
+    crowd = Counter(item.instance.agent_id for item in by_age)
+    chosen: list[Seen] = []
+    for ready in (False, True):
+        of_agent: dict[str, list[int]] = {}
+        for age, item in enumerate(by_age):
+            if (item.ready_for >= 0) is ready:
+                of_agent.setdefault(item.instance.agent_id, []).append(age)
+        # Only the youngest of each agent can be next: a scale-down of thousands looks at each but once.
+        heap = [(-crowd[agent], -ages[-1], agent) for agent, ages in of_agent.items()]
+        heapq.heapify(heap)
+        while heap and len(chosen) < number:
+            agent = heap[0][2]
+            ages = of_agent[agent]
+            chosen.append(by_age[ages.pop()])
+            crowd[agent] -= 1
+            if ages:
+                heapq.heapreplace(heap, (-crowd[agent], -ages[-1], agent))
+            else:
+                heapq.heappop(heap)
     return chosen
 
 

@@ -9,6 +9,7 @@ is given back.
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -71,6 +72,16 @@ class Instance:
     listening: asyncio.Event = field(default_factory=asyncio.Event)
     leading: asyncio.Event = field(default_factory=asyncio.Event)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def settle_memory() -> None:
+    """Leave what is there, thousands of instances, out of the search for garbage, and search less often:
+    offers and plans make many objects and hardly a cycle, and each search of everything costs more than a
+    round of placing.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 async def open_store(stored: Stored) -> Store:
@@ -188,6 +199,7 @@ async def _lead(
         loaded = asyncio.create_task(framework.loaded.wait())
         try:
             await asyncio.wait({work, loaded}, return_when=asyncio.FIRST_COMPLETED)
+            settle_memory()
             site.framework = framework
             made.leading.set()
             await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)

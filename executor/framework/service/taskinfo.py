@@ -68,11 +68,41 @@ class Terms:
     secret: Callable[[str], bytes]
 
 
-def launch_of(app: App, instance: Instance, pieces: Resources, terms: Terms) -> Launch:
-    """The messages for one instance. Raises what reading a secret raises."""
+class Launcher:
+    """Makes the messages of the launches of one turn: what all instances of an app have in common is made
+    once, secrets included, which are forgotten with this.
+    """
+
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+        self._made: dict[tuple[str, str], Launch] = {}
+
+    def launch_of(self, app: App, instance: Instance, pieces: Resources) -> Launch:
+        """The messages for one instance. Raises what reading a secret raises."""
+        common = self._made.get((app.name, app.version))
+        if common is None:
+            common = self._made[app.name, app.version] = _common(app, self._terms)
+        shares = _shared_out(app, pieces)
+        executor = mesos_pb2.ExecutorInfo()
+        executor.CopyFrom(common.executor)
+        executor.executor_id.value = instance.executor_id
+        executor.resources.extend(wire(shares[0]))
+        tasks = []
+        for number, spec in enumerate(app.tasks):
+            task = mesos_pb2.TaskInfo()
+            task.CopyFrom(common.tasks[number])
+            task.task_id.value = instance.task_id(spec.name)
+            task.agent_id.value = instance.agent_id
+            if instance.ports:
+                _name_ports(task, app, instance)
+            task.resources.extend(wire(shares[number + 1]))
+            tasks.append(task)
+        return Launch(executor, tuple(tasks))
+
+
+def _common(app: App, terms: Terms) -> Launch:
     delivery, secret = terms.delivery, terms.secret
     executor = mesos_pb2.ExecutorInfo(type=mesos_pb2.ExecutorInfo.CUSTOM, name=f"mesokit for {app.name}")
-    executor.executor_id.value = instance.executor_id
     executor.framework_id.value = terms.framework_id
     executor.command.value = delivery.command
     executor.command.shell = True
@@ -83,22 +113,10 @@ def launch_of(app: App, instance: Instance, pieces: Resources, terms: Terms) -> 
     container = app.document.get("container")
     if container:
         executor.container.CopyFrom(container_info(container))
-    shares = _shared_out(app, pieces)
-    executor.resources.extend(wire(shares[0]))
-    tasks = []
-    for number, spec in enumerate(app.tasks):
-        task = _task(app, spec, instance, secret)
-        task.resources.extend(wire(shares[number + 1]))
-        tasks.append(task)
-    return Launch(executor, tuple(tasks))
+    return Launch(executor, tuple(_common_task(app, spec, secret) for spec in app.tasks))
 
 
-def _task(app: App, spec: TaskSpec, instance: Instance, secret: Callable[[str], bytes]) -> mesos_pb2.TaskInfo:
-    document = spec.document
-    task = mesos_pb2.TaskInfo(name=app.name if len(app.tasks) == 1 else f"{app.name}.{spec.name}")
-    task.task_id.value = instance.task_id(spec.name)
-    task.agent_id.value = instance.agent_id
-    _fill_command(task.command, document["command"], secret)
+def _name_ports(task: mesos_pb2.TaskInfo, app: App, instance: Instance) -> None:
     variables = task.command.environment.variables
     for place, (name, number) in enumerate(instance.ports):
         variables.add(name=f"PORT{place}", value=str(number))
@@ -106,6 +124,12 @@ def _task(app: App, spec: TaskSpec, instance: Instance, secret: Callable[[str], 
         task.discovery.visibility = mesos_pb2.DiscoveryInfo.CLUSTER
         task.discovery.name = app.name
         task.discovery.ports.ports.add(number=number, name=name, protocol="tcp")
+
+
+def _common_task(app: App, spec: TaskSpec, secret: Callable[[str], bytes]) -> mesos_pb2.TaskInfo:
+    document = spec.document
+    task = mesos_pb2.TaskInfo(name=app.name if len(app.tasks) == 1 else f"{app.name}.{spec.name}")
+    _fill_command(task.command, document["command"], secret)
     if document.get("healthcheck"):
         task.health_check.CopyFrom(health_check(document["healthcheck"]))
     grace = (document.get("kill") or {}).get("grace")

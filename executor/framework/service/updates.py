@@ -119,11 +119,22 @@ def changed(books: Books, old: Instance, new: Instance, status: TaskStatus | Non
         )
     if state is None:
         return
-    turn.dirty.add(new.app)
+    was_ready = old.id in books.ready_since
     if new.state.ended:
         _count_end(books, state, new, status, turn)
     elif new.replaced and new.state is not State.UNREACHABLE and not new.killed_for:
         kill(books, new, "it was replaced while its agent was away", turn)
+    _note_times(books, state, new)
+    # A plan sees which instances there are, which of them are ready, and which are to end or replaced.
+    planned_by = (new.state.ended, new.killed_for, new.replaced, new.id in books.ready_since)
+    if planned_by != (False, old.killed_for, old.replaced, was_ready) or State.UNREACHABLE in (
+        old.state,
+        new.state,
+    ):
+        turn.dirty.add(new.app)
+
+
+def _note_times(books: Books, state: AppState, new: Instance) -> None:
     if new.state is State.UNREACHABLE:
         books.away_since.setdefault(new.id, books.now())
     else:
@@ -175,15 +186,17 @@ def _archive(books: Books, instance: Instance, state: AppState | None, turn: Tur
 
 def _failure(books: Books, failure: Event.Failure, turn: Turn) -> None:
     """An executor or an agent is gone: what we know of its tasks is asked for, never concluded."""
-    for instance in books.instances.values():
-        if failure.HasField("executor_id"):
-            touched = instance.executor_id == failure.executor_id.value
-        else:
-            touched = instance.agent_id == failure.agent_id.value
-        if touched:
-            for task_id in instance.living_tasks:
-                for call in books.reconciler.add(TaskRef(task_id, instance.agent_id), books.now()):
-                    turn.call(call)
+    if failure.HasField("executor_id"):
+        # One comes for each executor that ends, so it is looked up: instance_of knows our ids.
+        found = books.instances.get(instance_of(failure.executor_id.value))
+        touched = [found] if found is not None else []
+    else:
+        agent_id = failure.agent_id.value
+        touched = [item for item in books.instances.values() if item.agent_id == agent_id]
+    for instance in touched:
+        for task_id in instance.living_tasks:
+            for call in books.reconciler.add(TaskRef(task_id, instance.agent_id), books.now()):
+                turn.call(call)
 
 
 def _inverse(books: Books, body: Event.InverseOffers, turn: Turn) -> None:

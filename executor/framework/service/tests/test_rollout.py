@@ -1,6 +1,8 @@
 """Plans: simulated to their end, the floor never broken."""
 
 import math
+import time
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -138,3 +140,12 @@ def test_every_update_ends_and_never_breaks_its_floor(
         instances = {key: (item, age - 1) for key, (item, age) in instances.items()}
     assert deployment.status is Status.DONE
     assert len(instances) == wanted
+
+
+def test_victims_of_a_large_app_are_chosen_at_once() -> None:
+    there = [Seen(one(number, "v", State.RUNNING, f"A{number % 100}"), 1.0) for number in range(10_000)]
+    began = time.process_time()
+    chosen = victims(there, 5_000)
+    assert time.process_time() - began < 5
+    left = Counter(item.instance.agent_id for item in there) - Counter(it.instance.agent_id for it in chosen)
+    assert len(chosen) == 5_000 and set(left.values()) == {50}
