@@ -53,8 +53,10 @@ class Reporter:
 
 
 def tell(port: Any, message: dict[str, Any]) -> None:
-    port.write(json.dumps(message, default=str).encode() + b"\n")
-    port.flush()
+    """The port takes as much at once as it has room for."""
+    rest = memoryview(json.dumps(message, default=str).encode() + b"\n")
+    while rest:
+        rest = rest[port.write(rest) :]
 
 
 def run(port: Any, tests: list[str]) -> None:
