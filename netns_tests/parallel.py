@@ -11,6 +11,7 @@ groups of like length: a machine boots once for a process, and one processor ser
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
+from pathlib import Path
 
 import pytest
 
@@ -43,9 +44,14 @@ _NOT_FAST = (
     "cni_plugins/kernel/tests/test_netlink.py",
     "cni_plugins/kernel/tests/test_nfnetlink.py",
     "cni_plugins/node/tests/",
+    "cni_plugins/policy/tests/test_compile.py::test_differences_lead",
+    "cni_plugins/policy/tests/test_compile.py::test_the_sets_mean",
+    "cni_plugins/policy/tests/test_compile.py::test_what_is_inherited",
     "executor/app/tests/test_container_address.py",
     "executor/checks/tests/test_command.py::test_no_room_for_a_process",
     "executor/framework/sdk/tests/test_leader.py::test_the_lowest",
+    "executor/framework/service/tests/chaos/",
+    "executor/framework/service/tests/test_cluster.py::test_five_hundred",
     "executor/framework/service/tests/test_crash.py",
     "executor/framework/service/tests/test_ha.py",
     "executor/framework/store/tests/test_stores.py",
@@ -61,13 +67,24 @@ _NOT_FAST = (
     "packaging/tests/test_install.py",
     "packaging/tests/test_launcher.py",
     "packaging/tests/test_packed.py",
+    "packaging/tests/test_parallel.py::test_what_takes_long",
     "packaging/tests/test_wheel.py",
     "proto/tests/test_schema.py::test_classes_are_those_of_the_schema",
 )
+#: Of these, files and folders.
+_WHOLE = tuple(name for name in _NOT_FAST if "::" not in name)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fast", action="store_true", help="only tests that need no root and no Debian package")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files of which no test is chosen are not even imported. None: whatever else decides."""
+    if not config.getoption("--fast") or not collection_path.is_relative_to(config.rootpath):
+        return None
+    name = collection_path.relative_to(config.rootpath).as_posix()
+    return True if f"{name}/".startswith(_WHOLE) or name in _WHOLE else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

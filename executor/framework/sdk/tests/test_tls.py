@@ -191,7 +191,8 @@ async def asyncio_server(answer: str, context: ssl.SSLContext | None) -> AsyncIt
 
 async def _problem(address: str, tls: Tls) -> str:
     """Why no subscription with a master came about."""
-    async with Client(framework(), Settings((address,), tls=tls, longest_delay=0.1)) as client:
+    settings = Settings((address,), tls=tls, longest_delay=0.1, connect_timeout=2.0)
+    async with Client(framework(), settings) as client:
         async with asyncio.timeout(20):
             while not client.session.problem:
                 await asyncio.sleep(0.01)
