@@ -32,6 +32,8 @@ NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x001, 0x004, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
 _NLM_F_DUMP_INTR, _NLM_F_CAPPED, _NLM_F_ACK_TLVS = 0x010, 0x100, 0x200
+#: net/core/rtnetlink.c
+_NO_SUCH_KIND = "Unknown device type"
 _NLMSG_ERROR, _NLMSG_DONE, _NLMSGERR_ATTR_MSG = 2, 3, 1
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT_CHECK = 270, 10, 11, 12
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
@@ -263,6 +265,9 @@ class Socket:
 
 def failure(doing: str, code: int, text: str = "") -> CniError:
     """What the kernel refused to do, and why."""
+    if text == _NO_SUCH_KIND:
+        details = f"{text}: load its module (modprobe), or ask for a kernel that has it"
+        return CniError(Code.INTERNAL, f"cannot {doing}: this kernel makes no such links", details)
     name = errno.errorcode.get(code, str(code))
     return CniError(Code.INTERNAL, f"cannot {doing}: {os.strerror(code)} ({name})", text)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cni_plugins.conftest import World
 from cni_plugins.plugins.registry import MODULES, Plugins
-from cni_plugins.plugins.tests.examples import COMMON, EXAMPLES, HOSTILE, Conf
+from cni_plugins.plugins.tests.examples import EXAMPLES, HOSTILE, Conf
 from cni_plugins.plugins.tests.test_examples import prepared
 from cni_plugins.spec.config import keys_of
 
@@ -65,7 +65,7 @@ def put(conf: Conf, place: tuple[Any, ...], value: Any) -> Conf:
     return changed
 
 
-@pytest.mark.parametrize("name", COMMON)
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
 @settings(
     max_examples=60,
     deadline=None,
@@ -84,6 +84,8 @@ def test_no_value_of_any_key_is_an_internal_error(world: World, name: str, data:
     assert gone.status == 0, gone.document
     if answer.status:
         text = f"{answer.document['msg']} {answer.document.get('details', '')}"
+        if "this kernel makes no such links" in text:  # so far it came: test_qemu_examples.py goes on
+            return
         assert answer.code != 999, answer.document
         names = [key for key in place if isinstance(key, str)][-2:]
         names += ["runtimeConfig"] * ("labels" in place)  # where the operator lets a label stand
