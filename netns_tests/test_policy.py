@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,6 @@ class Box:
         **labels: str,
     ) -> None:
         self.node, self.ours, self.name = node, ours, name
-        self.patience = 0.6 if config["type"] == "bridge" else 2.0  # a link that is new each time
         self.config = config | {"args": task(groups or [], labels)}
         self.netns: Netns = node.netns(name)
         self.netns.run(["ip", "link", "set", "lo", "up"])
@@ -72,7 +72,8 @@ class Box:
     def reaches(self, other: Box | str) -> bool:
         """By ping, in every family that both have; all or none."""
         targets = [other] if isinstance(other, str) else [each for each in (other.four, other.six) if each]
-        found = {self.netns.ping(each, seconds=self.patience) for each in targets}
+        with ThreadPoolExecutor(len(targets)) as at_once:
+            found = set(at_once.map(lambda each: self.netns.ping(each, seconds=0.6), targets))
         assert len(found) == 1, f"{self.name}: the families differ"
         return found.pop()
 
@@ -91,7 +92,10 @@ def apply(node: Node, policies: list[dict[str, Any]] | None = None) -> dict[str,
 
 
 def matrix(boxes: list[Box]) -> dict[str, bool]:
-    return {f"{a.name}{b.name}": a.reaches(b) for a in boxes for b in boxes if a is not b}
+    pairs = [(a, b) for a in boxes for b in boxes if a is not b]
+    with ThreadPoolExecutor(len(pairs)) as at_once:
+        reached = at_once.map(lambda pair: pair[0].reaches(pair[1]), pairs)
+        return {f"{a.name}{b.name}": passes for (a, b), passes in zip(pairs, reached, strict=True)}
 
 
 def test_an_open_network_without_policies_has_no_profile(node: Node, plugins: str) -> None:
