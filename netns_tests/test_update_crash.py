@@ -13,6 +13,7 @@ from netns_tests.case import bridge
 from netns_tests.node import Netns, Node
 from netns_tests.snapshot import assert_clean, snapshot
 from netns_tests.test_crash import Driver, _clean, driver, make_box, shim
+from netns_tests.test_policy import task
 from netns_tests.test_update import CHAIN, NET, PTP, record
 
 __all__ = ["shim"]
@@ -32,7 +33,11 @@ ALLOWED = [
     r"node: route local local fe80::",
     r"c1: sysctl ipv4/conf/eth0/promote_secondaries ",
 ]
-TWO = {"type": "static", "addresses": [{"address": "10.9.0.5/24"}, {"address": "10.9.0.6/24"}]}
+SIX = [{"address": "fd00:9::5/64"}, {"address": "fd00:9::6/64"}]
+TWO: dict[str, Any] = {
+    "type": "static",
+    "addresses": [{"address": "10.9.0.5/24"}, {"address": "10.9.0.6/24"}],
+}
 SCENARIOS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "chain": (
         CHAIN,
@@ -53,7 +58,38 @@ SCENARIOS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         NET | bridge(TWO, isGateway=True, ipMasq=True, macspoofchk=True),
         ("addresses-=10.9.0.6", "macspoofchk=false"),
     ),
+    "fewer-ptp": (
+        NET | {"type": "ptp", "ipMasq": True, "ipam": TWO | {"addresses": [*TWO["addresses"], *SIX]}},
+        ("addresses-=10.9.0.6,fd00:9::6", "routes+=10.40.0.0/16,fd00:40::/32"),
+    ),
+    "task": (
+        NET
+        | {"args": task(["web"], {"tier": "back"})}
+        | bridge(TWO, isGateway=True, policy="groups", policyLabels=["tier"]),
+        (
+            "dns.nameservers=10.0.0.3",
+            "groups=web,db",
+            "labels.tier=front",
+            "hairpinMode=true",
+        ),
+    ),
+    "first-port": (
+        CHAIN | {"runtimeConfig": {}},
+        ("ports+=9090:90", "gateway=fd00:9::fe", "ingressRate=0", "ingressBurst=0"),
+    ),
+    "macvlan": (
+        NET | {"type": "macvlan", "master": "eth0", "mtu": 1400, "ipam": {**TWO, "addresses": SIX}},
+        ("mtu=1300", "addresses+=fd00:9::77/64", "routes+=fd00:40::/32@fd00:9::1"),
+    ),
 }
+#: What a Mesos agent wrote for the container.
+RESOLV = "/run/mesos/isolators/network/cni/c1/resolv.conf"
+
+
+def agent(node: Node) -> None:
+    path = node.path(RESOLV)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("nameserver 10.0.0.1\n")
 
 
 def _check(plugin: Driver, box: Netns, result: dict[str, Any]) -> None:
@@ -73,6 +109,7 @@ def test_an_update_that_was_killed_is_taken_back_or_finished(shim: Path, name: s
     conf, words = SCENARIOS[name]
     with Node() as node:
         node.uplink()
+        agent(node)
         box = make_box(node)
         with driver(node, shim, conf) as plugin:
             result = _added(plugin, box)
@@ -88,6 +125,7 @@ def test_an_update_that_was_killed_is_taken_back_or_finished(shim: Path, name: s
                 else:
                     done += 1
                     plugin.succeed("DEL", box)
+                    agent(node)
                     result = _added(plugin, box)
                     old, before = record(node), snapshot(node, [box])
                 crash += 1
@@ -102,6 +140,7 @@ def test_nothing_is_left_of_an_update_that_was_killed(shim: Path, name: str) -> 
     conf, words = SCENARIOS[name]
     with Node() as node:
         node.uplink()
+        agent(node)
         box = make_box(node)
         with driver(node, shim, conf) as plugin:
             before = snapshot(node, [box])
@@ -111,9 +150,11 @@ def test_nothing_is_left_of_an_update_that_was_killed(shim: Path, name: str) -> 
                 if crash % 2:
                     plugin.succeed("DEL", box)
                 plugin.collect()
+                agent(node)
                 _clean(node, before, box, f"update killed before change {crash}")
                 plugin.succeed("ADD", box)
                 crash += 1
             assert answer["status"] == 0, answer
             plugin.succeed("DEL", box)
+            agent(node)
             _clean(node, before, box)
