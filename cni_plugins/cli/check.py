@@ -40,7 +40,11 @@ def command(name: str | None, network: str | None, verbose: bool, as_json: bool)
     look.require_network(found, place, network)
     listed = look.named(found, name) if name is not None else list(found.attachments)
     listed = [item for item in listed if network in {None, item.network} and found.here(item)]
-    with look.sentences(), endpoint.checking(place.roots, place.host, Plugins()) as checks:
+    brief = not (verbose or as_json)
+    with (
+        look.sentences(),
+        endpoint.checking(place.roots, place.host, Plugins(), found.seen.links, brief=brief) as checks,
+    ):
         told = [(item, endpoint.check(item, checks)) for item in listed]
     bad = [
         item

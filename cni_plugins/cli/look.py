@@ -6,7 +6,6 @@ import contextlib
 import gc
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -104,9 +103,13 @@ def container(found: Node, name: str) -> str:
 
 def width() -> int:
     """Columns to fit a table into; 0, any number, where it does not go to a terminal. COLUMNS says it too."""
-    if "COLUMNS" in os.environ or sys.stdout.isatty():
-        return shutil.get_terminal_size().columns
-    return 0
+    wanted = os.environ.get("COLUMNS", "")
+    if wanted.isascii() and wanted.isdigit() and int(wanted):
+        return int(wanted)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError):  # no terminal, or standard output is none of the system's
+        return 0
 
 
 def say_json(document: Any) -> None:

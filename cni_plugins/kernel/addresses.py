@@ -17,7 +17,7 @@ from cni_plugins.kernel.netlink.route import (
     Message,
     Netlink,
 )
-from cni_plugins.spec.values import IpInterface
+from cni_plugins.spec.values import IpInterface, interface_of
 
 _AF_INET, _AF_INET6 = 2, 10
 _HEADER = struct.Struct("=BBBBI")
@@ -127,9 +127,24 @@ def delete(index: int, address: IpInterface) -> Message:
 
 def of_link(netlink: Netlink, index: int) -> list[LinkAddress]:
     """The addresses of one link. CniError 999."""
+    if netlink.remembered is not None:
+        return _remembered(netlink).get(index, [])
     body = encode(ADDRESS, {"index": index}, [])
     found = (_parse(packet) for packet in netlink.dump("list addresses", RTM_GETADDR, body))
     return [item for item in found if item.index == index]
+
+
+def _remembered(netlink: Netlink) -> dict[int, list[LinkAddress]]:
+    """The addresses of all links, by the link: listed once by a socket that remembers."""
+    assert netlink.remembered is not None
+    there = netlink.remembered.get("addresses")
+    if isinstance(there, dict):
+        return there
+    found: dict[int, list[LinkAddress]] = {}
+    for item in every(netlink):
+        found.setdefault(item.index, []).append(item)
+    netlink.remembered["addresses"] = found
+    return found
 
 
 def every(netlink: Netlink) -> list[LinkAddress]:
@@ -139,10 +154,9 @@ def every(netlink: Netlink) -> list[LinkAddress]:
 
 
 def _parse(packet: bytes) -> LinkAddress:
-    family, length, flags, scope, index = _HEADER.unpack_from(packet, 16)
+    _, length, flags, scope, index = _HEADER.unpack_from(packet, 16)
     found = attributes(packet, 24)
     raw = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
-    address: IpInterface = (
-        IPv4Interface((raw, length)) if family == _AF_INET else IPv6Interface((raw, length))
+    return LinkAddress(
+        index, interface_of(raw, length), number(found, _IFA_FLAGS) or flags, scope, _IFA_BROADCAST in found
     )
-    return LinkAddress(index, address, number(found, _IFA_FLAGS) or flags, scope, _IFA_BROADCAST in found)

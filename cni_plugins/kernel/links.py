@@ -5,7 +5,7 @@ import os
 import struct
 import time
 from _socket import if_indextoname
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -153,26 +153,37 @@ def other_end(here: Netlink, there: Netlink, link: Link) -> Link | None:
     return peer
 
 
-def _find(netlink: Netlink, what: str, body: bytes) -> Link | None:
+def remember(netlink: Netlink, listed: Iterable[Link]) -> None:
+    """Let a socket that remembers answer for these links without asking the kernel again."""
+    if netlink.remembered is not None:
+        for link in listed:
+            netlink.remembered["link", link.name] = netlink.remembered["link", link.index] = link
+
+
+def _find(netlink: Netlink, key: str | int) -> Link | None:
     known = netlink.remembered
-    if known is not None and body in known:
-        there = known[body]
+    if known is not None and ("link", key) in known:
+        there = known["link", key]
         return there if isinstance(there, Link) else None
+    if isinstance(key, str):
+        what, body = key, encode(LINK, {}, [("IFLA_IFNAME", key), _SKIP_STATS])
+    else:
+        what, body = f"link {key}", encode(LINK, {"index": key}, [_SKIP_STATS])
     answer = answered(netlink.request(Message(f"look up {what}", RTM_GETLINK, 0, body, _NO_LINK)))
     link = parse(answer.packet) if answer.packet else None
     if known is not None:
-        known[body] = link
+        known["link", key] = link
     return link
 
 
 def find(netlink: Netlink, name: str) -> Link | None:
     """The link called `name`, None if there is none. CniError 999."""
-    return _find(netlink, name, encode(LINK, {}, [("IFLA_IFNAME", name), _SKIP_STATS]))
+    return _find(netlink, name)
 
 
 def find_index(netlink: Netlink, index: int) -> Link | None:
     """The link with this index, None if there is none. CniError 999."""
-    return _find(netlink, f"link {index}", encode(LINK, {"index": index}, [_SKIP_STATS]))
+    return _find(netlink, index)
 
 
 def _selection(master: int) -> bytes:

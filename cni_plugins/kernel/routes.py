@@ -4,7 +4,8 @@ import errno
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
 
 from cni_plugins.kernel.netlink.codec import attributes, encode, number
 from cni_plugins.kernel.netlink.layouts import ROUTE
@@ -18,7 +19,7 @@ from cni_plugins.kernel.netlink.route import (
     Netlink,
 )
 from cni_plugins.spec.result import Route
-from cni_plugins.spec.values import Ip, IpInterface
+from cni_plugins.spec.values import Ip, interface_of
 
 _AF_INET, _AF_INET6 = 2, 10
 _HEADER = struct.Struct("=BBBBBBBBI")
@@ -196,9 +197,8 @@ def _parse(packet: bytes) -> KernelRoute | None:
     found = attributes(packet, 16 + _HEADER.size)
     metrics = attributes(found.get(_RTA_METRICS, b""), 0)
     raw = found.get(_RTA_DST, bytes(4 if family == _AF_INET else 16))
-    dst: IpInterface = IPv4Interface((raw, length)) if family == _AF_INET else IPv6Interface((raw, length))
     route = Route(
-        dst=dst,
+        dst=interface_of(raw, length),
         gw=_ip(found.get(_RTA_GATEWAY)),
         mtu=number(metrics, _RTAX_MTU) or None,
         advmss=number(metrics, _RTAX_ADVMSS) or None,
@@ -213,6 +213,7 @@ def _parse(packet: bytes) -> KernelRoute | None:
     return KernelRoute(route, index, protocol, _ip(found.get(_RTA_PREFSRC)))
 
 
+@lru_cache(maxsize=512)
 def _ip(raw: bytes | None) -> Ip | None:
     if raw is None:
         return None

@@ -4,6 +4,7 @@ import json
 import re
 from _socket import AF_INET, AF_INET6, inet_pton
 from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -120,6 +121,7 @@ def parse_ip(text: str) -> Ip:
     return address
 
 
+@lru_cache(maxsize=512)
 def parse_cidr(text: str) -> IpInterface:
     """An address with its prefix length, host bits kept as given. ValueError if it is none."""
     if "/" not in text or "%" in text:
@@ -129,13 +131,21 @@ def parse_cidr(text: str) -> IpInterface:
         raise ValueError(f"{text!r} does not end in a prefix length, like /24")
     try:
         if ":" not in plain:
-            return IPv4Interface((inet_pton(AF_INET, plain), int(length)))
-        address: IpInterface = IPv6Interface((inet_pton(AF_INET6, plain), int(length)))
+            return interface_of(inet_pton(AF_INET, plain), int(length))
+        address = interface_of(inet_pton(AF_INET6, plain), int(length))
     except (OSError, ValueError):
         address = ip_interface(text)
     if isinstance(address, IPv6Interface) and address.ip.ipv4_mapped is not None and int(length) >= 96:
         return IPv4Interface((address.ip.ipv4_mapped, int(length) - 96))
     return address
+
+
+@lru_cache(maxsize=512)
+def interface_of(raw: bytes, length: int) -> IpInterface:
+    """The address of four or sixteen bytes, with its prefix length. Of a node's containers most have the same
+    routes, and making one costs more than the kernel's answer.
+    """
+    return IPv4Interface((raw, length)) if len(raw) == 4 else IPv6Interface((raw, length))
 
 
 def first_host(address: IpInterface) -> Ip:

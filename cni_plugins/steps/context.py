@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 
 class Shared:
     """What the checks of many attachments have in common, while nothing is changed: a socket in the host's
-    namespace, and what was counted in nf_tables (a `kernel.nft.tables.Counts`).
+    namespace, what was counted in nf_tables (a `kernel.nft.tables.Counts`), and whether the host forwards.
     """
 
-    __slots__ = ("counts", "host")
+    __slots__ = ("counts", "forwards", "host")
 
     def __init__(self, host: Netlink, counts: "Counts") -> None:
         self.host = host
         self.counts = counts
+        self.forwards: dict[int, bool] = {}
 
 
 class Context:
@@ -112,6 +113,11 @@ class Context:
     def counts(self) -> "Counts | None":
         """What is remembered of nf_tables, for checks; None where every one has to look for itself."""
         return None if self._shared is None else self._shared.counts
+
+    @property
+    def forwards(self) -> dict[int, bool]:
+        """What is remembered of the host's forwarding, by the family (4, 6)."""
+        return {} if self._shared is None else self._shared.forwards
 
     def take_recorded(self) -> "Sequence[Step] | None":
         """The steps of the attachment's record, for the first plugin of a CHECK that asks: it checks those of

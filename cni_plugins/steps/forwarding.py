@@ -25,8 +25,11 @@ class Forwarding(Step):
         self.apply(context)
 
     def check(self, context: Context) -> None:
+        known = context.forwards
         for version in self.versions:
-            if not forwarding.is_on(context.call.host, version):
+            if version not in known:
+                known[version] = forwarding.is_on(context.call.host, version)
+            if not known[version]:
                 name = forwarding.SYSCTLS[version]
                 raise CniError(
                     Code.INTERNAL,

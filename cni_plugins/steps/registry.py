@@ -147,11 +147,16 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+@cache
+def _load(name: str) -> type[Step]:
+    return load(Kind(name))
+
+
 def class_of(line: JsonObject) -> type[Step]:
     """The class of the step of a record's line. CniError 999 for a kind that this release does not know."""
     name = line.get("step")
     try:
-        return load(Kind(str(name)))
+        return _load(str(name))
     except ValueError:
         raise CniError(
             Code.INTERNAL,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cni_plugins.spec import files
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.values import parse_ip
 from cni_plugins.steps.context import Context
@@ -59,7 +60,7 @@ class Reservation(Step):
 
     def _stands(self) -> bool:
         try:
-            content = Path(self.directory, self.address).read_bytes().decode("utf-8", "replace")
+            content = files.read(f"{self.directory}/{self.address}").decode("utf-8", "replace")
         except OSError:
             return False
         return self.owner.holds(content)

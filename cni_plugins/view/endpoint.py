@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -15,6 +15,7 @@ from cni_plugins.attach.plugin import Plugin
 from cni_plugins.attach.reload import call_of
 from cni_plugins.kernel import addresses, counters, links, neighbours, routes
 from cni_plugins.kernel.counters import Counters
+from cni_plugins.kernel.links import Link
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.netlink.route import Netlink
 from cni_plugins.kernel.nft import elements, owner
@@ -192,20 +193,33 @@ def _rules(attachment: Attachment, host: Namespace) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Checking:
-    """What the checks of many attachments have in common: see `checking`."""
+    """What the checks of many attachments have in common: see `checking`. `brief`: nobody wants to read of
+    steps that stand.
+    """
 
     roots: Roots
     host: Namespace
     plugins: Mapping[str, Plugin[Any]]
     env: Mapping[str, str]
     shared: Shared
+    brief: bool
 
 
 @contextmanager
-def checking(roots: Roots, host: Namespace, plugins: Mapping[str, Plugin[Any]]) -> Iterator[Checking]:
-    """One look for any number of `check`s: what they all ask the host is asked once."""
+def checking(
+    roots: Roots,
+    host: Namespace,
+    plugins: Mapping[str, Plugin[Any]],
+    listed: Iterable[Link] = (),
+    *,
+    brief: bool = False,
+) -> Iterator[Checking]:
+    """One look for any number of `check`s: what they all ask the host is asked once. `listed` are links of
+    the host that were seen a moment ago.
+    """
     with Netlink(host, after(_LONG_SECONDS), remember=True) as netlink:
-        yield Checking(roots, host, plugins, dict(os.environ), Shared(netlink, Counts()))
+        links.remember(netlink, listed)
+        yield Checking(roots, host, plugins, dict(os.environ), Shared(netlink, Counts()), brief)
 
 
 def check(attachment: Attachment, look: Checking) -> list[StepState]:
@@ -221,7 +235,7 @@ def _checked(attachment: Attachment, contents: Contents, look: Checking) -> list
     try:
         call = call_of(contents, look.roots, look.host, look.env)
         with recorded_context(contents, call, look.plugins, look.shared) as context:
-            found += [_one(attachment, line, context) for line in contents.steps]
+            found += [_one(attachment, line, context, brief=look.brief) for line in contents.steps]
     except CniError as error:
         found.append(StepState("record", "the attachment record", Verdict.UNKNOWN, str(error)))
     except Exception as error:  # a record that nobody of ours wrote
@@ -230,33 +244,38 @@ def _checked(attachment: Attachment, contents: Contents, look: Checking) -> list
     return found
 
 
-def _one(attachment: Attachment, line: JsonObject, context: Context) -> StepState:
-    kind, about = str(line.get("step") or line.get("undo", "")), words(line)
+def _one(attachment: Attachment, line: JsonObject, context: Context, *, brief: bool) -> StepState:
+    state = _state(attachment, line, context)
+    told = not brief or state.verdict in {Verdict.FAILED, Verdict.UNKNOWN}
+    return replace(state, about=words(line)) if told else state
+
+
+def _state(attachment: Attachment, line: JsonObject, context: Context) -> StepState:
+    kind = str(line.get("step") or line.get("undo", ""))
     if "undo" in line:
-        return StepState(kind, about, Verdict.PASSIVE)
+        return StepState(kind, "", Verdict.PASSIVE)
     try:
+        if registry.class_of(line).check is Step.check:
+            return StepState(kind, "", Verdict.PASSIVE)
         step = registry.decode(line)
     except CniError as error:
-        return StepState(kind, about, Verdict.UNKNOWN, error.msg, error.details)
-    if type(step).check is Step.check:
-        return StepState(kind, about, Verdict.PASSIVE)
-    return _stands(attachment, step, StepState(kind, about, Verdict.OK), context)
+        return StepState(kind, "", Verdict.UNKNOWN, error.msg, error.details)
+    return _stands(attachment, step, kind, context)
 
 
-def _stands(attachment: Attachment, step: Step, ok: StepState, context: Context) -> StepState:
-    kind, about = ok.kind, ok.about
+def _stands(attachment: Attachment, step: Step, kind: str, context: Context) -> StepState:
     try:
         step.check(context)
     except CniError as error:
         if error.code == Code.INVALID_NETNS:
-            return StepState(kind, about, Verdict.UNKNOWN, error.msg, error.details)
+            return StepState(kind, "", Verdict.UNKNOWN, error.msg, error.details)
         if _refused(error):
-            return StepState(kind, about, Verdict.UNKNOWN, error.msg, error.details)
+            return StepState(kind, "", Verdict.UNKNOWN, error.msg, error.details)
         way_out = remedy(attachment, step, error.details)
-        return StepState(kind, about, Verdict.FAILED, error.msg, way_out)
+        return StepState(kind, "", Verdict.FAILED, error.msg, way_out)
     except Exception as error:  # one broken step must not keep the others from being told
-        return StepState(kind, about, Verdict.UNKNOWN, f"{type(error).__name__}: {error}")
-    return ok
+        return StepState(kind, "", Verdict.UNKNOWN, f"{type(error).__name__}: {error}")
+    return StepState(kind, "", Verdict.OK)
 
 
 def _refused(error: CniError) -> bool:

@@ -7,6 +7,8 @@
   docstring gets for one, for which `inspect` would have to be loaded.
 * `re` compiles a pattern in Python, 0.1 ms each. The file carries what comes of those that modules compile
   when they are imported; others are compiled as ever.
+* `click` imports `inspect`, and with it the parsers of Python, for one function that takes the indentation
+  out of a text. It gets that function, and the rest when it is asked for.
 * `pathlib` imports `urllib.parse` for the sake of `as_uri`, `google.protobuf` its implementation for those
   who have no compiled one, and the calendar for conversions of times that we do not use. The first is
   imported when used, the others are empty modules.
@@ -19,6 +21,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import zipfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.util import find_spec
@@ -136,6 +139,9 @@ def pack(
     files = {
         "dataclasses": _dataclasses(build),
         "pathlib": _pathlib(build),
+        "click.core": _without_inspect(build, "click.core"),
+        "click.decorators": _without_inspect(build, "click.decorators"),
+        "click.termui": _without_inspect(build, "click.termui"),
         "re._compiler": _re_compiler(build),
         "google.protobuf.internal.python_message": _written(build / "python_message.py", ""),
         "google.protobuf.internal.well_known_types": _well_known_types(build),
@@ -236,6 +242,31 @@ def _pathlib(build: Path) -> str:
 
     source = _source_of(pathlib.__file__, _QUOTING)
     return _written(build / "pathlib.py", source.replace(_QUOTING, _QUOTE_LATER))
+
+
+_LATER = """
+import sys
+
+class _Inspect:
+    def __getattr__(self, name):
+        import inspect
+        return getattr(inspect, name)
+
+    @staticmethod
+{cleandoc}
+inspect = _Inspect()
+"""
+
+
+def _without_inspect(build: Path, name: str) -> str:
+    import inspect  # noqa: PLC0415 - its source is wanted, not its use
+
+    spec = find_spec(name)
+    source = _source_of(spec.origin if spec else None, "\nimport inspect\n")
+    cleandoc = textwrap.indent(inspect.getsource(inspect.cleandoc), "    ")
+    return _written(
+        build / f"{name}.py", source.replace("import inspect\n", _LATER.format(cleandoc=cleandoc))
+    )
 
 
 def _re_compiler(build: Path) -> str:

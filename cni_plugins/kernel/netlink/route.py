@@ -83,15 +83,15 @@ class Answer:
 
 
 class Netlink:
-    """A route netlink socket in one namespace, for one thread at a time. `remembered` holds links that were
-    found, by the question, for who only looks and wants to `remember`; None for everybody else.
+    """A route netlink socket in one namespace, for one thread at a time. `remembered` holds what was found,
+    by the question, for who only looks and wants to `remember`; None for everybody else.
     """
 
     __slots__ = ("_deadline", "_socket", "namespace", "remembered")
 
     def __init__(self, namespace: Namespace, deadline: Deadline, *, remember: bool = False) -> None:
         self.namespace = namespace
-        self.remembered: dict[bytes, object] | None = {} if remember else None
+        self.remembered: dict[object, object] | None = {} if remember else None
         self._deadline = deadline
         try:
             opened = open_socket(namespace, NETLINK_ROUTE)

@@ -53,7 +53,8 @@ def present(
     """
     wanted = _elements(identity, addresses)
     with Nfnetlink(host) as socket:
-        if elements.comments(socket, wanted) != [item.comment for item in wanted]:
+        held = (elements if counts is None else counts).comments(socket, wanted)
+        if held != [item.comment for item in wanted]:
             return False
         return not sections.broken(socket, nat.SECTION, _chains(addresses), counts)
 

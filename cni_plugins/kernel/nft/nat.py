@@ -16,10 +16,11 @@ that tries `localhost` is refused there at once and goes on to 127.0.0.1.
 """
 
 import hashlib
+from functools import lru_cache
 
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET
 from cni_plugins.kernel.nft.sections import Chain, Section
-from cni_plugins.spec.values import IpInterface
+from cni_plugins.spec.values import IpInterface, IpNetwork
 
 ANSWER_ALL = "answer_all"
 
@@ -109,21 +110,30 @@ def conditional(conditions: tuple[str, str]) -> Section:
     return Section(NFPROTO_INET, f"nat_1{suffix}", _port_chains(suffix, local), _port_sets(suffix))
 
 
-def _named(prefix: str, address: IpInterface) -> str:
-    return f"{prefix}_{address.network}".replace(":", "-")
+def _named(prefix: str, network: IpNetwork) -> str:
+    return f"{prefix}_{network}".replace(":", "-")
 
 
 def leave(address: IpInterface) -> Chain:
     """The chain that hides the addresses of a subnet from all others."""
-    family = "ip" if address.version == 4 else "ip6"
-    return Chain(_named("leave", address), (f"{family} daddr != {address.network} masquerade",))
+    return _leave(address.network)
+
+
+@lru_cache(maxsize=64)
+def _leave(network: IpNetwork) -> Chain:
+    family = "ip" if network.version == 4 else "ip6"
+    return Chain(_named("leave", network), (f"{family} daddr != {network} masquerade",))
 
 
 def answer(address: IpInterface) -> Chain:
     """The chain that hides a sender whose answer would not come back through the host."""
-    if address.version == 6:
-        return Chain(_named("answer", address), (f"ip6 saddr {address.network} masquerade",))
+    return _answer(address.network)
+
+
+@lru_cache(maxsize=64)
+def _answer(network: IpNetwork) -> Chain:
+    if network.version == 6:
+        return Chain(_named("answer", network), (f"ip6 saddr {network} masquerade",))
     return Chain(
-        _named("answer", address),
-        ("ip saddr 127.0.0.0/8 masquerade", f"ip saddr {address.network} masquerade"),
+        _named("answer", network), ("ip saddr 127.0.0.0/8 masquerade", f"ip saddr {network} masquerade")
     )

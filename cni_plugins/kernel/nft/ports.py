@@ -142,7 +142,7 @@ def missing(
     """The ports that are not published for this attachment; all of them when what they need beside is not."""
     exclusive, others = _elements(identity, wanted)
     with Nfnetlink(host) as socket:
-        held = elements.comments(socket, [*exclusive, *others])
+        held = (elements if counts is None else counts).comments(socket, [*exclusive, *others])
         if sections.broken(socket, nat.SECTION, wanted.chains, counts) or (
             any(wanted.conditions)
             and sections.broken(socket, nat.conditional(wanted.conditions), counts=counts)

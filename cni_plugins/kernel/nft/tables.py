@@ -13,7 +13,7 @@ from cni_plugins.kernel.netlink import netfilter as nfnetlink
 from cni_plugins.kernel.netlink.codec import attributes, string
 from cni_plugins.kernel.netlink.netfilter import Message, Nfnetlink
 from cni_plugins.kernel.nft import elements
-from cni_plugins.kernel.nft.elements import TABLE
+from cni_plugins.kernel.nft.elements import TABLE, Element
 from cni_plugins.spec.namespace import Namespace
 
 _DELTABLE, _DELCHAIN, _GETRULE = 2, 5, 7
@@ -45,15 +45,32 @@ def rule_counts(socket: Nfnetlink, family: int, only: str = "") -> dict[str, int
 
 
 class Counts:
-    """What `uses` and `rule_counts` said, remembered: for whoever looks at many attachments in one go, and
-    changes nothing.
+    """What `uses`, `rule_counts` and lists of elements said, remembered: for whoever looks at many
+    attachments in one go, and changes nothing.
     """
 
-    __slots__ = ("_rules", "_there")
+    __slots__ = ("_comments", "_rules", "_there")
 
     def __init__(self) -> None:
+        self._comments: dict[tuple[int, str], dict[bytes, str]] = {}
         self._rules: dict[int, dict[str, int]] = {}
         self._there: dict[tuple[int, str], bool] = {}
+
+    def comments(self, socket: Nfnetlink, wanted: Sequence[Element]) -> list[str | None]:
+        """As `elements.comments`, from one list of each set; the kernel is asked again for what is not as
+        wanted, since a list may lack what others move meanwhile.
+        """
+        found: list[str | None] = []
+        for item in wanted:
+            place = item.family, item.set
+            if place not in self._comments:
+                self._comments[place] = {
+                    each.key: each.comment for each in elements.listed(socket, item.family, item.set)
+                }
+            found.append(self._comments[place].get(item.key))
+        if found != [item.comment for item in wanted]:
+            return elements.comments(socket, wanted)
+        return found
 
     def harmed(self, socket: Nfnetlink, family: int, chains: Mapping[str, int]) -> list[str]:
         """The chains, given with the number of their rules, that are not there or have not all of them.
