@@ -14,6 +14,7 @@ from typing import Protocol
 from mesos.v1 import mesos_pb2
 from mesos.v1.executor import executor_pb2
 
+from executor.app.launch_spec import unlaunchable
 from executor.config.settings import Settings
 from executor.eventloop import Loop, Timer
 from executor.protocol import (
@@ -81,6 +82,8 @@ class Connection:
         self._news: deque[News] = deque()
         self.session = Session(settings.framework_id, settings.executor_id, policy_of(settings))
         self.address: str | None = None
+        self.unlaunchable: dict[str, str] = {}
+        """Tasks, by id, of which something cannot be run as it was meant, and what."""
 
     def open(self) -> None:
         """Send the first SUBSCRIBE."""
@@ -109,7 +112,9 @@ class Connection:
     def _hear(self, report: Report) -> None:
         now = self._loop.now()
         match report:
-            case EventReceived(attempt, event):
+            case EventReceived(attempt, event, damaged):
+                if damaged:
+                    self.unlaunchable |= unlaunchable(event, damaged)
                 self._perform(self.session.receive(attempt, event, now))
             case CallAnswered(attempt, uuid, status, body):
                 self._perform(self.session.sent(attempt, uuid, status, body, now))

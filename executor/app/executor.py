@@ -160,7 +160,9 @@ class Executor:
         if self._leaving is not None:
             self.tasks.refuse(tasks, "the executor is shutting down")
         else:
-            self.tasks.launch(tasks, grouped=grouped)
+            self.tasks.launch(tasks, grouped=grouped, unlaunchable=self._connection.unlaunchable)
+        for task in tasks:
+            self._connection.unlaunchable.pop(task.task_id.value, None)
 
     def _shut_down(self, why: Shutdown) -> None:
         if self._leaving is None:

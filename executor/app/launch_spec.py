@@ -1,11 +1,13 @@
 """From a TaskInfo to what is started for it, with everything refused that this executor cannot honour."""
 
+import re
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mesos.v1 import mesos_pb2
+from mesos.v1.executor import executor_pb2
 
 from executor.app.container_address import own_address
 from executor.checks.check import Plan, check_plan
@@ -23,6 +25,8 @@ _LIMITS = {
     if hasattr(resource, name.replace("RLMT_", "RLIMIT_"))
 }
 
+
+_OF_TASK = re.compile(r"(?:launch\.task|launch_group\.task_group\.tasks\[(\d+)\])\.(\w+)")
 
 _INFINITY = 2**63 - 1
 """RLimitInfo counts in 64 bits without a sign, rlim_t too, and Python's setrlimit with one: what is beyond
@@ -63,6 +67,26 @@ class LaunchSpec:
         """What a status says of the check before its first result."""
         plan = self.check(self.launch)
         return plan.check.status(None) if plan is not None else None
+
+
+def unlaunchable(event: executor_pb2.Event, damaged: Iterable[str]) -> dict[str, str]:
+    """Of the tasks of an event with repaired fields (protocol/repair.py), by id, those that are not to be
+    started, and why: what they run, or who they are, is not what the framework wrote. Names and labels may
+    be anything.
+    """
+    found: dict[str, str] = {}
+    for path in damaged:
+        match = _OF_TASK.match(path)
+        if match is None:
+            continue
+        tasks = event.launch_group.task_group.tasks if match[1] else [event.launch.task]
+        if match[2] in ("command", "health_check", "check", "container"):
+            task = tasks[int(match[1] or 0)]
+            found.setdefault(task.task_id.value, f"TaskInfo.{path[match.start(2) :]} is not UTF-8")
+        elif match[2] == "task_id":
+            for task in tasks:  # a group is launched whole
+                found.setdefault(task.task_id.value, "TaskInfo.task_id is not UTF-8")
+    return found
 
 
 def specify(

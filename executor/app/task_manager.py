@@ -8,7 +8,7 @@ and nothing else. What tasks have to say waits until it is taken.
 
 import logging
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mesos.v1 import mesos_pb2
@@ -73,8 +73,16 @@ class TaskManager:
         """Whether a task of this id lives or has ended here."""
         return task_id in self._runs or task_id in self._ended
 
-    def launch(self, infos: Iterable[mesos_pb2.TaskInfo], *, grouped: bool) -> None:
-        """Start tasks, as one group or each by itself. Ids that are known already are left alone."""
+    def launch(
+        self,
+        infos: Iterable[mesos_pb2.TaskInfo],
+        *,
+        grouped: bool,
+        unlaunchable: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start tasks, as one group or each by itself. Ids that are known already are left alone.
+        `unlaunchable` says of some, by id, why not.
+        """
         self._groups += 1
         self.received = True
         group = self._groups if grouped else None
@@ -89,6 +97,9 @@ class TaskManager:
                 del self._runs[run.task.id]
             raise
         self._waiting.extend(added)
+        for run in added:
+            if why := (unlaunchable or {}).get(run.task.id):
+                self._feed(run, Event.REFUSED, End(State.FAILED, why, Reason.REASON_TASK_INVALID))
         for run in added:
             # One that cannot run takes the rest of its group with it before they begin.
             if run.stage is Stage.RECEIVED:

@@ -22,6 +22,7 @@ from executor.protocol.encoding import (
     encode_event,
 )
 from executor.protocol.recordio import DEFAULT_MAX_RECORD, FramingError, RecordIODecoder, frame
+from executor.protocol.repair import decode_repaired
 from executor.protocol.session import Session
 from executor.protocol.session_input import Phase, Policy
 
@@ -43,6 +44,7 @@ __all__ = [
     "Subscribe",
     "decode_call",
     "decode_event",
+    "decode_repaired",
     "encode_call",
     "encode_event",
     "frame",

@@ -101,6 +101,9 @@ def _require_text(message: Message) -> None:
         elif field.type == field.TYPE_MESSAGE:
             if not field.is_repeated:
                 _require_text(value)
-            elif not is_map(field):
+            elif is_map(field):
+                if any(isinstance(key, bytes) for key in value):
+                    raise DecodeError(f"{field.full_name} has a key that is not UTF-8")
+            else:
                 for item in value:
                     _require_text(item)

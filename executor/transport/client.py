@@ -25,8 +25,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from mesos.v1.executor import executor_pb2
+
 from executor.http1 import HttpError
-from executor.protocol import DecodeError, FramingError, RecordIODecoder, decode_event
+from executor.protocol import DecodeError, FramingError, RecordIODecoder, decode_repaired
 from executor.transport.connection import OK, HttpConnection
 from executor.transport.dial import AbortedError
 from executor.transport.reports import (
@@ -201,7 +203,10 @@ class _Stream:
         for record in records:
             report: Report
             try:
-                report = EventReceived(attempt, decode_event(record, self._target.encoding))
+                event, damaged = decode_repaired(record, executor_pb2.Event(), self._target.encoding)
+                if damaged:
+                    self._complain(f"an event has fields that are not UTF-8: {', '.join(damaged[:5])}")
+                report = EventReceived(attempt, event, damaged)
             except DecodeError as error:
                 self._complain(f"ignoring a record of {len(record)} bytes that holds no event: {error}")
                 report = Noise(attempt)

@@ -19,10 +19,11 @@ class StreamOpened:
 
 @dataclass(frozen=True, slots=True)
 class EventReceived:
-    """An event came on the stream."""
+    """An event came on the stream. `damaged`: its fields that held no text, and were repaired."""
 
     attempt: int
     event: executor_pb2.Event
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

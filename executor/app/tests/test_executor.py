@@ -5,7 +5,7 @@ from mesos.v1 import mesos_pb2
 
 from executor.app.executor import DEFECT_WINDOW, TOLERATED_DEFECTS
 from executor.app.tests.by_hand import Event, Whole, launch_event, task, whole
-from executor.transport import StreamLost
+from executor.transport import EventReceived, StreamLost
 
 
 def finish(made: Whole, code: int = 0) -> None:
@@ -143,3 +143,38 @@ def test_defects_are_counted_by_the_hour() -> None:
     made.world.loop.post(defect)
     with pytest.raises(ZeroDivisionError):
         made.turn()
+
+
+def test_a_task_whose_command_is_no_text_fails_and_says_so() -> None:
+    made = whole()
+    for field, reason in (("command.value", "TASK_FAILED"), ("labels.labels[0].value", "TASK_RUNNING")):
+        event = launch_event(task(field))
+        made.wire.hear(
+            EventReceived(made.wire.attempt, event, (f"launch_group.task_group.tasks[0].{field}",))
+        )
+        made.turn()
+        if reason == "TASK_RUNNING":
+            made.world.started.runs()
+            made.turn()
+        made.acknowledge_all()
+        states = [one for one in made.wire.updates() if one.task_id.value == field]
+        assert mesos_pb2.TaskState.Name(states[-1].state) == reason
+    failed = made.wire.updates()[0]
+    assert failed.message == "TaskInfo.command.value is not UTF-8"
+    assert failed.reason == mesos_pb2.TaskStatus.REASON_TASK_INVALID
+
+
+def test_a_group_with_a_member_whose_id_is_no_text_fails_whole() -> None:
+    made = whole()
+    event = launch_event(task("a"), task("b"))
+    made.wire.hear(
+        EventReceived(made.wire.attempt, event, ("launch_group.task_group.tasks[1].task_id.value",))
+    )
+    made.turn()
+    made.acknowledge_all()
+    assert {mesos_pb2.TaskState.Name(one.state) for one in made.wire.updates()} == {
+        "TASK_FAILED",
+        "TASK_KILLED",
+    }
+    assert len({one.task_id.value for one in made.wire.updates()}) == 2
+    assert not made.world.processes.starts

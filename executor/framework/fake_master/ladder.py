@@ -39,7 +39,7 @@ def check(master: Master, method: str, target: str, fields: Mapping[str, str], b
     options = master.options
     if options.principal:
         wanted = base64.b64encode(f"{options.principal}:{options.secret}".encode()).decode()
-        if fields.get("authorization") != f"Basic {wanted}":
+        if fields.get("authorization") not in (f"Basic {wanted}", f"Bearer {options.secret}"):
             realm = 'Basic realm="mesos-master-scheduler"'
             raise Refused(401, "", (("WWW-Authenticate", realm),))
     if target not in PATHS:

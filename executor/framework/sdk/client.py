@@ -28,6 +28,7 @@ from executor.framework.sdk import session_events as told
 from executor.framework.sdk.calls import Call
 from executor.framework.sdk.connection import MAX_TEXT, Connection, dial
 from executor.framework.sdk.credentials import CredentialError, Credentials
+from executor.framework.sdk.damage import sound
 from executor.framework.sdk.session import Session
 from executor.framework.sdk.session_events import (
     CloseAll,
@@ -44,8 +45,9 @@ from executor.framework.sdk.session_events import (
 )
 from executor.framework.sdk.session_state import Phase, Policy
 from executor.framework.sdk.tls import Tls
-from executor.protocol.encoding import DecodeError, Encoding, decode, encode
+from executor.protocol.encoding import DecodeError, Encoding, encode
 from executor.protocol.recordio import DEFAULT_MAX_RECORD, FramingError, RecordIODecoder
+from executor.protocol.repair import decode_repaired
 
 log = logging.getLogger(__name__)
 
@@ -252,13 +254,20 @@ class Client:
     def _feed_records(self, records: Iterable[bytes], generation: int) -> None:
         for record in records:
             event: scheduler_pb2.Event | None
+            answer: Call | None = None
             try:
-                event = decode(record, scheduler_pb2.Event(), self._settings.encoding)
+                event, damaged = decode_repaired(record, scheduler_pb2.Event(), self._settings.encoding)
             except DecodeError as error:
                 self.undecodable += 1
                 event = None
                 log.warning("an event of %d bytes cannot be read: %s", len(record), error)
+            else:
+                if damaged:
+                    self.undecodable += 1
+                    event, answer = sound(event, damaged, record, self._settings.encoding)
             self._feed(told.Received(generation, event))
+            if answer is not None:
+                self.post(answer)
 
     async def _send_calls(self) -> None:
         while True:

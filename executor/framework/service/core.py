@@ -285,7 +285,12 @@ class Framework:
                 log.critical("the master refuses this framework: %s", why)
                 self._ended.set()
             case Deliver(event):
-                updates.event(self.books, event, turn)
+                try:
+                    updates.event(self.books, event, turn)
+                except Exception:
+                    # Whatever a master or a task puts into one event, the next one counts.
+                    self.books.counters["defects"] += 1
+                    log.exception("a defect met in an event of type %s", Event.Type.Name(event.type))
 
     def lead(self, address: str) -> None:
         """A detector's word on which master leads, "" for none."""

@@ -107,6 +107,11 @@ async def run(
     made: Instance | None = None,
 ) -> int:
     """Run until told to end; the exit status. Raises StoreError, OSError and ValueError before it listens."""
+    if settings.client.credentials.read is not None and not settings.principal:
+        raise ValueError(
+            "a credential without a principal: say with --principal whom it stands for, since masters refuse "
+            "reservations and changes of a framework that does not name the principal it authenticates as"
+        )
     made = made if made is not None else Instance()
     files = read_files(place.files)
     store = await open_store(stored)
