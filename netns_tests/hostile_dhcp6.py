@@ -3,9 +3,13 @@ the link could think of, and then, if told so, with a right answer.
 
     hostile_dhcp6.py INTERFACE ADDRESS SECONDS WAYS
 
+An ADDRESS with a length is a prefix to delegate.
+
 WAYS, with commas between them: `noise` malformed messages and messages for others before each right answer;
 `flood` thousands of refusals, each with a text of its own, and no right answer; `offers` thousands of offers;
-`naked` a reply to a renewal that gives the address a lifetime of 0; `forever` a lifetime without end.
+`naked` a reply to a renewal that gives the address a lifetime of 0; `aged` one that is not preferred
+any more; `moved` another prefix in its place; `forever` a lifetime without end; `once` a preference that ends
+the client's wait for other offers.
 Each right answer is a line on standard output: the kind of message that it answers.
 """
 
@@ -24,6 +28,11 @@ NOBODY = b"\0\3\0\1\2\2\2\2\2\2"
 SERVER = b"\0\3\0\1\2\0\0\0\0\1"
 FLOOD = 20_000
 NAMES = "fd77::53"
+MOVED = "fd78:0:0:20::/60"
+UNUSABLE = [
+    *("::/0", "::/64", "fd79:bad::/129", "fd79:bad::/255", "fd79:bad::/0", "fd79:bad::/127", "fd00::/8"),
+    *("2000::/3", "fe80::/64", "ff02::/64", "ff00::/32", "::ffff:0:0/96", "::1/64"),
+]
 
 
 def option(number: int, value: bytes) -> bytes:
@@ -31,11 +40,18 @@ def option(number: int, value: bytes) -> bytes:
 
 
 def address(text: str, preferred: int, valid: int, inside: bytes = b"") -> bytes:
-    return option(5, ipaddress.IPv6Address(text).packed + struct.pack("!II", preferred, valid) + inside)
+    """An address, or a prefix where `text` has a length, of any number from 0 to 255."""
+    first, slash, length = text.partition("/")
+    packed, times = ipaddress.IPv6Address(first).packed, struct.pack("!II", preferred, valid)
+    if slash:
+        return option(26, times + bytes((int(length),)) + packed + inside)
+    return option(5, packed + times + inside)
 
 
 def ia(iaid: bytes, inside: bytes, t1: int = 0, t2: int = 0) -> bytes:
-    return option(3, iaid + struct.pack("!II", t1, t2) + inside)
+    """An IA_PD if a prefix is in it, else an IA_NA."""
+    number = 25 if inside[:2] == b"\0\x1a" else 3
+    return option(number, iaid + struct.pack("!II", t1, t2) + inside)
 
 
 def options(data: bytes) -> dict[int, bytes]:
@@ -67,7 +83,7 @@ class Server:
 
     def answers(self, question: bytes) -> Iterator[bytes]:
         kind, number, asked = question[0], question[1:4], options(question)
-        who, iaid = asked[1], asked.get(3, b"")[:4]
+        who, iaid = asked[1], asked.get(25, asked.get(3, b""))[:4]
         answer = ADVERTISE if kind == SOLICIT else REPLY
         right = self.head(answer, number, who)
         if "flood" in self.ways:
@@ -86,16 +102,22 @@ class Server:
         sys.stdout.flush()
 
     def head(self, kind: int, number: bytes, who: bytes, server: bytes = SERVER) -> bytes:
-        return bytes((kind,)) + number + option(1, who) + option(2, server)
+        preference = option(7, b"\xff") if "once" in self.ways else b""
+        return bytes((kind,)) + number + option(1, who) + option(2, server) + preference
 
     def lease(self, kind: int) -> bytes:
         if "naked" in self.ways and kind == RENEW:
             return address(self.given, 0, 0)
+        if "moved" in self.ways and kind == RENEW:
+            return address(self.given, 0, 0) + address(MOVED, self.seconds, self.seconds)
+        if "aged" in self.ways and kind == RENEW:
+            return address(self.given, 0, self.seconds)
         seconds = 0xFFFFFFFF if "forever" in self.ways else self.seconds
         return address(self.given, seconds, seconds)
 
     def noise(self, kind: int, number: bytes, who: bytes, iaid: bytes, right: bytes) -> Iterator[bytes]:
-        bad = ia(iaid, address("fd77::bad", 3000, 3000))
+        wrong = "fd79:bad::/60" if "/" in self.given else "fd77::bad"
+        bad = ia(iaid, address(wrong, 3000, 3000))
         other = bytes((number[0] ^ 1,)) + number[1:]
         yield b""
         yield from (bytes(count) for count in (1, 3, 4, 5, 1400))
@@ -111,15 +133,17 @@ class Server:
         yield self.head(RECONFIGURE, number, who) + bad
         yield self.head(REPLY if kind == ADVERTISE else ADVERTISE, number, who) + bad  # no rapid commit
         yield self.head(99, number, who) + bad
-        yield right + ia(b"none", address("fd77::bad", 3000, 3000))  # another association
-        yield right + ia(iaid, address("fd77::bad", 3000, 3000), 500, 100)  # T1 after T2
-        yield right + ia(iaid, address("fd77::bad", 3000, 30))  # preferred for longer than valid
-        yield right + ia(iaid, address("fd77::bad", 3000, 3000, option(13, b"\0\5")))
+        yield right + ia(b"none", address(wrong, 3000, 3000))  # another association
+        yield right + ia(iaid, address(wrong, 3000, 3000), 500, 100)  # T1 after T2
+        yield right + ia(iaid, address(wrong, 3000, 30))  # preferred for longer than valid
+        yield right + ia(iaid, address(wrong, 3000, 3000, option(13, b"\0\5")))
         if kind == ADVERTISE:  # the reply to a request ends it, and the client asks all anew
             yield from (right + ia(iaid, address(item, 3000, 3000)) for item in ("ff02::1", "::", "::1"))
             yield right + ia(iaid, address("fe80::1", 3000, 3000))
             yield right + ia(iaid, address("::ffff:10.0.0.1", 3000, 3000))
-            yield right + ia(iaid, address("fd77::bad", 0, 0))
+            yield right + ia(iaid, address(wrong, 0, 0))
+            if "/" in self.given:
+                yield from (right + ia(iaid, address(item, 3000, 3000)) for item in UNUSABLE)
             yield right + option(13, b"\0\2no \x1b[31m\n\0address") + bad
             yield right + option(13, b"\0") + bad
 

@@ -64,6 +64,9 @@ SCENARIOS: Mapping[str, dict[str, Any]] = {
         "master": "eth0",
         "ipam": {"type": "dhcp", "families": ["ipv6"], "ra": True},
     },
+    "prefix": bridge(
+        {"type": "host-local", "prefixDelegation": {"uplink": "eth0", "length": 60}}, isDefaultGateway=True
+    ),
     "loopback": {"type": "loopback"},
     "host-local": {"type": "host-local", "ipam": DUAL},
     "tuning": {
@@ -152,6 +155,17 @@ _LEASED = f"""
     while ! test -S /run/mesokit/dhcp.sock; do sleep 0.05; done
 """
 
+#: A router that delegates a prefix.
+_DELEGATED = f"""
+    test -S /run/mesokit/dhcp.sock && exit
+    sysctl -qw net.ipv6.conf.eth0.accept_ra=0; ip -n world addr add fe80::1/64 dev world nodad
+    ip addr add fe80::2/64 dev eth0 nodad
+    setsid ip netns exec world python3 {TOP}/netns_tests/hostile_dhcp6.py world fd78:0:0:10::/60 3600 once \
+        </dev/null >/dev/null 2>&1 &
+    setsid {TOP}/.venv/bin/mesokit dhcp </dev/null >/dev/null 2>&1 &
+    while ! test -S /run/mesokit/dhcp.sock; do sleep 0.05; done
+"""
+
 #: What a scenario needs on the node. A virtual device that was in a namespace that died is made again,
 #: when the kernel has taken it away.
 SETUP: Mapping[str, str] = {
@@ -169,6 +183,7 @@ SETUP: Mapping[str, str] = {
         ip route add 203.0.113.0/24 via 198.51.100.1
     """,
     **dict.fromkeys(("dhcp", "dhcp-ipv6", "router"), _LEASED),
+    "prefix": _DELEGATED,
 }
 
 

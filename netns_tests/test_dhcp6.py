@@ -78,10 +78,16 @@ def dnsmasq6(
 @contextmanager
 def kea6(
     server: Netns, *, seconds: int = 10, pool: str = "fd77::300-fd77::3ff", rapid: bool = False,
-    **keys: Any,
+    delegated: tuple[str, int] | None = None, **keys: Any,
 ) -> Iterator[Running]:  # fmt: skip
-    """ISC's server, with leases as short as a test wants them."""
+    """ISC's server, with leases as short as a test wants them; `delegated` are a prefix, and the length of
+    those that it delegates out of it.
+    """
     node = server.node
+    prefixes = []
+    if delegated is not None:
+        first, _, length = delegated[0].partition("/")
+        prefixes = [{"prefix": first, "prefix-len": int(length), "delegated-len": delegated[1]}]
     conf = {
         "Dhcp6": {
             "interfaces-config": {"interfaces": ["lan1"]},
@@ -97,6 +103,7 @@ def kea6(
                     "interface": "lan1",
                     "rapid-commit": rapid,
                     "pools": [{"pool": pool}],
+                    "pd-pools": prefixes,
                     "option-data": [
                         {"name": "dns-servers", "data": "fd77::53, fd77::54"},
                         {"name": "domain-search", "data": "a.example.net, example.org"},

@@ -19,8 +19,8 @@ RENEW = "5"
 
 
 @contextmanager
-def hostile(server: Netns, *ways: str, seconds: int = 4) -> Iterator[Running]:
-    words = ["/usr/bin/python3", "-I", "-S", str(PROGRAM), "lan1", GIVEN, str(seconds), ",".join(ways)]
+def hostile(server: Netns, *ways: str, seconds: int = 4, given: str = GIVEN) -> Iterator[Running]:
+    words = ["/usr/bin/python3", "-I", "-S", str(PROGRAM), "lan1", given, str(seconds), ",".join(ways)]
     with started(server.popen(words)) as running:
         until(lambda: running.ended() or b"serving" in running.output(), what="the server runs")
         assert not running.ended(), running.errors()

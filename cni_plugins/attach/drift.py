@@ -19,7 +19,9 @@ from cni_plugins.spec.result import Dns, Route, decode_dns
 from cni_plugins.spec.values import JsonObject, fold
 from cni_plugins.store.records import Contents
 
-_KEPT = frozenset(("subnet", "ranges", "rangeStart", "rangeEnd", "dataDir", "resolvConf", "sticky"))
+_KEPT = frozenset(
+    ("subnet", "ranges", "rangeStart", "rangeEnd", "dataDir", "resolvConf", "sticky", "prefixDelegation")
+)
 
 
 class Drift:

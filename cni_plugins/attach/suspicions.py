@@ -20,7 +20,18 @@ IPAM = "inside 'ipam'"
 _ELSEWHERE = {
     TOP: (
         IPAM,
-        frozenset(("subnet", "rangestart", "rangeend", "ranges", "addresses", "resolvconf", "sticky")),
+        frozenset(
+            (
+                "subnet",
+                "rangestart",
+                "rangeend",
+                "ranges",
+                "addresses",
+                "resolvconf",
+                "sticky",
+                "prefixdelegation",
+            )
+        ),
     ),
     IPAM: (
         TOP,

@@ -31,7 +31,10 @@ _WIDTHS = {4: 20, 6: 44}
 @click.option("-v", "--verbose", is_flag=True, help="Log what goes well, too.")
 @click.pass_context
 def command(ctx: click.Context, socket_path: str, pidfile: str, host_prefix: str, verbose: bool) -> None:
-    """Renew the leases of the dhcp plugin, until SIGTERM. Not needed where the node service runs."""
+    """Renew the leases of dhcp, and those of prefixes for host-local (prefixDelegation), until SIGTERM.
+
+    Not needed where the node service runs.
+    """
     if ctx.invoked_subcommand is None:
         if sys.stderr.isatty():
             click.echo("renewing leases, until Ctrl-C; mesokit dhcp leases shows them", err=True)
@@ -41,7 +44,10 @@ def command(ctx: click.Context, socket_path: str, pidfile: str, host_prefix: str
 @command.command("leases", short_help="Show the leases of this node.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one lease a line.")
 def leases(as_json: bool) -> None:
-    """Show the leases of this node: address, server, and for how long they hold."""
+    """Show the leases of this node: address or prefix, server, and for how long they hold.
+
+    The prefix of a network has no container.
+    """
     found = [
         lease
         for directory in stores(roots_from(os.environ))
@@ -75,7 +81,7 @@ def _line(lease: AnyLease) -> str:
     left = "for ever" if each["seconds"] is None else f"{each['seconds']} s left"
     address = (each["address"] or "-").ljust(_WIDTHS[lease.version])
     text = (
-        f"{address}{each['state']:<12}{each['network']}  {each['container']}  "
+        f"{address}{each['state']:<12}{each['network']}  {each['container'] or '(prefix)'}  "
         f"{each['interface']}  from {each['server'] or '-'}, {left}"
     )
     return printable(text + (f"\n    {each['told']}" if each["told"] else ""))

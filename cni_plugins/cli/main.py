@@ -37,7 +37,9 @@ COMMANDS: Mapping[str, Subcommand] = {
     "doctor": Subcommand("cni_plugins.cli.doctor", "Look for what is wrong with this node."),
     "events": Subcommand("cni_plugins.cli.events", "Show what happened here, and what happens."),
     "exec": Subcommand("cni_plugins.cli.exec", "Run a program in a container's network."),
-    "dhcp": Subcommand("cni_plugins.cli.dhcp", "Renew the leases of the dhcp plugin, without the service."),
+    "dhcp": Subcommand(
+        "cni_plugins.cli.dhcp", "Renew leases of addresses and prefixes, without the service."
+    ),
     "framework": Subcommand(
         "cni_plugins.cli.framework", "Run apps on Mesos: the scheduler behind `mesokit app`."
     ),

@@ -6,6 +6,8 @@
     lease daemon     reads the store; renews at T1, rebinds at T2, takes the address away when a lease ends
     plugin (DEL)     RELEASE; the file goes; the daemon is told
 
+A prefix for a network (IA_PD) takes the same way, on the host's uplink; see `delegation`.
+
 The store is all the state there is. A daemon that dies forgets nothing: the next one reads the files, and a
 DEL in between works from them too. Files are named for the attachment and carry the boot and the clock that
 counts from it, so that a clock that is set changes nothing.
@@ -17,6 +19,7 @@ counts from it, so that a clock that is set changes nothing.
 | `duid` | who a container is to a DHCPv6 server |
 | `lease`, `lease6` | a lease of each family, its times, and its file |
 | `store` | the files of one daemon's leases |
+| `delegation` | a network's prefix: whose it is, whether it can be used, what containers are told |
 | `link` | the interface that a lease is for |
 | `exchange`, `exchange6` | one request and its answers on a link, without waiting |
 | `client`, `client6` | getting and giving back a lease, with waiting |

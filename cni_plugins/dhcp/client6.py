@@ -10,11 +10,10 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 
-from cni_plugins.dhcp import packet6
 from cni_plugins.dhcp.client import PROBE_SECONDS, PROBES, wait_readable
 from cni_plugins.dhcp.exchange6 import Exchange6
 from cni_plugins.dhcp.lease import State
-from cni_plugins.dhcp.lease6 import Lease6, chosen, dns_of, granted, kept, longest_of, whole
+from cni_plugins.dhcp.lease6 import Lease6, association, chosen, dns_of, granted, kept, longest_of
 from cni_plugins.dhcp.link import Found
 from cni_plugins.dhcp.packet6 import Association, Given, Kind, Message, Status
 from cni_plugins.kernel import packets6
@@ -58,7 +57,7 @@ def next_timeout(before: float, initial: float, longest: float) -> float:
 
 def offered(message: Message, lease: Lease6) -> tuple[Association, Given] | None:
     """The IA of an ADVERTISE or REPLY and the address in it that would be ours; None when it gives none."""
-    found = packet6.association_of(message, lease.wish.iaid)
+    found = association(lease, message)
     given = chosen(lease, found) if found is not None else None
     if found is None or given is None or message.status[0] is not Status.SUCCESS:
         return None
@@ -82,9 +81,16 @@ def wait_link_local(found: Found, lease: Lease6, deadline: Deadline) -> Exchange
             time.sleep(_LINK_LOCAL_NAP)
 
 
-def acquire(found: Found, lease: Lease6, deadline: Deadline, keep: Callable[[Lease6], None]) -> Lease6:
+def acquire(
+    found: Found,
+    lease: Lease6,
+    deadline: Deadline,
+    keep: Callable[[Lease6], None],
+    used: Callable[[Lease6], str | None] | None = None,
+) -> Lease6:
     """Get a lease for the link of `lease`, which is up. `keep` is told of the address before it is asked for,
-    so that what a crash leaves can be given back. CniError 11 when no server gives one in time.
+    so that what a crash leaves can be given back. `used` says who uses a prefix already; for addresses the
+    link is asked. CniError 11 when no server gives one in time.
     """
     refusals = Refusals([])
     conflicts: list[str] = []
@@ -99,7 +105,7 @@ def acquire(found: Found, lease: Lease6, deadline: Deadline, keep: Callable[[Lea
             asked = replace(
                 lease,
                 state=State.REQUESTING,
-                address=whole(offer[1].address),
+                address=offer[1].interface,
                 server_id=answer.server,
                 began=exchange.sent,
                 boot=boot.current(),
@@ -112,16 +118,15 @@ def acquire(found: Found, lease: Lease6, deadline: Deadline, keep: Callable[[Lea
                 continue
             made = granted(asked, reply, *agreed, exchange.sent)
             keep(replace(made, state=State.REQUESTING))
-            address = agreed[1].address
-            by = conflict(found, address)
+            by = used(made) if used is not None else conflict(found, agreed[1].address)
             if by is None:
                 return made
-            _tell(exchange, Kind.DECLINE, made, _DECLINES, TIMEOUT)
-            conflicts.append(f"{address} is in use by {by}")
+            _tell(exchange, refusal_of(made), made, _DECLINES, TIMEOUT)
+            conflicts.append(f"{made.subject} is in use by {by}")
             if len(conflicts) == _CONFLICTS:
                 raise CniError(
                     Code.TRY_AGAIN,
-                    f"every address that the DHCPv6 server gave for {lease.place.ifname} is in use: "
+                    f"every {lease.noun} that the DHCPv6 server gave for {lease.place.ifname} is in use: "
                     f"{'; '.join(conflicts)}",
                     "exclude them from the server's pool, or find who has them",
                 )
@@ -129,7 +134,13 @@ def acquire(found: Found, lease: Lease6, deadline: Deadline, keep: Callable[[Lea
 
 def _nothing(lease: Lease6, deadline: Deadline, refusals: Refusals) -> str:
     said = f"; they said: {', '.join(refusals.said)}" if refusals.said else ""
-    return f"no DHCPv6 server gave {lease.place.ifname} an address within {deadline.seconds:g} s{said}"
+    what = "a prefix" if lease.delegated else "an address"
+    return f"no DHCPv6 server gave {lease.place.ifname} {what} within {deadline.seconds:g} s{said}"
+
+
+def refusal_of(lease: Lease6) -> Kind:
+    """What tells a server that its lease is of no use: a prefix cannot be declined (RFC 8415, 18.2.8)."""
+    return Kind.RELEASE if lease.delegated else Kind.DECLINE
 
 
 def _solicit(exchange: Exchange6, lease: Lease6, deadline: Deadline, refusals: Refusals) -> Message | None:
@@ -141,7 +152,7 @@ def _solicit(exchange: Exchange6, lease: Lease6, deadline: Deadline, refusals: R
         first = not wait
         wait = spread(TIMEOUT, first=True) if first else next_timeout(wait, TIMEOUT, lease.longest)
         with suppress(OSError):  # a link without carrier may get one yet
-            exchange.send(Kind.SOLICIT)
+            exchange.send(Kind.SOLICIT, address=lease.address)
         until = time.monotonic() + min(wait, deadline.remaining())
         offers: list[Message] = []
         for message in _answers(exchange, (Kind.ADVERTISE, Kind.REPLY), until):
@@ -166,7 +177,7 @@ def _request(exchange: Exchange6, lease: Lease6, deadline: Deadline, refusals: R
     for _ in range(_REQUESTS):
         wait = next_timeout(wait, TIMEOUT, REQUEST_LONGEST)
         with suppress(OSError):
-            exchange.send(Kind.REQUEST, lease.server_id, _address(lease))
+            exchange.send(Kind.REQUEST, lease.server_id, lease.address)
         until = time.monotonic() + min(wait, deadline.remaining())
         for message in _answers(exchange, (Kind.REPLY,), until):
             if offered(message, lease) is not None:
@@ -178,16 +189,13 @@ def _request(exchange: Exchange6, lease: Lease6, deadline: Deadline, refusals: R
 
 def _note(message: Message, lease: Lease6, refusals: Refusals) -> Status:
     """Remember what an answer says instead of giving an address; what it says, SUCCESS for nothing."""
-    found = packet6.association_of(message, lease.wish.iaid)
+    found = association(lease, message)
     status, said = message.status
     if status is Status.SUCCESS and found is not None:
         status, said = found.status, found.said
-    refusals.note(status if status is not Status.SUCCESS else Status.NO_ADDRESS, said)
+    nothing = Status.NO_PREFIX if lease.delegated else Status.NO_ADDRESS
+    refusals.note(status if status is not Status.SUCCESS else nothing, said)
     return status
-
-
-def _address(lease: Lease6) -> IPv6Address | None:
-    return lease.address.ip if lease.address is not None else None
 
 
 def _answers(exchange: Exchange6, kinds: Collection[Kind], until: float) -> Iterator[Message]:
@@ -238,7 +246,7 @@ def information(found: Found, lease: Lease6, deadline: Deadline) -> Dns:
 def _tell(exchange: Exchange6, kind: Kind, lease: Lease6, tries: int, seconds: float) -> None:
     """Tell the server of a lease something, again until it answers or `tries` are over. OSError."""
     for _ in range(tries):
-        exchange.send(kind, lease.server_id, _address(lease))
+        exchange.send(kind, lease.server_id, lease.address)
         for _reply in _answers(exchange, (Kind.REPLY,), time.monotonic() + seconds):
             return
 
@@ -255,6 +263,6 @@ def release(found: Found, lease: Lease6) -> None:
         except OSError as error:
             raise CniError(
                 Code.INTERNAL,
-                f"cannot tell DHCPv6 server {lease.server} that {lease.address.ip} is free",
+                f"cannot tell DHCPv6 server {lease.server} that {lease.subject} is free",
                 str(error),
             ) from error

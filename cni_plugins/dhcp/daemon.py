@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cni_plugins.dhcp import link, protocol, states4, states6
+from cni_plugins.dhcp import delegation, link, protocol, states4, states6
 from cni_plugins.dhcp.client import FIRST_WAIT, PROBE_SECONDS, PROBES, jitter
 from cni_plugins.dhcp.exchange import Exchange
 from cni_plugins.dhcp.exchange6 import Exchange6, Transaction
@@ -77,6 +77,8 @@ class Entry:
     @property
     def name(self) -> str:
         """For the log."""
+        if not self.identity.container_id:
+            return f"prefix of {self.identity.network}, {self.identity.ifname}"
         family = "/ipv6" if self.version == 6 else ""
         return f"{self.identity.container_id}/{self.identity.network}/{self.identity.ifname}{family}"
 
@@ -262,12 +264,15 @@ class Daemon:
         """The namespace or the link has gone. They may come back (a path that is mounted again) while the
         lease holds; afterwards nobody can want it.
         """
-        if lease.state is State.INIT or boot.elapsed() >= lease.end:
+        delegated = (
+            isinstance(lease, Lease6) and lease.delegated
+        )  # the host's own link may come back at any time
+        if not delegated and (lease.state is State.INIT or boot.elapsed() >= lease.end):
             log.info("%s: its interface has gone, and the lease has ended", entry.name)
             self.store.remove(entry.identity, after(_LOCK_SECONDS), entry.version)
             self.forget(entry.key)
             return
-        left = lease.end - boot.elapsed()
+        left = lease.end - boot.elapsed() if lease.state is not State.INIT else _GONE_SECONDS
         self.after(entry, max(_SHORTEST_RETRY, min(_GONE_SECONDS, left)), self.next)
 
     def unanswered(self, entry: Entry) -> None:
@@ -352,12 +357,16 @@ class Daemon:
             return
         if holder is None:
             return
-        log.warning("%s: %s is in use by %s: declined", entry.name, entry.grant.address, holder)
+        self.refused(entry, entry.grant, holder)
+
+    def refused(self, entry: Entry, grant: AnyLease, holder: str) -> None:
+        """Somebody uses what a server gave: it is told so, and asked again later."""
+        log.warning("%s: %s is in use by %s: declined", entry.name, grant.address, holder)
         with contextlib.suppress(OSError):
-            if isinstance(entry.grant, Lease6):
-                states6.decline(entry, entry.grant)
+            if isinstance(grant, Lease6):
+                states6.decline(entry, grant)
             else:
-                states4.decline(entry, entry.grant)
+                states4.decline(entry, grant)
         self.close(entry)
         self.after(entry, jitter(FIRST_WAIT * 10), self.next)  # RFC 2131 section 3.1, step 5
 
@@ -367,25 +376,36 @@ class Daemon:
         entry.tries, entry.transaction = 0, None
         changed = before.address != lease.address or before.state is State.INIT
         if changed:
-            lease = replace(lease, told=f"the address is {lease.address} now, it was {before.address}")
+            lease = replace(lease, told=f"the {lease.noun} is {lease.address} now, it was {before.address}")
+        elif not lease.preferred and isinstance(lease, Lease6):
+            lease = replace(lease, told=f"its server wants {lease.address} to be given up")
         if not self.write(entry, lease):
             return
-        if changed:
+        if lease.told and lease.told != before.told:
             log.warning("%s: %s", entry.name, lease.told)
         with link.opened(lease.place, self.prefix) as found:
             if found is not None:
                 link.hold(found, lease, before if changed or before.options != lease.options else None)
+        if (
+            (changed or bool(lease.preferred) != bool(before.preferred))
+            and isinstance(lease, Lease6)
+            and isinstance(before, Lease6)
+            and lease.delegated
+        ):
+            delegation.changed(self.store.roots, entry.identity.network, before, lease)
         self.next(entry)
 
     def lost(self, entry: Entry, lease: AnyLease, why: str) -> None:
         """The address is the container's no more."""
         self.close(entry)
         entry.tries, entry.transaction = 0, None
-        told = f"the lease of {lease.address} is lost, {why}; the address is taken away"
+        told = f"the lease of {lease.address} is lost, {why}; {lease.loss}"
         log.error("%s: %s", entry.name, told)
         with link.opened(lease.place, self.prefix) as found:
             if found is not None:
                 link.withdraw(found, lease)
+        if isinstance(lease, Lease6) and lease.delegated:
+            delegation.deprecate(self.store.roots, entry.identity.network, lease.prefix)
         if self.write(entry, replace(lease, state=State.INIT, told=told)):
             self.after(entry, jitter(_SHORTEST_RETRY), self.next)
 
@@ -413,6 +433,10 @@ class Daemon:
             if self.store.read(*key) is None:
                 return {"error": f"there is no lease {self.store.path(*key)}"}
             self.watch(key)
+        elif "ensure" in message:
+            key = protocol.key_of(message["ensure"])
+            if key not in self.entries:
+                self.watch(key)
         elif "forget" in message:
             self.forget(protocol.key_of(message["forget"]))
         elif "list" in message:

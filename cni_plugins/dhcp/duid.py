@@ -21,6 +21,13 @@ def of_container(container_id: str) -> bytes:
     return _BY_UUID.to_bytes(2, "big") + uuid.uuid5(_NAMESPACE, container_id).bytes
 
 
+def of_uplink(mac: str) -> bytes:
+    """A DUID-UUID of this host as a requesting router, made of its uplink's MAC address: another than that of
+    the host's own DHCP client, so that neither takes the other's leases for its own.
+    """
+    return _BY_UUID.to_bytes(2, "big") + uuid.uuid5(_NAMESPACE, f"uplink {mac}").bytes
+
+
 def association(identity: Identity) -> bytes:
     """The IAID of an interface: four bytes. It has the container in it, so that containers which were given
     one DUID are still told apart.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv6Interface
 
 from cni_plugins.dhcp import link, packet6
 from cni_plugins.dhcp.lease6 import Lease6
@@ -60,8 +60,10 @@ class Exchange6:
     def close(self) -> None:
         self.sock.close()
 
-    def send(self, kind: Kind, server: bytes = b"", address: IPv6Address | None = None) -> None:
-        """Send a message, to the server of that identifier if the kind has one, about `address`. OSError."""
+    def send(self, kind: Kind, server: bytes = b"", address: IPv6Interface | None = None) -> None:
+        """Send a message, to the server of that identifier if the kind has one, about `address`, or a
+        prefix. OSError.
+        """
         self.sent = boot.elapsed()
         at = self.transaction
         if at is None or (at.kind, at.server) != (kind, server):
@@ -77,8 +79,11 @@ class Exchange6:
         if kind not in _WITHOUT_WISHES:
             asked = b"".join(number.to_bytes(2, "big") for number in wish.parameters)
             options.append((int(Option.REQUEST), asked))
-        if kind is not Kind.INFORMATION:
-            options.append(packet6.association(wish.iaid, address))
+        if wish.length:
+            hint = IPv6Interface(f"::/{wish.length}")
+            options.append(packet6.delegation(wish.iaid, address or hint))
+        elif kind is not Kind.INFORMATION:
+            options.append(packet6.association(wish.iaid, address.ip if address is not None else None))
         payload = packet6.encode(Message(kind, at.number, tuple(options)))
         packets6.send_udp(
             self.sock,

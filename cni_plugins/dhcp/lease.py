@@ -46,7 +46,8 @@ class Wish:
 @dataclass(frozen=True, slots=True)
 class Place:
     """The interface: `netns` is the path that the runtime gave, believed only while what is there is
-    `netns_id` (see kernel.namespace.fingerprint), and the link only while it has the MAC address.
+    `netns_id` (see kernel.namespace.fingerprint). A link of another name is the one if it has the MAC
+    address; "" is none's.
     """
 
     netns: str
@@ -84,6 +85,16 @@ class Lease:
     @property
     def version(self) -> int:
         return 4
+
+    @property
+    def noun(self) -> str:
+        """What it is a lease of, for sentences."""
+        return "address"
+
+    @property
+    def loss(self) -> str:
+        """What it means that it has ended."""
+        return "the address is taken away"
 
     @property
     def seconds(self) -> int:

@@ -1,4 +1,4 @@
-"""A DHCPv6 lease: one address of an IA_NA. As `lease`, with the names of RFC 8415.
+"""A DHCPv6 lease: one address of an IA_NA, or one prefix of an IA_PD. As `lease`, with the names of RFC 8415.
 
 `began` is when the message was sent that the server's Reply agreed to. T1 and T2 are the server's where it
 gives them, else 0.5 and 0.8 of the preferred lifetime (RFC 8415 section 14.2), and never after the end.
@@ -6,7 +6,7 @@ gives them, else 0.5 and 0.8 of the preferred lifetime (RFC 8415 section 14.2), 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv6Address, IPv6Interface
+from ipaddress import IPv6Interface, IPv6Network
 
 from cni_plugins.dhcp import options as text
 from cni_plugins.dhcp import packet6
@@ -25,15 +25,21 @@ _KEPT = (Option.NAME_SERVERS, Option.SEARCH)
 _SHORTEST = 1.0  # seconds: a server that wants to be asked more often is not
 _SOL_MAX_RT = (60, 86400)  # RFC 8415 section 21.24
 DEFAULT_MAX_RT = 3600
+#: Prefixes that a network can have: a shorter one would take half the world from this host, out of a longer
+#: one no container could get an address.
+SHORTEST_PREFIX, LONGEST_PREFIX = 32, 120
 
 
 @dataclass(frozen=True, slots=True)
 class Wish6:
-    """`parameters` are the options that it asks for, by number."""
+    """`parameters` are the options that it asks for, by number; `length` that of the prefix that is wanted, 0
+    for an address.
+    """
 
     duid: bytes
     iaid: bytes
     parameters: tuple[int, ...]
+    length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,36 @@ class Lease6:
     @property
     def version(self) -> int:
         return 6
+
+    @property
+    def delegated(self) -> bool:
+        """Whether it is of a prefix, for a network of this host, and not of an interface's address."""
+        return self.wish.length > 0
+
+    @property
+    def noun(self) -> str:
+        """What it is a lease of, for sentences."""
+        return "prefix" if self.delegated else "address"
+
+    @property
+    def loss(self) -> str:
+        """What it means that it has ended."""
+        if not self.delegated:
+            return "the address is taken away"
+        return "containers keep their addresses of it, which nobody routes any more, and new ones get none"
+
+    @property
+    def subject(self) -> str:
+        """The address without a length, or the prefix; "" before there is one."""
+        if self.address is None:
+            return ""
+        return str(self.address if self.delegated else self.address.ip)
+
+    @property
+    def prefix(self) -> IPv6Network:
+        """What it is of; it must have it."""
+        assert self.address is not None
+        return self.address.network
 
     @property
     def server(self) -> str:
@@ -124,10 +160,21 @@ def longest_of(message: Message, before: int) -> int:
 
 
 def chosen(lease: Lease6, found: Association) -> Given | None:
-    """The address of an IA that is ours from now on: the one that we have, else the first."""
-    before = lease.address.ip if lease.address is not None else None
-    same = next((item for item in found.addresses if item.address == before), None)
-    return same or next(iter(found.addresses), None)
+    """The address of an IA that is ours from now on: the one that we have, else the first; of prefixes those
+    that a network can have.
+    """
+    can = [
+        item
+        for item in found.addresses
+        if not lease.delegated or SHORTEST_PREFIX <= item.length <= LONGEST_PREFIX
+    ]
+    same = next((item for item in can if item.interface == lease.address), None)
+    return same or next(iter(can), None)
+
+
+def association(lease: Lease6, message: Message) -> Association | None:
+    """The IA of a message that is this lease's."""
+    return packet6.association_of(message, lease.wish.iaid, prefix=lease.delegated)
 
 
 def granted(lease: Lease6, message: Message, found: Association, given: Given, sent: float) -> Lease6:
@@ -135,7 +182,7 @@ def granted(lease: Lease6, message: Message, found: Association, given: Given, s
     return replace(
         lease,
         state=State.BOUND,
-        address=whole(given.address),
+        address=given.interface,
         preferred=given.preferred,
         valid=given.valid,
         renew=found.t1,
@@ -149,11 +196,6 @@ def granted(lease: Lease6, message: Message, found: Association, given: Given, s
     )
 
 
-def whole(address: IPv6Address) -> IPv6Interface:
-    """DHCPv6 gives addresses and no prefix: what is on the link, routers advertise (RFC 5942 section 4)."""
-    return IPv6Interface((address, 128))
-
-
 def encode(lease: Lease6) -> JsonObject:
     return {
         "version": VERSION,
@@ -162,6 +204,7 @@ def encode(lease: Lease6) -> JsonObject:
         "duid": lease.wish.duid.hex(),
         "iaid": lease.wish.iaid.hex(),
         "request": list(lease.wish.parameters),
+        "prefixLength": lease.wish.length,
         "state": lease.state.value,
         "address": None if lease.address is None else str(lease.address),
         "preferred": lease.preferred,
@@ -189,6 +232,7 @@ def decode(document: JsonObject) -> Lease6:
                 bytes.fromhex(document["duid"]),
                 bytes.fromhex(document["iaid"]),
                 tuple(int(item) for item in document["request"]),
+                int(document.get("prefixLength", 0)),
             ),
             State(document["state"]),
             None if address is None else IPv6Interface(address),

@@ -14,7 +14,7 @@ from ipaddress import IPv6Address, IPv6Interface
 
 from cni_plugins.dhcp import options
 from cni_plugins.dhcp.lease import INFINITE, Lease, Place
-from cni_plugins.dhcp.lease6 import AnyLease
+from cni_plugins.dhcp.lease6 import AnyLease, Lease6
 from cni_plugins.kernel import addresses, interface, links, routes, sysctl
 from cni_plugins.kernel.interface import Plan
 from cni_plugins.kernel.links import Link
@@ -22,7 +22,7 @@ from cni_plugins.kernel.namespace import fingerprint
 from cni_plugins.kernel.netlink.route import Message, Netlink
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError, Code
-from cni_plugins.spec.namespace import Namespace, open_namespace
+from cni_plugins.spec.namespace import OWN_NETNS, Namespace, open_namespace
 from cni_plugins.spec.result import Route
 from cni_plugins.store import boot
 
@@ -42,7 +42,8 @@ def opened(place: Place, prefix: str = "") -> Iterator[Found | None]:
     """The interface of a lease for the length of the block; None when its namespace or link has gone.
     `prefix` is where the host's files are. CniError 8 or 999.
     """
-    namespace = open_namespace(prefix + place.netns)
+    own = place.netns == OWN_NETNS  # the host's, for a prefix
+    namespace = open_namespace(place.netns if own else prefix + place.netns)
     if namespace is None:
         yield None
         return
@@ -57,9 +58,11 @@ def opened(place: Place, prefix: str = "") -> Iterator[Found | None]:
 
 
 def find(netlink: Netlink, place: Place) -> Link | None:
-    """By its name, else by its MAC address: a task may have changed either, and harms only itself."""
+    """By its name, else by its MAC address: a task may have changed either, and harms only itself. The host's
+    own has to have its name.
+    """
     link = links.find(netlink, place.ifname)
-    if link is not None:
+    if link is not None or not place.mac:
         return link
     return next((item for item in links.every(netlink) if item.mac == place.mac), None)
 
@@ -117,16 +120,22 @@ def link_local(found: Found) -> IPv6Address | None:
 
 
 def has(found: Found, lease: AnyLease) -> bool:
-    """Whether the interface has the lease's address. CniError 999."""
+    """Whether the interface has the lease's address; a prefix needs nothing of it. CniError 999."""
+    if is_prefix(lease):
+        return True
     with Netlink(found.namespace, after(_SECONDS)) as netlink:
         return any(item.address == lease.address for item in addresses.of_link(netlink, found.link.index))
 
 
 def hold(found: Found, lease: AnyLease, before: AnyLease | None = None) -> None:
     """Let the interface have the address until the lease ends, with its routes where it had not; `before` is
-    the lease that this one takes the place of. CniError 999.
+    the lease that this one takes the place of. Of a prefix, what no link has is unreachable, so that nothing
+    goes back to the router that sent it (RFC 7084, WPD-5). CniError 999.
     """
     assert lease.address is not None
+    if is_prefix(lease):
+        _hold_prefix(found, lease, before)
+        return
     index = found.link.index
     batch: list[Message] = [addresses.hold(index, lease.address, remaining(lease), _preferred(lease))]
     if before is not None:
@@ -136,6 +145,21 @@ def hold(found: Found, lease: AnyLease, before: AnyLease | None = None) -> None:
         if before.address is not None and before.address != lease.address:
             batch.append(addresses.delete(index, before.address))
         batch += [routes.add(route, index) for route in new]
+    with Netlink(found.namespace, after(_SECONDS)) as netlink:
+        netlink.request(*batch)
+
+
+def is_prefix(lease: AnyLease) -> bool:
+    """Whether a lease is of a prefix, and not of the interface's address."""
+    return isinstance(lease, Lease6) and lease.delegated
+
+
+def _hold_prefix(found: Found, lease: AnyLease, before: AnyLease | None) -> None:
+    assert lease.address is not None
+    batch = [routes.unreachable(lease.address, remaining(lease))]
+    if before is not None and before.address not in {None, lease.address}:
+        assert before.address is not None
+        batch.append(routes.reachable(before.address))
     with Netlink(found.namespace, after(_SECONDS)) as netlink:
         netlink.request(*batch)
 
@@ -151,6 +175,9 @@ def withdraw(found: Found, lease: AnyLease) -> None:
         return
     index = found.link.index
     with Netlink(found.namespace, after(_SECONDS)) as netlink:
+        if is_prefix(lease):
+            netlink.request(routes.reachable(lease.address))
+            return
         netlink.request(
             *(routes.delete(route, index) for route in _routes(lease)), addresses.delete(index, lease.address)
         )

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Interface, IPv6Network
 
 CLIENT_PORT, SERVER_PORT = 546, 547
 SERVERS = IPv6Address("ff02::1:2")  # All_DHCP_Relay_Agents_and_Servers
@@ -16,6 +16,7 @@ INFINITE = 0xFFFFFFFF
 _HEAD = struct.Struct("!HH")
 _IA = struct.Struct("!4sII")
 _ADDRESS = struct.Struct("!16sII")
+_PREFIX = struct.Struct("!IIB16s")
 _LARGEST = 1 << 16
 _MOST = 256  # options of one message or of one option
 _MOST_ADDRESSES = 16
@@ -53,6 +54,8 @@ class Option(IntEnum):
     RAPID_COMMIT = 14
     NAME_SERVERS = 23
     SEARCH = 24
+    IA_PD = 25
+    PREFIX = 26
     SOL_MAX_RT = 82
 
 
@@ -65,6 +68,7 @@ class Status(IntEnum):
     NO_BINDING = 3
     NOT_ON_LINK = 4
     USE_MULTICAST = 5
+    NO_PREFIX = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +110,25 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """An address of an IA and the seconds that it is preferred and valid for (INFINITE for ever)."""
+    """An address of an IA, or the first one of a prefix of `length` bits, and the seconds that it is
+    preferred and valid for (INFINITE for ever).
+    """
 
     address: IPv6Address
     preferred: int
     valid: int
+    length: int = 128
+
+    @property
+    def interface(self) -> IPv6Interface:
+        """An address is alone: what is on the link, routers advertise (RFC 5942 section 4)."""
+        return IPv6Interface((self.address, self.length))
 
 
 @dataclass(frozen=True, slots=True)
 class Association:
-    """An IA_NA as a server gave it. `addresses` are those that a host can have, `gone` those whose valid
-    lifetime is 0: they may not be used any more.
+    """An IA_NA or IA_PD as a server gave it. `addresses` are those that a host can have, or prefixes of such,
+    `gone` those whose valid lifetime is 0: they may not be used any more.
     """
 
     t1: int
@@ -178,13 +190,22 @@ def association(iaid: bytes, address: IPv6Address | None = None) -> tuple[int, b
     return int(Option.IA_NA), _IA.pack(iaid, 0, 0) + inside
 
 
-def association_of(message: Message, iaid: bytes) -> Association | None:
-    """The IA_NA of `iaid`; None without one, and for one whose T1 is after its T2, which has to be passed
-    over (RFC 8415 section 21.4). What is no address of a host's, or is preferred for longer than it is valid,
-    is left out (21.6).
+def delegation(iaid: bytes, prefix: IPv6Interface) -> tuple[int, bytes]:
+    """An IA_PD that asks for a prefix (`::` and the length that is wanted, RFC 8415 18.2.1), or speaks of the
+    one that we have.
     """
+    packed = _PREFIX.pack(0, 0, prefix.network.prefixlen, prefix.network.network_address.packed)
+    return int(Option.IA_PD), _IA.pack(iaid, 0, 0) + pack(((int(Option.PREFIX), packed),))
+
+
+def association_of(message: Message, iaid: bytes, *, prefix: bool = False) -> Association | None:
+    """The IA_NA, or IA_PD for a `prefix`, of `iaid`; None without one, and for one whose T1 is after its T2,
+    which has to be passed over (RFC 8415 sections 21.4, 21.21). What is no address of a host's, or is
+    preferred for longer than it is valid, is left out (21.6, 21.22).
+    """
+    wanted, listing = (Option.IA_PD, Option.PREFIX) if prefix else (Option.IA_NA, Option.ADDRESS)
     for number, value in message.options:
-        if number != Option.IA_NA or len(value) < _IA.size:
+        if number != wanted or len(value) < _IA.size:
             continue
         found, t1, t2 = _IA.unpack_from(value)
         if found != iaid or 0 < t2 < t1:
@@ -193,8 +214,9 @@ def association_of(message: Message, iaid: bytes) -> Association | None:
             inside = options_of(value[_IA.size :])
         except ValueError:
             continue
-        listed = [raw for key, raw in inside if key == Option.ADDRESS][:_MOST_ADDRESSES]
-        addresses = [item for raw in listed if (item := _given(raw)) is not None]
+        listed = [raw for key, raw in inside if key == listing][:_MOST_ADDRESSES]
+        read = _given_prefix if prefix else _given
+        addresses = [item for raw in listed if (item := read(raw)) is not None]
         status, said = status_of(inside)
         return Association(
             t1,
@@ -211,13 +233,28 @@ def _given(raw: bytes) -> Given | None:
     if len(raw) < _ADDRESS.size:
         return None
     packed, preferred, valid = _ADDRESS.unpack_from(raw)
-    address = IPv6Address(packed)
+    return _fine(Given(IPv6Address(packed), preferred, valid), raw[_ADDRESS.size :])
+
+
+def _given_prefix(raw: bytes) -> Given | None:
+    """Bits beyond the length are nobody's (RFC 8415 section 21.22)."""
+    if len(raw) < _PREFIX.size:
+        return None
+    preferred, valid, length, packed = _PREFIX.unpack_from(raw)
+    if not 0 < length <= 128:
+        return None
+    network = IPv6Network((packed, length), strict=False)
+    return _fine(Given(network.network_address, preferred, valid, length), raw[_PREFIX.size :])
+
+
+def _fine(given: Given, inside: bytes) -> Given | None:
+    """What has these options in it; None when a host cannot use it."""
     try:
-        status, _ = status_of(options_of(raw[_ADDRESS.size :]))
+        status, _ = status_of(options_of(inside))
     except ValueError:
         return None
-    fine = preferred <= valid and status is Status.SUCCESS and is_host(address)
-    return Given(address, preferred, valid) if fine else None
+    fine = given.preferred <= given.valid and status is Status.SUCCESS and is_host(given.address)
+    return given if fine else None
 
 
 def is_host(address: IPv6Address) -> bool:

@@ -2,10 +2,11 @@
 may use.
 
     {"watch": [NETWORK, CONTAINER, IFNAME]}    a lease was written: renew it
+    {"ensure": [NETWORK, CONTAINER, IFNAME]}   renew it, if that is not done already
     {"forget": [NETWORK, CONTAINER, IFNAME]}   it has been given back
     {"list": true}                             all leases, as their files have them
 
-A DHCPv6 lease is named by a fourth word, "ipv6".
+A DHCPv6 lease is named by a fourth word, "ipv6"; that of a network's prefix has no CONTAINER ("").
 
 Each answer has `daemon` (its process id) and `store` (its directory); `error` when it did not do it. (The
 reference plugins' daemon speaks Go's net/rpc on its socket, which no other program reads.)
@@ -87,7 +88,7 @@ def key_of(names: Sequence[object]) -> Key:
 
 
 def tell(path: Path, store: Store, verb: str, key: Key) -> None:
-    """`watch` or `forget` a lease of `store`. CniError 11."""
+    """`watch`, `ensure` or `forget` a lease of `store`. CniError 11."""
     answer = ask(path, {verb: names_of(key)})
     require_same(path, store, answer)
 

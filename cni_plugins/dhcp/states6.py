@@ -11,11 +11,11 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cni_plugins.dhcp import link, packet6
-from cni_plugins.dhcp.client6 import AT_ONCE, TIMEOUT, best, offered, spread
+from cni_plugins.dhcp import delegation, link
+from cni_plugins.dhcp.client6 import AT_ONCE, TIMEOUT, best, offered, refusal_of, spread
 from cni_plugins.dhcp.exchange6 import Exchange6
 from cni_plugins.dhcp.lease import State
-from cni_plugins.dhcp.lease6 import Lease6, chosen, granted, longest_of
+from cni_plugins.dhcp.lease6 import Lease6, association, chosen, granted, longest_of
 from cni_plugins.dhcp.link import Found
 from cni_plugins.dhcp.packet6 import Kind, Message, Status
 from cni_plugins.dhcp.states4 import ANSWER_SECONDS
@@ -33,7 +33,7 @@ def begin(daemon: Daemon, entry: Entry, lease: Lease6, found: Found) -> None:
     """Send what the state of a lease asks for. CniError without a socket or a link-local address."""
     exchange = Exchange6(found, lease, entry.transaction)
     daemon.talk(entry, exchange)
-    address = lease.address.ip if lease.address is not None else None
+    address = lease.address
     with contextlib.suppress(OSError):  # a link that is down may be up for the next try
         if lease.state is State.RENEWING:
             exchange.send(Kind.RENEW, lease.server_id, address)
@@ -93,16 +93,16 @@ def _choose(daemon: Daemon, entry: Entry) -> None:
         daemon.unanswered(entry)
         return
     with contextlib.suppress(OSError):
-        entry.exchange.send(Kind.REQUEST, offer.server, agreed[1].address)
+        entry.exchange.send(Kind.REQUEST, offer.server, agreed[1].interface)
     daemon.after(entry, ANSWER_SECONDS, daemon.unanswered)
 
 
 def _reply(daemon: Daemon, entry: Entry, exchange: Exchange6, lease: Lease6, message: Message) -> None:
     """What says nothing of our address is no answer: the lease holds on until its end."""
-    found = packet6.association_of(message, lease.wish.iaid)
+    found = association(lease, message)
     if found is None or message.status[0] is not Status.SUCCESS:
         return
-    ours = lease.address.ip if lease.address is not None else None
+    ours = lease.address
     if (
         found.status is Status.NO_BINDING
         and exchange.transaction is not None
@@ -115,11 +115,11 @@ def _reply(daemon: Daemon, entry: Entry, exchange: Exchange6, lease: Lease6, mes
         return
     given = chosen(lease, found)
     if given is None:
-        if lease.state is not State.INIT and ours in found.gone:
+        if lease.state is not State.INIT and ours is not None and ours.ip in found.gone:
             daemon.lost(entry, lease, "its server gave it a lifetime of 0")
         return
     grant = granted(lease, message, found, given, exchange.sent)
-    if lease.state is State.INIT or given.address != ours:
+    if lease.state is State.INIT or given.interface != ours:
         _probe(daemon, entry, lease, grant)
     else:
         daemon.bound(entry, lease, grant)
@@ -132,11 +132,18 @@ def _probe(daemon: Daemon, entry: Entry, lease: Lease6, grant: Lease6) -> None:
             daemon.close(entry)
             daemon.absent(entry, lease)
             return
+        if grant.delegated:
+            by = delegation.used_by(daemon.store, found, grant, lease.address)
+            if by is None:
+                daemon.bound(entry, lease, grant)
+            else:
+                daemon.refused(entry, grant, by)
+            return
         probe = packets6.open_probe(found.namespace, found.link.name, found.link.index, grant.address.ip)
         daemon.probing(entry, grant, probe.sock, probe.ask, probe.holder)
 
 
 def decline(entry: Entry, grant: Lease6) -> None:
-    """Give an address back that somebody uses. OSError."""
+    """Give back what somebody uses. OSError."""
     if isinstance(entry.exchange, Exchange6) and grant.address is not None:
-        entry.exchange.send(Kind.DECLINE, grant.server_id, grant.address.ip)
+        entry.exchange.send(refusal_of(grant), grant.server_id, grant.address)

@@ -40,9 +40,10 @@ def default_socket(roots: Roots) -> Path:
 class Store:
     """`socket` is the path of the daemon's socket as a configuration has it, "" for the default."""
 
-    __slots__ = ("_lock", "directory", "socket")
+    __slots__ = ("_lock", "directory", "roots", "socket")
 
     def __init__(self, roots: Roots, socket: str = "") -> None:
+        self.roots = roots
         self.socket = socket
         name = quote(socket, safe="").replace(".", "%2E") if socket else "default"
         if len(name) > _LONGEST:

@@ -19,7 +19,7 @@ from cni_plugins.kernel.netlink.route import (
     Netlink,
 )
 from cni_plugins.spec.result import Route
-from cni_plugins.spec.values import Ip, interface_of
+from cni_plugins.spec.values import Ip, IpInterface, interface_of
 
 _AF_INET, _AF_INET6 = 2, 10
 _HEADER = struct.Struct("=BBBBBBBBI")
@@ -29,11 +29,13 @@ MAIN_TABLE = 254
 SCOPE_LINK, SCOPE_HOST = 253, 254
 PROTOCOL_KERNEL, PROTOCOL_BOOT, PROTOCOL_ROUTER = 2, 3, 9  # router: of its advertisements
 ROUTER_METRIC = 1024  # of IPv6 routes, unless somebody says otherwise (IP6_RT_PRIO_USER)
-_UNICAST = 1
+_UNICAST, _UNREACHABLE = 1, 7
+_FOR_EVER = 0xFFFFFFFF
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS = 1, 4, 5, 6, 7, 8
 _RTA_MULTIPATH, _RTA_TABLE = 9, 15
 _RTAX_MTU, _RTAX_ADVMSS = 2, 8
 _LOOKUP_TABLE, _FIB_MATCH = 0x1000, 0x2000
+_GONE = frozenset((errno.ESRCH, errno.ENODEV, errno.ENOENT, errno.ENETUNREACH))
 _NO_TABLE = frozenset((errno.ENOENT,))
 _NO_ROUTE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL))
 # Addresses that are nobody's: reserved for future use, and for documentation (RFC 1112, 3849, 6666).
@@ -110,8 +112,39 @@ def replace(route: Route, index: int) -> Message:
 
 def delete(route: Route, index: int, *, protocol: int = PROTOCOL_BOOT) -> Message:
     """Take a route of that protocol away; that it is gone already is an answer."""
-    gone = frozenset((errno.ESRCH, errno.ENODEV, errno.ENOENT, errno.ENETUNREACH))
-    return Message(f"delete route to {route.dst}", RTM_DELROUTE, 0, _body(route, index, None, protocol), gone)
+    return Message(
+        f"delete route to {route.dst}", RTM_DELROUTE, 0, _body(route, index, None, protocol), _GONE
+    )
+
+
+def _unreachable(destination: IpInterface, seconds: int | None) -> bytes:
+    network = destination.network
+    fields = {
+        "family": _AF_INET if destination.version == 4 else _AF_INET6,
+        "dst_len": network.prefixlen,
+        "table": MAIN_TABLE,
+        "proto": PROTOCOL_BOOT,
+        "type": _UNREACHABLE,
+    }
+    listed: list[tuple[str, object]] = [("RTA_DST", str(network.network_address))]
+    if seconds is not None:
+        listed.append(("RTA_EXPIRES", seconds))
+    return encode(ROUTE, fields, listed)
+
+
+def unreachable(destination: IpInterface, seconds: int = _FOR_EVER) -> Message:
+    """Answer what goes to a network, and not to a narrower one that a link has, with an error: for so many
+    seconds, or for ever. In the place of such a route that is there.
+    """
+    body = _unreachable(destination, None if seconds == _FOR_EVER else seconds)
+    what = f"make {destination.network} unreachable"
+    return Message(what, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body)
+
+
+def reachable(destination: IpInterface) -> Message:
+    """Take the route of `unreachable` away; that it is gone already is an answer."""
+    what = f"delete the unreachable route to {destination.network}"
+    return Message(what, RTM_DELROUTE, 0, _unreachable(destination, None), _GONE)
 
 
 def every(

@@ -70,6 +70,11 @@ def give_back(context: Context, store: Store, socket: str, identity: Identity, v
     store.remove(identity, context.deadline, version)
     if lease is not None:
         _release(context, lease)
+    forget(context, socket, identity, version)
+
+
+def forget(context: Context, socket: str, identity: Identity, version: int) -> None:
+    """Tell the lease daemon that a lease goes."""
     try:
         path = protocol.socket_of(context.call.roots, socket)
         protocol.ask(path, {"forget": protocol.names_of((identity, version))}, _TELL_SECONDS)

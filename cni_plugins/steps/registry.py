@@ -51,6 +51,7 @@ class Kind(StrEnum):
     PORT_CLAIMS = "port-claims"
     PORTS = "ports"
     PORTS_CHANGE = "ports-change"
+    PREFIX_LEASE = "prefix-lease"
     REPLACED_ROUTE = "replaced-route"
     RESERVATION = "reservation"
     SOURCE_ROUTING = "source-routing"
@@ -94,6 +95,7 @@ _CLASSES: Mapping[Kind, tuple[str, str]] = {
     Kind.PORT_CLAIMS: ("ports", "PortClaims"),
     Kind.PORTS: ("ports", "Ports"),
     Kind.PORTS_CHANGE: ("ports", "PortsChange"),
+    Kind.PREFIX_LEASE: ("prefix_lease", "PrefixLease"),
     Kind.REPLACED_ROUTE: ("change", "ReplacedRoute"),
     Kind.RESERVATION: ("reservation", "Reservation"),
     Kind.SOURCE_ROUTING: ("source_routing", "SourceRouting"),

@@ -10,8 +10,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import IPv6Interface
 from pathlib import Path
 
+from cni_plugins.plugins.ipam import prefix, prefix_keys
+from cni_plugins.plugins.ipam.prefix_keys import DelegationConfig
 from cni_plugins.plugins.ipam.ranges import RangeConfig, RangeSet, Remarks, make_range, make_set
 from cni_plugins.spec.config import decode
 from cni_plugins.spec.errors import CniError
@@ -63,7 +66,7 @@ def pools(node: Node, roots: Roots) -> list[Pool]:
         data_dir = ipam.get("dataDir")
         place = directory_of(roots, data_dir if isinstance(data_dir, str) else "", network)
         sets = known.setdefault((network, place), {})
-        for one in _sets(ipam):
+        for one in _sets(ipam, network, roots):
             sets.setdefault(_text(one), one)
     with suppress(OSError):
         for path in sorted(roots.host_local.iterdir()):
@@ -170,8 +173,10 @@ def _host_local(config: JsonObject) -> Iterator[JsonObject]:
             yield ipam
 
 
-def _sets(ipam: JsonObject) -> Iterable[RangeSet]:
-    """The range sets of an IPAM section; what host-local would refuse is left out."""
+def _sets(ipam: JsonObject, network: str, roots: Roots) -> Iterable[RangeSet]:
+    """The range sets of an IPAM section; what host-local would refuse is left out, and so is a prefix that no
+    router has delegated.
+    """
     remarks = Remarks(lambda text: None, lambda key: None)
     if "subnet" in ipam:
         with suppress(CniError):
@@ -180,6 +185,14 @@ def _sets(ipam: JsonObject) -> Iterable[RangeSet]:
     for item in listed if isinstance(listed, list) else ():
         with suppress(CniError):
             yield make_set(item, "ipam.ranges", remarks)
+    delegated = ipam.get("prefixDelegation")
+    if isinstance(delegated, dict):
+        with suppress(CniError):
+            keys = decode(DelegationConfig, delegated, where="", unknown=remarks.unknown)
+            subnet = prefix.known(roots, network, keys)
+            if subnet is not None:
+                one = RangeConfig(IPv6Interface((subnet.network_address, subnet.prefixlen)))
+                yield (make_range(one, prefix_keys.WHERE, remarks),)
 
 
 def _text(one: RangeSet) -> str:
@@ -190,7 +203,7 @@ def subnets(node: Node, roots: Roots) -> dict[IpNetwork, set[str]]:
     """The networks (by name) that give addresses of each subnet."""
     found: dict[IpNetwork, set[str]] = {}
     for network, ipam in _every_ipam(node, roots):
-        for one in _sets(ipam):
+        for one in _sets(ipam, network, roots):
             for each in one:
                 found.setdefault(each.subnet, set()).add(network)
     return found

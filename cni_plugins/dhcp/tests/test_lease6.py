@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import replace
-from ipaddress import IPv6Address, IPv6Interface
+from ipaddress import IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_plugins.dhcp import duid
+from cni_plugins.dhcp import delegation, duid
 from cni_plugins.dhcp.lease import Place, State
 from cni_plugins.dhcp.lease6 import Lease6, Wish6, chosen, decode, encode, longest_of
 from cni_plugins.dhcp.packet6 import INFINITE, Association, Given, Kind, Message, Option
@@ -26,6 +26,7 @@ from cni_plugins.spec.roots import roots_from
 from cni_plugins.store import boot
 
 IDENTITY = Identity("net", "c1", "eth0")
+PREFIX = delegation.identity_of("net", "eth0")
 LEASE = Lease6(
     IDENTITY,
     Place("/run/netns/c1", (4, 5, 6), "eth0", "02:00:00:00:00:01"),
@@ -126,6 +127,53 @@ def test_the_address_that_we_have_is_kept() -> None:
     assert chosen(LEASE, Association(0, 0, (other, ours), frozenset())) == ours
     assert chosen(LEASE, Association(0, 0, (other,), frozenset())) == other
     assert chosen(LEASE, Association(0, 0, (), frozenset())) is None
+
+
+def test_of_prefixes_one_that_a_network_can_have() -> None:
+    wanted = replace(LEASE, wish=replace(LEASE.wish, length=60), address=None)
+    listed = tuple(
+        Given(IPv6Address(first), 1, 2, length)
+        for first, length in (
+            ("2000::", 3),
+            ("fd00::", 31),
+            ("fd00::", 121),
+            ("fd00:1::", 60),
+            ("fd00:2::", 56),
+        )
+    )
+    found = Association(0, 0, listed, frozenset())
+    assert chosen(wanted, found) == listed[3]
+    assert chosen(replace(wanted, address=listed[4].interface), found) == listed[4]
+    assert chosen(wanted, Association(0, 0, listed[:3], frozenset())) is None
+
+
+def test_a_prefix_in_a_file() -> None:
+    lease = replace(
+        LEASE, wish=replace(LEASE.wish, length=60), address=IPv6Interface("fd00:1::/60"), identity=PREFIX
+    )
+    assert decode(encode(lease)) == lease
+    assert (lease.delegated, lease.subject, str(lease.prefix)) == (True, "fd00:1::/60", "fd00:1::/60")
+    assert not LEASE.delegated
+    before = {key: value for key, value in encode(LEASE).items() if key != "prefixLength"}
+    assert decode(before) == LEASE, "a file of an earlier release"
+    assert key_of(names_of((PREFIX, 6))) == (PREFIX, 6)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "number", "expected"),
+    [
+        ("fd00:1::/64", 0, "fd00:1::/64"),
+        ("fd00:1::/64", 1, None),
+        ("fd00:1:0:10::/60", 15, "fd00:1:0:1f::/64"),
+        ("fd00:1:0:10::/60", 16, None),
+        ("fd00:1::/48", 0xFFFF, "fd00:1:0:ffff::/64"),
+        ("fd00:1::/80", 0, "fd00:1::/80"),
+        ("fd00:1::/80", 1, None),
+    ],
+)
+def test_subnets_of_a_prefix(prefix: str, number: int, expected: str | None) -> None:
+    found = delegation.subnet_of(IPv6Network(prefix), number)
+    assert (None if found is None else str(found)) == expected
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Interface
 
 import pytest
 from hypothesis import given
@@ -18,6 +18,7 @@ from cni_plugins.dhcp.packet6 import (
     association,
     association_of,
     decode,
+    delegation,
     encode,
     pack,
     servers_of,
@@ -99,6 +100,59 @@ def test_what_no_host_can_have_is_left_out(ip: str) -> None:
     found = association_of(ia(address(ip), address()), IAID)
     assert found is not None
     assert [item.address for item in found.addresses] == [ADDRESS]
+
+
+def prefix(first: str, length: int, preferred: int = 100, valid: int = 200) -> tuple[int, bytes]:
+    body = struct.pack("!IIB", preferred, valid, length) + IPv6Address(first).packed
+    return int(Option.PREFIX), body
+
+
+def pd(*inside: tuple[int, bytes], iaid: bytes = IAID) -> tuple[int, bytes]:
+    return int(Option.IA_PD), iaid + struct.pack("!II", 50, 80) + pack(inside)
+
+
+def test_the_bytes_of_a_wish_for_a_prefix() -> None:
+    """A hint has the length alone (RFC 8415 sections 18.2.1, 21.21, 21.22)."""
+    number, value = delegation(IAID, IPv6Interface("::/56"))
+    assert (number, value) == (25, IAID + bytes(8) + b"\0\x1a\0\x19" + bytes(8) + b"\x38" + bytes(16))
+
+
+def test_a_prefix_of_several_associations_and_of_addresses() -> None:
+    """Bits behind the length are nobody's; an IA_NA of the same number is another thing."""
+    inside = (
+        prefix("fd00:1::5", 60),
+        prefix("fd00:2::", 60, 0, 0),
+        prefix("fd00:3::", 0),
+        prefix("fd00:3::", 129),
+    )
+    message = Message(
+        Kind.REPLY,
+        1,
+        (
+            *ia(address()).options,
+            pd(prefix("fd00:9::", 60), iaid=b"else"),
+            pd(*inside),
+            pd(prefix("fd00:8::", 60)),
+        ),
+    )
+    found = association_of(message, IAID, prefix=True)
+    assert found is not None
+    assert [str(item.interface) for item in found.addresses] == ["fd00:1::/60"]
+    assert found.gone == {IPv6Address("fd00:2::")}
+    assert association_of(ia(address()), IAID, prefix=True) is None
+
+
+@pytest.mark.parametrize("first", ["ff02::", "::", "::1", "fe80::", "::ffff:0:0"])
+def test_prefixes_of_no_host(first: str) -> None:
+    found = association_of(Message(Kind.REPLY, 1, (pd(prefix(first, 64)),)), IAID, prefix=True)
+    assert found is not None and found.addresses == ()
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_of_a_prefix(raw: bytes) -> None:
+    found = association_of(Message(Kind.REPLY, 1, (pd((int(Option.PREFIX), raw)),)), IAID, prefix=True)
+    assert found is not None
+    assert all(0 < item.length <= 128 for item in found.addresses)
 
 
 def test_lifetimes() -> None:

@@ -159,6 +159,7 @@ ROUTE = Layout(
         "RTA_PREFSRC": (7, _ip),
         "RTA_METRICS": (8, _attrs({"RTAX_MTU": (2, _32), "RTAX_ADVMSS": (8, _32)})),
         "RTA_TABLE": (15, _32),
+        "RTA_EXPIRES": (23, _32),
     },
 )
 RULE = Layout(

@@ -15,8 +15,9 @@ lives, and where routers say so (M, O) DHCPv6 is asked for an address or for nam
 of them, with the routers' own name servers and search domains; ADD waits until an address and a route are
 there (20 s at most). To a server a container is a DUID made of
 its id (or `duid`), and its interface an IAID made of its names, so one that is attached again gets the
-address it had. `provide`, `request`, `broadcast` and `priority` are of IPv4. There is no prefix
-delegation (IA_PD): no key asks for it, and one that seems to (`prefixDelegation`, `iaPd`, …) is refused.
+address it had. `provide`, `request`, `broadcast` and `priority` are of IPv4. A prefix for
+a network (IA_PD) is host-local's to ask for: its `prefixDelegation`; a key here that seems to ask for one
+(`iaPd`, …) is refused.
 
     {"cniVersion": "1.0.0", "name": "lan", "type": "macvlan", "master": "eth0",
      "ipam": {"type": "dhcp", "provide": [{"option": "host-name", "fromArg": "K8S_POD_NAME"}],
@@ -38,7 +39,8 @@ from cni_plugins.dhcp.packet import Option
 from cni_plugins.dhcp.store import Store
 from cni_plugins.kernel.namespace import fingerprint
 from cni_plugins.plugins.ipam import dhcp_ipv6, router
-from cni_plugins.plugins.ipam.dhcp_ipv6 import DUID, Asking
+from cni_plugins.plugins.ipam.dhcp_ipv6 import Asking
+from cni_plugins.plugins.ipam.prefix_keys import DUID
 from cni_plugins.plugins.ipam.router import Listener
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import (
@@ -240,7 +242,8 @@ def _refuse_prefixes(call: Call) -> None:
             raise CniError(
                 Code.UNSUPPORTED_FIELD,
                 f"ipam.{key} is {shown(value)}, and dhcp asks no server for a prefix (IA_PD)",
-                "leave it out, and give the subnet by hand: host-local with ipam.subnet",
+                "host-local does, for all containers of a network: "
+                '"ipam": {"type": "host-local", "prefixDelegation": {"uplink": "eth0"}}',
             )
 
 
@@ -373,7 +376,11 @@ def gc(call: Call, config: DhcpConfig, context: Context) -> None:
     when they end: the namespaces are gone.
     """
     store = Store(call.roots, config.daemon_socket)
-    found = [lease for lease in store.every() if lease.identity.network == call.network]
+    found = [
+        lease
+        for lease in store.every()
+        if lease.identity.network == call.network and not link.is_prefix(lease)
+    ]
     kept = context.keep() if found else set()
     for lease in found:
         if lease.identity not in kept and (not lease.this_boot or lease.began < call.began):

@@ -11,7 +11,6 @@ from cni_plugins.dhcp.link import Found
 from cni_plugins.dhcp.packet6 import Option
 from cni_plugins.dhcp.store import Store
 from cni_plugins.spec.call import Call
-from cni_plugins.spec.config import Kind
 from cni_plugins.spec.deadline import Deadline, after
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.identity import Identity
@@ -21,20 +20,11 @@ from cni_plugins.steps.dhcp_lease import DhcpLease
 VERSION = 6
 _INFORMATION_SECONDS = 3.0
 _SMALLEST_MTU = 1280  # RFC 8200 section 5
-_ASKED = (Option.NAME_SERVERS, Option.SEARCH, Option.SOL_MAX_RT)
+ASKED = (Option.NAME_SERVERS, Option.SEARCH, Option.SOL_MAX_RT)
 
 #: How the interface has to be before it comes up: with a link-local address that can be used at once, while
 #: the kernel looks for a duplicate (RFC 4429), and deaf to routers.
 SETTINGS: Mapping[str, str] = {"accept_ra": "0", "autoconf": "0", "accept_dad": "1", "optimistic_dad": "1"}
-
-
-def _duid(value: object) -> bytes:
-    if not isinstance(value, str):
-        raise ValueError("not a string")
-    return duid.parse(value)
-
-
-DUID = Kind("DUID in hexadecimal digits", _duid, blank=True)
 
 
 def require_mtu(ifname: str, mtu: int) -> None:
@@ -102,5 +92,5 @@ def _wish(identity: Identity, own: bytes) -> Wish6:
     return Wish6(
         own or duid.of_container(identity.container_id),
         duid.association(identity),
-        tuple(int(number) for number in _ASKED),
+        tuple(int(number) for number in ASKED),
     )

@@ -10,16 +10,32 @@ else is left.
      "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.50.0.0/16", "rangeStart": "10.50.1.0"}],
                                                [{"subnet": "fd00:50::/64"}]],
               "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}}
+
+With `prefixDelegation` the network's IPv6 subnet is a /64 of a prefix that the router on the host's `uplink`
+delegates (DHCPv6, IA_PD): one more range set, after the others. The network's first container asks for the
+prefix; the node service, or `mesokit dhcp`, renews it for as long as anybody has an address of the network,
+and the last DEL, or GC, gives it back. On the bridge stands the gateway (`isGateway`); what no link has of
+the prefix is unreachable for this host, so that nothing goes back and forth between it and the router.
+That it is another prefix than before, or none since no server renewed it until it ended, is told in the log,
+by `mesokit dhcp leases` and by `mesokit doctor`: containers keep their addresses, deprecated, CHECK fails for
+them, and new ones get an address of the new prefix. A prefix of /32 to /120 is taken, unless another network
+or link of the host has a part of it.
+
+    {"cniVersion": "1.0.0", "name": "web", "type": "bridge", "bridge": "web0", "isDefaultGateway": true,
+     "ipam": {"type": "host-local", "subnet": "10.60.0.0/24",
+              "prefixDelegation": {"uplink": "eth0", "length": 60}}}
 """
 
 from dataclasses import dataclass
+from ipaddress import IPv6Interface, IPv6Network
 from pathlib import Path
 from typing import Any
 
 from cni_plugins.attach import suspicions
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
-from cni_plugins.plugins.ipam import sticky
+from cni_plugins.plugins.ipam import prefix_keys, sticky
+from cni_plugins.plugins.ipam.prefix_keys import DelegationConfig
 from cni_plugins.plugins.ipam.ranges import (
     RangeConfig,
     RangeSet,
@@ -31,7 +47,18 @@ from cni_plugins.plugins.ipam.ranges import (
     walk,
 )
 from cni_plugins.spec.call import Call, Verb
-from cni_plugins.spec.config import ABSOLUTE_PATH, ANY, BOOL, CIDR, IP, list_of, option, parsed_by, shown
+from cni_plugins.spec.config import (
+    ABSOLUTE_PATH,
+    ANY,
+    BOOL,
+    CIDR,
+    IP,
+    list_of,
+    nested,
+    option,
+    parsed_by,
+    shown,
+)
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Dns, Result, Route, configured_route
 from cni_plugins.spec.values import Ip, IpInterface, parse_cidr, parse_ip
@@ -68,6 +95,12 @@ class HostLocalConfig:
         "dataDir", ABSOLUTE_PATH, "", "where reservations are; default `/var/lib/cni/networks`"
     )
     resolv_conf: str = option("resolvConf", ABSOLUTE_PATH, "", "a resolv.conf to copy into the result's dns")
+    delegation: DelegationConfig | None = option(
+        "prefixDelegation",
+        nested(DelegationConfig),
+        None,
+        "one more range set: a /64 that a router delegates to the network (DHCPv6, IA_PD)",
+    )
     sticky: bool = option(
         "sticky",
         BOOL,
@@ -76,7 +109,10 @@ class HostLocalConfig:
     )
 
 
-def _sets(call: Call, config: HostLocalConfig) -> tuple[RangeSet, ...]:
+def _sets(call: Call, config: HostLocalConfig, delegated: IPv6Network | None) -> tuple[RangeSet, ...]:
+    """The range sets; `delegated` is what prefixDelegation's is made of, None while there is none. CniError 2
+    or 7.
+    """
     sets: list[RangeSet] = []
     remarks = Remarks(
         call.warn if call.verb is Verb.ADD else lambda text: None,
@@ -94,7 +130,10 @@ def _sets(call: Call, config: HostLocalConfig) -> tuple[RangeSet, ...]:
         sets.append((make_range(short, "ipam", remarks),))
     for number, item in enumerate(config.ranges):
         sets.append(make_set(item, f"ipam.ranges[{number}]", remarks))
-    if not sets:
+    if delegated is not None:
+        subnet = RangeConfig(IPv6Interface(str(delegated)))
+        sets.append((make_range(subnet, prefix_keys.WHERE, remarks),))
+    if not sets and config.delegation is None:
         raise CniError(
             Code.INVALID_CONFIG, "host-local has no addresses to give: ipam needs 'subnet' or 'ranges'"
         )
@@ -219,13 +258,15 @@ def _one_of(wanted: list[Ip], ranges: RangeSet) -> Ip | None:
     return next((address for address in wanted if range_of(ranges, address) is not None), None)
 
 
-def _plan(call: Call, config: HostLocalConfig) -> list[tuple[RangeSet, Ip | None]]:
+def _plan(
+    call: Call, config: HostLocalConfig, delegated: IPv6Network | None
+) -> list[tuple[RangeSet, Ip | None]]:
     """The range sets, each with the address that is asked of it, if one is. CniError 7."""
-    sets = _sets(call, config)
+    sets = _sets(call, config, delegated)
     wanted = _requested(call)
     requests = [_one_of(wanted, ranges) for ranges in sets]
     left = [str(address) for address in wanted if address not in requests]
-    if left:
+    if left and (config.delegation is None or delegated is not None):
         raise CniError(
             Code.INVALID_CONFIG,
             f"requested address {', '.join(left)} is in no range of network {call.network}",
@@ -239,7 +280,18 @@ def _plan(call: Call, config: HostLocalConfig) -> list[tuple[RangeSet, Ip | None
 
 
 def add(call: Call, config: HostLocalConfig, tx: Transaction) -> Result:
-    plan = _plan(call, config)
+    if config.delegation is None:
+        return _reserved(call, config, tx, None)
+    from cni_plugins.plugins.ipam import prefix
+
+    validate(call, config)
+    directory = directory_of(call.roots, config.data_dir, call.network)
+    with prefix.held(call, config.delegation, directory, tx) as delegated:
+        return _reserved(call, config, tx, delegated)
+
+
+def _reserved(call: Call, config: HostLocalConfig, tx: Transaction, delegated: IPv6Network | None) -> Result:
+    plan = _plan(call, config, delegated)
     dns = resolv_conf(config.resolv_conf) if config.resolv_conf else Dns()
     owner = Owner(call.container_id, call.ifname)
     ips: list[Address] = []
@@ -288,16 +340,23 @@ def check(call: Call, config: HostLocalConfig, context: Context) -> None:
                 Code.INTERNAL,
                 f"no address is reserved for {call.ifname} of {call.container_id} in {directory}",
             )
+    if config.delegation is not None:
+        from cni_plugins.plugins.ipam import prefix
+
+        prefix.step_of(call.network, config.delegation, directory).check(context)
 
 
 def remove_legacy(call: Call, config: HostLocalConfig, context: Context) -> None:
     directory = directory_of(call.roots, config.data_dir, call.network)
-    if not Path(directory).is_dir():
-        return
-    owner = Owner(call.container_id, call.ifname)
-    with opened(directory, call.roots, call.deadline) as reservations:
-        for address in reservations.owned(owner):
-            reservations.release(str(address), owner)
+    if Path(directory).is_dir():
+        owner = Owner(call.container_id, call.ifname)
+        with opened(directory, call.roots, call.deadline) as reservations:
+            for address in reservations.owned(owner):
+                reservations.release(str(address), owner)
+    if config.delegation is not None:
+        from cni_plugins.plugins.ipam import prefix
+
+        prefix.step_of(call.network, config.delegation, directory).undo(context)
 
 
 def gc(call: Call, config: HostLocalConfig, context: Context) -> None:
@@ -326,13 +385,23 @@ def gc(call: Call, config: HostLocalConfig, context: Context) -> None:
             for name in reservations.torn():
                 reservations.discard(name)
             reservations.reindex()
+    if config.delegation is not None:
+        from cni_plugins.plugins.ipam import prefix
+
+        prefix.step_of(call.network, config.delegation, directory).undo(context)
     recorded = _recorded(call)
     sticky.collect(call.roots, call.network, lambda item: item in containers or item in recorded)
 
 
 def status(call: Call, config: HostLocalConfig, context: Context) -> None:
     """CniError 50 when a range set has no free address left."""
-    sets = _sets(call, config)
+    delegated = None
+    if config.delegation is not None:
+        from cni_plugins.plugins.ipam import prefix
+
+        prefix.status(call, config.delegation, context)
+        delegated = prefix.known(call.roots, call.network, config.delegation)
+    sets = _sets(call, config, delegated)
     directory = directory_of(call.roots, config.data_dir, call.network)
     if not Path(directory).is_dir():
         return
@@ -346,7 +415,14 @@ def status(call: Call, config: HostLocalConfig, context: Context) -> None:
 
 
 def validate(call: Call, config: HostLocalConfig) -> None:
-    _plan(call, config)
+    """CniError 2 or 7. What a router would delegate is not known before ADD."""
+    if config.delegation is not None:
+        from cni_plugins.plugins.ipam import prefix
+
+        prefix_keys.validate(config.delegation)
+        _plan(call, config, prefix.known(call.roots, call.network, config.delegation))
+    else:
+        _plan(call, config, None)
 
 
 PLUGIN = Plugin(

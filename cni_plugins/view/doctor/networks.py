@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from ipaddress import IPv6Address
 from itertools import combinations
 
+from cni_plugins.dhcp.lease6 import Lease6
+from cni_plugins.dhcp.store import read, stores
 from cni_plugins.kernel import routes
 from cni_plugins.spec.text import printable
 from cni_plugins.spec.values import IpNetwork
 from cni_plugins.store import network_files
 from cni_plugins.view import configurations, differences, pools
+from cni_plugins.view.attachments import Attachment
 from cni_plugins.view.doctor.facts import Facts, Finding, Level, is_routed
 
 _NEARLY = 10  # percent of a pool
 _LEAST_IPV6 = 1280
+_SHOWN = 5
 #: Types whose subnet this host routes: another link with a route into it takes their packets.
 _ROUTED = frozenset(("bridge", "ptp"))
 
@@ -104,6 +109,46 @@ def full_pools(facts: Facts) -> Iterator[Finding]:
             f"of them by containers that are no more, {unrecorded} by none that is recorded",
             gc,
         )
+
+
+def delegated_prefixes(facts: Facts) -> Iterator[Finding]:
+    """A network whose prefix has ended, and containers with addresses of one that it had before."""
+    for directory in stores(facts.roots):
+        for path in sorted(directory.glob("*.json")):
+            lease = read(path)
+            if isinstance(lease, Lease6) and lease.delegated and lease.address is not None:
+                yield from _delegated(facts, lease)
+
+
+def _delegated(facts: Facts, lease: Lease6) -> Iterator[Finding]:
+    network, uplink = lease.identity.network, lease.identity.ifname
+    if not lease.holds:
+        yield Finding(
+            "delegated-prefixes",
+            Level.FAIL,
+            f"network {network} has no IPv6 prefix: its containers are not reached, and none can be attached",
+            f"{lease.told or f'{lease.prefix} has ended'} (mesokit dhcp leases)",
+            f"ask the operator of the router on {uplink}; it is asked for a prefix again and again",
+        )
+        return
+    old = sorted(
+        item.container_id for item in facts.living() if item.network == network and _is_outside(item, lease)
+    )
+    if old:
+        yield Finding(
+            "delegated-prefixes",
+            Level.WARN,
+            f"network {network} has containers with IPv6 addresses of a prefix that is another's now",
+            f"{lease.told or f'the prefix is {lease.prefix}'}: {', '.join(old[:_SHOWN])}",
+            "restart these tasks, and they get an address of the new prefix",
+        )
+
+
+def _is_outside(item: Attachment, lease: Lease6) -> bool:
+    """Whether an attachment took an address of a delegated prefix, and has none of the lease's."""
+    took = any(line.get("step") == "prefix-lease" for line in item.steps)
+    mine = [IPv6Address(each.ip) for each in item.addresses if ":" in each.ip]
+    return took and bool(mine) and not any(each in lease.prefix for each in mine)
 
 
 def packet_sizes(facts: Facts) -> Iterator[Finding]:
@@ -219,6 +264,7 @@ CHECKS = (
     overlapping_subnets,
     route_overlaps,
     full_pools,
+    delegated_prefixes,
     packet_sizes,
     configuration_files,
     differing_containers,

@@ -1,4 +1,6 @@
-"""Keys of the dhcp plugin that are refused by their name."""
+"""Keys that ask for a delegated prefix: refused by the dhcp plugin by their name, judged by host-local."""
+
+from typing import Any
 
 import pytest
 
@@ -14,4 +16,25 @@ def test_a_prefix_is_not_delegated(world: World, key: str) -> None:
     assert refused["code"] == 2
     assert refused["msg"] == f"ipam.{key} is True, and dhcp asks no server for a prefix (IA_PD)"
     assert "host-local" in refused["details"]
+    assert world.links("c1") == ["lo"] and world.records() == []
+
+
+@pytest.mark.parametrize(
+    ("delegation", "said"),
+    [
+        ({}, "ipam.prefixDelegation.uplink is missing"),
+        ({"uplnk": "eth0"}, "unknown key 'uplnk' of ipam.prefixDelegation"),
+        ({"uplink": "eth0", "length": 129}, "ipam.prefixDelegation.length is 129"),
+        ({"uplink": "eth0", "length": 0}, "ipam.prefixDelegation.length is 0"),
+        ({"uplink": "eth0", "subnet": -1}, "ipam.prefixDelegation.subnet is -1"),
+        ({"uplink": "eth0", "duid": "zz"}, "ipam.prefixDelegation.duid is 'zz'"),
+        ("eth0", "ipam.prefixDelegation is 'eth0'"),
+        ({"uplink": "eth0"}, "no lease daemon answers on"),
+    ],
+)
+def test_keys_of_a_delegation(world: World, delegation: Any, said: str) -> None:
+    ipam = {"type": "host-local", "prefixDelegation": delegation}
+    conf = {"cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "br0", "ipam": ipam}
+    refused = world.refused(conf)
+    assert said in refused["msg"]
     assert world.links("c1") == ["lo"] and world.records() == []

@@ -1,0 +1,195 @@
+"""A bridge whose IPv6 prefix a router delegates (DHCPv6, IA_PD), against Kea and a hostile server."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from netns_tests.dhcp_lan import kill_daemon, leases
+from netns_tests.node import Netns, Node, started, until
+from netns_tests.plugins import MESOKIT, service
+from netns_tests.test_dhcp6 import global_of, kea6, lan6, texts
+from netns_tests.test_dhcp6_hostile import hostile
+
+POOL = ("fd78::/48", 60)
+
+
+def bridged(**delegation: Any) -> dict[str, Any]:
+    return {
+        "cniVersion": "1.1.0",
+        "name": "web",
+        "type": "bridge",
+        "bridge": "web0",
+        "isDefaultGateway": True,
+        "ipam": {
+            "type": "host-local",
+            "subnet": "10.60.0.0/24",
+            "prefixDelegation": {"uplink": "lan0", "length": 60, **delegation},
+        },
+    }
+
+
+def unreachable(node: Node) -> list[str]:
+    """Networks that the host refuses to send to."""
+    return [item["dst"] for item in node.json("ip", "-6", "-j", "route", "show", "type", "unreachable")]
+
+
+def prefix_of(node: Node) -> str:
+    (lease,) = leases(node)
+    return str(lease["address"])
+
+
+def routed(node: Node, server: Netns, prefix: str) -> None:
+    """What a delegating router does: the prefix by the requesting router, whose uplink has an address."""
+    node.run(["ip", "addr", "replace", "fd77::7/64", "dev", "lan0", "nodad"])
+    server.run(["ip", "-6", "route", "replace", prefix, "via", "fd77::7"])
+
+
+def test_one_prefix_for_a_network_and_back_with_its_last_container(node: Node, ours: str) -> None:
+    with lan6(node) as server, kea6(server, seconds=60, delegated=POOL) as kea, service(node):
+        conf, boxes = bridged(), [node.netns("c1"), node.netns("c2")]
+        results = [node.cni("ADD", f"{ours}/bridge", conf, box.name, box).ok() for box in boxes]
+        (lease,) = leases(node)
+        assert (lease["container"], lease["interface"], lease["network"]) == ("", "lan0", "web")
+        assert lease["address"].endswith("::/60"), lease
+        assert unreachable(node) == [lease["address"]]
+        start = lease["address"].removesuffix("::/60")
+        assert [ip["address"] for result in results for ip in result["ips"][1:]] == [
+            f"{start}::2/64", f"{start}::3/64",
+        ]  # fmt: skip
+        assert {result["ips"][1]["gateway"] for result in results} == {f"{start}::1"}
+        assert f"{start}::1/64" in node.run(["ip", "-6", "addr", "show", "dev", "web0"]).text
+        routed(node, server, lease["address"])
+        assert boxes[0].ping("fd77::1"), "out by the uplink and back"
+        assert boxes[0].ping(f"{start}::3")
+        assert not boxes[0].ping(f"{start[:-1]}1::9", seconds=0.5), "what no link has goes nowhere"
+        node.cni("CHECK", f"{ours}/bridge", {**conf, "prevResult": results[0]}, "c1", boxes[0]).ok()
+        node.cni("DEL", f"{ours}/bridge", conf, "c1", boxes[0]).ok()
+        assert prefix_of(node) == lease["address"], "the other container needs it"
+        node.cni("DEL", f"{ours}/bridge", conf, "c2", boxes[1]).ok()
+        until(lambda: b"DHCP6_RELEASE_PD" in kea.output(), what="kea hears of the release")
+        assert leases(node) == []
+        assert unreachable(node) == []
+
+
+def deprecated(box: Netns) -> list[str]:
+    """The IPv6 addresses that new connections do not take."""
+    return [item["local"] for item in global_of(box) if item.get("deprecated")]
+
+
+def doctor(node: Node) -> str:
+    return node.run([MESOKIT, "doctor", "--json"], check=False).text
+
+
+def test_a_prefix_ends_and_another_comes(node: Node, ours: str) -> None:
+    """Containers keep what they have, deprecated; new ones get an address of the new prefix."""
+    conf, box, later = bridged(), node.netns("c1"), node.netns("c2")
+    with lan6(node) as server, service(node):
+        with kea6(server, seconds=5, delegated=POOL):
+            result = node.cni("ADD", f"{ours}/bridge", conf, "c1", box).ok()
+            old, address = prefix_of(node), texts(box)[0].partition("/")[0]
+            kill_daemon(node)
+            until(lambda: leases(node)[0]["seconds"] <= 2, what="the lease grows old")
+            until(lambda: leases(node)[0]["seconds"] >= 3, what="another daemon renews it")
+            assert (prefix_of(node), unreachable(node)) == (old, [old])
+        until(lambda: leases(node)[0]["state"] == "init", what="it ends without a server")
+        assert "lost" in leases(node)[0]["told"]
+        until(lambda: deprecated(box) == [address], what="the container's address is deprecated")
+        assert unreachable(node) == []
+        checked = node.cni("CHECK", f"{ours}/bridge", {**conf, "prevResult": result}, "c1", box)
+        assert "is over" in str(checked.error), checked
+        assert "network web has no IPv6 prefix" in doctor(node)
+        with kea6(server, seconds=60, delegated=("fd79::/48", 62)):
+            fresh = node.cni("ADD", f"{ours}/bridge", conf, "c2", later).ok()  # asks at once
+            assert f"is {prefix_of(node)} now, it was {old}" in leases(node)[0]["told"]
+            assert unreachable(node) == [prefix_of(node)]
+            assert fresh["ips"][1]["address"] == "fd79::2/64"
+            assert later.ping("fd79::1") and box.ping(result["ips"][1]["gateway"])
+            assert texts(box) == [result["ips"][1]["address"]]
+            checked = node.cni("CHECK", f"{ours}/bridge", {**conf, "prevResult": result}, "c1", box)
+            assert f"the prefix of network web is {prefix_of(node)} by now" in str(checked.error)
+            node.cni("CHECK", f"{ours}/bridge", {**conf, "prevResult": fresh}, "c2", later).ok()
+            assert "network web has containers with IPv6 addresses of a prefix" in doctor(node)
+            pools = node.run([MESOKIT, "ip", "web"]).text
+            assert "range fd79::1-fd79::ffff" in pools, pools[150:]
+            node.cni("DEL", f"{ours}/bridge", conf, "c2", later).ok()
+            assert prefix_of(node).startswith("fd79:")
+            node.cni("DEL", f"{ours}/bridge", conf, "c1", box).ok()
+            assert (leases(node), unreachable(node)) == ([], [])
+
+
+def test_prefixes_that_no_network_can_have(node: Node, ours: str) -> None:
+    """Of length 0, 129 and 255, too large, too small, of a link, multicast: passed over, for the right one.
+    What the node has itself is given back."""
+    conf, box = bridged(), node.netns("c1")
+    with lan6(node) as server, started(node.popen([MESOKIT, "dhcp"])) as daemon:
+        until(node.path("/run/mesokit/dhcp.sock").is_socket, what="the lease daemon listens")
+        with hostile(server, "noise", "naked", "once", given="fd78:0:0:10::/60", seconds=4):
+            node.cni("ADD", f"{ours}/bridge", conf, "c1", box).ok()
+            assert unreachable(node) == ["fd78:0:0:10::/60"]
+            until(lambda: leases(node)[0]["told"], what="a lifetime of 0 ends it")
+            assert unreachable(node) == []
+            until(lambda: leases(node)[0]["state"] == "bound", what="the server's next word is taken")
+            assert unreachable(node) == ["fd78:0:0:10::/60"] and deprecated(box) == []
+            node.cni("DEL", f"{ours}/bridge", conf, "c1", box).ok()
+            assert (leases(node), unreachable(node)) == ([], [])
+        with hostile(server, "moved", "once", given="fd78:0:0:10::/60", seconds=3):
+            node.cni("ADD", f"{ours}/bridge", conf, "c1", box).ok()
+            until(lambda: unreachable(node) == ["fd78:0:0:20::/60"], what="another takes its place")
+            until(lambda: deprecated(box), what="the old one is deprecated")
+            node.cni("DEL", f"{ours}/bridge", conf, "c1", box).ok()
+        with hostile(server, "aged", "once", given="fd78:0:0:10::/60", seconds=3):
+            node.cni("ADD", f"{ours}/bridge", conf, "c1", box).ok()
+            until(lambda: deprecated(box), what="what its server does not prefer is deprecated")
+            assert "wants fd78:0:0:10::/60 to be given up" in leases(node)[0]["told"]
+            node.cni("DEL", f"{ours}/bridge", conf, "c1", box).ok()
+        node.run(["ip", "addr", "add", "fd77::7/64", "dev", "lan0", "nodad"])
+        with hostile(server, "once", given="fd77::/56"):
+            refused = node.cni("ADD", f"{ours}/bridge", conf, "c1", box)
+            assert refused.code == 11
+            assert "fd77::/56 is in use by lan0, which has fd77::7/64" in str(refused.error)
+        assert not daemon.ended()
+        assert (leases(node), unreachable(node), texts(box)) == ([], [], [])
+
+
+def test_many_at_once_and_gc(node: Node, ours: str) -> None:
+    conf, boxes = bridged(subnet=3), [node.netns(f"c{number}") for number in range(6)]
+    with lan6(node) as server, kea6(server, seconds=60, delegated=POOL) as kea, service(node):
+        with ThreadPoolExecutor(len(boxes)) as pool:
+            for answer in pool.map(lambda box: node.cni("ADD", f"{ours}/bridge", conf, box.name, box), boxes):
+                answer.ok()
+        assert kea.output().count(b"DHCP6_PD_LEASE_ALLOC") == 1
+        assert sorted(texts(box)[0] for box in boxes) == [
+            f"fd78:0:0:3::{number}/64" for number in range(2, 8)
+        ]
+        for box in boxes:
+            box.delete()
+        keep = {"cni.dev/valid-attachments": [{"containerID": "c0", "ifname": "eth0"}]}
+        node.cni("GC", f"{ours}/bridge", {**conf, **keep}).ok()
+        assert len(leases(node)) == 1
+        node.cni("GC", f"{ours}/bridge", {**conf, "cni.dev/valid-attachments": []}).ok()
+        assert (leases(node), unreachable(node)) == ([], [])
+
+
+def test_host_local_of_somebody_elses_bridge(node: Node, ours: str) -> None:
+    """Called by itself it has no record: its reservations say who needs the prefix."""
+    conf, box = bridged(), node.netns("c1")
+    with lan6(node) as server, kea6(server, seconds=60, delegated=POOL), service(node):
+        for name in ("c1", "c2"):
+            result = node.cni("ADD", f"{ours}/host-local", conf, name, box).ok()
+            assert result["ips"][1]["gateway"] == "fd78::1"
+        dead = node.path("/var/lib/cni/networks/web/fd78::9")
+        dead.write_text("c9\r\neth0")
+        os.setxattr(dead, "user.mesokit.reserved", b"another-boot 5.0")
+        node.cni("DEL", f"{ours}/host-local", conf, "c1", box).ok()
+        assert unreachable(node) == ["fd78::/60"]
+        node.cni("CHECK", f"{ours}/host-local", {**conf, "prevResult": result}, "c2", box).ok()
+        node.cni("DEL", f"{ours}/host-local", conf, "c2", box).ok()
+        assert (leases(node), unreachable(node)) == ([], [])
+        missing = node.cni("ADD", f"{ours}/host-local", bridged(uplink="wan9"), "c1", box)
+        assert "ipam.prefixDelegation.uplink is wan9, and there is no such link" in str(missing.error)
+        small = node.cni("ADD", f"{ours}/host-local", bridged(subnet=16), "c1", box)
+        assert "ipam.prefixDelegation.subnet is 16, and fd78:" in str(small.error)
+        assert "/60, which the router delegated, has 16 of /64" in str(small.error)
+        assert (leases(node), unreachable(node)) == ([], [])
