@@ -108,10 +108,10 @@ def _events(connection: socket.socket) -> Iterator[tuple[str, Any]]:
 
 
 @contextmanager
-def web(node: Node, *words: str, user: Sequence[str] = ()) -> Iterator[Web]:
+def web(node: Node, *words: str, user: Sequence[str] = (), program: str = MESOKIT) -> Iterator[Web]:
     """The server, while the block runs; on a Unix socket unless `words` say otherwise."""
     words = words or ("--socket", SOCKET)
-    with started(node.popen([*user, MESOKIT, "web", *words])) as running:
+    with started(node.popen([*user, program, "web", *words])) as running:
         until(lambda: running.ended() or b"\n" in running.output(), what="mesokit web listens")
         if running.ended():
             raise NodeError(f"mesokit web did not start: {running.errors().decode(errors='replace')}")

@@ -63,13 +63,20 @@ function fill(row, item) {
   row.tr.cells[6].title = item.differs.map(shown).join("; ");
 }
 
-const NAMES = ["container", "task", "network", "interface", "addresses", "ports", "state"];
+// A row is laid out when it comes into view (web.css), so it is no table's to the browser: roles say that it is one.
+const PATTERN = document.createElement("tr");
+PATTERN.setAttribute("role", "row");
+for (const name of ["container", "task", "network", "interface", "addresses", "ports", "state"]) {
+  const cell = PATTERN.insertCell();
+  cell.dataset.name = name;
+  cell.setAttribute("role", "cell");
+}
+PATTERN.cells[0].append(document.createElement("a"));
+PATTERN.cells[0].firstChild.tabIndex = -1;
+
 function makeRow(item) {
-  const tr = document.createElement("tr"), link = document.createElement("a");
-  NAMES.forEach(name => tr.insertCell().dataset.name = name);
+  const tr = PATTERN.cloneNode(true), link = tr.firstChild.firstChild;
   link.href = "#/inspect/" + encodeURIComponent(item.container_id);
-  link.tabIndex = -1;
-  tr.cells[0].append(link);
   const row = {key: keyOf(item), item, tr, link, words: "", cells: []};
   fill(row, item);
   return row;
@@ -255,7 +262,7 @@ function happened(event) {
     if (part !== "") cell.append(part);
   }
   $("log").prepend(tr);
-  while ($("log").rows.length > MOST_EVENTS) $("log").lastChild.remove();
+  if ($("log").rows.length > MOST_EVENTS) $("log").lastChild.remove();
 }
 
 // ---- one container
@@ -372,7 +379,7 @@ function watch() {
   const source = new EventSource("v1/events");
   const on = (kind, use) => source.addEventListener(kind, event => use(JSON.parse(event.data)));
   on("all", listing => { all(listing); status("live", "good"); });
-  on("past", events => { events.forEach(happened); $("quiet").hidden = Boolean($("log").rows.length); });
+  on("past", events => { events.slice(-MOST_EVENTS).forEach(happened); $("quiet").hidden = Boolean($("log").rows.length); });
   on("event", event => { happened(event); $("quiet").hidden = true; });
   on("changes", change);
   on("trouble", text => status(text || "live", text ? "bad" : "good"));

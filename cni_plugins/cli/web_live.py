@@ -13,7 +13,7 @@ import json
 import logging
 import socket
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -77,9 +77,10 @@ class Live:
             async with self._lock:
                 self._watch = self._watch or Watch(self.place.roots, self.place.host, tasks=True)
                 found = await self._look(self._watch)
+                rows = list(self._rows.values())
                 told, hidden = await self.work(partial(_past, self.place, found, time.time() - since))
                 self._queues.add(queue)
-            yield message("all", listing(found, hidden))
+            yield message("all", listing(found, hidden, rows))
             yield message("past", [asdict(item) for item in told])
             if self._task is None:
                 self._task = asyncio.create_task(self._run())
@@ -156,12 +157,13 @@ def message(kind: str, body: Any) -> bytes:
     return f"event: {kind}\ndata: {json.dumps(body)}\n\n".encode()
 
 
-def listing(found: Node, hidden: tuple[str, ...] = ()) -> dict[str, Any]:
+def listing(found: Node, hidden: tuple[str, ...] = (), rows: Sequence[Row] | None = None) -> dict[str, Any]:
     """The document of `mesokit ls --json`, with the node's name, and sentences of what this user may
-    not see.
+    not see. `rows` are the items, where they are made already.
     """
-    rows = (attachment(found, item) for item in found.attachments)
-    return document("attachments", rows, node=socket.gethostname(), hidden=[*found.seen.hidden, *hidden])
+    items = [attachment(found, item) for item in found.attachments] if rows is None else list(rows)
+    more = {"node": socket.gethostname(), "hidden": [*found.seen.hidden, *hidden]}
+    return {**document("attachments", (), **more), "items": items}
 
 
 def _seen(watch: Watch) -> tuple[Node, list[Event], Rows]:
