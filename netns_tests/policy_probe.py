@@ -1,7 +1,7 @@
 """A program in a container: answer on every port of a list, or ask many others at once and say who answered.
 
 python3 policy_probe.py serve 80,443
-python3 policy_probe.py ask < [["10.1.0.3", "tcp", 80], …]      -> [true, …]
+python3 policy_probe.py ask SECONDS < [["10.1.0.3", "tcp", 80], …]      -> [true, …]
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import socket
 import struct
 import sys
 import time
-
-WAIT_SECONDS = 0.8
 
 
 def _family(address: str) -> socket.AddressFamily:
@@ -59,21 +57,24 @@ def _asking(address: str, protocol: str, port: int) -> socket.socket | None:
         body = struct.pack(">BBHHH", kind, 0, 0, os.getpid() & 0xFFFF, id(asking) >> 4 & 0xFFFF)
         total = sum(struct.unpack(">4H", body))
         total = (total & 0xFFFF) + (total >> 16)
-        asking.send(body[:2] + struct.pack(">H", ~total & 0xFFFF) + body[4:])
-        return asking
+        return _sent(asking, body[:2] + struct.pack(">H", ~total & 0xFFFF) + body[4:])
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     asking = socket.socket(family, kind | socket.SOCK_NONBLOCK)
     asking.connect_ex((address, port))
-    if protocol == "udp":
-        try:
-            asking.send(b"x")
-        except OSError:
-            return None
+    return _sent(asking, b"x") if protocol == "udp" else asking
+
+
+def _sent(asking: socket.socket, data: bytes) -> socket.socket | None:
+    """None when it was refused at once, by the rules of this very namespace."""
+    try:
+        asking.send(data)
+    except OSError:
+        return None
     return asking
 
 
-def ask(probes: list[tuple[str, str, int]]) -> list[bool]:
-    """Whether each was answered."""
+def ask(probes: list[tuple[str, str, int]], seconds: float) -> list[bool]:
+    """Whether each was answered within so many seconds."""
     answered = [False] * len(probes)
     events = selectors.DefaultSelector()
     for number, probe in enumerate(probes):
@@ -81,7 +82,7 @@ def ask(probes: list[tuple[str, str, int]]) -> list[bool]:
         if asking is not None:
             mask = selectors.EVENT_WRITE if probe[1] == "tcp" else selectors.EVENT_READ
             events.register(asking, mask, number)
-    end = time.monotonic() + WAIT_SECONDS
+    end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0 and events.get_map():
         for key, _ in events.select(left):
             sock, number = key.fileobj, key.data
@@ -114,4 +115,5 @@ def _is_reply(sock: socket.socket, data: bytes) -> bool:
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve([int(port) for port in sys.argv[2].split(",")])
-    print(json.dumps(ask([tuple(item) for item in json.load(sys.stdin)])))  # noqa: T201 - the answer
+    probes = [tuple(item) for item in json.load(sys.stdin)]
+    print(json.dumps(ask(probes, float(sys.argv[2]))))  # noqa: T201 - the answer

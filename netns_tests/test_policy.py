@@ -17,7 +17,9 @@ import pytest
 
 from netns_tests.node import Answer, Netns, Node, until
 from netns_tests.plugins import MESOKIT, service
+from netns_tests.qemu import IN_QEMU
 
+_PATIENCE = 3.0 if IN_QEMU else 0.6  # seconds
 SUBNETS = ["10.9.0.0/24", "fd09::/64"]
 
 
@@ -73,7 +75,7 @@ class Box:
         """By ping, in every family that both have; all or none."""
         targets = [other] if isinstance(other, str) else [each for each in (other.four, other.six) if each]
         with ThreadPoolExecutor(len(targets)) as at_once:
-            found = set(at_once.map(lambda each: self.netns.ping(each, seconds=0.6), targets))
+            found = set(at_once.map(lambda each: self.netns.ping(each, seconds=_PATIENCE), targets))
         assert len(found) == 1, f"{self.name}: the families differ"
         return found.pop()
 
@@ -308,6 +310,56 @@ def test_a_spoofed_source_does_not_leave_its_port(node: Node, ours: str) -> None
     assert "counter packets 0 bytes 0" not in next(line for line in chain.splitlines() if "arp saddr" in line)
 
 
+TAGGING = """
+import socket, struct, sys
+source, target, *macs = sys.argv[1:]
+data = struct.pack(">HHHH", 9, 9000, 9, 0) + b"x"
+head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(data), 1, 0, 64, 17, 0,
+                   socket.inet_aton(source), socket.inet_aton(target))
+total = sum(struct.unpack(">10H", head))
+total = (total & 0xFFFF) + (total >> 16)
+head = head[:10] + struct.pack(">H", ~(total + (total >> 16)) & 0xFFFF) + head[12:]
+to, mine = (bytes.fromhex(mac.replace(":", "")) for mac in macs)
+with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as s:
+    s.bind(("eth0", 0))
+    for tag in (b"", bytes.fromhex("81000000"), bytes.fromhex("88a80000")):
+        s.send(to + mine + tag + bytes.fromhex("0800") + head + data)
+"""
+LISTENING = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+    s.bind(("", 9000)); print("ready", flush=True)
+    while True:
+        print(s.recvfrom(10)[1][0], flush=True)
+"""
+
+
+def assert_tagged_frames_do_not_pass(node: Node, ours: str) -> None:
+    """Neither with their own address nor with another's; an untagged one passes until the policy."""
+    db, web, other = (Box(node, ours, name, conf(), role=name) for name in ("db", "web", "x"))
+    listening = db.netns.popen(["python3", "-u", "-c", LISTENING])
+    until(lambda: b"ready" in listening.output(), what="it listens")
+
+    def send(source: str) -> None:
+        macs = [box.netns.json("ip", "-j", "link", "show", "eth0")[0]["address"] for box in (db, other)]
+        other.netns.run(["python3", "-c", TAGGING, source, db.four, *macs])
+
+    send(other.four)
+    until(lambda: other.four.encode() in listening.output(), what="an open network passes it")
+    apply(node, [DB | {"ingress": [{"allow": ["any"], "from": [{"labels": {"role": "web"}}]}]}])
+    before = listening.output()
+    send(other.four)
+    send(web.four)
+    assert web.reaches(db)  # what was sent before that has arrived, or never will
+    assert listening.output() == before
+    listening.kill()
+
+
+def test_a_tag_hides_no_packet(node: Node, ours: str) -> None:
+    """br_netfilter looks past frames with a VLAN tag, and one of number 0 is as none to who gets it."""
+    assert_tagged_frames_do_not_pass(node, ours)
+
+
 def test_check_needs_no_kernel(node: Node, ours: str, tmp_path: Path) -> None:
     place = tmp_path / "p.yaml"
     place.write_text("policies:\n- name: n\n  for: {}\n  egress: [{allow: [tcp/0], to: [any]}]\n")
@@ -334,6 +386,32 @@ def test_other_plugins_refuse_what_they_cannot_enforce(node: Node, ours: str) ->
     """Never accepted and not enforced."""
     answer = node.cni("ADD", f"{ours}/tap", conf("isolated", type="tap"), "a", node.netns("a"))
     assert answer.code == 7 and "policy is 'isolated', and tap cannot enforce any" in str(answer.error)
+
+
+def test_who_is_outside_policy_is_told(node: Node, ours: str) -> None:
+    """Where the operator looks: tap and dummy, and who came before there was any policy."""
+    early = Box(node, ours, "early", conf(None), role="db")
+    ipam = {"type": "static", "addresses": [{"address": "10.77.0.2/24"}]}
+    taps = {"cniVersion": "1.1.0", "name": "taps", "type": "tap", "ipam": ipam}
+    node.cni("ADD", f"{ours}/tap", taps, "t", node.netns("t")).ok()
+    doctor = [MESOKIT, "doctor", "--json"]
+    assert "outside-policy" not in node.run(doctor, check=False).text
+    apply(node, [DB])
+    web = Box(node, ours, "web", conf(), role="web")
+    apply(node)
+    shown = node.run([MESOKIT, "policy", "show", "--json"]).json()
+    assert {(each["container"], each["reason"]) for each in shown["outside"]} == {
+        ("t", "tap cannot enforce any"),
+        ("early", "it was attached when neither its network nor the node had one"),
+    }
+    sentence = "t: eth0 on network taps is OUTSIDE POLICY: tap cannot enforce any"
+    assert sentence in node.run([MESOKIT, "policy", "show"]).text
+    assert sentence in node.run([MESOKIT, "policy", "audit"]).stderr.decode()
+    told = node.run([MESOKIT, "policy", "explain", "t", web.four, "tcp/80"], check=False)
+    assert sentence in told.stderr.decode()
+    found = node.run(doctor, check=False).text
+    assert "no policy judges what containers of network taps send and get" in found
+    assert f"restart the containers of network {early.config['name']}" in found
 
 
 def test_the_service_applies_files_that_change(node: Node, ours: str) -> None:

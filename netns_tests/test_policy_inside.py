@@ -1,6 +1,6 @@
 """Policy of interfaces whose packets the host does not see: judged in the container's own namespace.
 
-macvlan here; ipvlan and VLANs take the same way.
+macvlan and host-device here; ipvlan and VLANs are in test_qemu_policy.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 
 from netns_tests.node import Netns, Node, Running, until
 from netns_tests.plugins import MESOKIT, service
-from netns_tests.policy_lan import CLOSED, DB, add_lan, lan, lan_matrix
+from netns_tests.policy_lan import CLOSED, DB, add_lan, closes_and_leaves_nothing, device, lan, lan_matrix
 from netns_tests.snapshot import assert_clean, snapshot
 from netns_tests.test_crash import DHCP_SERVER
 from netns_tests.test_policy import SERVER, Box, answers, apply, write
@@ -84,6 +84,18 @@ def test_egress_too(node: Node, ours: str, world: Netns) -> None:
     assert web.reaches("192.0.2.1") and not web.reaches(db) and db.reaches(web)
     assert answers(node, web, "192.0.2.1", 80, server=world)
     assert not answers(node, web, "192.0.2.1", 81, server=world)
+
+
+def test_a_device_of_the_host(node: Node, plugins: str) -> None:
+    """host-device: its own link, whose other end is another machine."""
+    neighbour = node.netns("neighbour")
+    node.shell(
+        "ip link add spare0 type veth peer name spare1 netns neighbour\n"
+        "ip -n neighbour addr add 10.9.0.1/24 dev spare1; ip -n neighbour link set spare1 up"
+    )
+    db = Box(node, plugins, "db", device("host-device", device="spare0"), role="db")
+    closes_and_leaves_nothing(node, db, neighbour)
+    assert "spare0" in node.shell("ip link")
 
 
 def test_nothing_is_left(node: Node, plugins: str, world: Netns) -> None:

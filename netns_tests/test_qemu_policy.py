@@ -1,14 +1,63 @@
-"""Policy on Debian's kernel: ipvlan, judged in the container's own namespace."""
+"""Policy on Debian's kernel: between the ports of a bridge by bridge conntrack, which the kernel under the
+other tests may lack; of ipvlan and VLANs in the container's own namespace.
+"""
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from cni_plugins.kernel.tests.test_profile_rules import PROFILES, assert_is_what_the_compiler_makes
+from netns_tests.cases_links import TAGGED
 from netns_tests.node import Node
-from netns_tests.policy_lan import CLOSED, DB, lan
-from netns_tests.test_policy import Box, apply
+from netns_tests.plugins import MESOKIT
+from netns_tests.policy_lan import CLOSED, DB, closes_and_leaves_nothing, device, lan
+from netns_tests.policy_world import by_no_filter_of_all_bridges, packets_arrive_where_the_evaluator_says
+from netns_tests.test_policy import Box, apply, assert_tagged_frames_do_not_pass, conf
 
 pytestmark = pytest.mark.timeout(400)
+
+
+def test_packets_arrive_where_the_evaluator_says(ours: str) -> None:
+    """Random policies and real packets, through bridge conntrack and between bridge and routed pairs."""
+    defaults = {"one": "groups", "two": "open"}
+    count = packets_arrive_where_the_evaluator_says(ours, defaults, examples=3, seconds=6)
+    print(f"{count} probes")  # noqa: T201 - the figure of the run
+    assert count >= 700
+
+
+def test_bridge_conntrack(node: Node, ours: str) -> None:
+    """What judges is told, and explain reads its sets; br_netfilter stays off; what somebody flushed or took
+    away is seen and made again; nothing is left.
+    """
+    by_no_filter_of_all_bridges(node)
+    db, web, other = (Box(node, ours, name, conf(), role=name) for name in ("db", "web", "x"))
+    apply(node, [DB])
+    assert web.reaches(db) and not other.reaches(db)
+    shown = node.run([MESOKIT, "policy", "show", "--json"]).json()
+    assert {item["enforced"] for item in shown["endpoints"]} == {"bridge conntrack of br0"}
+    assert shown["missing"] == 0
+    assert "nf_call_iptables 0" in node.shell("ip -d link show br0")
+    told = node.run([MESOKIT, "policy", "explain", "web", "db", "tcp/5432", "--json"])
+    assert all(answer["allowed"] for answer in json.loads(told.text))
+    node.shell(f"nft delete element bridge mesokit policy_in4 '{{ {db.four} }}'")
+    refused = node.run([MESOKIT, "policy", "explain", web.four, db.four, "tcp/5432"], check=False)
+    assert refused.status == 1 and "shut" in refused.text
+    assert not web.netns.ping(db.four, seconds=2)
+    assert db.call("CHECK").error and apply(node)["restored"] == 1
+    node.shell("nft flush chain bridge mesokit policy_ports")
+    assert other.reaches(db) and db.call("CHECK").error
+    apply(node, [CLOSED])
+    assert not web.reaches(db) and not db.call("CHECK").error
+    for box in (db, web, other):
+        box.call("DEL").ok()
+    node.run(["sh", "-c", "! nft list ruleset | grep -E 'elements|[a-z]_[0-9a-f]{12}'"])
+
+
+def test_a_tag_hides_no_packet(node: Node, ours: str) -> None:
+    """A frame with a VLAN tag of number 0 is an ordinary one to who gets it."""
+    assert_tagged_frames_do_not_pass(node, ours)
 
 
 def test_ipvlan(node: Node, ours: str) -> None:
@@ -25,3 +74,19 @@ def test_ipvlan(node: Node, ours: str) -> None:
         assert not box.call("CHECK").error
         box.call("DEL").ok()
         box.netns.run(["sh", "-c", "! nft list ruleset | grep ."])
+
+
+def test_vlan(node: Node, ours: str) -> None:
+    """By a machine that is in the same VLAN."""
+    world = node.uplink()
+    node.shell(TAGGED)
+    closes_and_leaves_nothing(
+        node, Box(node, ours, "db", device("vlan", master="eth0", vlanId=100), role="db"), world
+    )
+
+
+def test_a_profile_is_what_the_compiler_makes_of_it() -> None:
+    """In the bridge family."""
+    for profile in PROFILES:
+        if profile.kind in ("in", "out"):
+            assert_is_what_the_compiler_makes(profile, bridged=True)

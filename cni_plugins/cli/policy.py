@@ -32,6 +32,7 @@ from cni_plugins.steps import policy_kernel, policy_state
 from cni_plugins.steps.policy_file import State
 from cni_plugins.steps.policy_inside import Inside
 from cni_plugins.view.explain import ExplainError, explain_flow
+from cni_plugins.view.unjudged import Outside, unjudged
 
 _SECONDS = 30.0
 _REFUSED = 2
@@ -193,25 +194,33 @@ def show(as_json: bool) -> None:
     try:
         with Nfnetlink(host) as socket:
             held = policy_kernel.held(socket)
-        lacking = len(compiler.compile(state.endpoints).entries - held)
+        lacking = len(state.bridging.entries(compiler.compile(state.endpoints).entries) - held)
         inside = Inside(host, after(_SECONDS))
         lacking += inside.lacking(compiler, Members(state.endpoints))
     except CniError as error:
         raise click.ClickException(printable(told(error))) from error
     admins = inside.admins(state.endpoints)
+    outside = _outside(state)
     if as_json:
         document = {
             "policies": [{"name": item.name, "where": item.where} for item in state.policies],
             "endpoints": [
-                as_json_endpoint(item, compiler.assignment(item), admins) for item in state.endpoints
+                as_json_endpoint(item, compiler.assignment(item), admins, state.bridging)
+                for item in state.endpoints
             ],
+            "outside": [each.as_json() for each in outside],
             "missing": lacking,
             "builtin": builtin(),
         }
         click.echo(json.dumps(document, indent=2))
         return
-    for line in overview(state, compiler, lacking, admins):
+    for line in overview(state, compiler, lacking, admins, list(map(str, outside))):
         click.echo(printable(line))
+
+
+def _outside(state: State) -> list[Outside]:
+    """The attachments that no policy judges, and why."""
+    return unjudged(look.node(look.here(), tasks=False), state)
 
 
 @command.command("explain", short_help="Say whether a flow passes, and by which rule.")
@@ -253,12 +262,16 @@ def _end(state: State, name: str) -> str:
     except ValueError:
         if any(item.container.startswith(name) for item in state.endpoints if name):
             return name
-    found = look.named(look.node(look.here()), name)
+    node = look.node(look.here())
+    found = look.named(node, name)
     if any(item.container == found[0].container_id for item in state.endpoints):
         return found[0].container_id
     addresses = [entry.ip for item in found for entry in item.addresses]
     if not addresses:
         raise ExplainError(f"{name!r} is {found[0].container_id}, which has no address and no policy")
+    for each in unjudged(node, state):
+        if each.item in found:
+            click.echo(printable(str(each)), err=True)
     who = f"{name} is container {found[0].container_id}, which is under no policy"
     click.echo(printable(f"{who}: {addresses[0]} is judged as a stranger's"), err=True)
     return addresses[0]
@@ -287,6 +300,8 @@ def audit(as_json: bool) -> None:
         found = audited(state, _host())
     except CniError as error:
         raise click.ClickException(printable(told(error))) from error
+    for each in _outside(state):
+        click.echo(printable(f"{each}: it is not audited"), err=True)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return

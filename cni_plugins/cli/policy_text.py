@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from cni_plugins.policy.compile import Assignment, Compiler, applying
 from cni_plugins.policy.model import Direction, Endpoint, PeerKind, Policy, Selector
 from cni_plugins.policy.traffic import lanes
 from cni_plugins.spec.namespace import Namespace
+from cni_plugins.steps.policy_bridged import Bridging
 from cni_plugins.steps.policy_file import State
 
 #: By fingerprint of a namespace, the processes in it that have CAP_NET_ADMIN over it.
@@ -33,14 +35,9 @@ def builtin() -> list[str]:
     ]
 
 
-def how(endpoint: Endpoint) -> str:
-    """How an endpoint's packets come to be judged."""
-    if endpoint.inside:
-        return "in its own network namespace"
-    return f"br_netfilter of {endpoint.link}" if endpoint.bridged else "routed"
-
-
-def as_json_endpoint(endpoint: Endpoint, assigned: Assignment, admins: Admins) -> dict[str, Any]:
+def as_json_endpoint(
+    endpoint: Endpoint, assigned: Assignment, admins: Admins, bridging: Bridging
+) -> dict[str, Any]:
     """`admins`: the processes that could take the rules of its namespace away."""
     return {
         "network": endpoint.network,
@@ -50,7 +47,7 @@ def as_json_endpoint(endpoint: Endpoint, assigned: Assignment, admins: Admins) -
         "groups": sorted(endpoint.groups),
         "labels": dict(endpoint.labels),
         "default": endpoint.default.value,
-        "enforced": how(endpoint),
+        "enforced": bridging.told(endpoint),
         **({"admins": list(admins.get(endpoint.netns_id, ()))} if endpoint.inside else {}),
         "profiles": {
             "egress": assigned.out,
@@ -61,7 +58,10 @@ def as_json_endpoint(endpoint: Endpoint, assigned: Assignment, admins: Admins) -
     }
 
 
-def overview(state: State, compiler: Compiler, lacking: int, admins: Admins) -> Iterator[str]:
+def overview(
+    state: State, compiler: Compiler, lacking: int, admins: Admins, outside: Sequence[str]
+) -> Iterator[str]:
+    """`outside`: a sentence for each attachment that no policy judges."""
     if not state.endpoints:
         yield "no container is under policy"
     else:
@@ -78,7 +78,7 @@ def overview(state: State, compiler: Compiler, lacking: int, admins: Admins) -> 
                     ",".join(map(str, item.addresses)),
                     assigned.out or "open",
                     assigned.into or "open",
-                    how(item),
+                    state.bridging.told(item),
                 )
             )
         yield from aligned(rows)
@@ -93,6 +93,7 @@ def overview(state: State, compiler: Compiler, lacking: int, admins: Admins) -> 
                 f"{', '.join(map(str, listed[:3]))}), so it may take it away: what it sends and gets is then "
                 "not judged until the node service, or mesokit policy apply, makes it again"
             )
+    yield from outside
     if lacking:
         yield (
             f"NOT ENFORCED as it should be: the kernel lacks {lacking} elements; mesokit policy apply puts "
@@ -175,9 +176,9 @@ def audited(state: State, host: Namespace) -> list[dict[str, Any]]:
 
 def _counted(host: Namespace, profile: str) -> int:
     total = 0
-    for version in (4, 6):
+    for family, version in itertools.product(("inet", "bridge"), (4, 6)):
         try:
-            text = library.run(host, f"list chain inet mesokit {profile}_{version}", json=True)
+            text = library.run(host, f"list chain {family} mesokit {profile}_{version}", json=True)
         except library.ScriptError:
             continue
         for item in json.loads(text)["nftables"]:

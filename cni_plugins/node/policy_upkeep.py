@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import math
 import os
 import select
 import time
@@ -17,6 +18,7 @@ from dataclasses import replace
 
 from cni_plugins.kernel import tracked
 from cni_plugins.kernel.netlink.netfilter import Nfnetlink
+from cni_plugins.node.inside_watch import InsideWatch
 from cni_plugins.node.policy_process import NOTHING_TO_DO
 from cni_plugins.node.policy_watch import PolicyWatch
 from cni_plugins.policy.compile import Compiler
@@ -37,7 +39,6 @@ log = logging.getLogger("mesokit.node")
 _SECONDS = 30.0
 _MOMENT_SECONDS = 0.005  # what is written within that is applied together
 _NAMED = 10
-_LOOK_SECONDS = 0.5  # at what containers may have done to the rules in their namespaces
 
 
 def serve() -> int:
@@ -47,30 +48,35 @@ def serve() -> int:
         return NOTHING_TO_DO
     memory = Memory()
     watch = PolicyWatch(policy_state.directory(roots))  # before the first look: nothing is missed
-    events = select.poll()
     with contextlib.suppress(OSError):  # else what is above it is watched, which tells of every attachment
         policy_state.inside_directory(roots).mkdir(parents=True, exist_ok=True)
     arrivals = PolicyWatch(policy_state.inside_directory(roots))
-    for each in (watch, arrivals):
-        events.register(each.fileno(), select.POLLIN)
+    inside = InsideWatch()
     while True:
+        inside.looked()
         upkeep(roots, host, memory)
         _give_back()
         while memory.lines.state.endpoints:
-            events.poll(_patience(memory))
-            time.sleep(_MOMENT_SECONDS)
-            arrivals.changed()
+            some = any(item.inside for item in memory.lines.state.endpoints)
+            _wait((watch.fileno(), arrivals.fileno()), inside if some else None)
             if watch.changed():
                 break
-            _look_inside(roots, host, memory)
+            if arrivals.changed() or (some and not inside.patience()):
+                inside.looked()
+                _look_inside(roots, host, memory)
         else:
             return NOTHING_TO_DO
 
 
-def _patience(memory: Memory) -> float | None:
-    """Milliseconds. The kernel tells nobody outside of a namespace what is done to its rules."""
-    inside = any(item.inside for item in memory.lines.state.endpoints)
-    return _LOOK_SECONDS * 1000 if inside else None
+def _wait(files: Iterable[int], inside: InsideWatch | None) -> None:
+    """Until one of `files` has news, or a look at what is `inside` is due, or may be."""
+    events = select.poll()
+    for each in (*files, *(inside.watched() if inside is not None else ())):
+        events.register(each, select.POLLIN)
+    events.poll(None if inside is None else math.ceil(inside.patience() * 1000))
+    time.sleep(_MOMENT_SECONDS)
+    if inside is not None:
+        inside.hear()
 
 
 def _look_inside(roots: Roots, host: Namespace, memory: Memory) -> None:

@@ -14,8 +14,9 @@ from cni_plugins.policy.model import Default, Endpoint
 from cni_plugins.policy.selection import Members
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.identity import Identity
-from cni_plugins.steps import policy_kernel, policy_state
+from cni_plugins.steps import policy_bridged, policy_kernel, policy_state
 from cni_plugins.steps.context import Context
+from cni_plugins.steps.policy_bridged import Bridging
 from cni_plugins.steps.policy_file import State
 from cni_plugins.steps.policy_inside import Inside
 
@@ -45,15 +46,18 @@ def join(step: "PolicyEndpoint", context: Context) -> None:
     call, mine = context.call, endpoint_of(step, context.call.identity)
     if step.inside:
         mine = replace(mine, netns=call.netns_path, netns_id=tuple(fingerprint(context.inside)))
-    if step.bridged:
-        bridge_filter.require(call.host, call.deadline)
-        bridge_filter.turn(context.host, step.link, on=True)
 
     def joined(state: State) -> State:
         state = policy_state.with_policies(call.roots, state)
-        return replace(state, endpoints=(*_others(state.endpoints, mine), mine))
+        return replace(state, endpoints=(*_others(state.endpoints, mine), mine), bridging=bridging)
 
     with _opened(context) as store:
+        bridging = store.state.bridging
+        if step.bridged:
+            if not any(item.bridged for item in store.state.endpoints):
+                bridging = policy_bridged.chosen(call.host, call.deadline)
+            if bridging is Bridging.FILTER:
+                bridge_filter.turn(context.host, step.link, on=True)
         done = store.update(joined)
     failed = next((look.problem for look in done.inside if mine in look.endpoints), "")
     if failed:
@@ -87,7 +91,8 @@ def leave(step: "PolicyEndpoint", context: Context) -> None:
         if step.inside:
             store.forget_sandbox()
         rest = store.state.endpoints
-    if step.bridged and not any(item.bridged and item.link == step.link for item in rest):
+        filtered = step.bridged and store.state.bridging is Bridging.FILTER
+    if filtered and not any(item.bridged and item.link == step.link for item in rest):
         bridge_filter.turn(context.host, step.link, on=False)
     if not rest:
         call.idle.append(Unused(call.host, NFPROTO_INET))
@@ -116,27 +121,32 @@ def problem(step: "PolicyEndpoint", context: Context) -> str:
     if step.inside:
         place = Inside(call.host, call.deadline, context.sandbox_namespace)
         return place.problem(compiler, Members(state.endpoints), listed)
-    found = _problem_here(step, compiler, mine, context)
+    found = _problem_here(compiler, state, mine, context)
     if found:
         return found
-    if step.bridged:
+    if step.bridged and state.bridging is not Bridging.CONNTRACK:
         bridge = bridges.find(context.host, step.link)
         if bridge is not None and not bridge_filter.is_on(bridge):
             return f"policy is not enforced between the ports of {step.link}: its nf_call_iptables is off"
     return ""
 
 
-def _problem_here(step: "PolicyEndpoint", compiler: Compiler, mine: Endpoint, context: Context) -> str:
+def _problem_here(compiler: Compiler, state: State, mine: Endpoint, context: Context) -> str:
     """What of the host's rules for the endpoint is not in force."""
     ifname = context.call.ifname
     with Nfnetlink(context.call.host) as socket:
-        missing = policy_kernel.missing(socket, compiler, mine)
+        missing = policy_kernel.missing(socket, compiler, mine, state.bridging)
         if missing:
             return f"the policy of {ifname} is not in the kernel: {missing[0].set} lacks its address"
-        harmed = sections.broken(socket, policy_rules.SECTION)
-        if harmed:
-            return f"the policy's chain {harmed[0]} is not as it was made"
-        broken = policy_kernel.broken(socket, compiler.compile((mine,)))
+        fixed = (
+            policy_rules.SECTION,
+            *((policy_rules.PORTS, state.bridging.section) if mine.bridged else ()),
+        )
+        for section in fixed:
+            harmed = sections.broken(socket, section)
+            if harmed:
+                return f"the policy's chain {harmed[0]} is not as it was made"
+        broken = policy_kernel.broken(socket, compiler.compile((mine,)), state.bridging.families)
         return f"the policy's chain {broken[0].name} is not as it was made" if broken else ""
 
 

@@ -12,6 +12,7 @@ from cni_plugins.policy import document
 from cni_plugins.policy.model import Endpoint, Policy
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import JsonObject, dump_json, parse_json
+from cni_plugins.steps.policy_bridged import Bridging
 
 T = TypeVar("T", Policy, Endpoint)
 
@@ -21,11 +22,14 @@ _MIDDLE, _END = b'],"endpoints":[', b"]}"
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What was applied last. `read`: whether policies were, ever since the boot."""
+    """What was applied last. `read`: whether policies were, ever since the boot. `bridging`: how packets
+    between the ports of a bridge are judged.
+    """
 
     policies: tuple[Policy, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
     read: bool = False
+    bridging: Bridging = Bridging.NONE
 
 
 @dataclass(slots=True)
@@ -60,7 +64,8 @@ def write(state: State, host: Namespace, lines: Lines) -> bytes:
     policies = _written(state.policies, document.of_policy, lines)
     endpoints = _written(state.endpoints, document.of_endpoint, lines)
     lines.keep(state, policies, endpoints)
-    head = {"version": VERSION, "host": [host.device, host.inode], "read": state.read, "policies": []}
+    head = {"version": VERSION, "host": [host.device, host.inode], "read": state.read}
+    head |= {"bridging": state.bridging.value, "policies": []}
     start = dump_json(head).encode().removesuffix(_END)
     parts = (start, b",\n".join(policies), _MIDDLE, b",\n".join(endpoints), _END)
     return b"\n".join(part for part in parts if part)
@@ -88,6 +93,7 @@ def read(data: bytes, host: Namespace, lines: Lines) -> State:
         _parsed(policies, document.policy, lines.policies),
         _parsed(endpoints, document.endpoint, lines.endpoints),
         bool(head["read"]),
+        _bridging(head),
     )
     if state == lines.state:
         return lines.state
@@ -105,6 +111,11 @@ def _is_ours(head: Any, host: Namespace) -> bool:
     return bool(head["host"] == [host.device, host.inode])
 
 
+def _bridging(head: JsonObject) -> Bridging:
+    """A release that did not say knew br_netfilter alone."""
+    return Bridging(str(head.get("bridging", Bridging.FILTER)))
+
+
 def _read_whole(data: bytes, host: Namespace) -> State:
     found = parse_json(data)
     if not _is_ours(found, host):
@@ -113,4 +124,5 @@ def _read_whole(data: bytes, host: Namespace) -> State:
         tuple(document.policy(item) for item in found["policies"]),
         tuple(document.endpoint(item) for item in found["endpoints"]),
         bool(found["read"]),
+        _bridging(found),
     )

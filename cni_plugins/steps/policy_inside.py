@@ -6,7 +6,7 @@ would keep a dead container's network alive. One that is gone needs no rules. Ea
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from cni_plugins.kernel import addresses
@@ -14,8 +14,8 @@ from cni_plugins.kernel.capable import network_admins
 from cni_plugins.kernel.namespace import fingerprint
 from cni_plugins.kernel.netlink.netfilter import Nfnetlink
 from cni_plugins.kernel.netlink.route import Netlink
+from cni_plugins.kernel.nft import elsewhere, sections
 from cni_plugins.kernel.nft import policy as kernel
-from cni_plugins.kernel.nft import sections
 from cni_plugins.kernel.nft.inside_rules import INSIDE
 from cni_plugins.policy.compile import Change, Compiler
 from cni_plugins.policy.inside import Place, World, change, places
@@ -114,17 +114,31 @@ class Inside:
         with self.opened(place, now or was) as namespace:
             if namespace is None:
                 return
+            if not was:
+                self._let_be_told_of(namespace)
             with Nfnetlink(namespace) as socket:
                 if not now:
                     kernel.remove_table(socket)
                     self.seen.pop(place, None)
                     return
-                sections.ensure(socket, INSIDE)
+                began = socket.generation()
+                known = self.seen.get(place) == (began, worlds[1].node)
+                if not known:
+                    sections.ensure(socket, INSIDE)
                 try:
-                    kernel.apply(socket, new=made.new, fill=made.fill, remove=made.remove, add=made.add)
-                    kernel.forget(socket, made.dead)
+                    count = kernel.apply(
+                        socket, new=made.new, fill=made.fill, remove=made.remove, add=made.add
+                    )
+                    count += kernel.forget(socket, made.dead)
+                    if known and socket.generation() == began + count:
+                        self.seen[place] = began + count, worlds[1].node
                 except kernel.Mismatch:  # not what was left there
                     policy_kernel.make_hold(socket, worlds[1].compiled(now), (INSIDE,))
+
+    def _let_be_told_of(self, namespace: Namespace) -> None:
+        """Let the host's namespace hear of changes there; where the kernel cannot, nobody is told."""
+        with suppress(CniError), Netlink(self.host, self.deadline) as netlink:
+            elsewhere.give_number(netlink, namespace)
 
     def forget_known(self, endpoints: Sequence[Endpoint]) -> None:
         """Take our table out of the call's namespace, where no endpoint is judged."""
@@ -159,6 +173,8 @@ class Inside:
             if namespace is None:
                 self.seen.pop(place, None)
                 return Look(mine)
+            if place not in self.seen:
+                self._let_be_told_of(namespace)
             with Nfnetlink(namespace) as socket:
                 began = socket.generation()
                 if not all_of_them and self.seen.get(place) == (began, world.node):

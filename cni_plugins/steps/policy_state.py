@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from cni_plugins.kernel.netlink.netfilter import Nfnetlink
 from cni_plugins.kernel.nft import policy as kernel
 from cni_plugins.kernel.nft import policy_rules
+from cni_plugins.kernel.nft.sections import Section
 from cni_plugins.policy.compile import Change, Compiler
 from cni_plugins.policy.model import Endpoint
 from cni_plugins.policy.selection import Members
@@ -33,6 +34,7 @@ from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import Roots
 from cni_plugins.steps import policy_file, policy_kernel
+from cni_plugins.steps.policy_bridged import Bridging
 from cni_plugins.steps.policy_file import Lines, State
 from cni_plugins.steps.policy_inside import Inside, Look, Seen
 
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from cni_plugins.policy.read import Parsed
 from cni_plugins.store.locks import locked
 
-_SEAL = 2  # rises with a release under which the same state is something else in the kernel
+_SEAL = 3  # rises with a release under which the same state is something else in the kernel
 
 
 def directory(roots: Roots) -> Path:
@@ -122,8 +124,8 @@ class Store:
         after = make(before)
         old_compiler, old_members = self._memory.of(before)
         compiler, members = self._memory.of(after)
-        change = compiler.change(old_compiler, old_members, members)
-        whole = self._unfinished()
+        change = after.bridging.change(compiler.change(old_compiler, old_members, members))
+        whole = self._unfinished() or (bool(old_members.here.endpoints) and before.bridging != after.bridging)
         with Nfnetlink(self._host) as socket:
             began, count = socket.generation(), 0
             verified = not whole and self._is_verified(began)
@@ -150,7 +152,7 @@ class Store:
     def _forget(self, socket: Nfnetlink, compiler: Compiler, change: Change, state: State) -> int:
         """Take away what the change has left behind; the number of transactions."""
         try:
-            return kernel.forget(socket, change.dead)
+            return kernel.forget(socket, change.dead, state.bridging.families)
         except kernel.Mismatch:  # somebody else's rules lead there, or it is gone
             synchronise(socket, compiler, state)
             return 0
@@ -294,9 +296,16 @@ def _try(socket: Nfnetlink, change: Change, state: State, *, made: bool) -> int 
     starts from. `made`: the fixed chains are known to be there; what makes them is not counted.
     """
     if not made:
-        kernel.ensure(socket, ports=_has_ports(state.endpoints))
+        kernel.ensure(socket, _sections(state))
     try:
-        return kernel.apply(socket, new=change.new, fill=change.fill, remove=change.remove, add=change.add)
+        return kernel.apply(
+            socket,
+            new=change.new,
+            fill=change.fill,
+            remove=change.remove,
+            add=change.add,
+            families=state.bridging.families,
+        )
     except kernel.Mismatch:
         return None
 
@@ -305,9 +314,19 @@ def _has_ports(endpoints: Sequence[Endpoint]) -> bool:
     return any(endpoint.bridged and endpoint.port for endpoint in endpoints)
 
 
+def _sections(state: State) -> list[Section]:
+    """The fixed chains that a state takes."""
+    found = [policy_rules.SECTION]
+    if _has_ports(state.endpoints):
+        found += [policy_rules.PORTS, state.bridging.section]
+    elif state.bridging is Bridging.CONNTRACK:
+        found.append(policy_rules.BRIDGED)
+    return found
+
+
 def synchronise(socket: Nfnetlink, compiler: Compiler, state: State) -> Change:
     """Make the host's rules hold what `state` says; what was different. CniError 999."""
     if not any(not item.inside for item in state.endpoints) and not kernel.set_names(socket):
         return Change()
-    fixed = (policy_rules.SECTION, *((policy_rules.PORTS,) if _has_ports(state.endpoints) else ()))
-    return policy_kernel.make_hold(socket, compiler.compile(state.endpoints), fixed)
+    wanted = state.bridging.compiled(compiler.compile(state.endpoints))
+    return policy_kernel.make_hold(socket, wanted, _sections(state), state.bridging.families)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cache
 from ipaddress import ip_address
@@ -20,6 +21,7 @@ from cni_plugins.policy.traffic import NUMBERS
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import Ip
+from cni_plugins.steps.policy_bridged import Bridging
 from cni_plugins.steps.policy_file import State
 from cni_plugins.steps.policy_inside import Inside
 
@@ -41,7 +43,8 @@ def explain_flow(
     compiler.compile(state.endpoints)
     answers: list[dict[str, Any]] = []
     with ExitStack() as stack:
-        sets = _sets(stack.enter_context(Nfnetlink(host)))
+        socket = stack.enter_context(Nfnetlink(host))
+        routed, between = _sets(socket), _sets(socket, kernel.BRIDGE)
         at = Inside(host, after(_SECONDS))
 
         @cache
@@ -58,6 +61,7 @@ def explain_flow(
                 continue
             ends = {"source": _of(state, a), "target": _of(state, b)}
             inside = {end: place(each) for end, each in ends.items() if each is not None and each.inside}
+            sets = between if _between_ports(state, tuple(ends.values())) else routed
             found = explaining.judge(sets, compiler.profiles, packet, inside)
             why = explaining.reasons(state.policies, _of(state, a), _of(state, b), packet)
             answers.append(
@@ -79,14 +83,23 @@ def explain_flow(
     return answers
 
 
-def _sets(socket: Nfnetlink) -> Sets:
+def _sets(socket: Nfnetlink, prefix: str = "") -> Sets:
     """A namespace's sets, each read once."""
 
     @cache
     def read(name: str) -> tuple[Entry, ...]:
-        return tuple(Entry(name, *entry) for entry in kernel.read(socket, name))
+        return tuple(Entry(name, *entry) for entry in kernel.read(socket, prefix + name))
 
     return read
+
+
+def _between_ports(state: State, ends: Sequence[Endpoint | None]) -> bool:
+    """Whether the bridge family judges what goes between both ends."""
+    if state.bridging is not Bridging.CONNTRACK:
+        return False
+    return (
+        all(end is not None and end.bridged for end in ends) and len({end and end.link for end in ends}) == 1
+    )
 
 
 def _of(state: State, address: Ip) -> Endpoint | None:

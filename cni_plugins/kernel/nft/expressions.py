@@ -13,9 +13,10 @@ from cni_plugins.kernel.netlink.codec import attribute, nested, string
 ACCEPT, RETURN = 1, -5  # linux/netfilter.h, linux/netfilter/nf_tables.h: verdict codes
 _GOTO = -4
 _NETWORK, _TRANSPORT = 1, 2  # where a payload is counted from
-_META_NFPROTO, _META_L4PROTO = 15, 16
+_META_PROTOCOL, _META_NFPROTO, _META_L4PROTO = 1, 15, 16
 _CT_DIRECTION = 1
 _FAMILIES, _ICMP = {4: 2, 6: 10}, {4: 1, 6: 58}
+_ETHER_TYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 _ADDRESSES = {4: (4, {"saddr": 12, "daddr": 16}), 6: (16, {"saddr": 8, "daddr": 24})}
 _PORTS = {"sport": 0, "dport": 2}
 
@@ -60,9 +61,11 @@ def direction(way: str) -> bytes:
     return load + _compare(b"\0" if way == "original" else b"\1")
 
 
-@lru_cache(2)
-def family(version: int) -> bytes:
-    """What nft puts before whatever is of one family, in a table of both."""
+@lru_cache(4)
+def family(version: int, *, bridged: bool = False) -> bytes:
+    """What nft puts before whatever is of one family, in a table of both; `bridged`: of the bridge family."""
+    if bridged:
+        return _meta(_META_PROTOCOL) + _compare(_ETHER_TYPES[version])
     return _meta(_META_NFPROTO) + _compare(bytes((_FAMILIES[version],)))
 
 

@@ -13,6 +13,12 @@ chain is immutable. What changes is filled before it is referred to, one transac
 and what nothing refers to any more goes after that.
 
 Our accept ends this base chain only; an administrator's own chains still decide.
+
+The hook of IP sees no packet that goes from port to port of a bridge. Where the kernel tracks connections in
+the bridge family (nf_conntrack_bridge, Linux 5.3), the same chains, profiles and sets stand in our table of
+that family as well, and judge there; one transaction changes both. A refusal is silent there: the kernel
+rejects nothing at that hook. Elsewhere br_netfilter leads those packets through the hook of IP
+(kernel/bridge_filter.py).
 """
 
 import struct
@@ -24,7 +30,12 @@ from cni_plugins.kernel.netlink.codec import attribute, attributes, every_attrib
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Message, Nfnetlink
 from cni_plugins.kernel.nft import elements, policy_rules, profile_rules, sections
 from cni_plugins.kernel.nft.elements import TABLE
+from cni_plugins.spec.errors import CniError
 
+#: Before the name of a set of the bridge family that there is in the table of IP too.
+BRIDGE = "bridge "
+IP = (NFPROTO_INET,)  #: the families that have policy without bridge conntrack; and with it
+IP_AND_BRIDGE = (NFPROTO_INET, NFPROTO_BRIDGE)
 A_MESSAGE = 400  # elements
 A_MAKING = 40  # profiles of a transaction
 A_FILLING = 40  # messages of a transaction that nothing refers to yet
@@ -37,8 +48,11 @@ _VALUE, _VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 1, 2, 1, 2
 _GOTO = struct.pack(">i", -4)
 
 
-def _family(name: str) -> int:
-    return NFPROTO_BRIDGE if name.startswith("port_") else NFPROTO_INET
+def place(name: str) -> tuple[int, str]:
+    """The family of our table that a set is in, and what it is called there; see BRIDGE."""
+    if name.startswith(BRIDGE):
+        return NFPROTO_BRIDGE, name.removeprefix(BRIDGE)
+    return NFPROTO_BRIDGE if name.startswith("port_") else NFPROTO_INET, name
 
 
 def _element(entry: policy_rules.EntryLike, *, bare: bool) -> bytes:
@@ -65,8 +79,9 @@ def _messages(entries: Iterable[policy_rules.EntryLike], *, remove: bool = False
         listed.sort(key=lambda entry: (entry.key, -entry.flags))
         for start in range(0, len(listed), A_MESSAGE):
             packed = [_element(entry, bare=remove) for entry in listed[start : start + A_MESSAGE]]
-            body = string(_LIST_TABLE, TABLE) + string(_LIST_SET, name) + nested(_LIST_ELEMENTS, *packed)
-            made.append(Message(nfnetlink.SUBSYS_NFTABLES, number, flags, _family(name), body))
+            family, plain = place(name)
+            body = string(_LIST_TABLE, TABLE) + string(_LIST_SET, plain) + nested(_LIST_ELEMENTS, *packed)
+            made.append(Message(nfnetlink.SUBSYS_NFTABLES, number, flags, family, body))
     return made
 
 
@@ -81,11 +96,21 @@ def _batch(socket: Nfnetlink, messages: Sequence[Message]) -> int:
     return 1 if messages else 0
 
 
-def ensure(socket: Nfnetlink, *, ports: bool) -> None:
-    """The fixed chains; with `ports` those that bind a bridge port's addresses too. CniError 999."""
-    sections.ensure(socket, policy_rules.SECTION)
-    if ports:
-        sections.ensure(socket, policy_rules.PORTS)
+def ensure(socket: Nfnetlink, fixed: Iterable[sections.Section]) -> None:
+    """The fixed chains. CniError 999."""
+    for section in fixed:
+        sections.ensure(socket, section)
+
+
+def bridge_tracks(socket: Nfnetlink) -> str:
+    """Make the chains that judge between the ports of a bridge, with connection tracking there; "" when they
+    are there, else what the kernel has against them (before Linux 5.3, or without nf_conntrack_bridge).
+    """
+    try:
+        sections.ensure(socket, policy_rules.BRIDGED)
+    except CniError as error:
+        return error.details or str(error)
+    return ""
 
 
 def apply(
@@ -95,16 +120,17 @@ def apply(
     fill: Collection[policy_rules.EntryLike],
     remove: Collection[policy_rules.EntryLike],
     add: Collection[policy_rules.EntryLike],
+    families: Sequence[int] = IP,
 ) -> int:
     """One change; the fixed chains are there. The number of transactions that it was. What is given up stays
-    until it is discarded. Mismatch when an element that is to go is not there, or one that is to come is;
-    CniError 999.
+    until it is discarded. `families`: whose tables have the profiles. Mismatch when an element that is to go
+    is not there, or one that is to come is; CniError 999.
     """
     # A packet that is under way when a transaction ends may meet old rules and new elements: what is new is
     # whole before anything leads to it.
     listed = profile_rules.ordered(new)
     making = [
-        profile_rules.definition(listed[start : start + A_MAKING])
+        profile_rules.definition(listed[start : start + A_MAKING], families)
         for start in range(0, len(listed), A_MAKING)
     ]
     filling = _messages(fill)
@@ -115,15 +141,19 @@ def apply(
     return count + _batch(socket, [*_messages(remove, remove=True), *_messages(add)])
 
 
-def forget(socket: Nfnetlink, dead: Sequence[profile_rules.ProfileLike]) -> int:
+def forget(socket: Nfnetlink, dead: Sequence[profile_rules.ProfileLike], families: Sequence[int] = IP) -> int:
     """Make profiles go that nothing leads to any more; the number of transactions. Mismatch when something
     does, or one is not as it was made.
     """
-    chains = [f"{profile.name}_{version}" for profile in dead for version in (4, 6)]
-    names = [
-        f"{profile.name}_{each}{version}" for profile in dead for version in (4, 6) for each in profile.sets
-    ]
-    return _batch(socket, profile_rules.removal(chains, names))
+    messages: list[Message] = []
+    for family in families:
+        listed = profile_rules.of_family(dead, family)
+        chains = [f"{profile.name}_{version}" for profile in listed for version in (4, 6)]
+        names = [
+            f"{item.name}_{each}{version}" for item in listed for version in (4, 6) for each in item.sets
+        ]
+        messages += profile_rules.removal(family, chains, names)
+    return _batch(socket, messages)
 
 
 def discard(socket: Nfnetlink, profiles: Collection[str]) -> int:
@@ -132,9 +162,12 @@ def discard(socket: Nfnetlink, profiles: Collection[str]) -> int:
     """
     if not profiles:
         return 0
-    chains = {name for name in chain_names(socket) if name.rpartition("_")[0] in profiles}
-    names = [name for name in elements.sets(socket, NFPROTO_INET) if name.rpartition("_")[0] in profiles]
-    return _batch(socket, profile_rules.removal(chains, names))
+    messages: list[Message] = []
+    for family in (NFPROTO_INET, NFPROTO_BRIDGE):
+        chains = {name for name in chain_names(socket, family) if name.rpartition("_")[0] in profiles}
+        names = [name for name in elements.sets(socket, family) if name.rpartition("_")[0] in profiles]
+        messages += profile_rules.removal(family, chains, names)
+    return _batch(socket, messages)
 
 
 def remove_table(socket: Nfnetlink) -> None:
@@ -144,9 +177,9 @@ def remove_table(socket: Nfnetlink) -> None:
     )
 
 
-def chain_names(socket: Nfnetlink) -> list[str]:
-    """The chains of our table. CniError 999."""
-    request = Message(nfnetlink.SUBSYS_NFTABLES, _GETCHAIN, 0, NFPROTO_INET, string(_CHAIN_TABLE, TABLE))
+def chain_names(socket: Nfnetlink, family: int = NFPROTO_INET) -> list[str]:
+    """The chains of our table of a family. CniError 999."""
+    request = Message(nfnetlink.SUBSYS_NFTABLES, _GETCHAIN, 0, family, string(_CHAIN_TABLE, TABLE))
     found = (attributes(body) for body in socket.dump(request))
     ours = (fields for fields in found if fields.get(_CHAIN_TABLE, b"").rstrip(b"\0") == TABLE.encode())
     return [fields.get(_CHAIN_NAME, b"").rstrip(b"\0").decode() for fields in ours]
@@ -154,15 +187,16 @@ def chain_names(socket: Nfnetlink) -> list[str]:
 
 def present(socket: Nfnetlink, entries: Sequence[policy_rules.EntryLike]) -> list[bool]:
     """Whether each element of hash sets is there. CniError 999."""
-    wanted = [elements.Element(_family(entry.set), entry.set, entry.key) for entry in entries]
+    wanted = [elements.Element(*place(entry.set), entry.key) for entry in entries]
     return [comment is not None for comment in elements.comments(socket, wanted)]
 
 
 def destination(socket: Nfnetlink, name: str, key: bytes) -> str:
     """The chain that a verdict map leads a key to, "" for none."""
-    body = string(_LIST_TABLE, TABLE) + string(_LIST_SET, name)
+    family, plain = place(name)
+    body = string(_LIST_TABLE, TABLE) + string(_LIST_SET, plain)
     body += nested(_LIST_ELEMENTS, nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, key))))
-    (answer,) = socket.request([Message(nfnetlink.SUBSYS_NFTABLES, _GETSETELEM, 0, _family(name), body)])
+    (answer,) = socket.request([Message(nfnetlink.SUBSYS_NFTABLES, _GETSETELEM, 0, family, body)])
     return next((chain for body in answer.bodies for _, _, chain, _ in _entries(body)), "")
 
 
@@ -170,13 +204,19 @@ def set_names(socket: Nfnetlink) -> list[str]:
     """The sets of ours that policy is made of, those of profiles included."""
     mine = ("policy_", "inside_", "in_", "out_", "host_", "from_")
     names = [name for name in elements.sets(socket, NFPROTO_INET) if name.startswith(mine)]
-    return names + [name for name in elements.sets(socket, NFPROTO_BRIDGE) if name.startswith("port_")]
+    for name in elements.sets(socket, NFPROTO_BRIDGE):
+        if name.startswith("port_"):
+            names.append(name)
+        elif name.startswith(mine):
+            names.append(BRIDGE + name)
+    return names
 
 
 def read(socket: Nfnetlink, name: str) -> list[tuple[bytes, bytes, str, int]]:
     """What a set holds: key, end, chain and flags of each element. CniError 999."""
-    body = string(_LIST_TABLE, TABLE) + string(_LIST_SET, name)
-    request = Message(nfnetlink.SUBSYS_NFTABLES, _GETSETELEM, 0, _family(name), body)
+    family, plain = place(name)
+    body = string(_LIST_TABLE, TABLE) + string(_LIST_SET, plain)
+    request = Message(nfnetlink.SUBSYS_NFTABLES, _GETSETELEM, 0, family, body)
     return [entry for body in socket.dump(request) for entry in _entries(body)]
 
 

@@ -17,6 +17,10 @@ DENY = (
     "reject with icmpx type admin-prohibited",
 )
 
+#: What the bridge family has of the sets, by how their names begin.
+_BETWEEN = ("policy_out", "policy_in", "policy_shut", "policy_known", "policy_closed", "policy_self")
+_GUARDED = "set port_guarded { type ifname ; }"
+_ITSELF = tuple(f"{ip} saddr . {ip} daddr @policy_self{v} accept" for ip, v in (("ip", 4), ("ip6", 6)))
 _ND = "{ 130, 131, 132, 133, 135, 136, 143 }"
 
 
@@ -93,6 +97,37 @@ def _sets(version: int) -> tuple[str, ...]:
     )
 
 
+def _first(link: str) -> tuple[Chain, ...]:
+    """Where flows begin; `link` is what came in by, at layer 3."""
+    return (
+        Chain(
+            "policy_new4",
+            ("ip saddr @policy_closed4 ip saddr != @policy_known4 goto policy_unknown", "goto policy_4"),
+        ),
+        Chain(
+            "policy_new6",
+            (
+                f"icmpv6 type {_ND} accept",
+                f"ip6 saddr fe80::/10 {link} @policy_links goto policy_unknown",
+                f"ip6 daddr fe80::/10 {link} @policy_links goto policy_unknown",
+                "ip6 saddr @policy_closed6 ip6 saddr != @policy_known6 goto policy_unknown",
+                "goto policy_6",
+            ),
+        ),
+    )
+
+
+def _by_state(key: str, names: tuple[str, str]) -> str:
+    """The rule that leads a packet on; `names` are those of both families, by `key`."""
+    ways = (("established", ""), ("new", "new"), ("untracked", "new"), ("invalid", "invalid"))
+    listed = (
+        f"{state} . {name} : goto policy_{chain}{v}"
+        for state, chain in ways
+        for name, v in zip(names, (4, 6), strict=True)
+    )
+    return f"ct state . {key} vmap {{ {', '.join(listed)} }}"
+
+
 SECTION = Section(
     family=NFPROTO_INET,
     version="policy_1",
@@ -104,43 +139,14 @@ SECTION = Section(
         "set policy_guarded { type ifname ; }",
     ),
     chains=(
-        Chain(
-            "policy_deny",
-            (
-                "ip saddr . ip daddr @policy_self4 accept",
-                "ip6 saddr . ip6 daddr @policy_self6 accept",
-                *DENY,
-            ),
-        ),
+        Chain("policy_deny", (*_ITSELF, *DENY)),
         Chain("policy_unknown", ("counter drop",)),
         *_judging(4),
         *_judging(6),
-        Chain(
-            "policy_new4",
-            (
-                "ip saddr @policy_closed4 ip saddr != @policy_known4 goto policy_unknown",
-                "goto policy_4",
-            ),
-        ),
-        Chain(
-            "policy_new6",
-            (
-                f"icmpv6 type {_ND} accept",
-                "ip6 saddr fe80::/10 iifname @policy_links goto policy_unknown",
-                "ip6 daddr fe80::/10 iifname @policy_links goto policy_unknown",
-                "ip6 saddr @policy_closed6 ip6 saddr != @policy_known6 goto policy_unknown",
-                "goto policy_6",
-            ),
-        ),
+        *_first("iifname"),
         Chain(
             "policy_forward",
-            (
-                "ct state . meta nfproto vmap { established . ipv4 : goto policy_4, "
-                "established . ipv6 : goto policy_6, new . ipv4 : goto policy_new4, "
-                "new . ipv6 : goto policy_new6, untracked . ipv4 : goto policy_new4, "
-                "untracked . ipv6 : goto policy_new6, invalid . ipv4 : goto policy_invalid4, "
-                "invalid . ipv6 : goto policy_invalid6 }",
-            ),
+            (_by_state("meta nfproto", ("ipv4", "ipv6")),),
             "type filter hook forward priority -10",
         ),
         Chain(
@@ -181,25 +187,67 @@ SECTION = Section(
 
 PORTS = Section(
     family=NFPROTO_BRIDGE,
-    version="policy_1",
+    version="policy_2",
     sets=(
-        "set port_guarded { type ifname ; }",
+        _GUARDED,
         "set port_source4 { type ifname . ipv4_addr ; }",
         "set port_source6 { type ifname . ipv6_addr ; }",
     ),
     chains=(
         Chain(
             "policy_guard",
+            # `meta protocol`, which a VLAN tag before it does not hide.
             (
-                "ether type ip ip saddr != 0.0.0.0 iifname @port_guarded "
+                "meta protocol ip ip saddr != 0.0.0.0 iifname @port_guarded "
                 "iifname . ip saddr != @port_source4 counter drop",
-                "ether type arp arp saddr ip != 0.0.0.0 iifname @port_guarded "
+                "meta protocol arp arp saddr ip != 0.0.0.0 iifname @port_guarded "
                 "iifname . arp saddr ip != @port_source4 counter drop",
-                "ether type ip6 ip6 saddr != { ::, fe80::/10 } iifname @port_guarded "
+                "meta protocol ip6 ip6 saddr != { ::, fe80::/10 } iifname @port_guarded "
                 "iifname . ip6 saddr != @port_source6 counter drop",
                 "icmpv6 type { 134, 137 } iifname @port_guarded counter drop",
             ),
             "type filter hook prerouting priority -310",
+        ),
+    ),
+)
+
+#: Beside PORTS where br_netfilter judges: it lets pass whatever has a VLAN tag, which the bridge, or who gets
+#: it, may take off again.
+TAGGED = Section(
+    family=NFPROTO_BRIDGE,
+    version="policy_tagged_1",
+    sets=(_GUARDED,),
+    chains=(
+        Chain(
+            "policy_tagged",
+            ("ether type { 8021q, 8021ad } iifname @port_guarded counter drop",),
+            "type filter hook prerouting priority -311",
+        ),
+    ),
+)
+
+#: Beside PORTS where connections are tracked in the bridge family.
+BRIDGED = Section(
+    family=NFPROTO_BRIDGE,
+    version="policy_bridge_1",
+    sets=(
+        *(each for version in (4, 6) for each in _sets(version) if each.split()[1].startswith(_BETWEEN)),
+        "set policy_links { type ifname ; }",
+        _GUARDED,
+    ),
+    chains=(
+        Chain("policy_deny", (*_ITSELF, *DENY[:2], "drop")),
+        Chain("policy_unknown", ("counter drop",)),
+        *_judging(4),
+        *_judging(6),
+        *_first("meta ibrname"),
+        Chain(
+            "policy_ports",
+            (
+                _by_state("meta protocol", ("ip", "ip6")),
+                "meta protocol != { ip, ip6, arp } iifname @port_guarded counter drop",
+            ),
+            "type filter hook forward priority -10",
         ),
     ),
 )

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from cni_plugins.kernel.netlink import netfilter as nfnetlink
 from cni_plugins.kernel.netlink.codec import attribute, nested, string
-from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET, Message
+from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Message
 from cni_plugins.kernel.netlink.socket import NLM_F_APPEND
 from cni_plugins.kernel.nft import expressions
 from cni_plugins.kernel.nft.elements import TABLE
@@ -82,16 +82,21 @@ def _definition(each: str, version: int) -> bytes:
     return b"".join(parts)
 
 
-def _message(number: int, flags: int, *parts: bytes) -> Message:
+def _message(family: int, number: int, flags: int, *parts: bytes) -> Message:
     body = string(1, TABLE) + b"".join(parts)
-    return Message(nfnetlink.SUBSYS_NFTABLES, number, flags, NFPROTO_INET, body)
+    return Message(nfnetlink.SUBSYS_NFTABLES, number, flags, family, body)
 
 
-def rules(profile: ProfileLike, version: int) -> tuple[bytes, ...]:
-    """The expressions of each rule of a profile's chain of a family."""
+def of_family(profiles: Iterable[ProfileLike], family: int) -> list[ProfileLike]:
+    """Those that a table of a family has: what is between the ports of a bridge is never the host's own."""
+    return [item for item in profiles if family != NFPROTO_BRIDGE or item.kind in ("in", "out")]
+
+
+def rules(profile: ProfileLike, version: int, family: int = NFPROTO_INET) -> tuple[bytes, ...]:
+    """The expressions of each rule of a profile's chain of a version of IP, in the table of a family."""
     if profile.kind in ("host", "from"):
         return _of_host(profile.name, profile.kind, version)
-    return (*_matching(profile, version), *_missed(profile, version))
+    return (*_matching(profile, version, family), *_missed(profile, version))
 
 
 def _of_host(name: str, kind: str, version: int) -> tuple[bytes, ...]:
@@ -114,13 +119,13 @@ def _onward(profile: ProfileLike, version: int) -> dict[str, bytes]:
     }
 
 
-def _matching(profile: ProfileLike, version: int) -> Iterator[bytes]:
+def _matching(profile: ProfileLike, version: int, family: int) -> Iterator[bytes]:
     onward, name, v = _onward(profile, version), profile.name, version
     if profile.then not in ("", "-"):
         onward = dict.fromkeys(onward, expressions.goto(f"{profile.then}_{v}"))
     for way, then in onward.items():
         side = "saddr" if (profile.kind == "in") == (way == "original") else "daddr"
-        start = expressions.direction(way) + expressions.family(v)
+        start = expressions.direction(way) + expressions.family(v, bridged=family == NFPROTO_BRIDGE)
         unknown = expressions.peer(v, side) + expressions.look_up(f"policy_known{v}", inverted=True)
         port = "dport" if way == "original" else "sport"
         keys = {
@@ -156,28 +161,30 @@ def ordered(profiles: Iterable[ProfileLike]) -> list[ProfileLike]:
     return sorted(profiles, key=lambda profile: profile.then not in ("", "-"))
 
 
-def definition(listed: Sequence[ProfileLike]) -> list[Message]:
+def definition(listed: Sequence[ProfileLike], families: Sequence[int] = (NFPROTO_INET,)) -> list[Message]:
     """Messages that make the sets and chains of `ordered` profiles, or make again what of them is harmed."""
     identifiers = itertools.count(1)
     made: list[Message] = []
-    for profile, version in itertools.product(listed, (4, 6)):
+    create, append = nfnetlink.NLM_F_CREATE, nfnetlink.NLM_F_CREATE | NLM_F_APPEND
+    placed = [(family, profile) for family in families for profile in of_family(listed, family)]
+    for (family, profile), version in itertools.product(placed, (4, 6)):
         for each in sorted(profile.sets):
             parts = (_definition(each, version), _word(_SET_ID, next(identifiers)))
             name = string(_SET_NAME, f"{profile.name}_{each}{version}")
-            made.append(_message(_NEWSET, nfnetlink.NLM_F_CREATE, name, *parts))
-    for profile, version in itertools.product(listed, (4, 6)):
+            made.append(_message(family, _NEWSET, create, name, *parts))
+    for (family, profile), version in itertools.product(placed, (4, 6)):
         chain = f"{profile.name}_{version}"
-        made.append(_message(_NEWCHAIN, nfnetlink.NLM_F_CREATE, string(_CHAIN_NAME, chain)))
-        made.append(_message(_DELRULE, 0, string(_RULE_CHAIN, chain)))
-        for rule in rules(profile, version):
+        made.append(_message(family, _NEWCHAIN, create, string(_CHAIN_NAME, chain)))
+        made.append(_message(family, _DELRULE, 0, string(_RULE_CHAIN, chain)))
+        for rule in rules(profile, version, family):
             parts = (string(_RULE_CHAIN, chain), nested(_RULE_EXPRESSIONS, rule))
-            made.append(_message(_NEWRULE, nfnetlink.NLM_F_CREATE | NLM_F_APPEND, *parts))
+            made.append(_message(family, _NEWRULE, append, *parts))
     return made
 
 
-def removal(chains: Collection[str], sets: Collection[str]) -> list[Message]:
+def removal(family: int, chains: Collection[str], sets: Collection[str]) -> list[Message]:
     """Messages that delete chains with their rules, and sets with their elements."""
     listed = sorted(chains)
-    made = [_message(_DELRULE, 0, string(_RULE_CHAIN, name)) for name in listed]
-    made += [_message(_DELCHAIN, 0, string(_CHAIN_NAME, name)) for name in listed]
-    return made + [_message(_DELSET, 0, string(_SET_NAME, name)) for name in sorted(sets)]
+    made = [_message(family, _DELRULE, 0, string(_RULE_CHAIN, name)) for name in listed]
+    made += [_message(family, _DELCHAIN, 0, string(_CHAIN_NAME, name)) for name in listed]
+    return made + [_message(family, _DELSET, 0, string(_SET_NAME, name)) for name in sorted(sets)]

@@ -11,7 +11,7 @@ import pytest
 from cni_plugins.conftest import new_namespace
 from cni_plugins.kernel.netlink.codec import attributes, every_attribute, string
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET, SUBSYS_NFTABLES, Message, Nfnetlink
-from cni_plugins.kernel.nft import library, policy
+from cni_plugins.kernel.nft import library, policy, policy_rules
 from cni_plugins.kernel.nft.elements import TABLE
 from cni_plugins.spec.namespace import Namespace
 
@@ -42,7 +42,7 @@ PROFILES = [
 ]
 
 
-def text_of_sets(profile: Made, version: int) -> list[str]:
+def text_of_sets(profile: Made, version: int, family: str) -> list[str]:
     """In nft's language."""
     address = f"ipv{version}_addr"
     kind = "icmp_type" if version == 4 else "icmpv6_type"
@@ -58,7 +58,7 @@ def text_of_sets(profile: Made, version: int) -> list[str]:
         "t": f"type {kind} ;",
     }
     sets = sorted(profile.sets)
-    return [f"add set inet {TABLE} {profile.name}_{each}{version} {{ {types[each]} }}" for each in sets]
+    return [f"add set {family} {TABLE} {profile.name}_{each}{version} {{ {types[each]} }}" for each in sets]
 
 
 def text_of_rules(profile: Made, version: int) -> list[str]:
@@ -103,27 +103,29 @@ def text_of_rules(profile: Made, version: int) -> list[str]:
     return rules + missed
 
 
-def write_as_text(host: Namespace, profile: Made) -> None:
-    lines = [line for version in (4, 6) for line in text_of_sets(profile, version)]
+def write_as_text(host: Namespace, profile: Made, family: str) -> None:
+    lines = [line for version in (4, 6) for line in text_of_sets(profile, version, family)]
     for version in (4, 6):
-        chain = f"inet {TABLE} {profile.name}_{version}"
+        chain = f"{family} {TABLE} {profile.name}_{version}"
         lines.append(f"add chain {chain}")
         lines += [f"add rule {chain} {rule}" for rule in text_of_rules(profile, version)]
     library.run(host, "\n".join(lines) + "\n")
 
 
-def kernel_has(socket: Nfnetlink, profile: Made) -> tuple[dict[str, object], dict[str, object]]:
+def kernel_has(
+    socket: Nfnetlink, profile: Made, family: int = NFPROTO_INET
+) -> tuple[dict[str, object], dict[str, object]]:
     """The sets with their attributes, and the chains with their rules' expressions."""
     sets: dict[str, object] = {}
     chains: dict[str, list[object]] = {}
     table = string(1, TABLE)
-    for body in socket.dump(Message(SUBSYS_NFTABLES, _GETSET, 0, NFPROTO_INET, table)):
+    for body in socket.dump(Message(SUBSYS_NFTABLES, _GETSET, 0, family, table)):
         found = attributes(body)
         name = found[2].rstrip(b"\0").decode()
         if name.startswith(profile.name):
             # flags, type and length of the key, its fields, nft's own note
             sets[name] = [found.get(each, b"") for each in (3, 4, 5, 9, 13)]
-    for body in socket.dump(Message(SUBSYS_NFTABLES, _GETRULE, 0, NFPROTO_INET, table)):
+    for body in socket.dump(Message(SUBSYS_NFTABLES, _GETRULE, 0, family, table)):
         found = attributes(body)
         name = found[2].rstrip(b"\0").decode()
         if name.startswith(profile.name):
@@ -133,27 +135,35 @@ def kernel_has(socket: Nfnetlink, profile: Made) -> tuple[dict[str, object], dic
     return sets, dict(chains)
 
 
-@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: f"{profile.kind}-{profile.then}")
-def test_a_profile_is_what_the_compiler_makes_of_it(profile: Made) -> None:
+def assert_is_what_the_compiler_makes(profile: Made, *, bridged: bool) -> None:
+    """In the table of IP, or of bridges."""
+    families = policy.IP_AND_BRIDGE if bridged else policy.IP
+    fixed = [policy_rules.SECTION, *([policy_rules.BRIDGED] if bridged else [])]
+    audited = Made(AUDITED, "in", frozenset("p"))
     found = []
     for by_compiler in (True, False):
         host = new_namespace()
         with Nfnetlink(host) as socket:
-            policy.ensure(socket, ports=False)
-            policy.apply(socket, new=[Made(AUDITED, "in", frozenset("p"))], fill=(), remove=(), add=())
+            policy.ensure(socket, fixed)
+            policy.apply(socket, new=[audited], fill=(), remove=(), add=(), families=families)
             if by_compiler:
-                write_as_text(host, profile)
+                write_as_text(host, profile, "bridge" if bridged else "inet")
             else:
-                policy.apply(socket, new=[profile], fill=(), remove=(), add=())
-            found.append(kernel_has(socket, profile))
+                policy.apply(socket, new=[profile], fill=(), remove=(), add=(), families=families)
+            found.append(kernel_has(socket, profile, families[-1]))
     assert found[0] == found[1]
     assert len(found[0][0]) == 2 * len(profile.sets)
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: f"{profile.kind}-{profile.then}")
+def test_a_profile_is_what_the_compiler_makes_of_it(profile: Made) -> None:
+    assert_is_what_the_compiler_makes(profile, bridged=False)
 
 
 def test_what_nft_lists_of_profiles_it_takes_back() -> None:
     host, other = new_namespace(), new_namespace()
     with Nfnetlink(host) as socket:
-        policy.ensure(socket, ports=True)
+        policy.ensure(socket, [policy_rules.SECTION, policy_rules.PORTS, policy_rules.TAGGED])
         policy.apply(socket, new=[*PROFILES, Made(AUDITED, "in", frozenset("p"))], fill=(), remove=(), add=())
     listed = library.run(host, "list ruleset\n")
     library.run(other, listed)
@@ -164,7 +174,7 @@ def test_what_nft_lists_of_profiles_it_takes_back() -> None:
 def test_a_profile_that_was_harmed_is_whole_again_with_its_elements() -> None:
     host = new_namespace()
     with Nfnetlink(host) as socket:
-        policy.ensure(socket, ports=False)
+        policy.ensure(socket, [policy_rules.SECTION])
         policy.apply(socket, new=PROFILES[:1], fill=(), remove=(), add=())
         whole = kernel_has(socket, PROFILES[0])
         name = f"inet {TABLE} in_000000000001"
@@ -180,7 +190,7 @@ def test_a_profile_that_was_harmed_is_whole_again_with_its_elements() -> None:
 def test_profiles_go_whole() -> None:
     host = new_namespace()
     with Nfnetlink(host) as socket:
-        policy.ensure(socket, ports=False)
+        policy.ensure(socket, [policy_rules.SECTION])
         before = library.run(host, "list ruleset\n")
         policy.apply(socket, new=[*PROFILES, Made(AUDITED, "in", frozenset("p"))], fill=(), remove=(), add=())
         policy.discard(socket, {*(profile.name for profile in PROFILES), AUDITED})

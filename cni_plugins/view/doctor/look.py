@@ -13,7 +13,7 @@ from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import Roots
 from cni_plugins.view.attachments import Attachment, State
-from cni_plugins.view.doctor import containers, firewall, host, networks, runtime, state
+from cni_plugins.view.doctor import containers, firewall, host, networks, policy, runtime, state
 from cni_plugins.view.doctor.facts import Facts, Finding, Inside, Level
 from cni_plugins.view.endpoint import opened
 from cni_plugins.view.node import Node
@@ -25,6 +25,7 @@ _SECONDS = 10.0
 CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     *host.CHECKS,
     *firewall.CHECKS,
+    *policy.CHECKS,
     *networks.CHECKS,
     *containers.CHECKS,
     *state.CHECKS,
