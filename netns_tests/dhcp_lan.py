@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -145,6 +146,45 @@ def kea(server: Netns, *, seconds: int = 10) -> Iterator[Running]:
         yield running
 
 
+def began(node: Node) -> list[float]:
+    """When each lease was got or renewed, as the files have it: a look that costs no process."""
+    files = node.path("/var/lib/mesokit/leases/default").glob("*.json")
+    return [float(json.loads(path.read_text())["began"]) for path in sorted(files)]
+
+
+def await_renewal(node: Node, lifetime: Callable[[], int], seconds: int) -> None:
+    """Until the only lease, of `seconds`, is a younger one than now, and the address lives as long."""
+    before = began(node)
+    until(lambda: began(node) > before, what="the lease is renewed")
+    until(lambda: lifetime() > seconds // 2, what="the address lives as long")
+
+
+def ended_ping(pings: Running) -> str:
+    """What a ping without end says when it is asked to end: none was lost."""
+    pings.kill(signal.SIGINT)
+    text = pings.wait().text
+    assert " 0% packet loss" in text, text[-300:]
+    return text
+
+
+def processor_time(pid: str, node: Node) -> int:
+    """Clock ticks that a process has worked for."""
+    fields = node.path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def await_rest(node: Node) -> None:
+    """Until the lease daemon has nothing to do: no tick of a processor in a second."""
+
+    def rests() -> bool:
+        pid = daemon_of(node)
+        before = processor_time(pid, node)
+        time.sleep(1)
+        return processor_time(pid, node) == before
+
+    until(rests, what="the lease daemon rests")
+
+
 def multiplied(node: Node, count: int, version: int = 4) -> None:
     """Copies of the only lease file as those of `count` more containers, x0 and so on."""
     (path,) = node.path("/var/lib/mesokit/leases/default").glob("*.json")
@@ -172,9 +212,9 @@ def a_thousand_wait(node: Node, plugin: str, conf: dict[str, Any], *, version: i
         node.cni("ADD", plugin, conf, "c1", box).ok()
     multiplied(node, 999, version)
     with started(node.popen([MESOKIT, "dhcp"])) as running:
-        until(lambda: running.ended() or daemon_of(node), what="the lease daemon runs")
+        until(lambda: running.ended() or daemon_of(node) == str(running.pid), what="it has the leases")
         until(node.path("/run/mesokit/dhcp.sock").is_socket, what="the lease daemon listens")
-        time.sleep(12)  # all have been looked at, and given their lifetime
+        await_rest(node)  # all have been looked at, and given their lifetime
         descriptors, memory = cost_of(node)
         sys.stderr.write(f"1000 leases of IPv{version}: {descriptors} descriptors, {memory} kB (PSS)\n")
         assert descriptors < 30
