@@ -43,8 +43,6 @@ class LocalBackend:
                     container_path=resource.disk.volume.container_path,
                     mode=resource.disk.volume.mode,
                 )
-        # What a framework wants agents to fetch is this machine's own here.
-        del given.command.uris[:]
         copies = []
         for task in tasks:
             copy = mesos_pb2.TaskInfo()

@@ -80,6 +80,7 @@ def _usable(offer: Resources, name: str, request: Request, revocable: bool) -> l
         and not kind.persistence
         and not kind.whole
         and not kind.shared
+        and not kind.disk  # of a disk of its own, not of the one that sandboxes are on
         and (kind.revocable == revocable or not isinstance(amount, int))
     ]
     if len(pieces) < 2:

@@ -33,7 +33,7 @@ from executor.framework.sdk.answers import (
     superseded,
     superseded_call,
 )
-from executor.framework.sdk.calls import repeatable, subscribe
+from executor.framework.sdk.calls import Call, repeatable, subscribe
 from executor.framework.sdk.session_events import (
     Action,
     Answered,
@@ -327,13 +327,23 @@ class Session:
             return [Outcome(given.token, Fate.TAKEN, given.status), *self._next_call(now)]
         if given.status == 400 and superseded_call(given.text):
             return self._superseded(f"a call was refused: {given.text}")
-        if given.status in (307, 401, 403, 503) or (given.status == 400 and "cannot be found" in given.text):
-            # Not leader any more, not subscribed, unknown to a new master: a new subscription mends it.
-            if given.status == 401:
-                return [RefreshCredential(), *self._again(now, f"a call was answered {given.status}")]
-            return self._again(now, f"a call was answered {given.status}: {given.text}")
+        if self._is_over(given, pending.call):
+            why = f"a call was answered {given.status}: {given.text}".removesuffix(": ")
+            fresh = [RefreshCredential()] if given.status == 401 else []
+            return [*fresh, *self._again(now, why)]
         state.under_way = None
         return [Outcome(given.token, Fate.REFUSED, given.status, given.text), *self._next_call(now)]
+
+    @staticmethod
+    def _is_over(given: Answered, call: Call) -> bool:
+        """Whether a refusal means that only a new subscription helps: the master does not lead any more, or
+        does not know this framework. A change that is not authorized is refused again with each.
+        """
+        if given.status == 403 and call.type == Call.UPDATE_FRAMEWORK:
+            return "not subscribed" in given.text
+        return given.status in (307, 401, 403, 503) or (
+            given.status == 400 and "cannot be found" in given.text
+        )
 
     def _call_lost(self, given: Input, now: float) -> list[Action]:
         """A connection that the master closed while it was idle is made anew; else the subscription goes."""

@@ -10,6 +10,7 @@ said is asked for again after the next start, what was said was stored.
 
 import asyncio
 import logging
+import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -151,6 +152,7 @@ class Framework:
         info = mesos_pb2.FrameworkInfo(user=settings.user, name=settings.name, checkpoint=True)
         info.roles.extend(settings.roles)
         info.failover_timeout = settings.failover_timeout
+        info.hostname = socket.gethostname()
         if settings.principal:
             info.principal = settings.principal
         if settings.webui_url:

@@ -112,6 +112,11 @@ async def run(
             "a credential without a principal: say with --principal whom it stands for, since masters refuse "
             "reservations and changes of a framework that does not name the principal it authenticates as"
         )
+    if not place.advertised and place.host in ("0.0.0.0", "::"):
+        raise ValueError(
+            f"--listen {place.host}:{place.port}: nobody finds this instance at that address: say with "
+            "--advertise where agents and clients do"
+        )
     made = made if made is not None else Instance()
     files = read_files(place.files)
     store = await open_store(stored)
@@ -133,7 +138,9 @@ async def run(
         for number in (signal.SIGTERM, signal.SIGINT):
             with suppress(NotImplementedError, RuntimeError):
                 asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        settings = _delivered(settings, files, f"{scheme}://{advertised}")
+        base = f"{scheme}://{advertised}"
+        settings = replace(_delivered(settings, files, base), webui_url=settings.webui_url or f"{base}/")
+        _warn_of_loopback(settings, base)
         return await _lead(settings, advertised, stop, zookeeper_masters, made)
     finally:
         server.should_exit = True
@@ -173,6 +180,14 @@ def _delivered(settings: Settings, files: dict[str, Served], base: str) -> Setti
         settings,
         delivery=replace(delivery, uri=f"{base}{served.target}", archive=archive, command=command),
     )
+
+
+def _warn_of_loopback(settings: Settings, base: str) -> None:
+    """Agents of other machines cannot fetch from this one's loopback address."""
+    far = [name for name in settings.client.masters if not browsers.is_loopback(browsers.host_name(name))]
+    here = browsers.is_loopback(browsers.host_name(base.partition("//")[2]))
+    if far and here and settings.delivery.uri.startswith(base):
+        log.warning("agents cannot fetch the executor from %s: say with --advertise where they can", base)
 
 
 async def _campaign(store: Store, advertised: str) -> Leadership:

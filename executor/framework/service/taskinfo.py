@@ -2,7 +2,8 @@
 
 One executor for each instance, with an id that nobody had before: an executor's id may be used again only
 when master and agent agree that the old one is gone, which they do at different times. The group is delivered
-whole or not at all. The command and the checks stay in each TaskInfo, where agents show them; secrets are put
+whole or not at all. The command and the checks stay in each TaskInfo, where agents show them; its URIs are
+the executor's, whose sandbox they share; secrets are put
 in at the launch, from files, and are in no record of ours.
 """
 
@@ -110,6 +111,12 @@ def _common(app: App, terms: Terms) -> Launch:
         executor.command.uris.add(
             value=delivery.uri, executable=not delivery.archive, extract=delivery.archive, cache=True
         )
+    for spec in app.tasks:
+        # Agents fetch for an executor before it starts, never for a task that one gets.
+        for uri in spec.document["command"].get("uris") or ():
+            wanted = _uri(uri)
+            if wanted not in executor.command.uris:
+                executor.command.uris.append(wanted)
     container = app.document.get("container")
     if container:
         executor.container.CopyFrom(container_info(container))
@@ -156,18 +163,21 @@ def _fill_command(
         command.value = document["cmd"]
     if document.get("user"):
         command.user = document["user"]
-    for uri in document.get("uris") or ():
-        entry = command.uris.add(value=uri["uri"], extract=uri.get("extract") is not False)
-        entry.executable = bool(uri.get("execute"))
-        entry.cache = bool(uri.get("cache"))
-        if uri.get("output_file"):
-            entry.output_file = uri["output_file"]
     for name, value in (document.get("environment") or {}).items():
         command.environment.variables.add(name=name, value=value)
     for name, source in (document.get("secrets") or {}).items():
         variable = command.environment.variables.add(name=name, type=mesos_pb2.Environment.Variable.SECRET)
         variable.secret.type = mesos_pb2.Secret.VALUE
         variable.secret.value.data = secret(source)
+
+
+def _uri(document: dict[str, Any]) -> mesos_pb2.CommandInfo.URI:
+    uri = mesos_pb2.CommandInfo.URI(value=document["uri"], extract=document.get("extract") is not False)
+    uri.executable = bool(document.get("execute"))
+    uri.cache = bool(document.get("cache"))
+    if document.get("output_file"):
+        uri.output_file = document["output_file"]
+    return uri
 
 
 def _shared_out(app: App, pieces: Resources) -> list[Resources]:

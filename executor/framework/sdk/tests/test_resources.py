@@ -160,3 +160,12 @@ def test_resources_never_change() -> None:
     two = one + one
     assert one.total("cpus") == 1000 and two.total("cpus") == 2000
     assert Resources() == one - one
+
+
+def test_a_sandbox_is_on_no_disk_of_its_own() -> None:
+    apart = scalar("disk", 1000)
+    apart.disk.source.type = mesos_pb2.Resource.DiskInfo.Source.RAW
+    offer = parse([apart, scalar("disk", 10)])
+    assert choose(offer, Request(scalars=(("disk", 11_000),)), Random(1).randrange) == Shortfall(
+        "disk", 11_000, 10_000
+    )

@@ -323,6 +323,15 @@ def test_a_refused_call_is_told_and_the_next_goes_on() -> None:
     assert isinstance(actions[1], SendCall)
 
 
+def test_a_change_that_is_not_authorized_is_refused_and_the_subscription_goes_on() -> None:
+    found = session()
+    subscribed(found)
+    found.handle(Say(1, calls.update_framework(found.info, (), None)), 1.0)
+    text = "Not authorized to update framework"
+    assert found.handle(Answered(1, 403, text), 2.0) == [Outcome(1, Fate.REFUSED, 403, text)]
+    assert found.phase is Phase.SUBSCRIBED
+
+
 def test_a_call_that_is_not_answered_ends_the_subscription() -> None:
     found = session()
     subscribed(found)

@@ -1,6 +1,7 @@
 """From a document to running tasks and back, at the outside: the fake master's log and its agents."""
 
 import asyncio
+import socket
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,10 +13,13 @@ from mesos.v1.scheduler import scheduler_pb2
 from executor.framework.fake_master.agent import Step
 from executor.framework.fake_master.master import Master
 from executor.framework.fake_master.server import Fault, serve
+from executor.framework.service import serve as serving
 from executor.framework.service import wishes
 from executor.framework.service.instance import State
 from executor.framework.service.rollout import Status
-from executor.framework.service.tests.setup import QUICK, agent, app, bench, running, until
+from executor.framework.service.serve import Place, Stored
+from executor.framework.service.spec import read_app
+from executor.framework.service.tests.setup import QUICK, agent, app, bench, running, settings_for, until
 from executor.framework.service.wishes import WishError
 
 Call = scheduler_pb2.Call
@@ -216,3 +220,35 @@ def test_an_agent_that_is_away_is_waited_for_and_then_replaced(tmp_path: Path) -
             assert len(here.tasks()) == 1
 
     asyncio.run(scenario())
+
+
+def test_what_a_task_wants_fetched_is_fetched_for_its_executor(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        command = {"cmd": "true", "uris": [{"uri": "http://files/a.tgz"}, {"uri": "/b", "execute": True}]}
+        other = {"cmd": "true", "uris": [{"uri": "http://files/a.tgz"}]}
+        tasks = [{"name": "one", "command": command}, {"name": "two", "command": other}]
+        found = read_app({"version": 1, "name": "web", "tasks": tasks}, "test")
+        async with bench(tmp_path, agent(1)) as here:
+            await here.framework.wish(wishes.deploy(found))
+            await until(lambda: len(here.running()) == 1)
+            group = here.server.calls(Call.ACCEPT)[0].accept.operations[0].launch_group
+            uris = [(uri.value, uri.extract, uri.executable) for uri in group.executor.command.uris]
+            assert uris == [("http://files/a.tgz", True, False), ("/b", True, True)]
+            assert not any(task.command.uris for task in group.task_group.tasks)
+
+    asyncio.run(scenario())
+
+
+def test_a_master_is_told_where_the_framework_answers(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with bench(tmp_path, agent(1), webui_url="http://here:1/") as here:
+            info = here.server.calls(Call.SUBSCRIBE)[0].subscribe.framework_info
+            assert (info.hostname, info.webui_url) == (socket.gethostname(), "http://here:1/")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_an_address_that_means_any_is_none_to_be_found_at(tmp_path: Path, host: str) -> None:
+    with pytest.raises(ValueError, match=r"nobody finds this instance at that address: say with --advertise"):
+        asyncio.run(serving.run(settings_for(""), Place(host), Stored(sqlite=tmp_path / "state.db")))
