@@ -84,9 +84,10 @@ def update(node: Node, *words: str, status: int = 0) -> Any:
     return json.loads(done.text)
 
 
-def record(node: Node) -> dict[str, Any]:
-    """What the container's record says, without what every step's number is."""
-    ((_, contents),) = records.every(roots_from({"MESOKIT_ROOT": str(node.path("/"))}))
+def record(node: Node, container: str = "") -> dict[str, Any]:
+    """What the (only) container's record says, without what every step's number is."""
+    found = records.every(roots_from({"MESOKIT_ROOT": str(node.path("/"))}))
+    (contents,) = [each for _, each in found if container in {"", each.identity.container_id}]
     assert contents.begun is None
     return {
         "steps": [(line["step"], line["args"]) for line in contents.steps],

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from netns_tests.case import bridge
+from netns_tests.case import bridge, local
 from netns_tests.node import Netns, Node
 from netns_tests.snapshot import assert_clean, snapshot
 from netns_tests.test_crash import Driver, _clean, driver, make_box, shim
@@ -82,6 +82,14 @@ SCENARIOS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("mtu=1300", "addresses+=fd00:9::77/64", "routes+=fd00:40::/32@fd00:9::1"),
     ),
 }
+#: What a task with the right to does to its own network, and an update that it makes hard to take back.
+SPITE = "ip link set eth0 down; ip addr flush dev eth0; sysctl -qw net.ipv6.conf.all.disable_ipv6=1"
+UNDONE = (
+    "gateway=10.9.0.254,fd00:9::fe",
+    "routes+=10.40.0.0/16",
+    "addresses+=10.9.0.77/24,fd00:9::77/64",
+    "sysctl.net.ipv6.conf.eth0.hop_limit=99",
+)
 #: What a Mesos agent wrote for the container.
 RESOLV = "/run/mesos/isolators/network/cni/c1/resolv.conf"
 
@@ -158,3 +166,30 @@ def test_nothing_is_left_of_an_update_that_was_killed(shim: Path, name: str) -> 
             plugin.succeed("DEL", box)
             agent(node)
             _clean(node, before, box)
+
+
+@pytest.mark.timeout(900)
+def test_a_task_cannot_keep_its_del_from_coming_through(shim: Path) -> None:
+    """The update was killed, and its container has taken away what would be put back."""
+    conf = NET | {
+        "type": "tuning",
+        "sysctl": {"net.ipv6.conf.eth0.hop_limit": "63"},
+        "delegate": bridge(local("10.9.0.0/24", "fd00:9::/64"), isDefaultGateway=True),
+    }
+    with Node() as node:
+        box = make_box(node)
+        with driver(node, shim, conf) as plugin:
+            before = snapshot(node)
+            plugin.succeed("ADD", box)
+            crash = 1
+            while plugin.update(UNDONE, crash)["status"] == -9:
+                box.run(["sh", "-c", SPITE])
+                plugin.succeed("DEL", box)
+                assert_clean(node, before, f"killed before change {crash}", allowed=[r"c1: ", *ALLOWED[:1]])
+                box.run(["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=0"])
+                plugin.succeed("ADD", box)
+                crash += 1
+            assert crash > 8
+            box.run(["sh", "-c", SPITE])
+            plugin.succeed("DEL", box)
+            assert_clean(node, before, "killed", allowed=[r"c1: ", *ALLOWED[:1]])

@@ -18,6 +18,7 @@ from cni_plugins.spec.values import Ip, IpInterface, parse_cidr, parse_ip
 
 FLAGS = ("macspoofchk", "portIsolation", "hairpinMode")
 LIMITS = ("ingressRate", "ingressBurst", "egressRate", "egressBurst", "latency")
+LISTS = ("routes", "addresses", "ports")
 DNS = ("nameservers", "search", "options", "domain")
 
 #: Why a key of a configuration cannot be changed under a running container.
@@ -34,18 +35,26 @@ FIXED: Mapping[str, str] = {
     "isDefaultGateway": "change the route itself: gateway=ADDRESS",
     "ipMasqBackend": "rules of two backends would translate twice: attach the container anew",
     "backend": "rules of two backends would translate twice: attach the container anew",
+    "ipMasq": "translated flows would break, others begin untranslated: attach the container anew",
+    "policy": "the default is the network's, for all its containers: edit its file, and attach them anew; "
+    "`mesokit policy` changes what a container may do",
+    "policyLabels": "which labels a task may set is the network's: edit its file",
+    "plugins": "the list is the network's: edit its file",
     "ipam": "an address that a container has is kept: see addresses+= and addresses-=",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class PortMap:
-    """A published port; `container_port` 0 when it is only named, to be removed."""
+    """A published port; `container_port` 0 when it is only named, to be removed. `family` is 0 for both; a
+    `host_ip` of None is every address of it.
+    """
 
     protocol: str
     host_port: int
     container_port: int = 0
     host_ip: Ip | None = None
+    family: int = 0
 
     @property
     def key(self) -> tuple[str, int, Ip | None]:
@@ -72,6 +81,12 @@ class Changes:
     groups: tuple[str, ...] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def inside(self) -> bool:
+        """Whether something of the container's interface is to be changed."""
+        listed = (self.routes, self.no_routes, self.addresses, self.no_addresses, self.gateways)
+        return self.mtu is not None or any(listed)
+
 
 def _bad(key: str, value: object, expected: str) -> CniError:
     return CniError(Code.INVALID_CONFIG, f"{key} is {value!r}, which is not {expected}")
@@ -79,6 +94,17 @@ def _bad(key: str, value: object, expected: str) -> CniError:
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _named(key: str, text: str) -> tuple[str, ...]:
+    """The words of a list that must name something. CniError 7."""
+    words = _words(text)
+    if not words:
+        raise CniError(Code.INVALID_CONFIG, f"{key} names nothing")
+    twice = sorted({word for word in words if words.count(word) > 1})
+    if twice:
+        raise CniError(Code.INVALID_CONFIG, f"{key} has {twice[0]!r} twice")
+    return words
 
 
 def _read(key: str, text: str, parse: Callable[[str], Any], expected: str) -> Any:
@@ -89,10 +115,16 @@ def _read(key: str, text: str, parse: Callable[[str], Any], expected: str) -> An
 
 
 def _route(text: str) -> Route:
-    destination, _, gateway = text.partition("@")
+    destination, at, gateway = text.partition("@")
+    if at and not gateway:
+        raise _bad("routes", text, "a route with its gateway behind '@'")
     where = "::/0" if destination == "default" and ":" in gateway else destination
     dst = _read("routes", "0.0.0.0/0" if where == "default" else where, parse_cidr, "a network")
+    if dst.ip.is_loopback:
+        raise _bad("routes", text, "a network beyond the container itself")
     gw = _read("routes", gateway, parse_ip, "an address behind '@'") if gateway else None
+    if gw is not None and (gw.is_unspecified or gw.is_multicast or gw.is_loopback):
+        raise _bad("routes", text, "a route whose gateway can be one")
     if gw is not None and gw.version != dst.version:
         raise _bad("routes", text, "a route whose gateway is of its destination's family")
     return Route(dst, gw)
@@ -110,8 +142,13 @@ def _port(text: str, *, named: bool) -> PortMap:
     ports = [int(item) for item in numbers if item.isascii() and item.isdigit() and 0 < int(item) < 65536]
     if len(ports) != (1 if named else 2):
         raise _bad("ports", text, expected)
-    address = _read("ports", host[0].strip("[]"), parse_ip, expected) if host else None
-    return PortMap(protocol, ports[0], 0 if named else ports[1], address)
+    try:
+        address = parse_ip(host[0].strip("[]")) if host else None
+    except ValueError as error:
+        raise _bad("ports", text, expected) from error
+    family = address.version if address is not None else 0
+    address = None if address is not None and address.is_unspecified else address
+    return PortMap(protocol, ports[0], 0 if named else ports[1], address, family)
 
 
 def _number(kind: Any, key: str, text: str) -> int:
@@ -128,7 +165,7 @@ def _flag(key: str, text: str) -> bool:
 
 
 def _added(key: str, text: str, changes: Changes) -> Changes:
-    words = _words(text)
+    words = _named(f"{key}+=", text) if key in LISTS else ()
     if key == "routes":
         return replace(changes, routes=changes.routes + tuple(map(_route, words)))
     if key == "addresses":
@@ -147,7 +184,7 @@ def _bare(word: str) -> IpInterface:
 
 
 def _removed(key: str, text: str, changes: Changes) -> Changes:
-    words = _words(text)
+    words = _named(f"{key}-=", text) if key in LISTS else ()
     if key == "routes":
         return replace(changes, no_routes=changes.no_routes + tuple(_route(word).dst for word in words))
     if key == "addresses":
@@ -160,9 +197,13 @@ def _removed(key: str, text: str, changes: Changes) -> Changes:
 
 def _set(key: str, text: str, changes: Changes) -> Changes:
     if key == "mtu":
+        if text.strip("0") == "":
+            raise _bad(key, text, "an MTU: the smallest is 68, with IPv6 1280")
         return replace(changes, mtu=_number(mtu(65535), key, text))
     if key == "gateway":
-        found = tuple(_read(key, word, parse_ip, "an address") for word in _words(text))
+        found = tuple(_read(key, word, parse_ip, "an address") for word in _named(key, text))
+        if len({item.version for item in found}) < len(found):
+            raise _bad(key, text, "one address of each family")
         return replace(changes, gateways=found)
     if key in FLAGS:
         return replace(changes, flags={**changes.flags, key: _flag(key, text)})
@@ -178,10 +219,12 @@ def _set_part(key: str, text: str, changes: Changes) -> Changes:
     if first == "dns" and rest in DNS:
         return replace(changes, dns={**changes.dns, rest: _words(text)})
     if first == "sysctl" and rest:
-        return replace(changes, sysctls={**changes.sysctls, rest: text})
+        if not text.strip():
+            raise _bad(key, text, "a value")
+        return replace(changes, sysctls={**changes.sysctls, rest: text.strip()})
     if first == "labels" and rest:
         return replace(changes, labels={**changes.labels, rest: text})
-    if key in {"routes", "addresses", "ports"}:
+    if key in LISTS:
         raise CniError(Code.INVALID_CONFIG, f"{key} is a list: write {key}+= or {key}-=")
     if first in FIXED:
         raise CniError(Code.INVALID_CONFIG, f"{key} cannot be changed in place: {FIXED[first]}")
@@ -201,7 +244,7 @@ def parse(words: Sequence[str]) -> Changes:
         name, equals, value = word.partition("=")
         if not equals:
             raise CniError(Code.INVALID_CONFIG, f"{word!r} is not KEY=VALUE")
-        key = name.rstrip("+-")
+        key = name[:-1] if name.endswith(("+", "-")) else name
         how = {"+": _added, "-": _removed}.get(name[len(key) :], _set)
         changes = how(key, value, changes)
         keys.append(key)

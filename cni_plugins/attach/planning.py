@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from cni_plugins.attach.changes import Changes
 from cni_plugins.attach.plans.addresses import change_addresses, change_routes
+from cni_plugins.attach.plans.checks import missing, require_acceptable
 from cni_plugins.attach.plans.inside import change_dns, change_labels, change_sysctls
 from cni_plugins.attach.plans.link import change_flags, change_limits, change_mtu
 from cni_plugins.attach.plans.plan import Plan, copied
@@ -27,6 +28,10 @@ def plan(changes: Changes, steps: list[Step], result: Result, context: Context, 
     if context.sandbox_namespace is None:
         made.problems.append("the container's network namespace is gone: DEL is all that is left for it")
         return made
+    if changes.inside:
+        made.problems += missing(made, context, routes=bool(changes.gateways or changes.routes))
+    if made.problems:
+        return made
     parts: tuple[tuple[bool, Callable[[Plan, Changes, Context], None]], ...] = (
         (bool(changes.addresses or changes.no_addresses), lambda *args: change_addresses(*args, force=force)),
         (bool(changes.gateways or changes.routes or changes.no_routes), change_routes),
@@ -41,4 +46,6 @@ def plan(changes: Changes, steps: list[Step], result: Result, context: Context, 
     for asked, part in parts:
         if asked:
             part(made, changes, context)
+    if not made.problems:
+        require_acceptable(made, context)
     return made

@@ -189,10 +189,7 @@ def _carry_out(work: _Work, changes: Changes, outcome: Outcome) -> Outcome:
         return replace(outcome, problems=(f"{error}{left}",))
     leftovers = []
     for number, step in going:
-        problems = undo_all(context, [step])
-        leftovers += [str(item) for item in problems]
-        if not problems:
-            record.append(records.undone_line(number))
+        leftovers += [str(item) for item in _undo(record, number, step, context)]
     return replace(outcome, changed=True, leftovers=tuple(leftovers), revision=revision)
 
 
@@ -243,10 +240,21 @@ def _take_back(record: Record, done: list[tuple[int, Step]], context: Context) -
     errors: list[CniError] = []
     with Context(call, context.plugins, context.sandbox_namespace, complete=True) as fresh:
         for number, step in reversed(done):
-            problems = undo_all(fresh, [step])
-            errors += problems
-            if not problems:
-                record.append(records.undone_line(number))
+            errors += _undo(record, number, step, fresh)
     if not errors:
-        record.append(records.update_line((), 0))
+        try:
+            record.append(records.update_line((), 0))
+        except CniError as error:
+            errors.append(error)
     return errors
+
+
+def _undo(record: Record, number: int, step: Step, context: Context) -> list[CniError]:
+    """Undo one step and note it. What cannot be noted (a full disk) is undone once more later."""
+    problems = undo_all(context, [step])
+    if not problems:
+        try:
+            record.append(records.undone_line(number))
+        except CniError as error:
+            problems.append(error)
+    return problems

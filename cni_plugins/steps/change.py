@@ -5,7 +5,9 @@ the steps that an ADD makes, so that DEL, CHECK and GC know no others. Undone, t
 Anything inside the container is told by its namespace, anything on the host by its MAC address.
 """
 
+import errno
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cni_plugins.kernel import addresses, interface, links, routes, shaping, sysctl
 from cni_plugins.kernel.links import Link, PortFlag
@@ -16,6 +18,10 @@ from cni_plugins.spec.values import IpInterface
 from cni_plugins.steps.addresses import whole
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.step import Step, step
+
+#: Answers to a route whose interface or gateway the container itself has taken away: there is no way back,
+#: and what is left goes with the container. No task may keep its own DEL from coming through.
+_HINDERED = frozenset((errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EINVAL, errno.EACCES))
 
 
 def _inside(context: Context, name: str) -> int:
@@ -102,7 +108,8 @@ class ReplacedRoute(Step):
             return
         index = interface.index_of(context.sandbox_namespace, self.ifname)
         if index:
-            context.sandbox.request(routes.replace(self.before, index).unless_gone())
+            message = routes.replace(self.before, index).unless_gone()
+            context.sandbox.request(replace(message, allow=message.allow | _HINDERED))
 
 
 @step

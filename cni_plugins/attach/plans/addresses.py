@@ -4,13 +4,15 @@ from dataclasses import replace
 from ipaddress import ip_interface
 
 from cni_plugins.attach.changes import Changes
+from cni_plugins.attach.plans import checks
 from cni_plugins.attach.plans.plan import Operation, Plan, documents, put
 from cni_plugins.kernel import addresses, interface, links
 from cni_plugins.kernel.nft.ports import Publication
+from cni_plugins.kernel.routes import SCOPE_LINK
 from cni_plugins.spec.mesos import is_mesos
 from cni_plugins.spec.result import Address, Route, decode_route
 from cni_plugins.spec.values import Ip, IpInterface, JsonObject, fold
-from cni_plugins.steps.addresses import Addresses
+from cni_plugins.steps.addresses import Addresses, whole
 from cni_plugins.steps.change import (
     AddedAddresses,
     AddedHostRoutes,
@@ -38,6 +40,7 @@ def change_routes(made: Plan, changes: Changes, context: Context) -> None:
     if missing:
         listed = ", ".join(sorted(map(str, missing)))
         made.problems.append(f"routes-={listed}: the attachment has no such route")
+    _judge_routes(made, changes, ips, old)
     moved = {entry.gateway: new.gateway for entry, new in zip(old.ips, ips, strict=True) if entry.gateway}
     kept = [
         replace(route, gw=moved.get(route.gw, route.gw)) if route.gw is not None else route
@@ -52,6 +55,21 @@ def change_routes(made: Plan, changes: Changes, context: Context) -> None:
     _rewrite_result(made, old, new)
     if changes.routes or changes.no_routes:
         _configure_routes(made, changes)
+
+
+def _judge_routes(made: Plan, changes: Changes, ips: tuple[Address, ...], old: Addresses) -> None:
+    """Problems of routes that no kernel would take, or that would cut the container off."""
+    own = [entry.address for entry in ips]
+    if old.by_gateway:
+        leads = [whole(entry.gateway).network for entry in ips if entry.gateway is not None]
+    else:
+        leads = [item.network for item in own]
+    leads += [route.dst.network for route in old.routes if (route.scope or 0) >= SCOPE_LINK]
+    for route in changes.routes:
+        if any(route.dst.network == item.network for item in own):
+            made.problems.append(f"routes+={route.dst}: the container is in that network itself")
+        elif route.gw is not None and (why := checks.gateway_problem(route.gw, own, leads)):
+            made.problems.append(f"routes+={route.dst}@{route.gw}: gateway {route.gw} {why}")
 
 
 def _key(route: Route) -> tuple[object, ...]:
@@ -79,10 +97,8 @@ def _with_gateway(entry: Address, changes: Changes, made: Plan, old: Addresses) 
         return entry
     if old.by_gateway:
         made.problems.append("gateway: on a routed network the host's end of the pair is the gateway")
-    elif wanted not in entry.address.network:
-        made.problems.append(f"gateway {wanted} is not in {entry.address.network}, where the container is")
-    elif wanted == entry.address.ip:
-        made.problems.append(f"gateway {wanted} is the container's own address")
+    elif why := checks.gateway_problem(wanted, [item.address for item in old.ips], [entry.address.network]):
+        made.problems.append(f"gateway {wanted} {why}")
     return replace(entry, gateway=wanted)
 
 
@@ -146,6 +162,10 @@ def change_addresses(made: Plan, changes: Changes, context: Context, *, force: b
         made.problems.append("addresses: the last one cannot be taken away: detach the container instead")
         return
     fresh = [_new_address(made, old, item) for item in changes.addresses if item.ip not in there]
+    reserved = made.first(Reservation)
+    for entry in fresh:
+        for holder in checks.holders(entry.address.ip, reserved.directory if reserved else "", context):
+            made.problems.append(f"address {entry.address.ip} is in use by container {holder}")
     _first_of_family(made, old, [*ips, *fresh], context, force=force)
     new = replace(old, ips=(*ips, *fresh))
     gone = [entry for entry in old.ips if entry.address.ip in changes.no_addresses]
@@ -173,6 +193,8 @@ def _others(made: Plan, changes: Changes, ours: set[Ip], context: Context) -> No
 def _new_address(made: Plan, old: Addresses, wanted: IpInterface) -> Address:
     """With the gateway of its subnet, where the container has one there already."""
     gateway = None
+    if why := checks.unusable(wanted):
+        made.problems.append(f"addresses+={wanted}: {why}")
     for entry in old.ips:
         if wanted.ip in entry.address.network:
             gateway = entry.gateway

@@ -1,5 +1,6 @@
 """Plans for what only the container sees: sysctls, resolv.conf, what a task is called by."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from cni_plugins.attach.policing import LABELS
 from cni_plugins.kernel import sysctl
 from cni_plugins.spec.mesos import merge
 from cni_plugins.spec.result import Dns
-from cni_plugins.spec.values import fold
+from cni_plugins.spec.values import fold, parse_ip
 from cni_plugins.steps import dns_file
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.dns_file import DnsFile
@@ -35,6 +36,10 @@ def change_sysctls(made: Plan, changes: Changes, context: Context) -> None:
             made.problems.append(f"sysctl {name!r} is not one of the network's")
             continue
         path = path.removeprefix("net/")
+        ours = [str(entry.address.ip) for entry in made.result.ips if entry.address.version == 6]
+        if ours and value != "0" and path in _without_ipv6(context.call.ifname):
+            made.problems.append(f"sysctl {name}={value}: it takes {', '.join(ours)} away: see addresses-=")
+            continue
         found = sysctl.read(context.inside, path)
         if found is None:
             made.problems.append(f"this kernel has no sysctl net/{path} in the container")
@@ -52,6 +57,10 @@ def change_sysctls(made: Plan, changes: Changes, context: Context) -> None:
     put(document, "sysctl", listed)
 
 
+def _without_ipv6(ifname: str) -> set[str]:
+    return {f"ipv6/conf/{where}/disable_ipv6" for where in ("all", ifname)}
+
+
 def change_dns(made: Plan, changes: Changes, context: Context) -> None:
     old = made.result.dns
     new = Dns(
@@ -60,6 +69,9 @@ def change_dns(made: Plan, changes: Changes, context: Context) -> None:
         changes.dns.get("search", old.search),
         changes.dns.get("options", old.options),
     )
+    made.problems += _unfit(new)
+    if made.problems:
+        return
     call = context.call
     for place in MESOS_FILES:
         path = str(call.roots.relocate(f"{place}/{call.container_id}/resolv.conf"))
@@ -85,6 +97,22 @@ def change_dns(made: Plan, changes: Changes, context: Context) -> None:
         "options": list(new.options),
     } | ({"domain": new.domain} if new.domain else {})
     put(document, "dns", {key: value for key, value in listed.items() if value})
+
+
+def _unfit(dns: Dns) -> Iterator[str]:
+    """What no resolver could read in its file."""
+    if not dns.nameservers:
+        yield "dns.nameservers names nobody: the container's resolver would ask 127.0.0.1"
+    for item in dns.nameservers:
+        try:
+            parse_ip(item)
+        except ValueError:
+            yield f"dns.nameservers has {item!r}, which is not an address"
+    words = {"domain": (dns.domain,) if dns.domain else (), "search": dns.search, "options": dns.options}
+    for key, listed in words.items():
+        for item in listed:
+            if not item or any(not "!" <= char <= "~" for char in item):
+                yield f"dns.{key} has {item!r}: a word of ASCII, other names in their xn-- form"
 
 
 def resolv_conf(dns: Dns) -> str:

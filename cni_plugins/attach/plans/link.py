@@ -127,9 +127,18 @@ def change_limits(made: Plan, changes: Changes, context: Context) -> None:
             )
             made.swap(old, None)
             continue
+        before, after = (old.rate, old.burst, old.latency), (rate, burst, latency)
+        if before == after:
+            continue
         name, mac = _bucket(old)
-        change = BucketChange(name, mac, mtu, (old.rate, old.burst, old.latency), (rate, burst, latency))
-        made.switches.append(Operation(change, f"{way}Rate {old.rate} → {rate} bit/s"))
+        change = BucketChange(name, mac, mtu, before, after)
+        units = ((f"{way}Rate", "bit/s"), (f"{way}Burst", "bit"), ("latency", "ms"))
+        listed = ", ".join(
+            f"{key} {was} → {is_} {unit}"
+            for (key, unit), was, is_ in zip(units, before, after, strict=True)
+            if was != is_
+        )
+        made.switches.append(Operation(change, listed))
         made.swap(old, replace(old, rate=rate, burst=burst, latency=latency))
     for key, value in changes.limits.items():
         put(document, key, value)

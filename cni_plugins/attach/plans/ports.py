@@ -1,14 +1,19 @@
 """Plans for published ports."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from cni_plugins.attach.changes import Changes, PortMap
+from cni_plugins.attach.host_ports import HostPorts
 from cni_plugins.attach.plans.plan import Operation, Plan, of_type, put
 from cni_plugins.kernel.nft.ports import Forward, Hide, Publication
+from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.values import IpInterface, JsonObject, fold
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.ports import PortClaims, Ports, PortsChange, claims_of, localnet_of, without
+
+_ANY = frozenset(("", "0.0.0.0", "::"))  # hostIP, for every address
 
 
 def change_ports(made: Plan, changes: Changes, context: Context) -> None:
@@ -26,21 +31,44 @@ def change_ports(made: Plan, changes: Changes, context: Context) -> None:
         targets.setdefault(entry.address.version, entry.address)
     forwards = {_forward_key(item): item for item in before.forwards}
     for port in changes.no_ports:
-        doomed = [key for key in forwards if key[:3] == port.key]
+        doomed = [key for key in forwards if key[:3] == port.key and port.family in {0, key[3]}]
         if not doomed:
             made.problems.append(f"ports-={port.host_port}/{port.protocol}: it is not published")
         for key in doomed:
             del forwards[key]
     for port in changes.ports:
-        versions = [v for v in targets if port.host_ip is None or port.host_ip.version == v]
+        versions = [version for version in targets if port.family in {0, version}]
         if not versions:
-            made.problems.append(f"ports+={port.host_port}: the container has no address of that family")
+            made.problems.append(
+                f"ports+={port.host_port}: the container has no IPv{port.family} address to publish it for"
+                if port.family
+                else f"ports+={port.host_port}: the container has no address"
+            )
         for version in versions:
             item = Forward(port.protocol, port.host_ip, port.host_port, targets[version], port.container_port)
             forwards[_forward_key(item)] = item
     after = replace(before, forwards=tuple(forwards.values()))
+    _require_unused(made, document, without(after, before).forwards, before.forwards, context)
     _port_operations(made, old, before, after, context)
     _port_config(made, changes)
+
+
+def _require_unused(
+    made: Plan,
+    document: JsonObject,
+    fresh: Sequence[Forward],
+    there: Sequence[Forward],
+    context: Context,
+) -> None:
+    """A program of the host that listens on a port keeps it, as with an ADD."""
+    listens = {(item.protocol, item.host_port) for item in there}
+    wanted = [item for item in fresh if (item.protocol, item.host_port) not in listens]
+    try:
+        HostPorts((), (), override=fold(document, "overrideListeners") is True).require_unused(
+            context.call.host, wanted
+        )
+    except CniError as error:
+        made.problems.append(str(error))
 
 
 def _forward_key(item: Forward) -> tuple[str, int, object, int]:
@@ -103,13 +131,17 @@ def _port_config(made: Plan, changes: Changes) -> None:
         put(made.config, "runtimeConfig", runtime)
     listed = fold(runtime, "portMappings")
     mappings = listed if isinstance(listed, list) else []
-    doomed = {(item.protocol, item.host_port) for item in (*changes.no_ports, *changes.ports)}
+    doomed = {
+        (item.protocol, item.host_port, str(item.host_ip or ""))
+        for item in (*changes.no_ports, *changes.ports)
+    }
     kept = [item for item in mappings if _mapping_key(item) not in doomed]
     put(runtime, "portMappings", kept + [_mapping(item) for item in changes.ports])
 
 
-def _mapping_key(item: Any) -> tuple[str, object]:
-    return str(fold(item, "protocol") or "tcp").lower(), fold(item, "hostPort")
+def _mapping_key(item: Any) -> tuple[str, object, str]:
+    text = str(fold(item, "hostIP") or "")
+    return str(fold(item, "protocol") or "tcp").lower(), fold(item, "hostPort"), "" if text in _ANY else text
 
 
 def _mapping(item: PortMap) -> JsonObject:
@@ -118,4 +150,6 @@ def _mapping(item: PortMap) -> JsonObject:
         "containerPort": item.container_port,
         "protocol": item.protocol,
     }
-    return document | ({"hostIP": str(item.host_ip)} if item.host_ip is not None else {})
+    any_of_family = {4: "0.0.0.0", 6: "::"}.get(item.family, "")
+    where = str(item.host_ip) if item.host_ip is not None else any_of_family
+    return document | ({"hostIP": where} if where else {})

@@ -15,12 +15,11 @@ container's rules there. Nothing is added to it any more.
 
 from dataclasses import dataclass
 
-from cni_plugins.attach import publishing
+from cni_plugins.attach import host_ports, publishing
+from cni_plugins.attach.host_ports import HostPorts, Span
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel.nft.ports import Hide, Publication
-from cni_plugins.plugins.meta import host_ports
-from cni_plugins.plugins.meta.host_ports import HostPorts, Span
 from cni_plugins.plugins.meta.portmap import forwards, parse_mappings, targets
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import INTERFACE_NAME, TEXT, list_of, option

@@ -25,13 +25,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cni_plugins.attach import publishing
+from cni_plugins.attach import host_ports, publishing
+from cni_plugins.attach.host_ports import HostPorts, Span
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel import iptables
 from cni_plugins.kernel.nft.ports import PROTOCOLS, Forward, Hide, Publication
-from cni_plugins.plugins.meta import host_ports
-from cni_plugins.plugins.meta.host_ports import HostPorts, Span
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import BOOL, TEXT, integer, list_of, one_of, option, shown
 from cni_plugins.spec.errors import CniError, Code
