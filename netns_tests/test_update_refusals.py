@@ -95,7 +95,7 @@ def test_wrong_values_are_refused_before_anything_is_changed(node: Node, ours: s
         until(lambda: b"ready" in server.output(), what="a program of the host listens")
         node.cni("ADD", f"{ours}/chain", conf | {"runtimeConfig": {}}, "c2", other).ok()
         before, old = snapshot(node, [box]), _own(node)
-        other_words = []
+        other_words: list[tuple[object, ...]] = []
         for word, told in WRONG.items():
             done = node.run([MESOKIT, "update", "c1", word], check=False)
             if done.status != 1 or told not in done.stderr.decode():
