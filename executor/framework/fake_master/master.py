@@ -120,11 +120,15 @@ class Master:
                 due, step = task.steps.pop()
                 task.steps.append((due, replace(step, reason=Status.REASON_AGENT_DRAINING)))
 
-    def maintain(self, agent_id: str, start: float) -> None:
-        """Schedule maintenance of the agent's machine: new offers say so, and it is asked for back."""
+    def maintain(self, agent_id: str, start: float, duration: float = 0.0) -> None:
+        """Schedule maintenance of the agent's machine: new offers say so, and it is asked for back. Without a
+        duration it has no end.
+        """
         entry = self.books.agents[agent_id]
         entry.unavailability = offers_pb2.Unavailability()
         entry.unavailability.start.nanoseconds = int(start * 1e9)
+        if duration:
+            entry.unavailability.duration.nanoseconds = int(duration * 1e9)
         self._rescind([offer for offer in self.books.offers.values() if offer.agent_id == agent_id])
         self._ask_back(entry)
 

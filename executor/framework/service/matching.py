@@ -6,6 +6,7 @@ starts is what people ask first. A look at plain sums comes before the exact cho
 that do not fit are passed over in a microsecond.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from executor.framework.service.taskinfo import request_of
 
 @dataclass(slots=True)
 class Held:
-    """Offers of one agent and role."""
+    """Offers of one agent and role. `unavailable`: from when on its machine is wanted back, of the epoch."""
 
     place: Place
     role: str
@@ -84,6 +85,17 @@ class WhyNot:
         }
 
 
+def unavailable(offer: offers_pb2.Offer | offers_pb2.InverseOffer, now: float) -> float | None:
+    """When the maintenance of an offer's machine begins, None where none is planned or it is over: a schedule
+    stays until somebody takes it back.
+    """
+    if not offer.HasField("unavailability"):
+        return None
+    start = offer.unavailability.start.nanoseconds / 1e9
+    duration = offer.unavailability.duration.nanoseconds / 1e9
+    return None if duration > 0 and start + duration <= now else start
+
+
 class OfferPool:
     """Offers by place."""
 
@@ -105,8 +117,7 @@ class OfferPool:
             held = self.held[key] = Held(place_of(offer), role, [], Resources())
         held.ids.append(offer.id.value)
         held.resources += resources
-        if offer.HasField("unavailability"):
-            held.unavailable = offer.unavailability.start.nanoseconds / 1e9
+        held.unavailable = unavailable(offer, time.time())
         self._keys[offer.id.value] = key
         self._parts[offer.id.value] = resources
         return True

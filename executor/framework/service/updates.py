@@ -26,6 +26,7 @@ from executor.framework.service.instance import (
     state_of,
 )
 from executor.framework.service.killing import kill
+from executor.framework.service.matching import unavailable
 from executor.framework.service.offer_constraints import understood_by
 from executor.framework.service.rollout import Status, readiness
 from executor.framework.service.turn import Turn
@@ -64,7 +65,7 @@ def event(books: Books, event: Event, turn: Turn) -> None:
 
 def _offers(books: Books, body: Event.Offers, turn: Turn) -> None:
     for offer in body.offers:
-        if not offer.HasField("unavailability"):
+        if unavailable(offer, time.time()) is None:
             books.leaving_agents.discard(offer.agent_id.value)  # its maintenance is over
     refused = [offer.id.value for offer in body.offers if not books.pool.add(offer)]
     books.counters["offers"] += len(body.offers)
@@ -203,7 +204,7 @@ def _inverse(books: Books, body: Event.InverseOffers, turn: Turn) -> None:
     """Machines that are wanted back: their instances are replaced elsewhere first, as by an update."""
     ids = [offer.id.value for offer in body.inverse_offers]
     for offer in body.inverse_offers:
-        if offer.agent_id.value:
+        if offer.agent_id.value and unavailable(offer, time.time()) is not None:
             books.leaving_agents.add(offer.agent_id.value)
             # What was answered is outstanding no more: the same question comes again under another id.
             for known in [key for key, agent in books.inverse.items() if agent == offer.agent_id.value]:

@@ -1,6 +1,7 @@
 """Agents that are drained, maintained, gone, silent or back."""
 
 import asyncio
+import time
 from pathlib import Path
 
 from mesos.v1 import mesos_pb2
@@ -119,6 +120,20 @@ def test_a_machine_whose_maintenance_is_over_is_used_again(tmp_path: Path) -> No
             await here.framework.wish(wishes.scale("web", 2))
             await until(lambda: len(here.running()) == 2)
             assert not here.framework.books.leaving_agents
+
+    asyncio.run(scenario())
+
+
+def test_a_maintenance_that_is_over_but_still_in_the_schedule_moves_nobody(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with bench(tmp_path, agent(1), refuse_busy=0.05) as here:
+            await deployed(here, app())
+            (first,) = here.running()
+            here.master.maintain("A1", time.time() - 7200, duration=3600)
+            await until(lambda: len(here.server.calls(Call.ACCEPT_INVERSE_OFFERS)) >= 2)
+            await here.framework.wish(wishes.scale("web", 2))
+            await until(lambda: len(here.running()) == 2)
+            assert first in here.running() and not here.framework.books.leaving_agents
 
     asyncio.run(scenario())
 
