@@ -36,7 +36,7 @@ from cni_plugins.policy.profile import (
     placed,
     towards,
 )
-from cni_plugins.policy.selection import Members
+from cni_plugins.policy.selection import Group, Members
 from cni_plugins.policy.traffic import FULL, NONE, Lanes
 
 _ANY = (Traffic("any"),)
@@ -163,7 +163,14 @@ class Compiler:
     def __init__(self, policies: Sequence[Policy], before: "Compiler | None" = None) -> None:
         self.policies = tuple(policies)
         self.profiles: dict[str, Profile] = {}
-        self.by_container = any(_names_containers(policy) for policy in policies)
+        named: dict[int, bool] = {} if before is None else before._by_container
+        # By identity, which is a policy's own as long as one of both holds it.
+        self._by_container: dict[int, bool] = {
+            id(item): named[id(item)] if id(item) in named else _names_containers(item) for item in policies
+        }
+        self.by_container = any(self._by_container.values())
+        self._latest: tuple[Members, dict[str, Profile], frozenset[Entry]] | None = None
+        self._grouped: tuple[Members, list[tuple[Group, Assignment]]] | None = None
         self._assigned: dict[object, Assignment] = {}
         self._towards: dict[object, Lanes] = {}
         self._index = selection.Index(policy.selector for policy in policies)
@@ -269,15 +276,34 @@ class Compiler:
 
     def used(self, members: Members) -> dict[str, Profile]:
         """The profiles that the host's rules need, and those that they go on to."""
+        return self._of(members)[1]
+
+    def _of(self, members: Members) -> tuple[Members, dict[str, Profile], frozenset[Entry]]:
+        """What `used` and `shared` say: of the same endpoints after one change and before the next."""
+        if self._latest is None or self._latest[0] is not members:
+            self._latest = members, self._used(members), frozenset(self._shared(members))
+        return self._latest
+
+    def _used(self, members: Members) -> dict[str, Profile]:
         found: dict[str, Profile] = {}
-        for group in members.here.groups(each=self.by_container):
-            found.update(self.of_one(group.first))
+        for _, assigned in self._assignments(members.here):
+            found.update(self._profiles(assigned))
         return found
+
+    def _assignments(self, members: Members) -> list[tuple[Group, Assignment]]:
+        """What each group of endpoints that are alike has."""
+        if self._grouped is None or self._grouped[0] is not members:
+            listed = members.groups(each=self.by_container)
+            self._grouped = members, [(group, self.assignment(group.first)) for group in listed]
+        return self._grouped[1]
 
     def of_one(self, endpoint: Endpoint) -> dict[str, Profile]:
         """The profiles of an endpoint, and those that they go on to."""
+        return self._profiles(self.assignment(endpoint))
+
+    def _profiles(self, assigned: Assignment) -> dict[str, Profile]:
         found: dict[str, Profile] = {}
-        for name in self.assignment(endpoint).names():
+        for name in assigned.names():
             profile = self.profiles[name]
             found[name] = profile
             if profile.then in self.profiles:
@@ -306,10 +332,12 @@ class Compiler:
 
     def shared(self, members: Members) -> set[Entry]:
         """What several endpoints stand behind."""
+        return set(self._of(members)[2])
+
+    def _shared(self, members: Members) -> set[Entry]:
         found: set[Entry] = set()
         subnets: set[IpNetwork] = set()
-        for group in members.here.groups(each=self.by_container):
-            assigned = self.assignment(group.first)
+        for group, assigned in self._assignments(members.here):
             for default, listed, link in group.places:
                 if default is not Default.OPEN:
                     subnets.update(listed)
@@ -381,11 +409,14 @@ class Compiler:
         """Those who stay, and for whom something else holds now."""
         all_of_them = bool(before.policies) != bool(self.policies)
         arrived = {endpoint.identity for endpoint in come}
-        by_container = self.by_container or before.by_container
+        if self.by_container or not before.by_container:
+            groups = self._assignments(members)
+        else:
+            groups = [(group, self.assignment(group.first)) for group in members.groups(each=True)]
         return [
             endpoint
-            for group in members.groups(each=by_container)
-            if all_of_them or before.assignment(group.first) != self.assignment(group.first)
+            for group, assigned in groups
+            if all_of_them or before.assignment(group.first) != assigned
             for endpoint in group.members
             if endpoint.identity not in arrived
         ]

@@ -20,7 +20,8 @@ file refuses the set: `Refused` holds every problem with file, line and key.
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
@@ -33,6 +34,7 @@ from cni_plugins.policy.model import IpNetwork, Peer, PeerKind, Policy, Rule, Se
 T = TypeVar("T")
 
 LARGEST = 1 << 20
+_MOMENT_NS = 100_000_000  # ten times as long as the coarsest clock of a file system's kernel stands still
 SUFFIXES = (".yaml", ".yml", ".json")
 _NAMED_TYPES = {"echo-request": (8, 128), "timestamp-request": (13, None)}
 
@@ -64,45 +66,50 @@ class _Bad(Exception):
         self.key = key
 
 
-Parsed = dict[Path, tuple[bytes, list[Policy], list[Problem]]]
-"""What files held when they were read last, by the digest of their text; for who reads them again and again.
-Each reading leaves in it what it has read.
-"""
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a file held when it was read last. `mark` tells that version of it from any other, () when it was
+    so young that another of the same moment might look like it.
+    """
+
+    mark: tuple[int, ...]
+    digest: bytes
+    policies: list[Policy]
+    problems: list[Problem]
+
+
+Parsed = dict[str, Content]
+"""For who reads files again and again. Each reading leaves in it what it has read."""
 
 
 def read_directory(place: Path, parsed: Parsed | None = None) -> list[Policy]:
     """Every policy of a directory, in the order of their names; none without the directory. Refused."""
     try:
-        names = sorted(entry.name for entry in place.iterdir())
+        names = sorted(os.listdir(place))  # noqa: PTH208 - no object for each of thousands
     except FileNotFoundError:
         return []
     except OSError as error:
         raise Refused([Problem(str(place), "", error.strerror or str(error))]) from None
-    paths = [place / name for name in names if name.endswith(SUFFIXES) and not name.startswith(".")]
+    paths = [f"{place}/{name}" for name in names if name.endswith(SUFFIXES) and not name.startswith(".")]
     return read_files(paths, parsed)
 
 
-def read_files(paths: list[Path], parsed: Parsed | None = None) -> list[Policy]:
+def read_files(paths: Sequence[str | Path], parsed: Parsed | None = None) -> list[Policy]:
     """Refused."""
     problems: list[Problem] = []
     found: dict[str, Policy] = {}
     before: Parsed = {} if parsed is None else dict(parsed)
     now: Parsed = {} if parsed is None else parsed
     now.clear()
-    for path in paths:
+    for path in map(str, paths):
         try:
-            data = _data(path)
-            digest = hashlib.sha256(data).digest()
-            if path not in before or before[path][0] != digest:
-                before[path] = (digest, *parse(data.decode(), str(path)))
+            content = now[path] = _content(path, before.get(path))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            problems.append(Problem(str(path), "", reason))
+            problems.append(Problem(path, "", reason))
             continue
-        now[path] = before[path]
-        _, listed, wrong = before[path]
-        problems += wrong
-        for policy in listed:
+        problems += content.problems
+        for policy in content.policies:
             if policy.name in found:
                 other = found[policy.name].where
                 problems.append(Problem(policy.where, "name", f"{policy.name!r} is also at {other}"))
@@ -112,16 +119,33 @@ def read_files(paths: list[Path], parsed: Parsed | None = None) -> list[Policy]:
     return [found[name] for name in sorted(found)]
 
 
-def _data(path: Path) -> bytes:
+def _content(path: str, before: Content | None) -> Content:
+    """OSError, ValueError."""
+    if before is not None and before.mark and before.mark == _mark(os.stat(path)):  # noqa: PTH116 - see above
+        return before
+    data, mark = _data(path)
+    digest = hashlib.sha256(data).digest()
+    if before is not None and before.digest == digest:
+        return Content(mark, digest, before.policies, before.problems)
+    return Content(mark, digest, *parse(data.decode(), path))
+
+
+def _mark(status: os.stat_result) -> tuple[int, ...]:
+    """Every change of a file makes another, unless it is of the same moment."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _data(path: str) -> tuple[bytes, tuple[int, ...]]:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a fifo must not hold us
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a regular file")
+        settled = status.st_ctime_ns + _MOMENT_NS < time.time_ns()
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise ValueError(f"larger than {LARGEST} bytes")
-    return data
+    return data, _mark(status) if settled else ()
 
 
 def parse(text: str, file: str) -> tuple[list[Policy], list[Problem]]:

@@ -113,6 +113,11 @@ class Members:
             self._here = self if len(listed) == len(self.endpoints) else Members(listed)
         return self._here
 
+    @property
+    def some_inside(self) -> bool:
+        """Whether some are judged in their own namespaces."""
+        return self.here is not self
+
     def groups(self, *, each: bool = False) -> list[Group]:
         """The groups; `each`: as if none were alike."""
         if each:

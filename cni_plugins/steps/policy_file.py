@@ -42,6 +42,7 @@ class Lines:
     endpoints: dict[bytes, Endpoint] = field(default_factory=dict)
     written: dict[int, bytes] = field(default_factory=dict)
     state: State = field(default_factory=State)
+    mark: tuple[int, ...] = ()  # of the file: who writes it puts another in its place
 
     def keep(self, state: State, policies: Sequence[bytes], endpoints: Sequence[bytes]) -> None:
         """All that is known, from now on."""

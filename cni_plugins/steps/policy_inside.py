@@ -90,9 +90,9 @@ class Inside:
         """Make every namespace what the endpoints and policies have become; the namespaces where that could
         not be done.
         """
-        was, now = places(old.endpoints), places(new.endpoints)
-        if not was and not now:
+        if not (old.some_inside or new.some_inside):
             return []
+        was, now = places(old.endpoints), places(new.endpoints)
         node = self.node()
         worlds = World(before, old, node), World(after, new, node)
         failed: list[Look] = []
@@ -151,10 +151,10 @@ class Inside:
         """Make every namespace what it has to be, whatever it is; those that were not so, or could not be
         reached. Without `all_of_them` only where something has changed since it was `seen`.
         """
-        listed = places(members.endpoints)
-        if not listed:
+        if not members.some_inside:
             self.seen.clear()
             return []
+        listed = places(members.endpoints)
         world = World(compiler, members, self.node())
         found: list[Look] = []
         for place in self.seen.keys() - listed.keys():

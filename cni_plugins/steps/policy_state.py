@@ -15,6 +15,7 @@ Files of `/etc/mesokit/policy.d` count once they are applied: by `mesokit policy
 that watches them, or by the first attachment after a boot. A file that is refused changes nothing.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -140,7 +141,7 @@ class Store:
                 inside = self._inside.look(compiler, members)
             else:
                 inside = self._inside.follow(old_compiler, old_members, compiler, members)
-            self._save(after)
+            self._save(after, inside=members.some_inside)
             if not whole:
                 count += self._forget(socket, compiler, change, after)
             if verified and not whole and socket.generation() == began + count:
@@ -221,12 +222,13 @@ class Store:
     def _unmark(self) -> None:
         (self._folder / "changing").unlink(missing_ok=True)
 
-    def _save(self, state: State) -> None:
+    def _save(self, state: State, *, inside: bool) -> None:
         temporary = self._folder / "state.json.new"
         _write(temporary, policy_file.write(state, self._host, self._memory.lines))
         temporary.rename(self._folder / "state.json")
+        self._memory.lines.mark = _mark((self._folder / "state.json").stat())
         note = inside_directory(self._roots) / "some"
-        if any(item.inside for item in state.endpoints) != note.exists():
+        if inside != note.exists():
             if note.exists():
                 note.unlink()
             else:
@@ -258,11 +260,21 @@ def opened(
         yield Store(roots, host, memory, Inside(host, deadline, sandbox, memory.seen))
 
 
+def _mark(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 def load(roots: Roots, host: Namespace, lines: Lines | None = None) -> State:
     """The state, read without its lock; empty where there is none of this namespace. CniError 5."""
     path = roots.run / "policy" / "state.json"
+    lines = lines or Lines()
     try:
-        return policy_file.read(files.read(path), host, lines or Lines())
+        mark = _mark(path.stat())
+        if mark == lines.mark:
+            return lines.state
+        state = policy_file.read(files.read(path), host, lines)
+        lines.mark = mark if state is lines.state else ()
+        return state
     except FileNotFoundError:
         return State()
     except OSError as error:

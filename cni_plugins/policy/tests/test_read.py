@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from cni_plugins.policy.model import PeerKind, Traffic
-from cni_plugins.policy.read import LARGEST, Refused, parse, read_directory
+from cni_plugins.policy.read import LARGEST, Parsed, Refused, parse, read_directory
 from cni_plugins.policy.schema import SCHEMA
 
 RULE = """policies:
@@ -93,3 +94,16 @@ def test_a_directory_is_read_as_a_whole(tmp_path: Path) -> None:
 
 def test_the_schema_is_json() -> None:
     assert json.loads(json.dumps(SCHEMA))["properties"].keys() == {"policies"}
+
+
+def test_a_file_that_is_read_again_is_believed_only_while_it_is_the_same(tmp_path: Path) -> None:
+    """Text of the same length, in the same file, with the time of the old one; at once, and after a while."""
+    path, parsed = tmp_path / "a.json", Parsed()
+    for pause in (0.0, 0.15):
+        for name in ("n", "m"):
+            path.write_text(json.dumps({"policies": [{"name": name, "for": {}, "egress": []}]}))
+            os.utime(path, (1, 1))
+            time.sleep(pause)
+            (policy,) = read_directory(tmp_path, parsed)
+            assert policy.name == name
+            assert read_directory(tmp_path, parsed)[0] is policy
