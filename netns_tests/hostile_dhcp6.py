@@ -9,7 +9,7 @@ WAYS, with commas between them: `noise` malformed messages and messages for othe
 `flood` thousands of refusals, each with a text of its own, and no right answer; `offers` thousands of offers;
 `naked` a reply to a renewal that gives the address a lifetime of 0; `aged` one that is not preferred
 any more; `moved` another prefix in its place; `forever` a lifetime without end; `once` a preference that ends
-the client's wait for other offers.
+the client's wait for other offers; `deaf` one that is preferred for a second, and no answer to renewals.
 Each right answer is a line on standard output: the kind of message that it answers.
 """
 
@@ -23,7 +23,7 @@ import struct
 import sys
 from collections.abc import Iterator
 
-SOLICIT, ADVERTISE, REQUEST, RENEW, REPLY, RECONFIGURE = 1, 2, 3, 5, 7, 10
+SOLICIT, ADVERTISE, REQUEST, RENEW, REBIND, REPLY, RECONFIGURE = 1, 2, 3, 5, 6, 7, 10
 NOBODY = b"\0\3\0\1\2\2\2\2\2\2"
 SERVER = b"\0\3\0\1\2\0\0\0\0\1"
 FLOOD = 20_000
@@ -88,8 +88,13 @@ class Server:
         right = self.head(answer, number, who)
         if "flood" in self.ways:
             for count in range(FLOOD):
-                said = option(13, b"\0\2" + f"no {count} ".encode() + os.urandom(30).hex().encode())
-                yield right + ia(iaid, said)
+                said = option(
+                    13,
+                    (b"\0\6" if 25 in asked else b"\0\2")
+                    + f"no {count} ".encode()
+                    + os.urandom(30).hex().encode(),
+                )
+                yield right + (option(25, iaid + bytes(8) + said) if 25 in asked else ia(iaid, said))
             return
         if "offers" in self.ways and kind == SOLICIT:
             for count in range(FLOOD):
@@ -97,6 +102,8 @@ class Server:
                 yield right + ia(iaid, address(f"fd77::bad:{count % 65536:x}", 60, 60)) + padding
         if "noise" in self.ways:
             yield from self.noise(answer, number, who, iaid, right)
+        if "deaf" in self.ways and kind in {RENEW, REBIND}:
+            return
         yield right + option(23, ipaddress.IPv6Address(NAMES).packed) + ia(iaid, self.lease(kind))
         sys.stdout.write(f"{kind}\n")
         sys.stdout.flush()
@@ -113,7 +120,7 @@ class Server:
         if "aged" in self.ways and kind == RENEW:
             return address(self.given, 0, self.seconds)
         seconds = 0xFFFFFFFF if "forever" in self.ways else self.seconds
-        return address(self.given, seconds, seconds)
+        return address(self.given, 1 if "deaf" in self.ways else seconds, seconds)
 
     def noise(self, kind: int, number: bytes, who: bytes, iaid: bytes, right: bytes) -> Iterator[bytes]:
         wrong = "fd79:bad::/60" if "/" in self.given else "fd77::bad"

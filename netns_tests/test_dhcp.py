@@ -145,7 +145,7 @@ def test_a_server_that_is_gone_and_back(node: Node, ours: str) -> None:
 def test_a_server_that_refuses_a_lease_gives_another(node: Node, ours: str) -> None:
     with lan(node) as server, service(node):
         box = node.netns("c1")
-        with udhcpd(server, seconds=8):
+        with udhcpd(server, seconds=4):
             node.cni("ADD", f"{ours}/macvlan", macvlan(), "c1", box).ok()
         with udhcpd(server, seconds=60, first="10.77.2.1", last="10.77.2.9"):
             until(

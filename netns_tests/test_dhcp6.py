@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +21,7 @@ from netns_tests.dhcp_lan import (
     leases,
     macvlan,
 )
-from netns_tests.node import Netns, Node, Running, started, until
+from netns_tests.node import Answer, Netns, Node, Running, started, until
 from netns_tests.plugins import MESOKIT, service, signal_service
 
 SERVER = "fd77::1"
@@ -36,6 +37,33 @@ def lan6(node: Node) -> Iterator[Netns]:
         server.run(["ip", "addr", "add", f"{SERVER}/64", "dev", "lan1", "nodad"])
         until(lambda: "tentative" not in server.run(["ip", "-6", "addr"]).text, what="the server's addresses")
         yield server
+
+
+def bridged(**delegation: Any) -> dict[str, Any]:
+    """A network on a bridge, with a prefix that a router of the link delegates."""
+    return {
+        "cniVersion": "1.1.0",
+        "name": "web",
+        "type": "bridge",
+        "bridge": "web0",
+        "isDefaultGateway": True,
+        "ipam": {
+            "type": "host-local",
+            "subnet": "10.60.0.0/24",
+            "prefixDelegation": {"uplink": "lan0", "length": 60, **delegation},
+        },
+    }
+
+
+def at_once(ours: str, *calls: tuple[Netns, dict[str, Any]]) -> list[Answer]:
+    """The answers to an ADD of each container and configuration, which wait together."""
+
+    def add(call: tuple[Netns, dict[str, Any]]) -> Answer:
+        box, conf = call
+        return box.node.cni("ADD", f"{ours}/{conf['type']}", conf, box.name, box)
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(add, calls))
 
 
 def global_of(box: Netns, ifname: str = "eth0") -> list[dict[str, Any]]:
@@ -245,8 +273,8 @@ def test_a_server_that_forgot_gives_the_same_address(node: Node, ours: str) -> N
 
 def test_an_address_that_somebody_has_is_declined(node: Node, ours: str) -> None:
     with lan6(node) as server, service(node):
-        with kea6(server, seconds=60, pool="fd77::500-fd77::501") as kea:
-            for last in ("500", "501"):
+        with kea6(server, seconds=60, pool="fd77::500-fd77::502") as kea:
+            for last in ("500", "501", "502"):
                 server.run(["ip", "addr", "add", f"fd77::{last}/128", "dev", "lan1", "nodad"])
             box = node.netns("c1")
             answer = node.cni("ADD", f"{ours}/macvlan", six(), "c1", box)
@@ -254,17 +282,17 @@ def test_an_address_that_somebody_has_is_declined(node: Node, ours: str) -> None
             assert "fd77::500 is in use by" in str(answer.error)
             assert b"DHCP6_DECLINE_LEASE" in kea.output()
             assert leases(node) == []
-        with kea6(server, seconds=60, pool="fd77::501-fd77::502"):
+        with kea6(server, seconds=60, pool="fd77::502-fd77::503"):
             (ip,) = node.cni("ADD", f"{ours}/macvlan", six(), "c1", box).ok()["ips"]
-            assert ip["address"] == "fd77::502/128"
+            assert ip["address"] == "fd77::503/128"
 
 
 def test_without_a_server_the_error_says_so(node: Node, ours: str) -> None:
     with lan6(node), service(node):
-        box = node.netns("c1")
-        answer = node.cni("ADD", f"{ours}/macvlan", six(), "c1", box)
-        assert answer.code == 11
-        assert "no DHCPv6 server gave eth0 an address" in str(answer.error)
+        address, prefix = at_once(ours, (node.netns("c1"), six()), (node.netns("c2"), bridged()))
+        assert (address.code, prefix.code) == (11, 11)
+        assert "no DHCPv6 server gave eth0 an address" in str(address.error)
+        assert "no DHCPv6 server gave lan0 a prefix" in str(prefix.error)
         assert leases(node) == []
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from netns_tests.dhcp_lan import cost_of, leases
 from netns_tests.node import Netns, Node, Running, started, until
 from netns_tests.plugins import service
-from netns_tests.test_dhcp6 import global_of, lan6, six, texts
+from netns_tests.test_dhcp6 import at_once, bridged, global_of, lan6, six, texts
 
 PROGRAM = Path(__file__).with_name("hostile_dhcp6.py")
 GIVEN = "fd77::600"
@@ -48,11 +48,12 @@ def test_noise_before_every_answer(node: Node, ours: str) -> None:
 
 def test_a_flood_of_refusals_ends_in_one_clear_error(node: Node, ours: str) -> None:
     with lan6(node) as server, service(node), hostile(server, "flood"):
-        box = node.netns("c1")
-        answer = node.cni("ADD", f"{ours}/macvlan", six(), "c1", box)
-        assert answer.code == 11
-        assert "NO_ADDRESS" in str(answer.error) and len(json.dumps(answer.error)) < 1500
-        assert leases(node) == [] and global_of(box) == []
+        boxes = node.netns("c1"), node.netns("c2")
+        answers = at_once(ours, (boxes[0], six()), (boxes[1], bridged()))
+        for answer, said in zip(answers, ("NO_ADDRESS (no ", "NO_PREFIX (no "), strict=True):
+            assert answer.code == 11
+            assert said in str(answer.error) and len(json.dumps(answer.error)) < 1500
+        assert leases(node) == [] and [global_of(box) for box in boxes] == [[], []]
 
 
 def test_a_flood_of_offers_and_the_daemon_lives(node: Node, ours: str) -> None:

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from ipaddress import ip_address
 
 from netns_tests.dhcp_lan import began, kill_daemon, leases
 from netns_tests.node import Netns, Node, started, until
 from netns_tests.plugins import MESOKIT, service
-from netns_tests.test_dhcp6 import global_of, kea6, lan6, texts
+from netns_tests.test_dhcp6 import at_once, bridged, global_of, kea6, lan6, texts
 from netns_tests.test_dhcp6_hostile import hostile
 
 POOL = ("fd78::/48", 60)
-
-
-def bridged(**delegation: Any) -> dict[str, Any]:
-    return {
-        "cniVersion": "1.1.0",
-        "name": "web",
-        "type": "bridge",
-        "bridge": "web0",
-        "isDefaultGateway": True,
-        "ipam": {
-            "type": "host-local",
-            "subnet": "10.60.0.0/24",
-            "prefixDelegation": {"uplink": "lan0", "length": 60, **delegation},
-        },
-    }
 
 
 def unreachable(node: Node) -> list[str]:
@@ -139,6 +123,11 @@ def test_prefixes_that_no_network_can_have(node: Node, ours: str) -> None:
             until(lambda: unreachable(node) == ["fd78:0:0:20::/60"], what="another takes its place")
             until(lambda: deprecated(box), what="the old one is deprecated")
             node.cni("DEL", f"{ours}/bridge", conf, "c1", box).ok()
+        with hostile(server, "deaf", "once", given="fd78:0:0:10::/60", seconds=9):
+            node.cni("ADD", f"{ours}/bridge", conf, "c1", box).ok()
+            until(lambda: deprecated(box), what="its preferred lifetime is over")
+            assert unreachable(node) == ["fd78:0:0:10::/60"]
+            node.cni("DEL", f"{ours}/bridge", conf, "c1", box).ok()
         with hostile(server, "aged", "once", given="fd78:0:0:10::/60", seconds=3):
             node.cni("ADD", f"{ours}/bridge", conf, "c1", box).ok()
             until(lambda: deprecated(box), what="what its server does not prefer is deprecated")
@@ -154,15 +143,21 @@ def test_prefixes_that_no_network_can_have(node: Node, ours: str) -> None:
 
 
 def test_many_at_once_and_gc(node: Node, ours: str) -> None:
-    conf, boxes = bridged(subnet=3), [node.netns(f"c{number}") for number in range(6)]
+    """One lease for all of a network; another network, of routed containers, has one of its own."""
+    conf, far = bridged(subnet=3), {**bridged(), "name": "far", "type": "ptp"}
+    far["ipam"]["routes"] = [{"dst": "::/0"}]
+    boxes, there = [node.netns(f"c{number}") for number in range(6)], node.netns("far")
     with lan6(node) as server, kea6(server, seconds=60, delegated=POOL) as kea, service(node):
-        with ThreadPoolExecutor(len(boxes)) as pool:
-            for answer in pool.map(lambda box: node.cni("ADD", f"{ours}/bridge", conf, box.name, box), boxes):
-                answer.ok()
-        assert kea.output().count(b"DHCP6_PD_LEASE_ALLOC") == 1
-        assert sorted(texts(box)[0] for box in boxes) == [
-            f"fd78:0:0:3::{number}/64" for number in range(2, 8)
-        ]
+        answers = at_once(ours, (there, far), *((box, conf) for box in boxes))
+        other, *addresses = [answer.ok()["ips"][1]["address"] for answer in answers]
+        assert kea.output().count(b"DHCP6_PD_LEASE_ALLOC") == 2
+        assert {item["network"] for item in leases(node)} == {"far", "web"}
+        (web,) = [item["address"].partition("/")[0] for item in leases(node) if item["network"] == "web"]
+        first = ip_address(web) + (3 << 64)
+        assert sorted(addresses) == [f"{first + number}/64" for number in range(2, 8)]
+        assert boxes[0].ping(other.partition("/")[0])
+        node.cni("DEL", f"{ours}/ptp", far, "far", there).ok()
+        assert [item["network"] for item in leases(node)] == ["web"]
         for box in boxes:
             box.delete()
         keep = {"cni.dev/valid-attachments": [{"containerID": "c0", "ifname": "eth0"}]}

@@ -46,6 +46,11 @@ def lacking(host: Namespace, name: str, config: JsonObject, *, first: bool) -> I
     device = fold(config, "device")
     if name == "host-device" and isinstance(device, str) and is_interface_name(device):
         yield from _link(host, "device", device)
+    ipam = fold(config, "ipam")
+    delegated = fold(ipam, "prefixDelegation") if isinstance(ipam, dict) else None
+    uplink = fold(delegated, "uplink") if isinstance(delegated, dict) else None
+    if isinstance(uplink, str) and is_interface_name(uplink):
+        yield from _link(host, "ipam.prefixDelegation.uplink", uplink)
 
 
 def _link(host: Namespace, key: str, name: str) -> Iterator[tuple[str, str]]:

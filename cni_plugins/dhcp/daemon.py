@@ -293,6 +293,7 @@ class Daemon:
                 "%s: DHCP server %s does not answer; %s holds for another %d s",
                 entry.name, lease.server, lease.address, max(0, lease.end - now),
             )  # fmt: skip
+        delegation.aged(self.store.roots, lease)
         limit = self.limit(lease)
         half = (limit - now) / 2
         if isinstance(lease, Lease6):
@@ -386,13 +387,7 @@ class Daemon:
         with link.opened(lease.place, self.prefix) as found:
             if found is not None:
                 link.hold(found, lease, before if changed or before.options != lease.options else None)
-        if (
-            (changed or bool(lease.preferred) != bool(before.preferred))
-            and isinstance(lease, Lease6)
-            and isinstance(before, Lease6)
-            and lease.delegated
-        ):
-            delegation.changed(self.store.roots, entry.identity.network, before, lease)
+        delegation.changed(self.store.roots, before, lease)
         self.next(entry)
 
     def lost(self, entry: Entry, lease: AnyLease, why: str) -> None:
@@ -404,8 +399,7 @@ class Daemon:
         with link.opened(lease.place, self.prefix) as found:
             if found is not None:
                 link.withdraw(found, lease)
-        if isinstance(lease, Lease6) and lease.delegated:
-            delegation.deprecate(self.store.roots, entry.identity.network, lease.prefix)
+        delegation.ended(self.store.roots, lease)
         if self.write(entry, replace(lease, state=State.INIT, told=told)):
             self.after(entry, jitter(_SHORTEST_RETRY), self.next)
 

@@ -12,7 +12,8 @@ import os
 from collections.abc import Iterator
 from ipaddress import IPv6Interface, IPv6Network, ip_interface
 
-from cni_plugins.dhcp.lease6 import Lease6
+from cni_plugins.dhcp.lease import State
+from cni_plugins.dhcp.lease6 import AnyLease, Lease6
 from cni_plugins.dhcp.link import Found
 from cni_plugins.dhcp.store import Store
 from cni_plugins.kernel import addresses, links
@@ -76,16 +77,6 @@ def used_by(store: Store, found: Found, grant: Lease6, before: IPv6Interface | N
     return None
 
 
-def changed(roots: Roots, network: str, before: Lease6, lease: Lease6) -> None:
-    """Let containers know of a prefix that is another one, the same again, or not preferred any more."""
-    if before.address is not None and before.address != lease.address:
-        deprecate(roots, network, before.prefix)
-    if lease.preferred:
-        prefer(roots, network, lease.prefix)
-    else:
-        deprecate(roots, network, lease.prefix)
-
-
 def _is_in_the_way(item: LinkAddress, prefix: IPv6Network, uplink: int) -> bool:
     there = item.address.network
     if not isinstance(there, IPv6Network) or not there.overlaps(prefix):
@@ -104,19 +95,35 @@ def _attached(roots: Roots, network: str | None = None) -> Iterator[tuple[Conten
                     yield contents, address
 
 
-def deprecate(roots: Roots, network: str, prefix: IPv6Network) -> None:
-    """Let new connections of containers take other addresses, if they have some, than those of a prefix that
-    is the network's no more (RFC 9096 section 3.3). The addresses stay: flows inside the host go on.
+def changed(roots: Roots, before: AnyLease, lease: AnyLease) -> None:
+    """Let containers know of a lease that was got: of another prefix, of the same again, or of one that its
+    server wants to be given up.
     """
-    _prefer(roots, network, prefix, 0)
+    if not isinstance(before, Lease6) or not isinstance(lease, Lease6) or not lease.delegated:
+        return
+    network, same = lease.identity.network, before.address == lease.address
+    if before.address is not None and not same:
+        _prefer(roots, network, before.prefix, 0)
+    if not same or before.state is State.INIT or before.is_preferred != lease.is_preferred:
+        _prefer(roots, network, lease.prefix, _FOR_EVER if lease.is_preferred else 0)
 
 
-def prefer(roots: Roots, network: str, prefix: IPv6Network) -> None:
-    """Undo `deprecate`, for a prefix that is the network's again."""
-    _prefer(roots, network, prefix, _FOR_EVER)
+def aged(roots: Roots, lease: AnyLease) -> None:
+    """Let containers know of a lease that no server renewed while its prefix was preferred."""
+    if isinstance(lease, Lease6) and not lease.is_preferred:
+        ended(roots, lease)
+
+
+def ended(roots: Roots, lease: AnyLease) -> None:
+    """Let containers know of a prefix that is the network's no more."""
+    if isinstance(lease, Lease6) and lease.delegated and lease.address is not None:
+        _prefer(roots, lease.identity.network, lease.prefix, 0)
 
 
 def _prefer(roots: Roots, network: str, prefix: IPv6Network, seconds: int) -> None:
+    """Let new connections of containers take addresses of a prefix, for ever, or (0 s) other ones if there
+    are some (RFC 9096 section 3.3). The addresses stay: flows inside the host go on.
+    """
     for contents, address in _attached(roots, network):
         if address.ip in prefix:
             with contextlib.suppress(CniError, OSError):  # a container that ends meanwhile

@@ -108,6 +108,11 @@ class Lease6:
     def end(self) -> float:
         return end_of(self.began, self.valid)
 
+    @property
+    def is_preferred(self) -> bool:
+        """Whether new connections are to be made from it at this moment."""
+        return self.preferred == INFINITE or boot.elapsed() < self.began + self.preferred
+
     def _moment(self, given: int, share: float) -> float:
         if INFINITE in {given, self.valid}:
             return float("inf")

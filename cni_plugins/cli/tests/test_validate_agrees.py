@@ -32,7 +32,17 @@ CONFS: dict[str, Conf] = EXAMPLES | {
             "families": ["ipv4", "ipv6"],
             "duid": "000100010203",
         },
-    )
+    ),
+    "prefix": network(
+        type="bridge",
+        bridge="br0",
+        isGateway=True,
+        ipam={
+            "type": "host-local",
+            "subnet": "10.9.0.0/24",
+            "prefixDelegation": {"uplink": "dum0", "length": 60, "subnet": 3, "duid": "000100010203"},
+        },
+    ),
 }
 ALWAYS: tuple[Any, ...] = ([], "")
 SOMETIMES: tuple[Any, ...] = (

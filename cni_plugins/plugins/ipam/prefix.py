@@ -116,7 +116,7 @@ def _acquired(
     link.hold(found, lease, before)
     keep(lease)
     if before is not None:
-        delegation.changed(call.roots, call.network, before, lease)
+        delegation.changed(call.roots, before, lease)
     return lease
 
 
