@@ -1,11 +1,12 @@
 """What links have carried since they were made (linux/if_link.h, struct rtnl_link_stats64)."""
 
+import errno
 import struct
 from dataclasses import dataclass
 
 from cni_plugins.kernel.netlink.codec import attributes, encode
 from cni_plugins.kernel.netlink.layouts import LINK
-from cni_plugins.kernel.netlink.route import RTM_GETLINK, Netlink
+from cni_plugins.kernel.netlink.route import RTM_GETLINK, Message, Netlink
 
 _STATS64 = 23
 _FIELDS = struct.Struct("=8Q")
@@ -30,8 +31,19 @@ def every(netlink: Netlink) -> dict[int, Counters]:
     body = encode(LINK, {}, [])
     found = {}
     for packet in netlink.dump("list counters", RTM_GETLINK, body):
-        index = struct.unpack_from("=i", packet, 20)[0]
-        raw = attributes(packet, 16 + LINK.header.size, (_STATS64,)).get(_STATS64, b"")
-        if len(raw) >= _FIELDS.size:
-            found[index] = Counters(*_FIELDS.unpack_from(raw))
+        carried = _parse(packet)
+        if carried is not None:
+            found[struct.unpack_from("=i", packet, 20)[0]] = carried
     return found
+
+
+def of_link(netlink: Netlink, index: int) -> Counters | None:
+    """The counters of one link, None when it is gone. CniError 999."""
+    body = encode(LINK, {"index": index}, [])
+    (answer,) = netlink.request(Message("read counters", RTM_GETLINK, 0, body, frozenset((errno.ENODEV,))))
+    return _parse(answer.packet) if answer.packet else None
+
+
+def _parse(packet: bytes) -> Counters | None:
+    raw = attributes(packet, 16 + LINK.header.size, (_STATS64,)).get(_STATS64, b"")
+    return Counters(*_FIELDS.unpack_from(raw)) if len(raw) >= _FIELDS.size else None

@@ -115,48 +115,48 @@ def endpoint(attachment: Attachment, host: Namespace) -> Endpoint:
     """Look at both sides. CniError 999 when the kernel does not answer."""
     with Netlink(host, after(_SECONDS)) as netlink:
         wanted = {name for name in (attachment.host_interface, attachment.parent) if name}
-        outside = tuple(_interfaces(netlink, wanted, {entry.ip for entry in attachment.addresses}))
+        found = [link for name in sorted(wanted) if (link := links.find(netlink, name)) is not None]
+        about = {entry.ip for entry in attachment.addresses}
+        outside = tuple(_interface(netlink, link, about) for link in sorted(found, key=lambda one: one.index))
     rules = tuple(_rules(attachment, host))
     try:
         with inside_of(attachment, host) as namespace, Netlink(namespace, after(_SECONDS)) as netlink:
-            inside = tuple(_interfaces(netlink, None, None))
-            names = {link.index: link.name for link in links.every(netlink)}
+            there = links.every(netlink)
+            inside = tuple(_interface(netlink, link, None) for link in there)
+            names = {link.index: link.name for link in there}
             ways = tuple(_routes(netlink, names))
     except CniError as error:
         return Endpoint((), (), outside, rules, str(error))
     return Endpoint(inside, ways, outside, rules)
 
 
-def _interfaces(netlink: Netlink, wanted: set[str] | None, about: set[str] | None) -> Iterator[Interface]:
-    """Of these names, or all; with their neighbours of these addresses, or all."""
-    carried = counters.every(netlink)
-    given: dict[int, list[str]] = {}
-    for item in addresses.every(netlink):
+def _interface(netlink: Netlink, link: Link, about: set[str] | None) -> Interface:
+    """A link with its neighbours of these addresses, or all."""
+    given = []
+    for item in addresses.of_link(netlink, link.index):
         notes = [
             name
             for flag, name in ((addresses.DADFAILED, "duplicate"), (addresses.TENTATIVE, "tentative"))
             if item.flags & flag and item.address.version == 6
         ]
-        given.setdefault(item.index, []).append(" ".join((str(item.address), *notes)))
-    known: dict[int, list[str]] = {}
-    for version in (4, 6):
-        for entry in neighbours.every(netlink, version):
-            if (about is None or str(entry.address) in about) and entry.state != neighbours.State.NOARP:
-                text = f"{entry.address} {entry.mac or '-'} {(entry.state.name or '-').lower()}"
-                known.setdefault(entry.index, []).append(text)
-    for link in links.every(netlink):
-        if wanted is None or link.name in wanted:
-            yield Interface(
-                link.name,
-                link.kind,
-                link.mac,
-                link.mtu,
-                link.up,
-                link.running,
-                tuple(given.get(link.index, ())),
-                carried.get(link.index),
-                tuple(known.get(link.index, ())),
-            )
+        given.append(" ".join((str(item.address), *notes)))
+    known = [
+        f"{entry.address} {entry.mac or '-'} {(entry.state.name or '-').lower()}"
+        for version in (4, 6)
+        for entry in neighbours.of_link(netlink, link.index, version)
+        if (about is None or str(entry.address) in about) and entry.state != neighbours.State.NOARP
+    ]
+    return Interface(
+        link.name,
+        link.kind,
+        link.mac,
+        link.mtu,
+        link.up,
+        link.running,
+        tuple(given),
+        counters.of_link(netlink, link.index),
+        tuple(known),
+    )
 
 
 def _routes(netlink: Netlink, names: Mapping[int, str]) -> Iterator[str]:
@@ -183,10 +183,7 @@ def _rules(attachment: Attachment, host: Namespace) -> Iterator[str]:
     with Nfnetlink(host) as socket:
         for family, name in ((NFPROTO_INET, "inet"), (NFPROTO_BRIDGE, "bridge")):
             for set_name in sorted(elements.sets(socket, family)):
-                count = sum(
-                    item.comment.partition(",")[0] == tag
-                    for item in elements.listed(socket, family, set_name)
-                )
+                count = elements.tagged(socket, family, set_name, tag)
                 if count:
                     yield f"{name} {elements.TABLE} {set_name}" + (f" ({count})" if count > 1 else "")
 

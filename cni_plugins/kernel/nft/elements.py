@@ -137,6 +137,18 @@ def listed(socket: Nfnetlink, family: int, set_name: str) -> list[Element]:
     ]
 
 
+def tagged(socket: Nfnetlink, family: int, set_name: str, tag: str) -> int:
+    """How many elements of a set have a comment that begins with `tag`. What holds none is not taken apart:
+    a node's sets are large, and one attachment has a few of their elements.
+    """
+    body = string(_LIST_TABLE, TABLE) + string(_LIST_SET, set_name)
+    bodies = socket.dump(Message(nfnetlink.SUBSYS_NFTABLES, _GETSETELEM, 0, family, body))
+    wanted = tag.encode()
+    return sum(
+        comment.partition(",")[0] == tag for item in bodies if wanted in item for _, comment in _entries(item)
+    )
+
+
 def any_listed(socket: Nfnetlink, family: int, set_name: str) -> bool:
     """Whether a set has an element; its size does not matter."""
     body = string(_LIST_TABLE, TABLE) + string(_LIST_SET, set_name)

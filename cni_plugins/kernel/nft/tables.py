@@ -19,6 +19,7 @@ from cni_plugins.spec.namespace import Namespace
 _DELTABLE, _DELCHAIN, _GETRULE = 2, 5, 7
 _TABLE_NAME, _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_USE, _RULE_TABLE, _RULE_CHAIN = 1, 1, 3, 6, 1, 2
 _DROP_TRIES = 5
+_FEW = 32  # elements that are asked for one by one before whole sets are listed
 
 
 def uses(socket: Nfnetlink, family: int, chains: Sequence[str]) -> list[int | None]:
@@ -49,17 +50,21 @@ class Counts:
     attachments in one go, and changes nothing.
     """
 
-    __slots__ = ("_comments", "_rules", "_there")
+    __slots__ = ("_asked", "_comments", "_rules", "_there")
 
     def __init__(self) -> None:
+        self._asked = 0
         self._comments: dict[tuple[int, str], dict[bytes, str]] = {}
         self._rules: dict[int, dict[str, int]] = {}
         self._there: dict[tuple[int, str], bool] = {}
 
     def comments(self, socket: Nfnetlink, wanted: Sequence[Element]) -> list[str | None]:
-        """As `elements.comments`, from one list of each set; the kernel is asked again for what is not as
-        wanted, since a list may lack what others move meanwhile.
+        """As `elements.comments`, once there are many from one list of each set; the kernel is asked again
+        for what is not as wanted, since a list may lack what others move meanwhile.
         """
+        self._asked += len(wanted)
+        if self._asked <= _FEW:
+            return elements.comments(socket, wanted)
         found: list[str | None] = []
         for item in wanted:
             place = item.family, item.set
