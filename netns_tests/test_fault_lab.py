@@ -168,6 +168,52 @@ FAULTS = [
         "reverse-path",
         "drops what comes in by eth1",
     ),
+    Fault(
+        "a MAC address twice",
+        _in("c3", "ip link set eth0 address $(mesokit ls c1 --json | jq -r '.items[0].mac')"),
+        "duplicate-macs",
+        "two at web0 have the MAC address",
+    ),
+    Fault("no ARP inside", _in("c1", "ip link set eth0 arp off"), "silent-links", "c1 on network web-net"),
+    Fault("no ARP at the bridge", "ip link set web0 arp off", "silent-links", "web0 answers no ARP"),
+    Fault(
+        "the gateway must not answer",
+        "sysctl -qw net.ipv4.conf.web0.arp_ignore=8",
+        "silent-links",
+        "web0 is told to answer no ARP question",
+    ),
+    Fault(
+        "gateways answer within their subnet alone",
+        "sysctl -qw net.ipv4.conf.all.arp_ignore=2",
+        "silent-links",
+        "those of network ptp-net do not find their gateway",
+    ),
+    Fault(
+        "IPv6 is off at the bridge",
+        "sysctl -qw net.ipv6.conf.web0.disable_ipv6=1",
+        "ipv6-disabled",
+        "web0 has IPv6 switched off",
+    ),
+    Fault(
+        "IPv6 is off inside",
+        _in("c1", "sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1"),
+        "ipv6-disabled",
+        "container c1 has IPv6 switched off",
+    ),
+    Fault(
+        "the clock was set back",
+        'sed -i -E \'s/"time":[0-9.]+/"time":4000000000.5/\' /run/mesokit/attachments/ptp-net/*',
+        "clock",
+        "the clock of this host was set back: attachments (1) have times",
+        fix='sed -i -E \'s/"time":[0-9.]+/"time":1000000000.5/\' /run/mesokit/attachments/ptp-net/*',
+    ),
+    Fault(
+        "the host's own resolver",
+        'sed -i \'s/"10.9.0.1"\\]/"127.0.0.53"]/g\' /run/mesokit/attachments/web-net/*',
+        "name-servers",
+        "told to ask 127.0.0.53 for names, which is themselves",
+        fix='sed -i \'s/"127.0.0.53"\\]/"10.9.0.1"]/g\' /run/mesokit/attachments/web-net/*',
+    ),
     Fault("died without DEL", "ip netns del c2", "stale", "1 attachment"),
     Fault(
         "a pool full of the dead",
@@ -289,7 +335,7 @@ def _prepared(node: Node, ours: str, fault: Fault) -> Iterator[None]:
     attach(node, ours, web, "c1")
     if fault.check != "agent-unreachable":
         attach(node, ours, POINT, "c2")
-    if fault.check == "reverse-path":
+    if fault.check in {"reverse-path", "duplicate-macs"}:
         box = attach(node, ours, WEB, "c3")
         node.cni("ADD", f"{ours}/ptp", POINT, "c3", box, ifname="eth1").ok()
     if fault.check == "name-servers":
@@ -440,3 +486,30 @@ def test_who_is_not_root_is_told_what_cannot_be_seen(node: Node, ours: str) -> N
     attach(node, ours, WEB, "c1")
     told = node.run(["setpriv", "--reuid", "1000", "--clear-groups", MESOKIT, "doctor"], check=False)
     assert told.status == 1 and "UNKNOWN  hidden" in told.text and "Traceback" not in told.stderr.decode()
+
+
+def test_a_mesos_container_that_gets_the_hosts_resolver_is_told(node: Node, ours: str) -> None:
+    box = node.netns("c1")
+    place = "/run/mesos/isolators/network/cni/c1"
+    _shell(node, f"mkdir -p {place}; touch {place}/ns; mount --bind {box.path} {place}/ns")
+    node.cni("ADD", f"{ours}/ptp", POINT, "c1", f"{place}/ns").ok()
+    _shell(node, "echo nameserver 192.0.2.1 > /etc/resolv.conf")
+    assert _doctor(node) == []
+    _shell(node, "printf 'nameserver 127.0.0.53\\noptions edns0\\n' > /etc/resolv.conf")
+    (found,) = _doctor(node)
+    assert found["check"] == "name-servers" and "which names 127.0.0.53: that is themselves" in found["about"]
+
+
+def test_thousands_of_leases_of_nobody_in_a_pool_of_16_million(node: Node, ours: str) -> None:
+    conf = POINT | {"name": "big-net", "ipam": {"type": "host-local", "subnet": "10.0.0.0/8"}}
+    attach(node, ours, conf, "c1")
+    place = node.path("/var/lib/cni/networks/big-net")
+    for number in range(3000):
+        (place / f"10.1.{number // 256}.{number % 256}").write_text(f"gone{number}\r\neth0")
+    (pool,) = node.run([MESOKIT, "ip", "--json"], env=ENV, timeout=20).json()["items"]
+    assert (pool["used"], pool["size"]) == (3001, 2**24 - 3)
+    assert _doctor(node) == []  # of other plugins, perhaps, and there is room
+    told = node.run([MESOKIT, "gc", "--dry-run"], env=ENV, timeout=20)
+    assert told.text == "nothing is stale\n"
+    *first, last = told.stderr.decode().splitlines()
+    assert len(first) == 20 and last == "and 2980 more on network big-net: mesokit ip big-net"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import click
@@ -13,6 +15,8 @@ from cni_plugins.spec.text import printable
 from cni_plugins.view import collect
 from cni_plugins.view.collect import Plan, Stale
 from cni_plugins.view.plain import document, plain
+
+_MANY = 20  # addresses of a network that others reserved, told one by one
 
 
 @click.command("gc")
@@ -82,12 +86,20 @@ def _show(todo: Plan, left: tuple[Stale, ...], *, dry_run: bool) -> None:
     for item in todo.stale:
         verb = "would go" if dry_run else "left" if item in left else "gone"
         click.echo(printable(f"{verb}: {_named(item)}"))
+    others: Counter[str] = Counter()
     for item in todo.foreign:
+        others[item.network] += not item.paths
+        if not item.paths and others[item.network] > _MANY:
+            continue
         if item.paths:
             text = f"left alone: {_named(item)}; if that container is no more: mesokit gc --forget"
         else:
             text = f"not ours, left alone: {_named(item)}; remove its file if nobody has it"
         click.echo(printable(text), err=True)
+    for network, count in others.items():
+        if count > _MANY:
+            text = f"and {count - _MANY} more on network {network}: mesokit ip {shlex.quote(network)}"
+            click.echo(printable(text), err=True)
     if not todo.stale:
         click.echo("nothing is stale")
 

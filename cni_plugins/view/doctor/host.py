@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 
@@ -9,8 +10,9 @@ from cni_plugins.kernel import sysctl
 from cni_plugins.kernel.netlink.netfilter import Nfnetlink
 from cni_plugins.kernel.nft import library
 from cni_plugins.spec.errors import CniError
-from cni_plugins.view.doctor.facts import Facts, Finding, Inside, Level
+from cni_plugins.view.doctor.facts import Facts, Finding, Inside, Level, is_routed
 from cni_plugins.view.endpoint import inside_of
+from cni_plugins.view.remedies import enter
 
 _FORWARDING = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
 _RA = 9  # RTPROT_RA
@@ -81,17 +83,53 @@ def router_advertisements(facts: Facts) -> Iterator[Finding]:
 
 
 def ipv6_disabled(facts: Facts) -> Iterator[Finding]:
-    if not any(":" in entry.ip for item in facts.living() for entry in item.addresses):
+    """On the host, at the links that stand for gateways, in containers: a link that has it switched off loses
+    its addresses, and none can be added.
+    """
+    with_ipv6 = [item for item in facts.living() if any(":" in entry.ip for entry in item.addresses)]
+    if not with_ipv6:
         return
-    for name in ("ipv6/conf/all/disable_ipv6",):
-        value = sysctl.read(facts.host, name)
-        if value is None or value == "1":
+    name = "ipv6/conf/all/disable_ipv6"
+    value = sysctl.read(facts.host, name)
+    if value is None or value == "1":
+        yield Finding(
+            "ipv6-disabled",
+            Level.FAIL,
+            "containers have IPv6 addresses, and the host has IPv6 switched off",
+            f"net.ipv6.conf.all.disable_ipv6 = {value or 'missing'}",
+            f"{_persistent(name, '0')}; mesokit reload" if value else "boot without ipv6.disable=1",
+        )
+        return
+    for link, item in sorted({item.parent or item.host_interface: item for item in with_ipv6}.items()):
+        if not is_routed(item) or sysctl.read(facts.host, f"ipv6/conf/{link}/disable_ipv6") != "1":
+            continue
+        yield Finding(
+            "ipv6-disabled",
+            Level.FAIL,
+            f"{link} has IPv6 switched off: containers of network {item.network} have no IPv6 gateway",
+            f"net.ipv6.conf.{link}.disable_ipv6 = 1",
+            f"sysctl -w net.ipv6.conf.{link}.disable_ipv6=0; mesokit reload --network "
+            f"{shlex.quote(item.network)}",
+        )
+    for item in with_ipv6:
+        there = facts.inside.get(item)
+        if there is None or there.link is None or any(one.address.version == 6 for one in there.addresses):
+            continue
+        with inside_of(item, facts.host) as namespace:
+            off = [
+                one
+                for one in ("all", item.ifname)
+                if sysctl.read(namespace, f"ipv6/conf/{one}/disable_ipv6") == "1"
+            ]
+        if off:
+            commands = [f"sysctl -w net.ipv6.conf.{one}.disable_ipv6=0" for one in off]
             yield Finding(
                 "ipv6-disabled",
                 Level.FAIL,
-                "containers have IPv6 addresses, and the host has IPv6 switched off",
-                f"net.ipv6.conf.all.disable_ipv6 = {value or 'missing'}",
-                _persistent(name, "0") if value else "boot without ipv6.disable=1",
+                f"container {item.container_id} has IPv6 switched off, and an IPv6 address on network "
+                f"{item.network}",
+                "in the container: " + ", ".join(f"net.ipv6.conf.{one}.disable_ipv6 = 1" for one in off),
+                enter(item.netns, f"sh -c {shlex.quote('; '.join(commands))}"),
             )
 
 

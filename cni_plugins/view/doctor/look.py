@@ -13,7 +13,16 @@ from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import Roots
 from cni_plugins.view.attachments import Attachment, State
-from cni_plugins.view.doctor import containers, firewall, host, networks, policy, runtime, state
+from cni_plugins.view.doctor import (
+    containers,
+    firewall,
+    host,
+    neighbourhood,
+    networks,
+    policy,
+    runtime,
+    state,
+)
 from cni_plugins.view.doctor.facts import Facts, Finding, Inside, Level
 from cni_plugins.view.endpoint import opened
 from cni_plugins.view.node import Node
@@ -28,6 +37,7 @@ CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     *policy.CHECKS,
     *networks.CHECKS,
     *containers.CHECKS,
+    *neighbourhood.CHECKS,
     *state.CHECKS,
     *runtime.CHECKS,
 )

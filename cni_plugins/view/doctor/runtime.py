@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import closing
+from ipaddress import ip_address
 from pathlib import Path
 
 from cni_plugins.kernel.namespace import entered
@@ -22,6 +23,7 @@ from cni_plugins.view.runtimes import Agent, agents
 
 _SECONDS = 1.0
 _PORT = 5051
+_RESOLV_CONF = "/etc/resolv.conf"
 #: A question for the name servers of the root, RFC 1035, 4.1.
 _QUESTION = struct.pack(">HHHHHH", 0x6D65, 0x0100, 1, 0, 0, 0) + b"\0" + struct.pack(">HH", 2, 1)
 
@@ -135,6 +137,19 @@ def name_servers(facts: Facts) -> Iterator[Finding]:
         servers = dns.get("nameservers") if isinstance(dns, dict) else None
         listed = [str(server) for server in servers] if isinstance(servers, list) else []
         if not listed:
+            yield from _host_resolver(facts, item)
+            continue
+        own = [server for server in listed if _is_loopback(server)]
+        if own:
+            yield Finding(
+                "name-servers",
+                Level.FAIL,
+                f"containers of network {item.network} are told to ask {', '.join(own)} for names, which is "
+                "themselves: it is a resolver of the host",
+                f"dns of the result of {item.container_id}, from `resolvConf` or `dns` of its network",
+                '"resolvConf": "/run/systemd/resolve/resolv.conf" in the network\'s ipam, or name servers '
+                "under `dns`; then restart its tasks",
+            )
             continue
         families = {":" in entry.ip for entry in item.addresses}
         asked = [server for server in listed if (":" in server) in families]
@@ -154,6 +169,37 @@ def name_servers(facts: Facts) -> Iterator[Finding]:
                 f"asked from {item.container_id}: {', '.join(asked)}",
                 f"mesokit ping {item.container_id} {asked[0]} udp/53",
             )
+
+
+def _host_resolver(facts: Facts, item: Attachment) -> Iterator[Finding]:
+    """A Mesos agent gives a container the host's resolv.conf when its network names no server
+    (network/cni isolator); other runtimes look after that themselves.
+    """
+    if "/mesos/" not in item.netns:
+        return
+    try:
+        lines = facts.roots.relocate(_RESOLV_CONF).read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return
+    words = [line.split() for line in lines]
+    servers = [each[1] for each in words if len(each) > 1 and each[0] == "nameserver"]
+    if servers and all(_is_loopback(server) for server in servers):
+        yield Finding(
+            "name-servers",
+            Level.FAIL,
+            f"containers of network {item.network} get the host's {_RESOLV_CONF}, which names "
+            f"{', '.join(servers)}: that is themselves",
+            f"{_RESOLV_CONF} of the host; the network names no server",
+            '"dns": {"nameservers": [...]} in the network\'s configuration, or "resolvConf": '
+            '"/run/systemd/resolve/resolv.conf" in its ipam; then restart its tasks',
+        )
+
+
+def _is_loopback(server: str) -> bool:
+    try:
+        return ip_address(server.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
 
 
 def _answers(namespace: Namespace, server: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from cni_plugins.view.doctor.facts import Facts, Finding, Level
 from cni_plugins.view.pools import HIDDEN
 
 _LEAST_FREE = 0.02
+_SKEW = 60.0  # seconds that a clock may be set back without anybody being misled
 _KINDS = frozenset(kind.value for kind in registry.Kind)
 
 
@@ -100,6 +102,27 @@ def hidden(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def clock(facts: Facts) -> Iterator[Finding]:
+    """The wall clock was set back: what was attached is of the future, and `--since` shows too much. Leases
+    and timers go by the time since the boot.
+    """
+    now = time.time()
+    ahead = [item for item in facts.living() if item.since > now + _SKEW]
+    if ahead:
+        last = max(ahead, key=lambda item: item.since)
+        seconds = round(last.since - now)
+        yield Finding(
+            "clock",
+            Level.WARN,
+            f"the clock of this host was set back: attachments ({len(ahead)}) have times up to {seconds} seconds "
+            "from now; until then times and --since mislead",
+            f"{last.container_id} on network {last.network}: "
+            f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(last.since))}, and now is "
+            f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(now))}",
+            "timedatectl  # or chronyc tracking: is the clock right now? if not: chronyc makestep",
+        )
+
+
 def full_disks(facts: Facts) -> Iterator[Finding]:
     told = set()
     for place in (facts.roots.run, facts.roots.host_local, facts.roots.lib):
@@ -126,4 +149,4 @@ def _existing(place: Path) -> Path:
     return place
 
 
-CHECKS = (hidden, unreadable_records, newer_records, reservations, stale, full_disks)
+CHECKS = (hidden, unreadable_records, newer_records, reservations, stale, clock, full_disks)
