@@ -114,8 +114,8 @@ def clock(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "clock",
             Level.WARN,
-            f"the clock of this host was set back: attachments ({len(ahead)}) have times up to {seconds} seconds "
-            "from now; until then times and --since mislead",
+            f"the clock of this host was set back: attachments ({len(ahead)}) have times up to {seconds} "
+            "seconds from now; until then times and --since mislead",
             f"{last.container_id} on network {last.network}: "
             f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(last.since))}, and now is "
             f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(now))}",
