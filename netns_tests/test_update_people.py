@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ import pytest
 from netns_tests.case import bridge
 from netns_tests.node import Node, until
 from netns_tests.plugins import MESOKIT
+from netns_tests.runtime import attach, network
 from netns_tests.snapshot import assert_clean, snapshot
-from netns_tests.test_update import CHAIN, NET, PTP, attached, flowing, record, update
+from netns_tests.test_update import CHAIN, NET, POOL, PTP, attached, flowing, record, update
 
+PORTS = {"type": "portmap", "capabilities": {"portMappings": True}}
 TWO = {"type": "static", "addresses": [{"address": "10.9.0.5/24"}, {"address": "10.9.0.6/24"}]}
 MESOS = {"args": {"org.apache.mesos": {"network_info": {"name": "net", "groups": ["web"]}}}}
 
@@ -256,3 +259,39 @@ def test_policy_follows_groups_and_addresses(node: Node, ours: str) -> None:
     for box in boxes:
         node.cni("DEL", f"{ours}/bridge", conf, box.name, box).ok()
     assert "10.9.0" not in node.run(["nft", "list", "table", "inet", "mesokit"], check=False).text
+
+
+def test_a_list_that_a_runtime_calls_one_by_one_is_one_attachment(node: Node, ours: str) -> None:
+    """Each key goes to the record that can take it; what none takes is refused once, and then nothing of the
+    attachment is changed; what one of them changes the others know.
+    """
+    rates = CHAIN["plugins"][2]
+    tuning = {"type": "tuning", "sysctl": {"net.core.somaxconn": "500"}, "mtu": 1450}
+    listed = network(
+        [bridge(POOL, isDefaultGateway=True, ipMasq=True), tuning, rates, PORTS], version="1.1.0"
+    )
+    box = node.netns("c1")
+    before = snapshot(node, [box])
+    ports = {"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}
+    attached_ = attach(node, ours, listed, "c1", box, capabilities=ports)
+    words = ["mtu=1400", "routes+=10.40.0.0/16", "addresses+=10.9.0.77/24", "sysctl.net.core.somaxconn=600"]
+    done = update(node, "c1", *words, "ingressRate=400000000", "ports+=9090:90", "hairpinMode=true")
+    assert {item["plugin"]: item["changed"] for item in done} == dict.fromkeys(
+        ("bridge", "tuning", "bandwidth", "portmap"), True
+    )
+    assert "mtu 1400" in box.run(["ip", "link", "show", "eth0"]).text
+    for word in ("groups=web", "addresses-=10.9.0.2", "ports-=7777", "latency=0"):
+        listed_ = update(node, "c1", word, "mtu=1300", "--disrupt", status=1)
+        assert len([item for item in listed_ if item["problems"]]) in {1, 4}, (word, listed_)
+        assert "mtu 1400" in box.run(["ip", "link", "show", "eth0"]).text
+    told = update(node, "c1", "addresses-=10.9.0.2", "--disrupt", status=1)
+    assert "published ports lead to 10.9.0.2" in told[0]["problems"][0]
+    update(node, "c1", "ports-=8080,9090")
+    update(node, "c1", "addresses-=10.9.0.2", "--disrupt")
+    (row,) = json.loads(node.run([MESOKIT, "ls", "--json"]).text)["items"]
+    assert row["addresses"] == ["fd00:9::2/64", "10.9.0.77/24"]
+    update(node, "c1", "ports+=9091:91")
+    assert re.search(r"9091 .*10\.9\.0\.77 \. 91", node.run(["nft", "list", "ruleset"]).text)
+    attached_.check().ok()
+    attached_.delete().ok()
+    assert_clean(node, before, "after DEL", boxes=[box])

@@ -6,7 +6,7 @@ what is added, then what changes in place, then (when the record has the new lis
 cannot be changed in place is told with the reason, and so is what costs packets or flows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cni_plugins.attach.changes import Changes
 from cni_plugins.attach.plans.addresses import change_addresses, change_routes
@@ -20,11 +20,20 @@ from cni_plugins.steps.context import Context
 from cni_plugins.steps.step import Step
 
 
-def plan(changes: Changes, steps: list[Step], result: Result, context: Context, *, force: bool) -> Plan:
-    """What leads from a record's steps and result to those with `changes`. Reads the kernel, changes nothing.
+def plan(
+    changes: Changes,
+    steps: list[Step],
+    result: Result,
+    context: Context,
+    *,
+    others: Sequence[Step] = (),
+    force: bool,
+) -> Plan:
+    """What leads from a record's steps and result to those with `changes`; `others` are the steps of further
+    records of the attachment. Reads the kernel, changes nothing.
     CniError when the kernel cannot be asked.
     """
-    made = Plan(list(steps), result, copied(context.call.config))
+    made = Plan(list(steps), result, copied(context.call.config), tuple(others))
     if context.sandbox_namespace is None:
         made.problems.append("the container's network namespace is gone: DEL is all that is left for it")
         return made

@@ -1,6 +1,7 @@
 """Update: attachments that are there get what an operator wants, without being made anew.
 
-Of each attachment one transaction over its record. The operations of the plan (attach/planning.py) are
+Of each attachment one transaction over its record (of a list whose plugins a runtime calls one by one, over
+each of theirs: sharing.py). The operations of the plan (attach/planning.py) are
 written to the record before they are made, like those of an ADD; then one line makes the new list of steps,
 configuration and result the record's, as if an ADD had made them; then what the new list has no more is taken
 away. A failure before that line takes back all that was done, and a process that dies leaves it to the next
@@ -10,6 +11,7 @@ record's lock keeps DEL out meanwhile, and a DEL that was first wins: there is n
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from cni_plugins.attach.changes import Changes
@@ -19,6 +21,7 @@ from cni_plugins.attach.plans.plan import Operation, Plan
 from cni_plugins.attach.plugin import Plugin
 from cni_plugins.attach.reload import call_of
 from cni_plugins.attach.replay import steps_of, undo_all
+from cni_plugins.attach.sharing import gives_addresses, share, shared
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError, Code
@@ -38,6 +41,7 @@ from cni_plugins.store.records import Contents, Record
 from cni_plugins.store.reservations import opened
 
 Plugins = Mapping[str, Plugin[Any]]
+Wanted = Callable[[Contents], Changes | Sequence[str]]
 
 _SECONDS = 30.0
 
@@ -84,7 +88,7 @@ class Where:
 
 def update(
     where: Where,
-    wanted: Callable[[Contents], Changes | Sequence[str]],
+    wanted: Wanted,
     wish: Wish,
     *,
     network: str | None = None,
@@ -93,33 +97,88 @@ def update(
     """Update the attachments of a network, of a container, or of both, one after the other. `wanted` says
     what of each, or why it cannot be told. Nothing raises; what went wrong is in the outcomes.
     """
-    for path, listed in records.every(where.roots, network):
+    found: dict[Identity, list[Path]] = {}
+    host = [where.host.device, where.host.inode]
+    for path, listed in sorted(records.every(where.roots, network), key=lambda item: _moment(item[1])):
         if container is not None and listed.identity.container_id != container:
             continue
-        host = [where.host.device, where.host.inode]
-        if listed.head.get("hostID", host) != host:
-            continue
-        plugin = str(listed.head["plugin"])
-        try:
-            record = records.open_path(path, after(_SECONDS))
-            if record is None:
-                yield Outcome(listed.identity, plugin, problems=("it has been detached meanwhile",))
-                continue
-            with record:
-                yield _one(record, Outcome(listed.identity, plugin), where, wanted, wish)
-        except CniError as error:
-            yield Outcome(listed.identity, plugin, problems=(str(error),))
+        if listed.head.get("hostID", host) == host:
+            found.setdefault(listed.identity, []).append(path)
+    for identity, paths in found.items():
+        yield from _attachment(where, _Target(identity, tuple(paths), wanted), wish)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """An attachment, its records, oldest first, and what is wanted of each."""
+
+    identity: Identity
+    paths: tuple[Path, ...]
+    wanted: Wanted
+
+
+def _moment(contents: Contents) -> float:
+    moment = contents.head.get("time")
+    return float(moment) if isinstance(moment, int | float) else 0.0
+
+
+def _attachment(where: Where, target: _Target, wish: Wish) -> Iterator[Outcome]:
+    """The outcomes of an attachment's records; of several nothing is changed where one refuses."""
+    if len(target.paths) > 1 and wish.apply:
+        plans = replace(wish, apply=False)
+        planned = [_record(where, target, path, plans) for path in target.paths]
+        refused = [item for item in planned if item is not None and _refused(item, wish)]
+        if refused:
+            yield from (_with_disruptions(item, wish) for item in refused)
+            return
+    for path in target.paths:
+        outcome = _record(where, target, path, wish)
+        if outcome is not None:
+            yield outcome
+
+
+def _refused(outcome: Outcome, wish: Wish) -> bool:
+    return bool(outcome.problems or (outcome.disruptions and not wish.disrupt))
+
+
+def _with_disruptions(outcome: Outcome, wish: Wish) -> Outcome:
+    if outcome.problems or not outcome.disruptions or wish.disrupt:
+        return outcome
+    return replace(outcome, problems=(f"{'; '.join(outcome.disruptions)}: --disrupt allows it",))
+
+
+def _record(where: Where, target: _Target, path: Path, wish: Wish) -> Outcome | None:
+    """What became of one record; None where nothing of what is wanted is for it."""
+    plugin, identity = "", target.identity
+    try:
+        record = records.open_path(path, after(_SECONDS))
+        if record is None:
+            return Outcome(identity, plugin, problems=("it has been detached meanwhile",))
+        with record:
+            if record.contents is not None:
+                plugin = str(record.contents.head["plugin"])
+            return _one(record, Outcome(identity, plugin), where, target, wish)
+    except CniError as error:
+        return Outcome(identity, plugin, problems=(str(error),))
 
 
 def _one(
     record: Record,
     outcome: Outcome,
     where: Where,
-    wanted: Callable[[Contents], Changes | Sequence[str]],
+    target: _Target,
     wish: Wish,
-) -> Outcome:
+) -> Outcome | None:
     contents = record.contents
-    changes = _asked(contents, wanted)
+    changes = _asked(contents, target.wanted)
+    looks = {path: contents if path == record.path else records.look(path) for path in target.paths}
+    every = [item for item in looks.values() if item is not None]
+    others = [item for item in every if item is not contents]
+    if contents is not None and isinstance(changes, Changes):
+        part = share(changes, contents, every)
+        if part is None:
+            return None
+        changes = part
     if contents is None or contents.result is None or not isinstance(changes, Changes):
         return replace(outcome, problems=() if isinstance(changes, Changes) else tuple(changes))
     call = replace(call_of(contents, where.roots, where.host), deadline=after(_SECONDS))
@@ -127,7 +186,11 @@ def _one(
         settle(record, call, where.plugins)
         contents = record.contents or contents
     with recorded_context(contents, call, where.plugins) as context:
-        made = plan(changes, steps_of(contents), decode(contents.result, NEWEST), context, force=wish.force)
+        known = shared(others)
+        result = decode(contents.result, NEWEST)
+        if known.result is not None and not gives_addresses(contents):
+            result = replace(result, ips=known.result.ips, routes=known.result.routes)
+        made = plan(changes, steps_of(contents), result, context, others=known.steps, force=wish.force)
         outcome = replace(
             outcome,
             operations=tuple(made.operations),
@@ -135,8 +198,8 @@ def _one(
             disruptions=tuple(made.disruptions),
             revision=contents.revision,
         )
-        if not made.problems and wish.apply and made.disruptions and not wish.disrupt:
-            outcome = replace(outcome, problems=(f"{'; '.join(made.disruptions)}: --disrupt allows it",))
+        if wish.apply:
+            outcome = _with_disruptions(outcome, wish)
         if outcome.problems or not wish.apply:
             return outcome
         if not made.operations and made.config == context.call.config:

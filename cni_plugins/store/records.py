@@ -318,6 +318,14 @@ def every(
                 headless.append(path)
 
 
+def look(path: Path) -> Contents | None:
+    """One record, read without its lock; None for one that is gone or tells nothing."""
+    try:
+        return _parse(path.read_bytes())
+    except OSError:
+        return None
+
+
 def set_aside(roots: Roots) -> list[Path]:
     """What was unreadable, and was taken out of the way by a call on its attachment. PermissionError."""
     return _entries(roots.run / _UNREADABLE)

@@ -130,7 +130,7 @@ def _attachment(identity: Identity, found: Sequence[tuple[Path, Contents]]) -> A
     every = [contents for _, contents in found]
     first = every[0].head
     steps = tuple(line for contents in every for line in contents.steps)
-    result = next((item.result for item in reversed(every) if item.result is not None), None) or {}
+    result = _result(every)
     interfaces = [item for item in listed(result, "interfaces") if isinstance(item, dict)]
     inside = next(
         (item for item in interfaces if item.get("sandbox") and item.get("name") == identity.ifname), {}
@@ -162,6 +162,15 @@ def _attachment(identity: Identity, found: Sequence[tuple[Path, Contents]]) -> A
         paths=tuple(path for path, _ in found),
         contents=tuple(every),
     )
+
+
+def _result(every: Sequence[Contents]) -> Mapping[str, Any]:
+    """What the last plugin answered; of one whose record an update has changed what that says since."""
+    found = next((item.result for item in reversed(every) if item.result is not None), None) or {}
+    for item in every:
+        if item.updated and item.result is not None and any(_every_arguments(item.steps, "addresses")):
+            return {**found, "ips": item.result.get("ips", [])}
+    return found
 
 
 def listed(document: Mapping[str, Any], key: str) -> list[Any]:

@@ -18,7 +18,7 @@ from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.roots import Roots
 from cni_plugins.spec.values import JsonObject, fold, parse_json
 from cni_plugins.store import network_files
-from cni_plugins.store.records import Contents
+from cni_plugins.store.records import VERSION, Contents
 from cni_plugins.view.attachments import Attachment, State
 from cni_plugins.view.node import Difference, Node
 
@@ -108,6 +108,8 @@ def _every(items: list[Attachment], files: Mapping[str, _File]) -> Iterator[tupl
                 known[key] = _compared(contents, file.document)
             changes += known[key][0]
             problems += known[key][1]
+        if (changes or problems) and item.version < VERSION:
+            problems.append("an older release attached it, and its record does not tell enough: attach it anew")
         if changes or problems:
             yield item.identity, _difference(item, file, changes, problems)
 

@@ -226,7 +226,8 @@ def _first_of_family(
                 f"{before} is what Mesos tells frameworks as this task's address, for as long as it runs; "
                 "--force changes it all the same"
             )
-        if any(isinstance(item, Ports) and _leads_to(item.wanted, str(before)) for item in made.steps):
+        published = [item for item in (*made.steps, *made.others) if isinstance(item, Ports)]
+        if any(_leads_to(item.wanted, str(before)) for item in published):
             made.problems.append(f"published ports lead to {before}: remove them first, with ports-=")
 
 

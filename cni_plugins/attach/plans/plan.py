@@ -24,13 +24,15 @@ class Operation:
 
 @dataclass(slots=True)
 class Plan:
-    """`steps`, `result` and `config` are those of the new form. `problems` are reasons why it cannot be,
+    """`steps`, `result` and `config` are those of the new form, `others` the steps of further records of the
+    attachment, which stay. `problems` are reasons why it cannot be,
     `disruptions` what is lost on the way.
     """
 
     steps: list[Step]
     result: Result
     config: JsonObject
+    others: tuple[Step, ...] = ()
     additions: list[Operation] = field(default_factory=list)
     switches: list[Operation] = field(default_factory=list)
     removals: list[Operation] = field(default_factory=list)
