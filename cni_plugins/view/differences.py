@@ -109,7 +109,9 @@ def _every(items: list[Attachment], files: Mapping[str, _File]) -> Iterator[tupl
             changes += known[key][0]
             problems += known[key][1]
         if (changes or problems) and item.version < VERSION:
-            problems.append("an older release attached it, and its record does not tell enough: attach it anew")
+            problems.append(
+                "an older release attached it, and its record does not tell enough: attach it anew"
+            )
         if changes or problems:
             yield item.identity, _difference(item, file, changes, problems)
 
