@@ -56,6 +56,12 @@ def test_volume(node: Node, tmp_path: Path) -> None:
         until(lambda: _running(node, first), what="the next instance runs")
         second = _running(node, first)
         until(lambda: _printed(node, second).split() == ["2"], what="it found what the first had left")
+        logs = [MESOKIT, "app", "--api", BASE, "logs"]
+        assert node.run([*logs, "db"]).text.split() == ["2"]  # the app's name will do: it has one instance
+        bad = tmp_path / "typo.json"
+        bad.write_text(json.dumps({**COUNTS, "resource": {}}))
+        failed = node.run([MESOKIT, "app", "--api", BASE, "deploy", str(bad)], check=False)
+        assert f"{bad}: resource: unknown key" in failed.stderr.decode()
         (folder,) = (root / "var/lib/mesokit/agent/volumes").iterdir()
         node.run([MESOKIT, "app", "--api", BASE, "kill", "db", "--destroy-volumes"])
         until(lambda: not folder.exists(), what="the volume is destroyed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -114,7 +115,12 @@ def command(ctx: click.Context, api: str, token_file: Path | None, ca: Path | No
 def deploy(api: Api, file: Any, force: bool, wait: bool, as_json: bool) -> None:
     """Deploy the app or apps of FILE ("-" for standard input), new or changed."""
     body = file.read()
-    answer = api.ask("PUT", f"/v1/api/app{'?force=true' * force}", body).json()
+    try:
+        answer = api.ask("PUT", f"/v1/api/app{'?force=true' * force}", body).json()
+    except click.ClickException as error:
+        # The framework has seen no file: what is wrong in it is told by its name here.
+        text = re.sub("^the body: ", f"{file.name}: ", error.message, flags=re.MULTILINE)
+        raise click.ClickException(text) from None
     click.echo(json.dumps(answer) if as_json else answer["message"])
     if wait:
         sys.exit(max(_follow(api, item["app"], item["deployment"]) for item in answer["deployments"]))
@@ -346,12 +352,15 @@ def _events(response: requests.Response) -> Iterator[tuple[int, dict[str, Any]]]
 
 
 @command.command("logs", short_help="Show what an instance printed.")
-@click.argument("instance")
+@click.argument("what", metavar="INSTANCE|APP")
 @click.option("--stderr", "errors", is_flag=True, help="Standard error instead of output.")
 @click.option("--follow", "-f", is_flag=True, help="Go on as more comes.")
 @click.pass_obj
-def logs(api: Api, instance: str, errors: bool, follow: bool) -> None:
-    """What an instance printed, read from its agent through the framework."""
+def logs(api: Api, what: str, errors: bool, follow: bool) -> None:
+    """What an instance printed, read from its agent through the framework. The name of an app will do where
+    it has one instance.
+    """
+    instance = _only_instance(api, what)
     offset = 0
     name = "stderr" if errors else "stdout"
     while True:
@@ -365,3 +374,18 @@ def logs(api: Api, instance: str, errors: bool, follow: bool) -> None:
             return
         else:
             time.sleep(0.5)
+
+
+def _only_instance(api: Api, what: str) -> str:
+    """The instance of that name, or that an app has alone. Raises click.ClickException."""
+    if what not in {item["name"] for item in api.ask("GET", "/v1/apps").json()}:
+        return what
+    live = [str(item["id"]) for item in api.ask("GET", f"/v1/apps/{what}").json()["live"]]
+    if len(live) == 1:
+        return live[0]
+    if live:
+        raise click.ClickException(f"{what} has {len(live)} instances, name one: {' '.join(live)}")
+    past = [str(item["id"]) for item in api.ask("GET", f"/v1/apps/{what}/history").json()]
+    if not past:
+        raise click.ClickException(f"{what} has had no instance yet: mesokit app why {what}")
+    return past[0]

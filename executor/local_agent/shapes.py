@@ -75,7 +75,8 @@ def expected(kind: Kind) -> str:
             return f"one of {', '.join(choices)}" if choices else "a string"
         case Number(low, high, whole):
             span = f"from {low:g}" if high == sys.float_info.max else f"from {low:g} to {high:g}"
-            return f"{'a whole number' if whole else 'a number'} {span}"
+            wide = f"{'a whole number' if whole else 'a number'} {span}"
+            return f"{low:g}" if low == high else wide
         case Flag():
             return "true or false"
         case ListOf(item):

@@ -107,10 +107,10 @@ async def deploy(framework: Framework, request: Request, *, fresh: bool) -> Resp
     if taken:
         raise RefusedError(409, f"app {taken[0]!r} is there already: PUT changes it")
     done = [await framework.wish(wishes.deploy(app, force=force, fresh=fresh)) for app in apps]
-    message = f"{'deploying' if fresh else 'updating'} {', '.join(app.name for app in apps)}"
-    body: dict[str, Any] = {"message": message, "deployments": done}
+    body: dict[str, Any] = {"deployments": done}
     if len(done) == 1:
         body.update(done[0])
+    body["message"] = "\n".join(item["message"] for item in done)
     return JSONResponse(body, 201 if fresh else 200)
 
 
@@ -194,8 +194,10 @@ async def output(framework: Framework, request: Request) -> Response:
     wanted, name = request.path_params["id"], request.path_params["name"]
     ended = (item for state in framework.books.apps.values() for item in state.history if item.id == wanted)
     found = framework.books.instances.get(wanted) or next(ended, None)
-    if found is None or name not in ("stdout", "stderr"):
-        raise RefusedError(404, f"there is no {name} of an instance {wanted!r}")
+    if name not in ("stdout", "stderr"):
+        raise RefusedError(404, f"{name!r} is none of stdout, stderr")
+    if found is None:
+        raise RefusedError(404, f"there is no instance {wanted!r}, nor was there one lately")
     offset = request.query_params.get("offset", "0")
     if not offset.isdecimal():
         raise RefusedError(422, f"offset: {offset!r}: expected a number of bytes")

@@ -152,3 +152,18 @@ def from_talk(document: Json) -> Json:
     if policy:
         found["restart"] = policy
     return found
+
+
+_TALK_KEYS = {
+    "restart.delay": "retry.time",
+    "restart.factor": "retry.exp_backoff",
+    "restart.attempts": "retry.total_retries",
+    "resources.disk": "resources.disk.size",
+    "role": "resources.role",
+}
+
+
+def talk_key(key: str, prefix: str) -> str:
+    """The key of the talk's form that a fault's key, of the richer one, came from."""
+    bare = key.removeprefix(prefix)
+    return f"{prefix}{_TALK_KEYS[bare]}" if bare in _TALK_KEYS else key

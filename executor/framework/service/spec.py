@@ -8,14 +8,14 @@ second means is in form.py, from which the API's schema is made.
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from executor.config.units import parse_duration
 from executor.framework.sdk.resources import milli
 from executor.framework.service.constraints import Constraint, parse_constraint
 from executor.framework.service.faults import at, further_faults, kind_of
-from executor.framework.service.form import FORM, from_talk
+from executor.framework.service.form import FORM, from_talk, talk_key
 from executor.local_agent.shapes import faults_of
 from executor.local_agent.shortform import APPLICATION
 from executor.local_agent.validation import DescriptionError, Fault, Json, fault
@@ -139,15 +139,18 @@ def read_app(document: Json, source: str, key: str = "") -> App:
     """One app of either form. Raises DescriptionError."""
     if not isinstance(document, dict):
         raise DescriptionError(source, [fault(key, document, "an object with name and command")])
-    if document.get("version") is None:
+    prefix = f"{key}." if key else ""
+    talk = document.get("version") is None
+    if talk:
         faults = faults_of(document, APPLICATION, key)
         if faults:
             raise DescriptionError(source, faults)
         document = from_talk(document)
     faults = faults_of(document, FORM, key)
-    prefix = f"{key}." if key else ""
     if not faults:
         faults = list(further_faults(document, prefix))
+    if talk:
+        faults = [replace(item, key=talk_key(item.key, prefix)) for item in faults]
     if faults:
         raise DescriptionError(source, faults)
     return _app(document)

@@ -116,9 +116,9 @@ def why(books: Books, state: AppState) -> dict[str, Any]:
             sentence = f"no agent has been offered that it may run on ({texts}): the master keeps back others"
     else:
         reason, number = log.counts.most_common(1)[0] if log.counts else ("nothing", 0)
-        sentence = (
-            f"{number} of {log.looked_at} offers had not enough: {reason} ({log.examples.get(reason, '')})"
-        )
+        why = {"role": "of another role", "volume": "no free volume of it"}.get(reason, reason)
+        why = why if " " in why else f"not enough {why}"
+        sentence = f"{number} of {log.looked_at} offers: {why} ({log.examples.get(reason, '')})"
     reasons = [
         {"reason": reason, "offers": number, "example": log.examples.get(reason, "")}
         for reason, number in log.counts.most_common()

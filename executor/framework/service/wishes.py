@@ -39,6 +39,7 @@ def deploy(app: App, *, force: bool = False, fresh: bool = False) -> Callable[[B
         state = books.apps.get(app.name)
         _require_roles(books, app)
         _require_gpus(books, app)
+        done = f"deploying {app.name}"
         if state is None:
             deployment = _new_deployment(app.version, "")
             state = AppState(app, app.instances, deployment, {app.version: app}, started_at=books.now())
@@ -54,15 +55,30 @@ def deploy(app: App, *, force: bool = False, fresh: bool = False) -> Callable[[B
                     "volumes: they are other than those that the app has, which cannot be changed: deploy it "
                     "under another name, or delete it with its volumes first",
                 )
+            done = _changes(state, app)
             state.wanted = app.instances
             state.finished = 0
             _turn_to(books, state, app, turn)
         books.write_app(state, turn)
         turn.dirty.add(app.name)
         books.say("app.deployed", app.name, {"deployment": state.deployment.id, "version": app.version})
-        return {"app": app.name, "version": app.version, "deployment": state.deployment.id}
+        return {
+            "app": app.name,
+            "version": app.version,
+            "deployment": state.deployment.id,
+            "message": done,
+        }
 
     return do
+
+
+def _changes(state: AppState, app: App) -> str:
+    """What a document changes of an app that is there, for people."""
+    if state.target.version != app.version:
+        return f"updating {app.name} from {state.target.version} to {app.version}"
+    if state.wanted != app.instances:
+        return f"scaling {app.name} from {state.wanted} to {app.instances}"
+    return f"{app.name} is like that already"
 
 
 def scale(name: str, instances: int) -> Callable[[Books, Turn], Any]:
@@ -120,6 +136,8 @@ def steer(name: str, what: str) -> Callable[[Books, Turn], Any]:
                     previous="",
                     message="rolled back by request",
                 )
+            case "rollback":
+                raise WishError(409, f"cannot roll {name!r} back: no version before it is kept")
             case _:
                 raise WishError(
                     409, f"cannot {what}: the deployment of {name!r} is {deployment.status.value}"
@@ -229,7 +247,7 @@ def _turn_to(books: Books, state: AppState, app: App, turn: Turn) -> None:
     state.app = app
     state.versions[app.version] = app
     turn.put_write(records.write_version(app))
-    previous = before if before != app.version else ""
+    previous = before if before != app.version else state.deployment.previous
     state.deployment = _new_deployment(app.version, previous)
     state.failures_in_row, state.retry_at, state.started_at = 0, 0.0, books.now()
     state.next_run = None

@@ -377,3 +377,37 @@ def test_what_an_instance_printed_is_read_from_its_agent_in_pieces(tmp_path: Pat
             assert (await client.ask("GET", f"{path.removesuffix('stdout')}passwd")).status_code == 404
 
     asyncio.run(scenario())
+
+
+def test_a_fault_of_the_talks_form_has_the_key_that_was_written(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with served(tmp_path) as (_, client):
+            document = {"name": "web", "command": {"cmd": "true"}, "retry": {"time": "2"}}
+            answer = await client.ask("POST", "/v1/api/app", [document])
+            assert answer.status_code == 422
+            assert answer.json()["message"].startswith('the body: [0].retry.time: "2": expected a duration')
+            answer = await client.ask("POST", "/v1/api/app", {**document, "version": 7})
+            assert "version: 7: expected 1" in answer.json()["message"]
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_says_what_a_document_changes(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with served(tmp_path) as (_, client):
+            said = []
+            first = {**WEB, "instances": 1}
+            second = {**first, "command": {"cmd": "sleep 2000"}}
+            for document in (first, first, {**first, "instances": 2}, second, second):
+                answer = await client.ask("PUT", "/v1/api/app?force=true", document)
+                said.append(answer.json()["message"].split(" from ")[0])
+            same = "web is like that already"
+            assert said == ["deploying web", same, "scaling web", "updating web", same]
+            # Saying the same again takes nobody's way back.
+            answer = await client.ask("POST", "/v1/apps/web/deployment/rollback")
+            assert answer.json()["status"] == "rolling back"
+            answer = await client.ask("POST", "/v1/apps/web/deployment/rollback")
+            assert answer.status_code == 409
+            assert answer.json()["message"] == "cannot roll 'web' back: no version before it is kept"
+
+    asyncio.run(scenario())
