@@ -74,6 +74,7 @@ SCENARIOS: Mapping[str, dict[str, Any]] = {
         "mtu": 1300,
         "mac": "02:aa:bb:cc:dd:01",
         "promisc": True,
+        "dataDir": "/var/lib/cni/tuning",
         "sysctl": {"net.core.somaxconn": "500", "net.ipv4.conf.IFNAME.arp_filter": "1"},
         "delegate": bridge(DUAL),
     },

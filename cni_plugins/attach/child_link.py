@@ -142,8 +142,8 @@ def find_master(child: Child, context: Context) -> Link | None:
     if child.mtu > link.mtu:
         raise CniError(
             Code.INVALID_CONFIG,
-            f"mtu is {child.mtu}, but master {name} has {link.mtu}",
-            f"give at most {link.mtu}, or raise the master's",
+            f"invalid MTU {child.mtu}, must be [0, master MTU({link.mtu})]",
+            f"the master is {name}: give mtu at most {link.mtu}, or raise the master's",
         )
     return link
 

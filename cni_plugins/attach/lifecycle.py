@@ -2,8 +2,9 @@
 
 ADD    opens and locks the record, takes down what a crashed ADD left in it, runs the plugin in a transaction,
        and takes everything back when that fails.
-DEL    undoes the record's steps and removes it. Without one the kinds of steps that the plugin knows remove
-       what a reference plugin left, if anything.
+DEL    undoes the record's steps and removes it, also under another network name, if prevResult proves that
+       the attachment is meant. Without one the kinds of steps that the plugin knows remove what a reference
+       plugin left, if anything.
 CHECK  checks the record's steps; without one, those that the configuration and prevResult speak of.
 GC     takes down the records of this plugin on this network that the runtime does not list, unless they are
        younger than the call, then lets the kinds of steps do the same for what has no record.
@@ -18,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cni_plugins.attach import added, delegation
+from cni_plugins.attach import added, delegation, renamed
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.replay import joined, steps_of, undo_all
 from cni_plugins.attach.transaction import Transaction
@@ -329,6 +330,12 @@ def _detach(plugin: Plugin[Any], plugins: Plugins, call: Call) -> None:
                     take_down(record, record.contents, call, plugins)
                     return
                 _retire(record, call)
+        record = renamed.find(call, plugin.name)
+        if record is not None:
+            with record:
+                assert record.contents is not None  # find() has read it
+                take_down(record, record.contents, call, plugins)
+                return
     with Context(call, plugins, call.sandbox) as context:
         delegation.run_verb(Verb.DEL, plugin, call, context)
 

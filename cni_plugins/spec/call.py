@@ -176,7 +176,7 @@ def _check_environment(verb: Verb, env: Mapping[str, str]) -> None:
     if "CNI_IFNAME" in _REQUIRED[verb] and not is_interface_name(env["CNI_IFNAME"]):
         raise CniError(
             Code.BAD_ENVIRONMENT,
-            f"CNI_IFNAME is {env['CNI_IFNAME']!r}",
+            f"CNI_IFNAME is {env['CNI_IFNAME']!r}, which has an invalid character or length",
             "an interface name has 1 to 15 bytes, no '/', ':' or space, and is not '.' or '..'",
         )
 
@@ -290,7 +290,8 @@ def parse(verb: Verb, request: Request, host: Namespace, sandbox: Namespace | No
     if verb in _SINCE and not at_least(version, _SINCE[verb]):
         raise CniError(
             Code.INCOMPATIBLE_VERSION,
-            f"{verb} needs cniVersion {_SINCE[verb]} or later, the configuration says {version}",
+            f"config version does not allow {verb}",
+            f"it is cniVersion {version}, {verb} came with {_SINCE[verb]}",
         )
     args: dict[str, str] = {}
     args_error = None

@@ -1,5 +1,6 @@
-"""A delegate's configuration as it was rendered, in a file that outlives the machine's restart: what made it
-may have changed, or be gone, when the attachment goes.
+"""A document that a DEL may want, in a file that outlives the machine's restart: a delegate's configuration
+as it was rendered (what made it may have changed, or be gone, when the attachment goes), or what an interface
+was before, for another plugin's DEL.
 """
 
 import json
@@ -14,7 +15,7 @@ from cni_plugins.steps.step import Step, step
 
 
 def read(path: Path) -> JsonObject | None:
-    """The configuration in a file; None without one, or when it holds none (its writer died)."""
+    """The document in a file; None without one, or when it holds none (its writer died)."""
     try:
         document = parse_json(files.read(path))
     except (OSError, ValueError):
@@ -38,7 +39,7 @@ class DelegateFile(Step):
             files.write(new, dump_json(self.config).encode(), mode=0o600)
             Path(new).replace(path)
         except OSError as error:
-            raise CniError(Code.IO, f"cannot keep the delegate's configuration {path}", str(error)) from error
+            raise CniError(Code.IO, f"cannot write {path}, which DEL reads", str(error)) from error
 
     def undo(self, context: Context) -> None:
         """Remove the file if it still holds what was written, and what a death in the middle left."""

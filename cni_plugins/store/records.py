@@ -171,6 +171,10 @@ class Record:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the lock back."""
         os.close(self._fd)
 
     def append(self, line: JsonObject) -> None:
@@ -275,6 +279,21 @@ def create(roots: Roots, identity: Identity, plugin: str, deadline: Deadline) ->
 def find(roots: Roots, identity: Identity, plugin: str, deadline: Deadline) -> Record | None:
     """Open the record of an attachment, None if there is none. CniError 5 or 11."""
     return _open(path_of(roots, identity, plugin), 0, deadline)
+
+
+def elsewhere(roots: Roots, identity: Identity, plugin: str) -> Iterator[tuple[Path, Contents]]:
+    """The records of the same container, interface and plugin on other networks, read without their locks."""
+    own = path_of(roots, identity, plugin)
+    for place in _entries(roots.run / "attachments"):
+        path = place / own.name
+        if path == own:
+            continue
+        try:
+            contents = _parse(path.read_bytes())
+        except OSError:
+            continue
+        if contents is not None:
+            yield path, contents
 
 
 def open_path(path: Path, deadline: Deadline) -> Record | None:

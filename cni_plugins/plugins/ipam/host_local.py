@@ -143,7 +143,8 @@ def _sets(call: Call, config: HostLocalConfig, delegated: IPv6Network | None) ->
         if len(set(families)) != len(families):
             raise CniError(
                 Code.INVALID_CONFIG,
-                f"cniVersion {call.version} has room for one address of each family, and ranges has more",
+                f"CNI version {call.version} does not support more than 1 address per family",
+                "ipam.ranges has several sets of one family",
             )
     return tuple(sets)
 

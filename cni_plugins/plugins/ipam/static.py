@@ -31,10 +31,23 @@ class StaticAddress:
     gateway: Ip | None = option("gateway", IP, None, "the router of its network")
 
 
+def _entry(value: Any, where: str) -> StaticAddress:
+    """A Go program that writes the reference plugin's structure out adds its parsed form, `Address`, to what
+    was configured, `address`; Go's decoder tells the two apart by case.
+    """
+    if isinstance(value, dict) and "address" in value and isinstance(value.get("Address"), dict):
+        value = {key: item for key, item in value.items() if key != "Address"}
+    entry: StaticAddress = _ENTRY.at(value, where)
+    return entry
+
+
+_ENTRY = nested(StaticAddress)
+
+
 @dataclass(frozen=True, slots=True)
 class StaticConfig:
     addresses: tuple[StaticAddress, ...] = option(
-        "addresses", list_of(nested(StaticAddress)), (), "the addresses that the interface gets"
+        "addresses", list_of(replace(_ENTRY, within=_entry)), (), "the addresses that the interface gets"
     )
     allowed: tuple[IpInterface, ...] = option(
         "allowedAddresses",

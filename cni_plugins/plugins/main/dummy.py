@@ -34,7 +34,8 @@ def _require_ipam(call: Call) -> None:
     if not delegation.ipam_type(call):
         raise CniError(
             Code.INVALID_CONFIG,
-            "key 'ipam' is missing: a dummy interface is nothing but its addresses",
+            "dummy interface requires an IPAM configuration",
+            "key 'ipam' is missing, and it is nothing but its addresses; "
             'name a plugin that gives them: "ipam": {"type": "static", "addresses": […]}',
         )
 

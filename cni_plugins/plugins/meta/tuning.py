@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from cni_plugins.attach import wishes
@@ -42,10 +43,12 @@ from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Interface, Result
 from cni_plugins.spec.values import DuplicateKeys, parse_json
 from cni_plugins.steps.context import Context
+from cni_plugins.steps.delegate_file import DelegateFile
 from cni_plugins.steps.link_settings import LinkSettings, Settings
 from cni_plugins.steps.step import Step
 from cni_plugins.steps.sysctl import Sysctl
 
+DATA_DIR = "/run/cni/tuning"
 ALLOWLIST = "/etc/cni/tuning/allowlist.conf"
 _BASE = "/proc/sys/net/"
 
@@ -53,7 +56,7 @@ _BASE = "/proc/sys/net/"
 def _sysctls(value: Any, where: str) -> dict[str, str]:
     if isinstance(value, DuplicateKeys):
         twice = ", ".join(value.duplicates)
-        raise CniError(Code.INVALID_CONFIG, f"{where} has {twice} more than once")
+        raise CniError(Code.INVALID_CONFIG, f"{where} has duplicated keys: {twice} stands more than once")
     named: dict[str, str] = map_of(TEXT).at(value, where)
     return named
 
@@ -71,8 +74,9 @@ class TuningConfig:
     data_dir: str = option(
         "dataDir",
         ABSOLUTE_PATH,
-        "/run/cni/tuning",
-        "where the reference plugin kept what DEL restores of its own ADDs",
+        DATA_DIR,
+        "where the reference plugin kept what DEL restores of its own ADDs; in another one than its own "
+        "folder ADD writes that too",
     )
 
 
@@ -226,6 +230,8 @@ def add(call: Call, config: TuningConfig, tx: Transaction) -> Result:
         value is not None for value in (config.mac, config.mtu, config.queue, config.promisc, config.allmulti)
     ):
         link = _interface(call, tx.context)
+        if config.data_dir != DATA_DIR:
+            tx.apply(DelegateFile(str(_backup(call, config)), _saved(config, link)))
         own = _link_step(config, link)
         other = _peer_step(own.wanted.mtu, link, tx.context) if own is not None and own.wanted.mtu else None
         for change in (own, other):
@@ -243,15 +249,34 @@ def steps(call: Call, config: TuningConfig, context: Context, result: Result) ->
     return [*listed, LinkSettings(call.ifname, wanted, Settings())]
 
 
+def _backup(call: Call, config: TuningConfig) -> Path:
+    """The reference plugin's file of an attachment."""
+    return call.roots.relocate(config.data_dir) / f"{call.container_id}_{call.ifname}.json"
+
+
+def _saved(config: TuningConfig, link: Link) -> dict[str, Any]:
+    """What the interface has of what is asked for, as the reference plugin writes it down."""
+    state = (
+        ("mac", config.mac, link.mac),
+        ("mtu", config.mtu, link.mtu),
+        ("txQLen", config.queue is not None, link.queue),
+        ("promisc", config.promisc, bool(link.flags & links.IFF_PROMISC)),
+        ("allmulti", config.allmulti is not None, bool(link.flags & links.IFF_ALLMULTI)),
+    )
+    return {key: before for key, asked, before in state if asked}
+
+
 def remove_legacy(call: Call, config: TuningConfig, context: Context) -> None:
     """Put back what the reference plugin's ADD wrote down in its `dataDir`, and remove its file."""
-    backup = call.roots.relocate(config.data_dir) / f"{call.container_id}_{call.ifname}.json"
+    backup = _backup(call, config)
     try:
         saved = parse_json(backup.read_bytes())
     except OSError:
         return  # there is none, or an id too long for the reference plugin ever to have written one
     except ValueError:
         saved = {}
+    if context.interface_is_recorded():
+        return  # of an attachment that stands, on another network
     link = links.find(context.sandbox, call.ifname) if context.sandbox_namespace is not None else None
     if link is not None and isinstance(saved, dict):
         with suppress(CniError):  # the interface goes with its main plugin's DEL, and its settings with it

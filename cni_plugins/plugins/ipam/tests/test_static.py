@@ -57,3 +57,17 @@ def test_a_gateway_that_cannot_be(world: World, gateway: str) -> None:
     ipam = {"type": "static", "addresses": [{"address": "10.9.0.5/24", "gateway": gateway}]}
     error = world.refused(STATIC | {"ipam": ipam})
     assert (error["code"], f"ipam.addresses[0].gateway is {gateway}" in error["msg"]) == (7, True)
+
+
+def test_what_a_go_program_writes_of_the_reference_structure(world: World) -> None:
+    """Its parsed form of an address stands beside the configured one, under a key that differs by case."""
+    entry = {
+        "address": "10.9.0.5/24",
+        "gateway": "10.9.0.1",
+        "Address": {"IP": "10.9.0.5", "Mask": "////AA=="},
+        "Version": "4",
+    }
+    conf = STATIC | {"ipam": {"type": "static", "addresses": [entry]}}
+    assert world.add(conf)["ips"] == [{"address": "10.9.0.5/24", "gateway": "10.9.0.1"}]
+    entry["address"] = "10.9.0.5"
+    assert "ipam.addresses[0].address is '10.9.0.5'" in world.refused(conf, "c2")["msg"]
