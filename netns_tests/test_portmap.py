@@ -19,8 +19,12 @@ from netns_tests.by_hand import (
     serving,
     unfilter_bridges,
 )
+from netns_tests.case import bridge as bridge_on
+from netns_tests.case import local
 from netns_tests.node import Netns, Node
-from netns_tests.snapshot import residue, snapshot
+from netns_tests.plugins import TOP
+from netns_tests.runtime import Attachment, network
+from netns_tests.snapshot import assert_clean, residue, snapshot
 from netns_tests.traffic import ask, server
 
 BACKENDS = ("nftables", "iptables")
@@ -376,3 +380,46 @@ def test_a_chain_that_sets_the_mark_is_the_operators(node: Node, plugins: str) -
     node.cni("ADD", f"{plugins}/portmap", conf, "c1", box).ok()
     assert "-j SITE-MARK" in node.shell("iptables -w -t nat -S")
     assert node.cni("DEL", f"{plugins}/portmap", conf, "c1", box).code == 0
+
+
+def test_a_port_of_a_container_on_two_networks(node: Node, plugins: str) -> None:
+    """The runtime asks for the same ports on each network, as podman does: the first one has them, also after
+    the rules were flushed, and the second one from when the first is left. Nobody else gets them meanwhile.
+    """
+    world = node.uplink()
+    box = node.netns("c1")
+    before = snapshot(node, [box])
+    asked = {"portMappings": [TCP, UDP]}
+    portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
+
+    def on(name: str, number: int, cid: str = "c1", into: Netns = box) -> Attachment:
+        lan = bridge_on(local(f"10.9.{number}.0/24"), bridge=f"br{number}", isGateway=True)
+        config = network([lan, portmap], name=name, version="1.1.0")
+        return Attachment(node, plugins, config, cid, into, ifname=f"eth{number}", capabilities=asked)
+
+    first, second = on("first", 1), on("second", 2)
+    assert first.add().error is None and second.add().error is None
+    for number in (1, 2):
+        box.run(["ip", "route", "add", "default", "via", f"10.9.{number}.1", "metric", f"{number}"])
+    with server(box, "tcp", 80):
+        assert ask(world, "tcp", "192.0.2.2", 8080) == "192.0.2.1"
+        assert first.check().error is None and second.check().error is None
+        node.run(["nft", "flush", "ruleset"])
+        node.run([f"{TOP}/.venv/bin/mesokit", "reload"])
+        assert ask(world, "tcp", "192.0.2.2", 8080) == "192.0.2.1"
+        assert first.check().error is None and second.check().error is None
+        assert first.delete().error is None
+        assert ask(world, "tcp", "192.0.2.2", 8080) == "192.0.2.1"
+        assert second.check().error is None
+        stranger = on("second", 2, "c2", node.netns("c2")).add()
+        assert stranger.code == 103 and "container c1" in str(stranger.error)
+        again = on("first", 1)
+        assert again.add().error is None
+        box.run(["ip", "route", "add", "default", "via", "10.9.1.1", "metric", "1"])
+        assert second.delete().error is None
+        assert ask(world, "tcp", "192.0.2.2", 8080) == "192.0.2.1"
+        assert again.check().error is None
+    assert again.delete().error is None
+    assert on("second", 2, "c2", Netns(node, "c2")).delete().error is None
+    Netns(node, "c2").delete()
+    assert_clean(node, before, boxes=[box])

@@ -148,16 +148,23 @@ def test_podman_static_address_and_mac(node: Node, podman: Podman) -> None:
 
 
 def test_podman_two_networks(node: Node, podman: Podman) -> None:
-    _configure(node, "blue", [bridge(V4, isDefaultGateway=True)])
-    _configure(node, "red", [bridge(local("10.10.0.0/24"), bridge="br1", isDefaultGateway=True)])
+    """podman asks for a published port on each of them."""
+    _configure(node, "blue", [bridge(V4, isDefaultGateway=True), _portmap()])
+    red = bridge(local("10.10.0.0/24"), bridge="br1", isDefaultGateway=True)
+    _configure(node, "red", [red, _portmap()])
     podman.run("--network", "none", command="true")
     before = snapshot(node)
-    with podman.container("one", "--network", "blue", "--network", "red") as networks:
+    options = ("--network", "blue", "--network", "red", "--publish", "8080:80")
+    serve = "while true; do echo hello | nc -l -p 80 >/dev/null; done"
+    with podman.container("one", *options, command=serve) as networks:
         assert {"blue", "red"} == networks.keys()
         for name in networks:
             assert node.ping(networks[name]["IPAddress"])
         routes = node.run(["podman", "exec", "one", "ip", "route"]).text
         assert re.search(r"^default via 10\.(9|10)\.0\.1 ", routes, re.MULTILINE)
+        assert ask(node, "tcp", "127.0.0.1", 8080, seconds=20) == "hello"
+        node.run(["podman", "network", "disconnect", "blue", "one"])
+        assert ask(node, "tcp", "127.0.0.1", 8080, seconds=20) == "hello"
     assert_clean(node, before, allowed=RUNTIME)
 
 

@@ -290,8 +290,7 @@ def parse(verb: Verb, request: Request, host: Namespace, sandbox: Namespace | No
     if verb in _SINCE and not at_least(version, _SINCE[verb]):
         raise CniError(
             Code.INCOMPATIBLE_VERSION,
-            f"config version does not allow {verb}",
-            f"it is cniVersion {version}, {verb} came with {_SINCE[verb]}",
+            f"config version does not allow {verb}: cniVersion is {version}, {verb} came with {_SINCE[verb]}",
         )
     args: dict[str, str] = {}
     args_error = None

@@ -1,11 +1,15 @@
 """Published ports: claimed, made, checked, and what the reference portmap left.
 
-A port of the host belongs to one attachment: claims (store.claims) are compared across addresses and
+A port of the host belongs to one container: claims (store.claims) are compared across addresses and
 families, because 10.0.0.1:80 is part of what a mapping of port 80 without hostIP asks for.
+
+A container may be on several networks, and its runtime asks for the same ports on each (podman). Then the
+port leads to the attachment that came first; the others claim it as well, and one of them takes it over when
+that one goes.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cni_plugins.kernel import conntrack, iptables, links, routes, sysctl
 from cni_plugins.kernel.conntrack import UdpPort
@@ -14,14 +18,16 @@ from cni_plugins.kernel.netlink.netfilter import NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.nft import orphans, owner, ports, reference
 from cni_plugins.kernel.nft.placing import Taken
 from cni_plugins.kernel.nft.ports import Forward, Hide, Publication
-from cni_plugins.kernel.nft.tables import Unused
+from cni_plugins.kernel.nft.tables import Counts, Unused
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.identity import Identity
+from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import IpInterface
+from cni_plugins.steps import registry
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.step import Step, step
-from cni_plugins.store import claims
+from cni_plugins.store import claims, records
 
 PORT_TAKEN = 103  # what mesos-cni-port-mapper answers when a port cannot be mapped
 
@@ -51,11 +57,7 @@ class Ports(Step):
         """CniError 103 naming the container that has one of the ports, 11 or 999."""
         call = context.call
         if self.keys is None:
-            try:
-                ports.add(call.host, call.identity, self.wanted)
-            except Taken as taken:
-                number = int.from_bytes(taken.element.key[-4:-2], "big")
-                raise _taken(f"{number}", owner.holder(taken.comment)) from None
+            _place(call, self.wanted, ports.add)
         else:
             with context.iptables_lock():
                 for target in self.wanted.targets:
@@ -67,8 +69,8 @@ class Ports(Step):
         call = context.call
         if self.keys is not None:
             self.apply(context)
-        elif ports.missing(call.host, call.identity, self.wanted):
-            ports.repair(call.host, call.identity, self.wanted)
+        elif _missing(call, self.wanted):
+            _place(call, self.wanted, ports.repair)
             conntrack.forget_untranslated(call.host, _udp_ports(self.wanted.forwards))
 
     def undo(self, context: Context) -> None:
@@ -86,11 +88,7 @@ class Ports(Step):
     def check(self, context: Context) -> None:
         """CniError 999 naming the ports that are not published, neither by us nor by a reference plugin."""
         call, wanted = context.call, self.wanted
-        missing = (
-            ports.missing(call.host, call.identity, wanted, context.counts)
-            if self.keys is None
-            else list(wanted.forwards)
-        )
+        missing = _missing(call, wanted, context.counts) if self.keys is None else list(wanted.forwards)
         if not missing or reference.has_ports(call.host, call.container_id):
             return
         there = iptables.versions_with(call.host, [iptables.chain_name("DN-", call.identity)])
@@ -127,6 +125,43 @@ class Ports(Step):
                 for version in versions:
                     tool = Tool(call.host, version, call.deadline)
                     call.warn(iptables.remove_ports(tool, call.identity))
+
+
+def _place(call: Call, wanted: Publication, add: Callable[[Namespace, Identity, Publication], None]) -> None:
+    """Publish by nf_tables what does not lead to another attachment of the same container. CniError 103
+    naming the container that has one of the ports, 11 or 999.
+    """
+    while wanted.forwards:
+        try:
+            add(call.host, call.identity, wanted)
+            return
+        except Taken as taken:
+            elsewhere = [
+                item for item in ports.held(call.host, call.identity, wanted) if _is_shared(call, item)
+            ]
+            if not elsewhere:
+                number = int.from_bytes(taken.element.key[-4:-2], "big")
+                raise _taken(f"{number}", owner.holder(taken.comment)) from None
+            named = ", ".join(sorted({f"{item.host_port}/{item.protocol}" for item in elsewhere}))
+            call.warn(f"{named} leads to the container by another of its networks already, and stays so")
+            wanted = replace(
+                wanted, forwards=tuple(item for item in wanted.forwards if item not in elsewhere)
+            )
+
+
+def _missing(call: Call, wanted: Publication, counts: Counts | None = None) -> list[Forward]:
+    """What is not published, neither for this attachment nor for another one of the same container."""
+    missing = ports.missing(call.host, call.identity, wanted, counts)
+    elsewhere = ports.held(call.host, call.identity, wanted) if missing else []
+    return [item for item in missing if not (item in elsewhere and _is_shared(call, item))]
+
+
+def _is_shared(call: Call, forward: Forward) -> bool:
+    """Whether another attachment of the same container claims a port."""
+    subject, scope = _subject(call, forward.protocol, forward.host_port), _scope(forward)
+    listed = claims.members(call.roots, subject).items()
+    owners = [claims.owner_of(entry) for member, entry in listed if _overlaps(scope)(member)]
+    return any(item.container_id == call.container_id and item != call.identity for item in owners)
 
 
 @step
@@ -179,9 +214,15 @@ class PortClaims(Step):
 
     def undo(self, context: Context) -> None:
         call = context.call
+        heirs = set()
         with claims.guarded(call.roots, call.deadline):
             for subject, member in self.claims:
                 claims.release(call.roots, subject, member, call.identity)
+                for entry in claims.members(call.roots, subject).values():
+                    heirs.add(claims.owner_of(entry))
+        for heir in heirs - {call.identity}:
+            if heir.container_id == call.container_id:
+                _take_over(call, heir)
 
     @classmethod
     def collect(cls, context: Context) -> None:
@@ -189,6 +230,17 @@ class PortClaims(Step):
         keep = {Identity(call.network, container, ifname) for container, ifname in call.valid or ()}
         with claims.guarded(call.roots, call.deadline):
             claims.sweep(call.roots, call.network, keep)
+
+
+def _take_over(call: Call, heir: Identity) -> None:
+    """Publish for `heir` what an attachment of the same container has given up."""
+    own = replace(call, network=heir.network, ifname=heir.ifname)
+    for _, contents in records.every(call.roots, heir.network):
+        if contents.identity == heir and contents.result is not None:
+            for line in contents.steps:
+                step = registry.decode(line) if line.get("step") == registry.Kind.PORTS else None
+                if isinstance(step, Ports) and step.keys is None:
+                    _place(own, step.wanted, ports.add)
 
 
 @step
@@ -308,13 +360,21 @@ def _scopes(forwards: Iterable[Forward]) -> dict[tuple[str, int], set[str]]:
     """
     found: dict[tuple[str, int], set[str]] = {}
     for item in forwards:
-        scope = _ANY if item.host_ip is None else str(item.host_ip)
-        found.setdefault((item.protocol, item.host_port), set()).add(scope)
+        found.setdefault((item.protocol, item.host_port), set()).add(_scope(item))
     return found
 
 
+def _scope(forward: Forward) -> str:
+    return _ANY if forward.host_ip is None else str(forward.host_ip)
+
+
+def _subject(call: Call, protocol: str, port: int) -> str:
+    return f"port-{call.host.inode}-{protocol}-{port}"
+
+
 def _overlaps(scope: str) -> Callable[[str], bool]:
-    return lambda other: other == scope or _ANY in {other, scope}
+    """Whether a member's claim, `SCOPE` or `SCOPE@TAG` of one that came later, concerns `scope`."""
+    return lambda member: member.partition("@")[0] in {scope, _ANY} or scope == _ANY
 
 
 def claims_of(context: Context, forwards: Iterable[Forward]) -> PortClaims:
@@ -322,16 +382,18 @@ def claims_of(context: Context, forwards: Iterable[Forward]) -> PortClaims:
     one of the ports.
     """
     call = context.call
-    wanted = {
-        (f"port-{call.host.inode}-{protocol}-{number}", scope): f"{number}/{protocol}"
-        for (protocol, number), scopes in _scopes(forwards).items()
-        for scope in scopes
-    }
-    for (subject, scope), port in wanted.items():
-        held = claims.living(call.roots, subject, call.identity, _overlaps(scope))
-        if held is not None:
-            raise _taken(port if held[0] == _ANY else f"{port} of {held[0]}", _named(held[1]))
-    return PortClaims(tuple(wanted))
+    made = []
+    for (protocol, number), scopes in _scopes(forwards).items():
+        subject = _subject(call, protocol, number)
+        for scope in scopes:
+            member = scope
+            for other, holder in claims.living(call.roots, subject, call.identity, _overlaps(scope)):
+                if holder.container_id != call.container_id:
+                    of = "" if other == _ANY else f" of {other.partition('@')[0]}"
+                    raise _taken(f"{number}/{protocol}{of}", _named(holder))
+                member = f"{scope}@{owner.tag(call.identity)}"
+            made.append((subject, member))
+    return PortClaims(tuple(made))
 
 
 def _named(identity: Identity) -> str:

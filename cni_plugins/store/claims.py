@@ -94,15 +94,17 @@ def alive(roots: Roots, entry: JsonObject) -> bool:
 
 def living(
     roots: Roots, subject: str, identity: Identity, matter: Callable[[str], bool]
-) -> tuple[str, Identity] | None:
-    """The first claim of another attachment that matters and whose owner is alive; those of the dead go."""
+) -> list[tuple[str, Identity]]:
+    """The claims of other attachments that matter and whose owners are alive; those of the dead go."""
+    found = []
     for member, entry in members(roots, subject).items():
         if not matter(member) or owner_of(entry) == identity:
             continue
         if alive(roots, entry):
-            return member, owner_of(entry)
-        (_place(roots, subject) / member).unlink(missing_ok=True)
-    return None
+            found.append((member, owner_of(entry)))
+        else:
+            (_place(roots, subject) / member).unlink(missing_ok=True)
+    return found
 
 
 def sweep(roots: Roots, network: str, keep: Collection[Identity]) -> None:

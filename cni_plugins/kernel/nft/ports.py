@@ -154,6 +154,19 @@ def missing(
     return [item for item, gone in zip(wanted.forwards, absent, strict=False) if gone]
 
 
+def held(host: Namespace, identity: Identity, wanted: Publication) -> list[Forward]:
+    """The ports that lead somewhere already, for another attachment."""
+    exclusive, _ = _elements(identity, wanted)
+    with Nfnetlink(host) as socket:
+        found = elements.comments(socket, exclusive)
+    comment = owner.comment(identity)
+    return [
+        item
+        for item, text in zip(wanted.forwards, found, strict=True)
+        if text is not None and text != comment
+    ]
+
+
 def sets(host: Namespace) -> list[str]:
     """The names of all sets and maps that hold what attachments publish."""
     with Nfnetlink(host) as socket:
