@@ -89,8 +89,8 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference(
         r".*",
-        r"after (ADD|CHECK): \w+: sysctl ipv6/conf/\w+/accept_ra: 1 -> 0",
-        "an interface whose IPv6 addresses we choose believes no router's advertisements",
+        r"after (ADD|CHECK): \w+: sysctl ipv6/conf/\w+/accept_(ra|redirects): 1 -> 0",
+        "an interface whose IPv6 addresses we choose believes no advertisements and no redirects",
     ),
     Difference(
         r".*",

@@ -13,8 +13,7 @@ from cni_plugins.spec.config import INTERFACE_NAME, MAC_ADDRESS, Kind
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Dns, Result, decode_dns
 from cni_plugins.spec.values import fold
-
-MINIMUM_MTU_OF_IPV6 = 1280
+from cni_plugins.steps.addresses import MINIMUM_MTU_OF_IPV6
 
 
 class Source(Enum):

@@ -150,14 +150,17 @@ def ensure_here(values: dict[str, str], *, optional: bool = False) -> dict[str, 
 
 
 def deafen_here(ifname: str) -> None:
-    """Believe no router's advertisements on an interface whose IPv6 addresses somebody else chooses, in this
-    thread's namespace. Only the kernel's own default, 1, gives way: 2 is somebody's will.
+    """Believe no router's advertisements and no redirects on an interface whose IPv6 addresses somebody else
+    chooses, in this thread's namespace. (Whoever is on the link can send a redirect in the name of a gateway
+    such as fe80::1.) Only the kernel's own default, 1, gives way: an accept_ra of 2 is somebody's will.
     """
-    name = f"ipv6/conf/{ifname}/accept_ra"
     door = _door(2)
     with suppress(CniError):
-        if _read(door, name) == "1":
-            _write(door, name, "0")
+        hears = _read(door, f"ipv6/conf/{ifname}/accept_ra")
+        names = {"1": ("accept_ra", "accept_redirects"), "0": ("accept_redirects",)}.get(hears or "", ())
+        for name in names:
+            if name == "accept_ra" or _read(door, f"ipv6/conf/{ifname}/{name}") == "1":
+                _write(door, f"ipv6/conf/{ifname}/{name}", "0")
 
 
 def of_interface(namespace: Namespace, name: str) -> dict[str, str]:

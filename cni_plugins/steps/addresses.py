@@ -13,6 +13,8 @@ from cni_plugins.spec.values import Ip, IpInterface
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.step import Step, step
 
+MINIMUM_MTU_OF_IPV6 = 1280
+
 
 def whole(ip: Ip) -> IpInterface:
     """An address as a network of its own."""
@@ -39,6 +41,26 @@ class Addresses(Step):
         return Plan(self.ifname, self.ips, self.routes, dad=self.dad, up=self.up, notify=self.notify)
 
     def apply(self, context: Context) -> None:
+        try:
+            self._apply(context)
+        except CniError as error:
+            raise self._of_small_mtu(context, error) from error
+
+    def _of_small_mtu(self, context: Context, error: CniError) -> CniError:
+        """The kernel says no more than EINVAL where an interface is too small for IPv6, by its master's MTU
+        or its own.
+        """
+        link = links.find(context.sandbox, self.ifname)
+        if link is None or link.mtu >= MINIMUM_MTU_OF_IPV6 or not self.plan().has(6):
+            return error
+        return CniError(
+            Code.INVALID_CONFIG,
+            f"{self.ifname} would have an MTU of {link.mtu}, and below {MINIMUM_MTU_OF_IPV6} (RFC 8200) no "
+            "interface can have an IPv6 address",
+            "raise the MTU of its master or device, or give the network no IPv6 range",
+        )
+
+    def _apply(self, context: Context) -> None:
         if not self.by_gateway:
             interface.configure(context.sandbox, self.plan(), context.deadline)
             return
