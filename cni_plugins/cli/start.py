@@ -13,16 +13,16 @@
 It imports next to nothing before it has seen to standard streams and signals.
 """
 
+import _signal  # type: ignore[import-not-found]
 import errno
 import os
-import signal
 import sys
 
 
 def main() -> None:
     """The program `mesokit`; does not return."""
     # Until a command asks for it, an interrupt ends the process at once: nothing has been begun.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     _stand_in_for_closed_streams()
     try:
         status = _command()
@@ -82,7 +82,7 @@ def _flushed(status: int) -> int:
 def _unusable(error: OSError, what: str = "") -> int:
     if isinstance(error, BrokenPipeError):
         _forget_output()
-        return 128 + signal.SIGPIPE
+        return 128 + int(_signal.SIGPIPE)
     named = what or (os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "")
     if not named and error.errno == errno.ENOSPC:
         named = "standard output"
