@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from netns_tests.case import bridge, local
 from netns_tests.node import Netns, Node, Running, started, until
 from netns_tests.plugins import MESOKIT
-from netns_tests.test_update import NET
+from netns_tests.test_update import NET, record
 
 CONF: dict[str, Any] = NET | bridge(local("10.9.0.0/24", "fd00:9::/64"), isDefaultGateway=True)
 FILE = "/etc/cni/net.d/net.conf"
@@ -157,3 +158,26 @@ def test_an_update_that_the_file_does_not_know_is_said_to_differ(node: Node, box
 def listed(node: Node) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = json.loads(node.run([MESOKIT, "ls", "--json"]).text)["items"]
     return items
+
+
+def test_a_service_that_is_killed_while_it_applies(node: Node, ours: str, box: Netns) -> None:
+    """All its processes, at several moments: the container is as the old or the new file says, and the next
+    service brings it to the new one.
+    """
+    there = CONF | {"prevResult": record(node)["result"]}
+    sizes = (1400, 1300, 1450, 1350, 1280, 1500)
+    for number, size in enumerate(sizes):
+        route = CONF["ipam"] | {"routes": [{"dst": f"10.{40 + number}.0.0/16"}]}
+        flag = {"hairpinMode": number % 2 == 0, "macspoofchk": number % 2 == 0}
+        write(node, CONF | flag | {"mtu": size, "ipam": route})
+        with watching(node, "apply") as service:
+            time.sleep(0.02 * number)
+            node.shell(f"pkill -9 -P {service.pid}; kill -9 {service.pid} || true")
+        assert mtu(box) in {size, 1500, *sizes[:number]}
+        node.cni("CHECK", f"{ours}/bridge", there, "c1", box).ok()
+    with watching(node, "apply"):
+        until(lambda: not listed(node)[0]["differs"] and mtu(box) == 1500, what="it is applied")
+    assert "10.45.0.0/16" in box.run(["ip", "route"]).text
+    assert "10.40.0.0/16" not in box.run(["ip", "route"]).text
+    node.cni("CHECK", f"{ours}/bridge", there, "c1", box).ok()
+    node.cni("DEL", f"{ours}/bridge", CONF, "c1", box).ok()

@@ -7,6 +7,7 @@ import json
 import re
 
 from netns_tests import flow
+from netns_tests.case import local
 from netns_tests.node import Node, started, until
 from netns_tests.plugins import MESOKIT
 from netns_tests.snapshot import assert_clean, snapshot
@@ -183,3 +184,37 @@ def test_what_a_task_took_away_is_told_and_its_del_comes_through(node: Node, our
         box.delete()
         assert_clean(node, before, act)
         node.run(["rm", "-r", "/var/lib/cni/networks/net"], check=False)
+
+
+#: Of a container that has IPv6 alone.
+CANNOT6 = {
+    "mtu=1279": "mtu is 1279, and below 1280 (RFC 8200)",
+    "gateway=10.9.0.1": "gateway 10.9.0.1: the container has no IPv4 address",
+    "routes+=10.0.0.0/8": "routes+=10.0.0.0/8: the container has no IPv4 address",
+    "ports+=0.0.0.0:9090:90": "ports+=9090: the container has no IPv4 address to publish it for",
+    "ports+=127.0.0.1:9090:90": "ports+=9090: the container has no IPv4 address to publish it for",
+    "sysctl.net.ipv6.conf.IFNAME.mtu=1200": "IPv6 has no packets below 1280 (RFC 8200)",
+    "addresses-=fd00:9::2": "the last one cannot be taken away: detach the container instead",
+    "addresses+=fd00:9::/64": "it is the routers' anycast",
+}
+
+
+def test_a_container_with_ipv6_alone(node: Node, ours: str) -> None:
+    bridge_, tuning, _, portmap = CHAIN["plugins"]
+    ipam = local("fd00:9::/64", routes=[{"dst": "fd00:30::/32"}])
+    conf = CHAIN | {"plugins": [bridge_ | {"ipam": ipam}, tuning, portmap]}
+    with attached(node, ours, conf) as (box, _):
+        old = record(node)
+        for word, told in CANNOT6.items():
+            answers = [
+                node.run([MESOKIT, "update", "c1", word, "--json", *more], check=False).text
+                for more in (["--dry-run"], ["--disrupt"])
+            ]
+            said = ["; ".join(json.loads(each)[0]["problems"]) for each in answers]
+            assert said[0] == said[1] and told in said[0], (word, said)
+        assert record(node) == old
+        words = ["mtu=1280", "addresses+=fd00:9::77/64", "gateway=fe80::1", "routes+=fd00:40::/32@fd00:9::9"]
+        node.run([MESOKIT, "update", "c1", *words, "ports+=[::]:9090:90"])
+        assert "default via fe80::1 dev eth0" in box.run(["ip", "-6", "route"]).text
+        assert "tentative" not in box.run(["ip", "-6", "addr"]).text
+        assert node.ping("fd00:9::77")

@@ -65,8 +65,14 @@ def _judge_routes(made: Plan, changes: Changes, ips: tuple[Address, ...], old: A
     else:
         leads = [item.network for item in own]
     leads += [route.dst.network for route in old.routes if (route.scope or 0) >= SCOPE_LINK]
+    families = {item.version for item in own}
+    for gateway in changes.gateways:
+        if gateway.version not in families:
+            made.problems.append(f"gateway {gateway}: the container has no IPv{gateway.version} address")
     for route in changes.routes:
-        if any(route.dst.network == item.network for item in own):
+        if route.dst.version not in families:
+            made.problems.append(f"routes+={route.dst}: the container has no IPv{route.dst.version} address")
+        elif any(route.dst.network == item.network for item in own):
             made.problems.append(f"routes+={route.dst}: the container is in that network itself")
         elif route.gw is not None and (why := checks.gateway_problem(route.gw, own, leads)):
             made.problems.append(f"routes+={route.dst}@{route.gw}: gateway {route.gw} {why}")

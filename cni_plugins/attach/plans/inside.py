@@ -12,11 +12,13 @@ from cni_plugins.spec.mesos import merge
 from cni_plugins.spec.result import Dns
 from cni_plugins.spec.values import fold, parse_ip
 from cni_plugins.steps import dns_file
+from cni_plugins.steps.addresses import MINIMUM_MTU_OF_IPV6
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.dns_file import DnsFile
 from cni_plugins.steps.policy import PolicyChange, PolicyEndpoint
 from cni_plugins.steps.sysctl import Sysctl
 
+_LEAST = MINIMUM_MTU_OF_IPV6
 #: Where a Mesos agent keeps the files that it mounts over /etc of a container, below MESOKIT_ROOT.
 MESOS_FILES = ("/var/run/mesos/isolators/network/cni", "/run/mesos/isolators/network/cni")
 
@@ -39,6 +41,9 @@ def change_sysctls(made: Plan, changes: Changes, context: Context) -> None:
         ours = [str(entry.address.ip) for entry in made.result.ips if entry.address.version == 6]
         if ours and value != "0" and path in _without_ipv6(context.call.ifname):
             made.problems.append(f"sysctl {name}={value}: it takes {', '.join(ours)} away: see addresses-=")
+            continue
+        if path == f"ipv6/conf/{context.call.ifname}/mtu" and value.isdigit() and int(value) < _LEAST:
+            made.problems.append(f"sysctl {name}={value}: IPv6 has no packets below {_LEAST} (RFC 8200)")
             continue
         found = sysctl.read(context.inside, path)
         if found is None:
