@@ -94,7 +94,7 @@ def udhcpd(
     )
     (files / "udhcpd.conf").write_text(conf)
     (files / "udhcpd.leases").write_text("")
-    with started(server.popen(["udhcpd", "-f", "/run/udhcpd.conf"])) as running:
+    with started(server.popen(["busybox", "udhcpd", "-f", "/run/udhcpd.conf"])) as running:
         until(lambda: running.ended() or (files / "udhcpd.pid").exists(), what="udhcpd serves")
         assert not running.ended(), running.errors()
         yield running

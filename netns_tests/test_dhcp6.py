@@ -47,6 +47,7 @@ def bridged(**delegation: Any) -> dict[str, Any]:
         "type": "bridge",
         "bridge": "web0",
         "isDefaultGateway": True,
+        "ipMasq": True,
         "ipam": {
             "type": "host-local",
             "subnet": "10.60.0.0/24",

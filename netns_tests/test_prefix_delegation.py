@@ -47,6 +47,8 @@ def test_one_prefix_for_a_network_and_back_with_its_last_container(node: Node, o
         routed(node, server, lease["address"])
         assert boxes[0].ping("fd77::1"), "out by the uplink and back"
         assert boxes[0].ping(f"{start}::3")
+        rules = node.run(["nft", "list", "ruleset"]).text
+        assert "10.60.0.2" in rules and start not in rules, "no address of a delegated prefix is hidden"
         assert not boxes[0].ping(f"{start[:-1]}1::9", seconds=0.5), "what no link has goes nowhere"
         node.cni("CHECK", f"{ours}/bridge", {**conf, "prevResult": results[0]}, "c1", boxes[0]).ok()
         node.cni("DEL", f"{ours}/bridge", conf, "c1", boxes[0]).ok()

@@ -14,12 +14,12 @@ else is left.
 With `prefixDelegation` the network's IPv6 subnet is a /64 of a prefix that the router on the host's `uplink`
 delegates (DHCPv6, IA_PD): one more range set, after the others. The network's first container asks for the
 prefix; the node service, or `mesokit dhcp`, renews it for as long as anybody has an address of the network,
-and the last DEL, or GC, gives it back. On the bridge stands the gateway (`isGateway`); what no link has of
-the prefix is unreachable for this host, so that nothing goes back and forth between it and the router.
-That it is another prefix than before, or none since no server renewed it until it ended, is told in the log,
-by `mesokit dhcp leases` and by `mesokit doctor`: containers keep their addresses, deprecated, CHECK fails for
-them, and new ones get an address of the new prefix. A prefix of /32 to /120 is taken, unless another network
-or link of the host has a part of it.
+and the last DEL, or GC, gives it back. On the bridge stands the gateway (`isGateway`); `ipMasq` hides IPv4
+alone; what no link has of the prefix is unreachable for this host, so that nothing goes back and forth
+between it and the router. That it is another prefix than before, or none since no server renewed it until it
+ended, is told in the log, by `mesokit dhcp leases` and by `mesokit doctor`: containers keep their addresses,
+deprecated, CHECK fails for them, and new ones get an address of the new prefix. A prefix of /32 to /120 is
+taken, unless another network or link of the host has a part of it.
 
     {"cniVersion": "1.0.0", "name": "web", "type": "bridge", "bridge": "web0", "isDefaultGateway": true,
      "ipam": {"type": "host-local", "subnet": "10.60.0.0/24",

@@ -113,6 +113,7 @@ def _acquired(
         raise
     if address is not None and address != lease.address:
         lease = replace(lease, told=f"the prefix is {lease.address} now, it was {address}")
+        call.warn(f"network {call.network}: {lease.told}")
     link.hold(found, lease, before)
     keep(lease)
     if before is not None:

@@ -149,8 +149,9 @@ def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
         tx.apply(judged)
     addresses = Addresses(call.ifname, ips, routes, config.dad, up=not config.no_interface, notify=False)
     tx.apply(addresses)
-    if config.ip_masq and ips:
-        tx.apply(_masquerade(config, ips))
+    hidden = delegation.hidden(call, ips)
+    if config.ip_masq and hidden:
+        tx.apply(_masquerade(config, hidden))
     if not config.no_interface:
         interface.wait_forwarding(tx.context.host, pair.name, call.deadline)
     if ips:
@@ -288,8 +289,8 @@ def _port(config: BridgeConfig, name: str, mac: str) -> BridgePort:
     )
 
 
-def _masquerade(config: BridgeConfig, ips: Sequence[Address]) -> Masquerade:
-    return Masquerade(config.ip_masq_backend or NFTABLES, tuple(entry.address for entry in ips))
+def _masquerade(config: BridgeConfig, hidden: tuple[IpInterface, ...]) -> Masquerade:
+    return Masquerade(config.ip_masq_backend or NFTABLES, hidden)
 
 
 def _give_gateways(
@@ -347,8 +348,9 @@ def steps(call: Call, config: BridgeConfig, context: Context, result: Result) ->
     gateways = _gateway_addresses(config, ips)
     if gateways:
         listed += _gateway(config, gateways)
-    if config.ip_masq and ips:
-        listed.append(_masquerade(config, ips))
+    hidden = delegation.hidden(call, ips)
+    if config.ip_masq and hidden:
+        listed.append(_masquerade(config, hidden))
     return listed
 
 

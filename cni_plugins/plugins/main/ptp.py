@@ -103,9 +103,9 @@ def _after_the_pair(config: PtpConfig, call: Call, result: Result) -> list[Step]
     if judged is not None:
         listed.append(judged)
     listed.append(Addresses(call.ifname, ips, result.routes, dad=config.dad, by_gateway=True))
-    if config.ip_masq and ips:
-        backend = config.ip_masq_backend or NFTABLES
-        listed.append(Masquerade(backend, tuple(entry.address for entry in ips)))
+    hidden = delegation.hidden(call, ips)
+    if config.ip_masq and hidden:
+        listed.append(Masquerade(config.ip_masq_backend or NFTABLES, hidden))
     return listed
 
 
