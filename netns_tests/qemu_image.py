@@ -25,6 +25,7 @@ from typing import BinaryIO
 #: What is in there, as on this machine; and of it, what is not.
 PACKAGES = (
     "base-files", "bash", "busybox-static", "conntrack", "containernetworking-plugins", "coreutils", "dash",
+    "dnsmasq-base",
     "findutils", "grep", "hostname", "iproute2", "iptables", "kmod", "libc-bin", "libc6", "libgcc-s1",
     "libpython3.11-minimal",
     "libpython3.11-stdlib", "mount", "nftables", "procps", "python3-minimal", "python3.11-minimal", "sed",

@@ -44,9 +44,9 @@ def create(
     try:
         fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
         if owner is not None:
-            fcntl.ioctl(device, _TUNSETOWNER, owner)
+            fcntl.ioctl(device, _TUNSETOWNER, _signed(owner))
         if group is not None:
-            fcntl.ioctl(device, _TUNSETGROUP, group)
+            fcntl.ioctl(device, _TUNSETGROUP, _signed(group))
         fcntl.ioctl(device, _TUNSETPERSIST, 1)
     except OSError as error:
         if error.errno in {errno.EEXIST, errno.EBUSY}:
@@ -94,3 +94,8 @@ def _executing(label: str) -> Iterator[None]:
         yield
     finally:
         attribute.write_bytes(b"")
+
+
+def _signed(number: int) -> int:
+    """A number of 32 bits as fcntl.ioctl takes it: as a C int."""
+    return number - (1 << 32) if number >> 31 else number

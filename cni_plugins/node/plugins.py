@@ -31,6 +31,7 @@ IMPORTED_LATE = (
     "cni_plugins.kernel.nft.masquerade",
     "cni_plugins.kernel.nft.orphans",
     "cni_plugins.kernel.nft.spoof",
+    "cni_plugins.plugins.ipam.prefix",
     "cni_plugins.steps.policy_endpoints",
     "cni_plugins.steps.version1",
     "subprocess",

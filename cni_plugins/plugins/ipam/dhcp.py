@@ -6,6 +6,7 @@ all of them: the node service does, and without it `mesokit dhcp` (or `dhcp daem
 is started). Leases are files below /var/lib/mesokit/leases: a restart or an upgrade of that process forgets
 none. DEL gives the lease back, whether that process runs or not. When a lease ends because no server renews
 it, the address is taken from the interface and the daemon's log says so; it goes on asking.
+On an ipvlan all containers have one MAC address: the server has to tell them by their identifier (option 61).
 
 With `families` the attachment has an IPv6 address too, or alone (DHCPv6, IA_NA with rapid commit where the
 server has it): probed like the other, declined when somebody has it, with the name servers and search domains
@@ -317,10 +318,30 @@ def _lease4(asking: Asking, config: DhcpConfig) -> Result:
     wanted = Lease(asking.identity, asking.place, _wish(asking.call, config, found.link.kind))
     asking.intend(4)
     lease = client.acquire(found.namespace, wanted, asking.deadline, asking.keep)
+    _require_own(asking, wanted, lease)
     asking.keep(lease)
     link.limit_mtu(found.namespace, found.link, lease)
     asking.watched(4)
     return lease.result()
+
+
+def _require_own(asking: Asking, wanted: Lease, lease: Lease) -> None:
+    """CniError 7 when the address is that of another container with the same MAC address, which nobody who
+    asks for it on the link can know. It is that one's: it is not given back.
+    """
+    for other in asking.store.every():
+        if (
+            isinstance(other, Lease)
+            and other.identity != lease.identity
+            and (other.holds and other.address == lease.address and other.place.mac == lease.place.mac)
+        ):
+            asking.keep(wanted)
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"DHCP server {lease.server} gives the address of container {other.identity.container_id}, "
+                f"{lease.address}, to {lease.identity.container_id}: both have MAC address {other.place.mac}",
+                "it has to tell clients by their identifier (option 61), as dnsmasq and Kea do",
+            )
 
 
 def _together(results: Sequence[Result]) -> Result:
