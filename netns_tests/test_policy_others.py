@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from netns_tests.node import Node, started
+from netns_tests.node import Node, started, until
 from netns_tests.test_firewall import CMD, ENV, firewalld
 from netns_tests.test_policy import DB, Box, apply, conf
 from netns_tests.test_policy_changes import SENDER, counts, receiving
@@ -39,16 +39,22 @@ iptables -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
 
 
 def _refused_through(node: Node, ours: str, script: str, *, before: str = "") -> None:
-    """What is denied stays denied, packet by packet, while `script` runs and after it."""
+    """What is denied stays denied, packet by packet, while `script` runs and after it; before it arrived."""
     db, web = (Box(node, ours, name, conf(), role=name) for name in ("db", "web"))
-    apply(node, [DB])
-    node.shell(before)
+    node.run(["sh", "-ec", before], env=ENV)
     receiver = receiving(db.netns, 1000)
+
+    def arrived() -> int:
+        return counts(receiver).get("1000", (0, 0, 0))[0]
+
     with started(web.netns.popen([sys.executable, "-c", SENDER, db.four, "1000"])):
-        time.sleep(0.3)
+        until(lambda: arrived() > 10, what="without the policy it arrives")
+        apply(node, [DB])
+        time.sleep(0.3)  # what had arrived by then is counted
+        count = arrived()
         node.run(["sh", "-c", script], env=ENV)
         time.sleep(1)
-    assert counts(receiver).get("1000", (0, 0, 0))[0] == 0
+        assert arrived() == count
     assert not db.call("CHECK").error
     assert apply(node)["restored"] == 0
 
@@ -62,7 +68,8 @@ def test_iptables_of_others(node: Node, ours: str, script: str) -> None:
 
 @pytest.mark.timeout(180)
 def test_firewalld_that_reloads(node: Node, ours: str) -> None:
-    """A real firewalld, its reload, and its complete one."""
+    """A real firewalld that lets the bridge's packets pass, its reload, and its complete one."""
     with firewalld(node):
         reload = " ".join(CMD)
-        _refused_through(node, ours, f"{reload} --reload; {reload} --complete-reload")
+        trusted = f"{reload} --permanent --zone=trusted --add-interface=br0; {reload} --reload"
+        _refused_through(node, ours, f"{reload} --reload; {reload} --complete-reload", before=trusted)

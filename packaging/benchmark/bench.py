@@ -145,6 +145,8 @@ def measure(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
     if "policy" in wanted:
         with Node() as node:
             yield from policy_rows(node, options, program)
+        with Node() as node:
+            yield from packet_rows(node, options, folder)
     if "view" in wanted:
         with Node() as node:
             yield from view_rows(node, options, plugins, program)
@@ -261,16 +263,59 @@ def policy_rows(node: Any, options: argparse.Namespace, program: str) -> Iterato
         "effect": "mesokit policy apply: until it holds",
         "again": "mesokit policy apply: nothing new",
         "nftables": "of it nf_tables",
+        "kernel": "of it nf_tables, processor time",
         "service": "from file to effect by the service",
         "cpu": "processor time of a change in the service",
         "memory": "process of the service, PSS",
     }
     for name, title in names.items():
         middle = statistics.median(found[name])
-        limit = {"nftables": 5, "service": 50}.get(name)
+        limit = {"nftables": 5, "kernel": 5, "service": 50}.get(name)
         met = None if limit is None else middle <= limit
         unit = "MB" if name == "memory" else "ms"
         yield Row(f"policy: {title}", unit, middle, {}, None, "" if limit is None else f"≤ {limit}", met)
+
+
+_LAYOUTS = {
+    "none": "no rules",
+    "established": "established accept",
+    "policy": "policy",
+    "policies": "a chain for each of ten policies",
+    "linear": "200 rules",
+}
+_BULK = 1.03
+
+
+def packet_rows(node: Any, options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    """What a packet between two ports of a bridge costs, beside other layouts of rules: as ratio to no rules,
+    and in bulk to the same path with connections tracked.
+    """
+    sys.stderr.write("  measuring: policy, packets\n")
+    script = os.fspath(TOP / "packaging/benchmark/packet_figures.py")
+    argv = [sys.executable, script, compiled("packet_cost", folder), str(max(1, options.rounds // 3))]
+    found = json.loads(node.run(argv, env={"PYTHONPATH": os.fspath(TOP)}, timeout=1800).stdout)
+    middle = {name: statistics.median(values) for name, values in found["packets"].items()}
+    for name, title in _LAYOUTS.items():
+        yield Row(
+            f"policy: a packet ({found['bridging']}), {title}",
+            "ns",
+            middle[name],
+            {"no rules": middle["none"]},
+            middle[name] / middle["none"],
+            "",
+            None,
+        )
+    # The least: whatever else the machine does makes it more.
+    tracked, judged = (min(found["iperf3"][name]) for name in ("established", "policy"))
+    yield Row(
+        "policy: iperf3 with GSO, processor time of a gigabyte",
+        "ms",
+        judged * 1000,
+        {"established accept": tracked * 1000},
+        judged / tracked,
+        f"≤ {_BULK} of it",
+        judged / tracked <= _BULK,
+    )
 
 
 def view_rows(node: Any, options: argparse.Namespace, plugins: str, program: str) -> Iterator[Row]:

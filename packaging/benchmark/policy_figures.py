@@ -7,6 +7,7 @@ effect     milliseconds: from the start of that process to the new verdict in th
 again      milliseconds: `mesokit policy apply` when nothing has changed
 service    milliseconds: from the new file to the new verdict in the kernel, done by `mesokit node`
 nftables   milliseconds: the change of nf_tables until it has its effect: new chains and sets, then the switch
+kernel     milliseconds of a processor for that, with what talks to the kernel
 cpu        milliseconds of a processor for one change in the service, what comes after the effect included
 memory     MB of the process that applies policies (PSS)
 """
@@ -58,23 +59,26 @@ def endpoint(number: int) -> Endpoint:
     )
 
 
-def policy(app: int, role: str, port: int) -> dict[str, Any]:
+def policy(app: int, role: str, port: int, *more: str) -> dict[str, Any]:
     other = "web" if role == "db" else "db"
     return {
         "name": f"app{app}-{role}",
         "for": {"labels": {"app": f"app{app}", "role": role}},
         "ingress": [
-            {"allow": [f"tcp/{port}", "icmp"], "from": [{"labels": {"app": f"app{app}", "role": other}}]},
+            {
+                "allow": [f"tcp/{port}", "icmp", *more],
+                "from": [{"labels": {"app": f"app{app}", "role": other}}],
+            },
             {"allow": ["tcp/443"], "from": [{"cidr": "192.168.0.0/16", "except": ["192.168.7.0/24"]}]},
         ],
         "egress": [{"allow": ["any"], "to": [{"labels": {"app": f"app{app}"}}]}],
     }
 
 
-def write(app: int, role: str, port: int) -> None:
-    """One file, in one step as an editor does it."""
+def write(app: int, role: str, port: int, *more: str) -> None:
+    """One file, in one step as an editor does it; `more` that it allows."""
     path = POLICIES / f"app{app}-{role}.json"
-    path.with_suffix(".new").write_text(json.dumps({"policies": [policy(app, role, port)]}))
+    path.with_suffix(".new").write_text(json.dumps({"policies": [policy(app, role, port, *more)]}))
     path.with_suffix(".new").rename(path)
 
 
@@ -98,15 +102,17 @@ def timed(work: Callable[[], object]) -> float:
     return (time.monotonic() - began) * 1000
 
 
-def transactions(host: Namespace, rounds: int) -> list[float]:
-    """A change of the same size, by the kernel and what talks to it alone."""
+def transactions(host: Namespace, rounds: int) -> tuple[list[float], list[float]]:
+    """A change of the same size, by the kernel and what talks to it: by the clock, and processor time."""
     found: list[float] = []
+    spent: list[float] = []
     original = kernel.apply
 
     def measured(*arguments: Any, **keys: Any) -> int:
-        began = time.monotonic()
+        began, before = time.monotonic(), time.process_time()
         count = original(*arguments, **keys)
         found.append((time.monotonic() - began) * 1000)
+        spent.append((time.process_time() - before) * 1000)
         return count
 
     kernel.apply = measured
@@ -118,7 +124,7 @@ def transactions(host: Namespace, rounds: int) -> list[float]:
             store.update(partial(replace, policies=policies, read=True))
             store.restore()
     kernel.apply = original
-    return found[1:]
+    return found[1:], spent[1:]
 
 
 def applier(service: int) -> int:
@@ -176,7 +182,7 @@ def main() -> int:
         write(0, "web", 6000 + number)
         found["apply"].append(timed(run))
         found["again"].append(timed(run))
-    found["nftables"] = transactions(host, rounds)
+    found["nftables"], found["kernel"] = transactions(host, rounds)
     service = subprocess.Popen([mesokit, "node"])
     try:
         end = time.monotonic() + 60
