@@ -51,7 +51,7 @@ def drift(contents: Contents, document: JsonObject, plugins: Mapping[str, Plugin
     members = fold(document, "plugins")
     if contents.head.get(HEAD) and fold(document, "type") != name:  # made of the whole list in one call
         listed = members if isinstance(members, list) else [document]
-        _members(fold(contents.head["config"], "plugins") or [], listed, plugins, found)
+        _members(fold(contents.head["config"], "plugins"), listed, plugins, found)
         return found
     if fold(document, "type") is None and isinstance(members, list):
         wanted = next(
@@ -84,20 +84,24 @@ def _compare(old: JsonObject, new: JsonObject, plugins: Mapping[str, Plugin[Any]
     inner = fold(old, "delegate"), fold(new, "delegate")
     if isinstance(inner[0], dict) and isinstance(inner[1], dict):
         _compare(*inner, plugins, found)
-    _members(fold(old, "plugins") or [], fold(new, "plugins") or [], plugins, found)
+    _members(fold(old, "plugins"), fold(new, "plugins"), plugins, found)
 
 
-def _members(
-    old: list[JsonObject], new: list[JsonObject], plugins: Mapping[str, Plugin[Any]], found: Drift
-) -> None:
-    types = [[fold(item, "type") for item in listed] for listed in (old, new)]
+def _members(old: object, new: object, plugins: Mapping[str, Plugin[Any]], found: Drift) -> None:
+    lists = [_objects(item) for item in (old, new)]
+    types = [[fold(item, "type") for item in listed] for listed in lists]
     if types[0] != types[1]:
         found.problems.append(
             f"plugins are {types[0]}, and {types[1]} in the file: attach the container anew"
         )
         return
-    for one, other in zip(old, new, strict=True):
+    for one, other in zip(*lists, strict=True):
         _compare(one, other, plugins, found)
+
+
+def _objects(value: object) -> list[JsonObject]:
+    """Files are read as they are found: what is no list of objects has none."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _from_to(key: str, old: object, new: object) -> str:

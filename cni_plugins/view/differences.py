@@ -129,7 +129,7 @@ def _compared(contents: Contents, document: JsonObject) -> tuple[tuple[str, ...]
     from cni_plugins.attach.drift import drift  # noqa: PLC0415
     from cni_plugins.plugins.registry import Plugins  # noqa: PLC0415
 
-    with suppress(CniError):  # a file that no plugin takes is told by doctor
+    with suppress(CniError, RecursionError):  # a file that no plugin takes is told by doctor
         found = drift(contents, document, Plugins())
         return tuple(found.told), tuple(found.problems)
     return (), ()
