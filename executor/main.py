@@ -9,12 +9,15 @@ exit.
 import gc
 import os
 import sys
-from pathlib import Path
-from typing import NoReturn
 
 from executor.config.token import TOKEN_VARIABLE, set_aside, take_back, take_token
 from executor.process.prctl import hide_memory
+from executor.process.procfs import content
 from executor.process.warden import Warden, spawn
+
+TYPE_CHECKING = False  # as type checkers see it: the warden does without `typing`
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 MISCONFIGURED = 2
 """The exit status for settings that cannot be used."""
@@ -33,6 +36,8 @@ def _run(arguments: list[str]) -> int:
     warden, token = _guarded()
     # What is imported stays, so there is no garbage to look for until all is.
     gc.disable()
+    from pathlib import Path  # noqa: PLC0415 (see above)
+
     from executor.bootstrap import run  # noqa: PLC0415 (see above)
     from executor.config.settings import ConfigError, load  # noqa: PLC0415
 
@@ -55,7 +60,8 @@ def _guarded() -> tuple[Warden, str]:
         hide_memory()
         return spawn(), ""
     # In the one-file form our parent is the boot loader, which was started with the same environment.
-    others = [os.getppid()] if Path(getattr(sys, "_MEIPASS", "")).name.startswith("_MEI") else []
+    folder = getattr(sys, "_MEIPASS", "").rpartition("/")[2]
+    others = [os.getppid()] if folder.startswith("_MEI") else []
     held = set_aside(token, *others)
     del token
     hide_memory()
@@ -65,12 +71,12 @@ def _guarded() -> tuple[Warden, str]:
 
 def _forget_what_python_set() -> None:
     """Where no locale is set, Python sets LC_CTYPE for itself (PEP 538), and for all that it starts."""
-    start = Path("/proc/self/environ").read_bytes().split(b"\0")
+    start = content("/proc/self/environ").split(b"\0")
     if not any(entry.startswith(b"LC_CTYPE=") for entry in start):
         os.environ.pop("LC_CTYPE", None)
 
 
-def _leave(status: int) -> NoReturn:
+def _leave(status: int) -> "NoReturn":
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(status)

@@ -14,7 +14,8 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Iterator, MutableMapping
-from pathlib import Path
+
+from executor.process.procfs import content
 
 TOKEN_VARIABLE = "MESOS_EXECUTOR_AUTHENTICATION_TOKEN"  # noqa: S105 (a name)
 
@@ -30,16 +31,16 @@ def take_token(environ: MutableMapping[str, str]) -> str | None:
 
 def _overwrite(entry: bytes) -> None:
     # Fields 50 and 51 of proc(5) stat; the command in field 2 may hold anything, so count from behind it.
-    fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+    fields = content("/proc/self/stat").rpartition(b")")[2].split()
     begin, end = int(fields[47]), int(fields[48])
-    with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
-        memory.seek(begin)
-        held = memory.read(end - begin)
-        at = held.find(entry)
+    memory = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        at = os.pread(memory, end - begin, begin).find(entry)
         if at >= 0:
             name = entry.index(b"=") + 1
-            memory.seek(begin + at + name)
-            memory.write(b"x" * (len(entry) - name))
+            os.pwrite(memory, b"x" * (len(entry) - name), begin + at + name)
+    finally:
+        os.close(memory)
 
 
 _SHORTEST = 16
@@ -106,7 +107,7 @@ def _wipe(process: str, secret: bytes) -> None:
 
 
 def _writable(process: str) -> Iterator[tuple[int, int]]:
-    for line in Path(f"/proc/{process}/maps").read_bytes().splitlines():
+    for line in content(f"/proc/{process}/maps").splitlines():
         words = line.split(None, 5)
         if words[1].startswith(b"rw") and words[-1] != b"[vvar]":
             start, _, end = words[0].partition(b"-")

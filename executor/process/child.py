@@ -9,9 +9,12 @@ import marshal
 import os
 import resource
 import signal
-from typing import NoReturn
 
 from executor.process import prctl, procfs
+
+TYPE_CHECKING = False  # as type checkers see it: the warden does without `typing`
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 #: uid, gid and supplementary groups to become.
 Ids = tuple[int, int, list[int]]
@@ -19,7 +22,7 @@ Ids = tuple[int, int, list[int]]
 Plan = tuple[bytes, list[bytes], dict[bytes, bytes], bytes, Ids | None, list[tuple[int, int, int]], int]
 
 
-def become(plan: Plan, descriptors: list[int], report: int, ignored: list[signal.Signals]) -> NoReturn:
+def become(plan: Plan, descriptors: list[int], report: int, ignored: list[signal.Signals]) -> "NoReturn":
     """Turn this process into the task, or write (stage, errno, detail) to `report` and end.
 
     `descriptors` become 0, 1 and 2; every other descriptor must have its close-on-exec flag set. `ignored`
@@ -82,7 +85,7 @@ def _move(descriptors: list[int]) -> None:
         os.dup2(descriptor, target)
 
 
-def _execute(program: bytes, argv: list[bytes], environment: dict[bytes, bytes]) -> NoReturn:
+def _execute(program: bytes, argv: list[bytes], environment: dict[bytes, bytes]) -> "NoReturn":
     """execvpe(3) with the task's own PATH: EACCES is remembered while later entries are tried; no #! means
     sh.
     """

@@ -13,12 +13,17 @@ import os
 import socket
 import struct
 from collections import deque
-from typing import Any
 
 _HEADER = struct.Struct("=I")
 _MAX_DESCRIPTORS = 8
 
-Message = tuple[Any, ...]
+TYPE_CHECKING = False  # as type checkers see it: the warden does without `typing`
+if TYPE_CHECKING:
+    from typing import Any
+
+    Message = tuple[Any, ...]
+else:
+    Message = tuple
 
 
 class Channel:

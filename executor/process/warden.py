@@ -38,10 +38,13 @@ import select
 import signal
 import socket
 import time
-from typing import NoReturn
 
 from executor.process import child, ipc, procfs
 from executor.process.prctl import become_subreaper
+
+TYPE_CHECKING = False  # as type checkers see it: the warden does without `typing`
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 # Seconds until a start that hangs is given up.
 _START_LIMIT = 10.0
@@ -89,7 +92,7 @@ def spawn() -> Warden:
         os._exit(1)
 
 
-def _serve(connected: socket.socket, executor: int) -> NoReturn:
+def _serve(connected: socket.socket, executor: int) -> "NoReturn":
     os.setsid()
     become_subreaper()
     _detach(connected)
@@ -290,7 +293,7 @@ def _kill(pid: int) -> None:
             continue  # it has ended, leads no group yet, or has become somebody whom we may not kill
 
 
-def _leave(children: _Children, wake_read: int) -> NoReturn:
+def _leave(children: _Children, wake_read: int) -> "NoReturn":
     """Kill what is left until there is nothing, then end."""
     deadline = time.monotonic() + _LEAVE_LIMIT
     poll = select.poll()

@@ -6,7 +6,6 @@ optional field unset and fails a required one; a map is an object; an agent also
 that have an explicit default. protobuf's json_format does none of these and is slow to import: not used.
 """
 
-import base64
 import binascii
 import math
 from typing import Any
@@ -111,7 +110,7 @@ def _value_to_json(field: Any, value: Any, explicit_defaults: bool) -> Json:
     if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
         return field.enum_type.values_by_number[value].name
     if field.type == FieldDescriptor.TYPE_BYTES:
-        return base64.b64encode(value).decode("ascii")
+        return binascii.b2a_base64(value, newline=False).decode("ascii")
     return value
 
 
@@ -147,7 +146,7 @@ def _text(value: Json, where: str) -> str:
 def _bytes(value: Json, where: str) -> bytes:
     if isinstance(value, str):
         try:
-            return base64.b64decode(value, validate=True)
+            return binascii.a2b_base64(value, strict_mode=True)
         except (binascii.Error, ValueError):
             pass
     raise JsonMappingError(f"{where} must be base64, not {_brief(value)}")

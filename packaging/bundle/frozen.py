@@ -19,14 +19,14 @@ Entry = tuple[str, str, str]  # name in the bundle, file, kind
 
 # Parts of the standard library and of our dependencies that no path of ours reaches.
 EXCLUDED = (
-    "IPython", "OpenSSL", "_decimal", "_distutils_hack", "_posixshmem",
-    "_pydecimal", "_pytest", "_uuid", "antigravity", "cffi", "cgi", "cryptography", "curses",
+    "IPython", "OpenSSL", "_decimal", "_distutils_hack", "_elementtree", "_posixshmem", "_statistics",
+    "_pydecimal", "_pytest", "_uuid", "antigravity", "cffi", "cgi", "cmath", "cryptography", "curses",
     "dbm", "decimal", "distutils", "doctest", "ensurepip", "fractions", "ftplib", "h2", "idlelib",
     "imaplib", "lib2to3", "mailbox", "mypy", "nntplib", "numpy", "pdb", "pip",
-    "pkg_resources", "poplib", "psutil.tests", "py_compile", "pycparser", "pydoc", "pydoc_data",
+    "pkg_resources", "poplib", "psutil.tests", "py_compile", "pycparser", "pydoc", "pydoc_data", "pyexpat",
     "pytest", "readline", "setuptools", "smtplib", "socks", "statistics", "telnetlib",
     "test", "this", "tkinter", "tomllib", "tracemalloc", "trio", "turtle", "turtledemo", "unittest",
-    "urllib3.contrib.emscripten", "venv", "webbrowser", "wsgiref", "xml", "xmlrpc",
+    "urllib3.contrib.emscripten", "venv", "webbrowser", "wsgiref", "xml", "xmlrpc", "xxsubtype",
     "yaml._yaml", "yaml.cyaml", "zoneinfo",
 )  # fmt: skip
 
@@ -75,6 +75,19 @@ def needless(entries: Iterable[Entry]) -> list[Entry]:
     codecs = r".*/_(codecs_(jp|hk|cn|kr|tw|iso2022)|multibytecodec)\..*"
     installer = r".*\.dist-info/(licenses/.*|INSTALLER|RECORD|REQUESTED|WHEEL|direct_url\.json)"
     return without(entries, rf"{codecs}|mesokit\.egg-info/.*|{installer}")
+
+
+def lay_out(folder: Path, binaries: Iterable[Entry], datas: Iterable[Entry]) -> None:
+    """A directory bundle's `_internal`, without what only a Python in a library of its own needs."""
+    libraries = r"(libpython|libexpat|libz|libpthread|libdl|libutil)[.\d]*\.so[.\d]*"
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, path, kind in without([*binaries, *datas], libraries):
+        target = folder / "_internal" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "SYMLINK":
+            target.symlink_to(path)
+        else:
+            shutil.copyfile(path, target)
 
 
 def slim(binaries: Iterable[Entry], build: Path) -> list[Entry]:

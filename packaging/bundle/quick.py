@@ -1,6 +1,6 @@
 """What makes a bundle start faster than PyInstaller's.
 
-* Modules that are always needed lie in one file, where `packed` finds them.
+* All modules lie in one file, where `packed` finds them; those that are rarely needed are compressed.
 * `dataclasses` writes the methods of every class as text and compiles it when the class is made: half of what
   a plugin's imports cost. The file carries the compiled methods along, and a `dataclasses` that looks there
   first; a text that is not there is compiled as ever. It also leaves out the signature that a class without a
@@ -9,6 +9,10 @@
   when they are imported; others are compiled as ever.
 * `click` imports `inspect`, and with it the parsers of Python, for one function that takes the indentation
   out of a text. It gets that function, and the rest when it is asked for.
+* What was found in `METHODS` is taken out: it is not needed a second time, and is 0.4 MB.
+* `logging` imports `traceback` for errors that are told with where they happened, and protobuf the pool of
+  those who have no compiled one (0.4 MB): the first is imported when used, the second is left out.
+* `urllib.parse` imports `ipaddress` for addresses in brackets: imported when used.
 * `pathlib` imports `urllib.parse` for the sake of `as_uri`, `google.protobuf` its implementation for those
   who have no compiled one, and the calendar for conversions of times that we do not use. The first is
   imported when used, the others are empty modules.
@@ -16,6 +20,7 @@
 
 from __future__ import annotations
 
+import _imp
 import marshal
 import os
 import re
@@ -23,7 +28,8 @@ import subprocess
 import sys
 import textwrap
 import zipfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType
@@ -40,7 +46,7 @@ _exec = exec
 
 
 def exec(text, globals, namespace):
-    _exec(packed.METHODS.get(text, text), globals, namespace)
+    _exec(packed.METHODS.pop(text, text), globals, namespace)
 """
 
 _SIGNATURE = "str(inspect.signature(cls)).replace(' -> None', '')"
@@ -57,6 +63,29 @@ def compile(p, flags=0):
     return _sre.compile(p, *found) if found is not None else _compile_anew(p, flags)
 """
 
+_POOL = """\
+from google.protobuf import descriptor
+
+_DEFAULT = descriptor._message.default_pool
+DescriptorPool = type(_DEFAULT)
+
+
+def Default():
+    return _DEFAULT
+"""
+
+_TRACEBACK = "import sys, os, time, io, re, traceback, warnings,"
+_TRACEBACK_LATER = """
+
+class _Traceback:
+    def __getattr__(self, name):
+        import traceback
+        return getattr(traceback, name)
+
+
+traceback = _Traceback()
+"""
+
 # Methods of google.protobuf's Any, Duration, Timestamp and the like.
 _CONVERSIONS = re.compile(r"\.((To|From)(Timedelta|Datetime|JsonString|\w*[Ss]econds)|(Unp|P)ack)\(")
 
@@ -71,11 +100,11 @@ def urlquote_from_bytes(path):
 # Asked of a fresh interpreter, with modules of ours in the place of those they replace: which modules each
 # group loads that those before it did not, and what `dataclasses` and `re` compile for it. The interpreter is
 # as bare as a bundle's: what that loads by itself is in PyInstaller's archives.
-_RECORD = """
+_OURS = """
 import sys
 before = set(sys.modules)
 import _frozen_importlib_external as external, marshal
-ours, groups = marshal.loads(sys.stdin.buffer.read())
+ours, *given = marshal.loads(sys.stdin.buffer.read())
 
 class Ours:
     @staticmethod
@@ -83,6 +112,16 @@ class Ours:
         return external.spec_from_file_location(name, ours[name]) if name in ours else None
 
 sys.meta_path.insert(0, Ours)
+"""
+
+_FIRST = """
+for name in given[0]:
+    __import__(name)
+sys.stdout.buffer.write(marshal.dumps(set(sys.modules) - before))
+"""
+
+_RECORD = """
+groups, starts, first = given
 import dataclasses, _sre
 import re._compiler as compiler
 texts, patterns, listed = {}, {}, []
@@ -111,14 +150,28 @@ flags_asked, compile_anew, original = [], compiler._compile_anew, _sre.compile
 compiler._compile_anew, compiler._sre = asked, Sre()
 dataclasses.exec = write
 import importlib
-for modules in groups:
+# What this script needs and the first group does not is told with the last one of the start.
+recorder = set(sys.modules) - before - first
+before |= recorder
+for number, modules in enumerate(groups):
+    if number == starts - 1:
+        before -= recorder
     for name in modules:
         importlib.import_module(name)
-    listed.append((sorted(set(sys.modules) - before), dict(texts), list(patterns.items())))
+    listed.append(([name for name in sys.modules if name not in before], dict(texts), list(patterns.items())))
     before |= set(sys.modules)
     texts.clear(), patterns.clear()
 sys.stdout.buffer.write(marshal.dumps(listed))
 """
+
+_LOT = 200_000  # bytes of source
+_BASE_LIBRARY = "base_library.zip"
+
+# Codecs of one byte a character, and of East Asia: nobody who speaks with us uses them.
+_CODECS = re.compile(
+    r"encodings\.(big5|cp(?!437)|euc_|gb|hp_|hz|iso2022|iso8859_(?!1$)|johab|koi8|kz|mac_|mbcs|oem|palmos|ptcp"
+    r"|shift_|tis_)\w*"
+)
 
 # What is there before the file can be read.
 _IN_ANY_CASE = {packed.__name__, "importlib._bootstrap", "importlib._bootstrap_external"}
@@ -132,9 +185,9 @@ def pack(
     build: Path,
     start: Sequence[Sequence[str]],
     modules: Iterable[str],
-) -> tuple[list[Entry], list[Entry]]:
-    """What is left of `pure` for PyInstaller's archive, and `datas` with the file of what `modules` always
-    need. Each group of `start` is what the program imports in one go.
+) -> list[Entry]:
+    """`datas` with the file of all modules, in the place of PyInstaller's zip file of basic ones. Each group
+    of `start` is what the program imports in one go; the `modules`, and what they import, are ready to use.
     """
     files = {
         "dataclasses": _dataclasses(build),
@@ -143,50 +196,70 @@ def pack(
         "click.decorators": _without_inspect(build, "click.decorators"),
         "click.termui": _without_inspect(build, "click.termui"),
         "re._compiler": _re_compiler(build),
+        "urllib.parse": _urllib_parse(build),
+        "logging": _logging(build),
+        "google.protobuf.descriptor_pool": _written(build / "descriptor_pool.py", _POOL),
         "google.protobuf.internal.python_message": _written(build / "python_message.py", ""),
         "google.protobuf.internal.well_known_types": _well_known_types(build),
     }
     groups = [*start, *([name] for name in modules)]
-    observed = _observed(files, groups)
+    observed = _observed(files, groups, len(start))
     needed = {name for names, _, _ in observed for name in names} - _IN_ANY_CASE
-    sources = _base_library(needed) | {name: path for name, path, _ in pure if path.endswith(".py")} | files
-    table: dict[str, tuple[bool, int, int]] = {}
+    listed = {name: path for name, path, _ in pure}
+    basic, others = _base_library(datas)
+    everything = basic | {name: path for name, path in listed.items() if path.endswith(".py")} | files
+    sources = {
+        name: path
+        for name, path in everything.items()
+        if not _imp.is_frozen(name) and not _CODECS.fullmatch(name)
+    }
+    table: dict[str, tuple[bool, int, int, bool]] = {}
     content = bytearray()
+
+    def add(codes: Mapping[str, CodeType], more: tuple[Any, ...], *, compressed: bool = False) -> None:
+        entry = marshal.dumps((dict(codes), *more))
+        entry = zlib.compress(entry, 9) if compressed else entry
+        for name in codes:
+            package = name not in sources or Path(sources[name]).name == "__init__.py"
+            table[name] = package, len(content), len(entry), compressed
+        content.extend(entry)
+
     for number, (names, texts, patterns) in enumerate(observed):
         packed_names = [name for name in names if name in sources and name in needed]
-        together = [packed_names] if number < len(start) else [[name] for name in packed_names]
+        together = (
+            _pieces(packed_names, sources) if number < len(start) else [[name] for name in packed_names]
+        )
+        found = dict(patterns) if number < len(start) else {}
         for piece in together:
             codes = {name: _code(name, Path(sources[name])) for name in piece}
             methods = {
                 text: compile(text, "<dataclass>", "exec") for name in piece for text in texts.get(name, ())
             }
-            entry = marshal.dumps((codes, methods, dict(patterns) if number < len(start) else {}))
-            for name in piece:
-                table[name] = Path(sources[name]).name == "__init__.py", len(content), len(entry)
-            content += entry
+            add(codes, (methods, found))
+            found = {}
     assert {"dataclasses", "pathlib", "json", "re", "enum"} <= table.keys(), "the modules were not observed"
+    for name in sorted(sources.keys() - table.keys() - _IN_ANY_CASE):
+        add({name: _code(name, Path(sources[name]))}, ({}, {}), compressed=True)
+    # Packages without an __init__.py.
+    add({name: compile("", name, "exec") for name in listed if listed[name] == "-"}, ({}, {}))
     contents = marshal.dumps(table)
     path = build / packed.NAME
     path.write_bytes(len(contents).to_bytes(4, "little") + contents + content)
-    left = [(name, files.get(name, path), kind) for name, path, kind in pure if name not in table]
-    others = [_rest_of_base(entry, build, table.keys()) for entry in datas]
-    return left, [*others, (packed.NAME, os.fspath(path), "DATA")]
+    return [*others, (packed.NAME, os.fspath(path), "DATA")]
 
 
-def _rest_of_base(entry: Entry, build: Path, elsewhere: Collection[str]) -> Entry:
-    """PyInstaller's zip file of basic modules without those that are `elsewhere`: every start reads its table
-    of contents.
+def _pieces(names: Iterable[str], sources: Mapping[str, str]) -> Iterator[list[str]]:
+    """`names` in the order in which they are imported, in lots that are read in one go: more at once would be
+    memory that is free again, in small parts, when all are imported.
     """
-    name, path, kind = entry
-    if name != "base_library.zip":
-        return entry
-    rest = build / "rest_of_base.zip"
-    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(rest, "w") as left:
-        for info in sorted(whole.infolist(), key=lambda info: info.filename):
-            module = info.filename.removesuffix(".pyc").removesuffix("/__init__").replace("/", ".")
-            if module not in elsewhere:
-                left.writestr(info, whole.read(info))
-    return name, os.fspath(rest), kind
+    lot: list[str] = []
+    for name in names:
+        lot.append(name)
+        if sum(Path(sources[each]).stat().st_size for each in lot) >= _LOT:
+            yield lot
+            lot = []
+    if lot:
+        yield lot
 
 
 def _code(name: str, source: Path) -> CodeType:
@@ -196,33 +269,43 @@ def _code(name: str, source: Path) -> CodeType:
     return code
 
 
-def _base_library(needed: Iterable[str]) -> dict[str, str]:
-    """The sources of those modules that PyInstaller puts into a zip file of their own, from which they are
-    imported before anything else can be, and slower still.
-    """
-    from PyInstaller.compat import PY3_BASE_MODULES  # noqa: PLC0415 - found where PyInstaller runs us
-
+def _base_library(datas: Iterable[Entry]) -> tuple[dict[str, str], list[Entry]]:
+    """Sources of those modules that PyInstaller puts into a zip file of their own, and `datas` without it."""
+    others, names = [], []
+    for entry in datas:
+        if entry[0] == _BASE_LIBRARY:
+            with zipfile.ZipFile(entry[1]) as whole:
+                names = [name.removesuffix(".pyc").removesuffix("/__init__") for name in whole.namelist()]
+        else:
+            others.append(entry)
     found = {}
-    for name in needed:
-        spec = find_spec(name) if name.partition(".")[0] in PY3_BASE_MODULES else None
+    for name in (name.replace("/", ".") for name in names):
+        spec = find_spec(name)
         if spec is not None and spec.origin is not None and spec.origin.endswith(".py"):
             found[name] = spec.origin
+    return found, others
+
+
+def _observed(files: Mapping[str, str], groups: Sequence[Sequence[str]], starts: int) -> list[_Found]:
+    first = marshal.loads(_asked(_FIRST, (dict(files), list(groups[0]))))
+    answer = _asked(_RECORD, (dict(files), [list(group) for group in groups], starts, first))
+    found: list[_Found] = marshal.loads(answer)
     return found
 
 
-def _observed(files: Mapping[str, str], groups: Sequence[Sequence[str]]) -> list[_Found]:
+def _asked(script: str, given: tuple[Any, ...]) -> bytes:
+    """What a fresh interpreter answers to it."""
     search = os.pathsep.join((os.fspath(TOP), os.fspath(TOP / "proto"), os.fspath(Path(__file__).parent)))
     answer = subprocess.run(
-        [sys.executable, "-S", "-c", _RECORD],
+        [sys.executable, "-S", "-c", _OURS + script],
         env={"PYTHONPATH": f"{search}:{_site_packages()}", "PATH": os.environ["PATH"], "PYTHONHASHSEED": "1"},
-        input=marshal.dumps((dict(files), [list(group) for group in groups])),
+        input=marshal.dumps(given),
         capture_output=True,
         check=False,
     )
     if answer.returncode:
         raise SystemExit(f"a module of ours cannot be imported:\n{answer.stderr.decode()[-2000:]}")
-    found: list[_Found] = marshal.loads(answer.stdout)
-    return found
+    return answer.stdout
 
 
 def _site_packages() -> str:
@@ -267,6 +350,22 @@ def _without_inspect(build: Path, name: str) -> str:
     return _written(
         build / f"{name}.py", source.replace("import inspect\n", _LATER.format(cleandoc=cleandoc))
     )
+
+
+def _logging(build: Path) -> str:
+    import logging  # noqa: PLC0415 - as above
+
+    source = _source_of(logging.__file__, _TRACEBACK).replace("re, traceback,", "re,")
+    (build / "logging").mkdir(exist_ok=True)
+    return _written(build / "logging/__init__.py", source + _TRACEBACK_LATER)
+
+
+def _urllib_parse(build: Path) -> str:
+    import urllib.parse  # noqa: PLC0415 - as above
+
+    wanted, used = "import ipaddress\n", "        ip = ipaddress.ip_address(hostname)"
+    source = _source_of(urllib.parse.__file__, wanted, used).replace(wanted, "")
+    return _written(build / "urllib_parse.py", source.replace(used, f"        {wanted}{used}"))
 
 
 def _re_compiler(build: Path) -> str:

@@ -1,17 +1,15 @@
 /*
  * Starting the bundled Python program, on hosts that may have no C library of their own.
  *
- * A bundle is a directory that PyInstaller made, plus the dynamic loader it was built with:
+ * A bundle is a directory with the dynamic loader that it was built with:
  *
- *     NAME            the PyInstaller program
- *     _internal/      Python, the modules and every shared library, libc.so.6 among them
+ *     NAME            the interpreter (interpreter.c)
+ *     _internal/      the modules and every shared library, libc.so.6 among them
  *     ld-linux-*.so   the loader that belongs to that libc.so.6
  *
  * Started through its own loader, with its own library path and without the host's cache, the program depends on
- * nothing but the kernel.  PyInstaller's start-up code would then set LD_LIBRARY_PATH and execute itself a second
- * time, so that the path takes effect; it is in effect already, so we tell it that this second start is here
- * (_PYI_PARENT_PROCESS_LEVEL).  That saves an exec, and LD_LIBRARY_PATH never enters the environment, where it would
- * break the programs of a task.
+ * nothing but the kernel, and LD_LIBRARY_PATH never enters the environment, where it would break the programs of a
+ * task.
  *
  * A "bundle" without a loader is a plain program (a source checkout's, for instance) and is executed directly.
  */
@@ -26,9 +24,8 @@
 #include <sys/auxv.h>
 #include <unistd.h>
 
-#define BUNDLE_LOADER "ld-linux.so.2" /* PyInstaller recognises loaders by the form ld-*.so.N */
+#define BUNDLE_LOADER "ld-linux.so.2"
 #define BUNDLE_LIBRARIES "_internal"
-#define PYI_LEVEL_RESTARTED "-1" /* PYI_PROCESS_LEVEL_PARENT_NEEDS_RESTART of PyInstaller 6 */
 
 /* The directory of the running program, links resolved; works without /proc too. 0, or -1 and errno. */
 static int own_directory(char directory[PATH_MAX])
@@ -73,9 +70,6 @@ static void bundle_exec(const char *directory, const char *name, const char *con
         args[at++] = "--argv0";
         args[at++] = program;
         args[at++] = program;
-        setenv("_PYI_ARCHIVE_FILE", program, 1);
-        setenv("_PYI_PARENT_PROCESS_LEVEL", PYI_LEVEL_RESTARTED, 1);
-        setenv("_PYI_LINUX_PROCESS_NAME", name, 1);
     } else {
         args[at++] = program;
     }

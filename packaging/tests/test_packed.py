@@ -5,6 +5,7 @@ from __future__ import annotations
 import marshal
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
@@ -18,6 +19,7 @@ SOURCES = {
 
 
 TOGETHER = (("box", "box.inner"), ("alone",))
+COMPRESSED = (("alone",),)
 
 
 def write(path: Path) -> None:
@@ -26,8 +28,9 @@ def write(path: Path) -> None:
         codes = {name: compile(SOURCES[name][1], name, "exec") for name in names}
         methods = {f"text of {names[0]}": compile("1", names[0], "exec")}
         entry = marshal.dumps((codes, methods, {("a+", 0): (32, [1], 0, {}, ())}))
+        entry = zlib.compress(entry) if names in COMPRESSED else entry
         for name in names:
-            table[name] = SOURCES[name][0], len(content), len(entry)
+            table[name] = SOURCES[name][0], len(content), len(entry), names in COMPRESSED
         content += entry
     contents = marshal.dumps(table)
     path.write_bytes(len(contents).to_bytes(4, "little") + contents + content)
@@ -82,6 +85,19 @@ def test_what_is_imported_together_is_read_once(tmp_path: Path) -> None:
     first, second = run(tmp_path, script).splitlines()
     assert first == "{('a+', 0): (32, [1], 0, {}, ())}"
     assert second == "read when it is wanted"
+
+
+def test_data_files_of_a_package(tmp_path: Path) -> None:
+    """They lie in the folder that the package would have, and `__file__` says so."""
+    write(tmp_path / NAME)
+    (tmp_path / "box").mkdir()
+    (tmp_path / "box/page.html").write_text("<p>")
+    script = (
+        "import box, box.inner, importlib.resources\nprint(box.__file__, box.inner.__file__)\n"
+        "print(importlib.resources.files('box').joinpath('page.html').read_text())"
+    )
+    expected = f"{tmp_path}/box/__init__.py {tmp_path}/box/inner.py\n<p>"
+    assert run(tmp_path, script) == expected
 
 
 def test_a_module_may_be_loaded_again(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ left out while they are imported, and the half-made package is taken out of sys.
 import later finds nothing odd.
 """
 
-import importlib.machinery
+import importlib
 import sys
 import types
 from _thread import allocate_lock
@@ -25,7 +25,9 @@ def load(*modules: str) -> Sequence[types.ModuleType]:
 def _load(modules: Sequence[str]) -> Sequence[types.ModuleType]:
     stub = None
     if "pyroute2" not in sys.modules:
-        spec = importlib.machinery.PathFinder.find_spec("pyroute2")
+        # Whoever finds it: in a bundle that is not the finder of directories.
+        found = (finder.find_spec("pyroute2", None) for finder in sys.meta_path)
+        spec = next((spec for spec in found if spec is not None), None)
         locations = spec.submodule_search_locations if spec else None
         if locations:
             stub = types.ModuleType("pyroute2")
