@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -37,7 +39,9 @@ MEASURES = (
     "dual",
     "reservations",
     "chain",
+    "policed",
     "throughput",
+    "gone",
     "growth",
     "memory",
     "executor",
@@ -71,13 +75,19 @@ def arguments() -> argparse.Namespace:
         type=int,
         action="append",
         metavar="N",
-        help="to measure growth with; repeatable, in ascending order (1000, 5000)",
+        help="to measure growth with; repeatable, in ascending order (1000; with 5000 it takes half an hour)",
     )
     parser.add_argument(
-        "--memory-calls", type=int, default=10_000, metavar="N", help="to measure memory with (%(default)s)"
+        "--memory-calls", type=int, default=2_000, metavar="N", help="to measure memory with (%(default)s)"
     )
     parser.add_argument(
         "--crowd", type=int, default=200, metavar="N", help="ADDs by 16 workers at once (%(default)s)"
+    )
+    parser.add_argument(
+        "--gone", type=int, default=1_000, metavar="N", help="DELs, and GC of so many, at once (%(default)s)"
+    )
+    parser.add_argument(
+        "--tasks", type=int, default=10_000, metavar="N", help="short ones by one executor (%(default)s)"
     )
     parser.add_argument("--source", action="store_true", help="measure this checkout instead of the bundle")
     return parser.parse_args()
@@ -119,8 +129,9 @@ def measure(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
             "calls": options.crowd,
             "workers": 16,
             "crowds": 3,
-            "attachments": options.attachments or [1000, 5000],
+            "attachments": options.attachments or [1000],
             "memory_calls": options.memory_calls,
+            "gone": options.gone,
             "service": service.pid,
             "floor": compiled("floor", folder),
         }
@@ -193,6 +204,8 @@ _AIMS = {
     "memory (PSS)": 22,
 }
 _UNPACKED_MB = 15
+_REGISTERED_MS = 240  # 1.2 times what Mesos' command executor takes on a real agent
+_TASKS_A_SECOND = 400
 
 
 def executor_rows(node: Any, options: argparse.Namespace, folder: Path) -> Iterator[Row]:
@@ -216,11 +229,42 @@ def executor_rows(node: Any, options: argparse.Namespace, folder: Path) -> Itera
                 f"executor ({form}): {name}", unit, ours, _AIMS[name] if form == "directory" else None
             )
             yield replace(each, others={FLOOR: floor}, above_floor=ours / floor)
+            if form == "directory" and name == "exec to SUBSCRIBE":
+                fetched = ours + 1000 * statistics.median(fetch(folder) for _ in range(5))
+                yield sized("executor (directory): fetch, extract, SUBSCRIBE", "ms", fetched, _REGISTERED_MS)
+    yield from many_rows(node, options.tasks, forms["directory"][0])
+
+
+def fetch(folder: Path) -> float:
+    """Seconds that an agent takes for a local URI with `extract: true`: a copy, and tar."""
+    sandbox = folder / "fetched"
+    sandbox.mkdir()
+    began = time.monotonic()
+    shutil.copyfile(DIST / "mesokit-executor.tar.gz", sandbox / "archive.tar.gz")
+    subprocess.run(["tar", "-C", sandbox, "-xf", sandbox / "archive.tar.gz"], check=True)
+    seconds = time.monotonic() - began
+    shutil.rmtree(sandbox)
+    return seconds
+
+
+def many_rows(node: Any, tasks: int, program: str) -> Iterator[Row]:
+    """Short tasks, one after another, 64 at a time."""
+    sys.stderr.write(f"  measuring: executor, {tasks:,} tasks\n")
+    found = run_figures(node, [str(tasks), "--tasks", program])
+    rate = found["tasks a second"][0]
+    title = f"executor (directory): {tasks:,} tasks of 10 ms"
+    yield Row(title, "/s", rate, {}, None, f"≥ {_TASKS_A_SECOND}", rate >= _TASKS_A_SECOND)
+    spent = found["processor time a task"][0] * 1000
+    yield sized("  of a processor a task", "ms", spent, None)
+    yield sized("  memory (PSS) after them", "MB", found["memory (PSS) after them"][0] / 1e6, None)
 
 
 def executor_figures(node: Any, options: argparse.Namespace, program: list[str]) -> dict[str, list[float]]:
-    script = os.fspath(TOP / "packaging/benchmark/executor_figures.py")
-    argv = [sys.executable, script, str(max(5, options.rounds // 3)), *program]
+    return run_figures(node, [str(max(5, options.rounds // 3)), *program])
+
+
+def run_figures(node: Any, arguments: list[str]) -> dict[str, list[float]]:
+    argv = [sys.executable, os.fspath(TOP / "packaging/benchmark/executor_figures.py"), *arguments]
     figures: dict[str, list[float]] = node.run(
         argv, env={"PYTHONPATH": f"{TOP}:{TOP}/proto"}, timeout=1800
     ).json()

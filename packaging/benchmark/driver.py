@@ -18,115 +18,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, os.fspath(Path(__file__).parent))
 import floor
+from calls import Failed, Network, Side, call, chained, dual, netns, reserve, run, simple, timed
 
-# A plugin that a folder does not have is the reference's, for all sides alike.
-FALLBACK = "/usr/lib/cni"
 FLOOR, FLOOR_TRIES = 9, 20  # the number of the floor's networks; recordings until a call was an ordinary one
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SETTLE_SECONDS = 20
-VERSION = "0.4.0"  # what every plugin since 2019 understands
 
 Times = dict[str, list[float]]
-
-
-class Failed(Exception):
-    """A plugin call that should have worked did not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """`one_call`: the folder has a `chain` plugin, which does in one call what others need a list for.
-    `service`: false for the side that shows what a call costs without one, and nothing else.
-    """
-
-    name: str
-    folder: str
-    number: int
-    one_call: bool
-    service: bool
-    env: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """A list of plugin configurations, as a runtime would call them one after another."""
-
-    name: str
-    plugins: tuple[Mapping[str, Any], ...]
-    capabilities: Mapping[str, Any]
-    residents: Mapping[str, Any]  # what the container that stays asks for: no two have one host port
-
-
-def call(side: Side, verb: str, conf: Mapping[str, Any], cid: str, netns: str) -> tuple[float, Any]:
-    """Seconds from the start of the process until it has ended, and its result."""
-    program = f"{side.folder}/{conf['type']}"
-    if not Path(program).exists():
-        program = f"{FALLBACK}/{conf['type']}"
-    env = {
-        "PATH": PATH,
-        "CNI_COMMAND": verb,
-        "CNI_CONTAINERID": cid,
-        "CNI_NETNS": netns,
-        "CNI_IFNAME": "eth0",
-        "CNI_PATH": f"{side.folder}:{FALLBACK}",
-        **side.env,
-    }
-    seconds, status, text = timed(program, env, json.dumps(conf).encode())
-    if status:
-        raise Failed(f"{side.name}: {conf['type']} {verb}: {text.decode(errors='replace')}")
-    return seconds, json.loads(text) if text.strip() else None
-
-
-def timed(program: str, env: Mapping[str, str], given: bytes) -> tuple[float, int, bytes]:
-    """Seconds from the start of a process to its end, its status and its output."""
-    stdin, stdout = os.memfd_create("in"), os.memfd_create("out")
-    try:
-        os.write(stdin, given)
-        os.lseek(stdin, 0, os.SEEK_SET)
-        actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)]
-        began = time.perf_counter()
-        pid = os.posix_spawn(program, [program], env, file_actions=actions)
-        _, status = os.waitpid(pid, 0)
-        seconds = time.perf_counter() - began
-        return seconds, status, os.pread(stdout, os.fstat(stdout).st_size, 0)
-    finally:
-        os.close(stdin)
-        os.close(stdout)
-
-
-def run(side: Side, verb: str, network: Network, cid: str, netns: str) -> float:
-    """What a runtime does for one attachment: each plugin of the list, or one call of `chain`."""
-    head = {"cniVersion": VERSION, "name": network.name}
-    asked = network.residents if cid == "resident" else network.capabilities
-    if len(network.plugins) == 1:
-        return call(side, verb, {**head, **network.plugins[0]}, cid, netns)[0]
-    if side.one_call:
-        conf = {**head, "type": "chain", "plugins": network.plugins, "runtimeConfig": asked}
-        return call(side, verb, conf, cid, netns)[0]
-    total = 0.0
-    previous: Any = results.get((side.name, network.name, cid)) if verb == "DEL" else None
-    for plugin in network.plugins if verb == "ADD" else reversed(network.plugins):
-        wanted = {key: asked[key] for key in plugin.get("capabilities", {}) if key in asked}
-        conf = {**head, **plugin}
-        if wanted:
-            conf["runtimeConfig"] = wanted
-        if previous is not None:
-            conf["prevResult"] = previous
-        seconds, result = call(side, verb, conf, cid, netns)
-        total += seconds
-        previous = previous if verb == "DEL" else result
-    results[side.name, network.name, cid] = previous
-    return total
-
-
-results: dict[tuple[str, str, str], Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,54 +71,6 @@ class Floor:
         if status:
             raise Failed(f"the floor of {network.name}, {verb}: status {status}, see above")
         return seconds
-
-
-def netns(name: str) -> str:
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    return f"/run/netns/{name}"
-
-
-def simple(side: Side, tag: str, **keys: Any) -> Network:
-    number = side.number
-    conf = {
-        "type": "bridge",
-        "bridge": f"{tag}{number}",
-        "isGateway": True,
-        "ipam": {"type": "host-local", "ranges": [[{"subnet": f"10.{number}.0.0/16"}]]},
-        **keys,
-    }
-    return Network(f"{tag}{number}", (conf,), {}, {})
-
-
-def dual(side: Side, tag: str) -> Network:
-    number = side.number
-    ranges = [[{"subnet": f"10.{number}.0.0/16"}], [{"subnet": f"fd00:{number:x}::/64"}]]
-    return simple(side, tag, ipMasq=True, ipam={"type": "host-local", "ranges": ranges})
-
-
-def chained(side: Side, tag: str) -> Network:
-    bridge = simple(side, tag).plugins[0]
-    first, other = (
-        [{"hostPort": base + i, "containerPort": 80 + i, "protocol": "tcp"} for i in range(5)]
-        for base in (20000 + side.number * 10, 30000 + side.number * 10)
-    )
-    rate = {"ingressRate": 10**8, "ingressBurst": 10**8, "egressRate": 10**8, "egressBurst": 10**8}
-    plugins = (
-        bridge,
-        {"type": "portmap", "capabilities": {"portMappings": True}},
-        {"type": "bandwidth", **rate},
-        {"type": "tuning", "sysctl": {"net.ipv4.conf.all.log_martians": "1"}},
-    )
-    return Network(f"{tag}{side.number}", plugins, {"portMappings": first}, {"portMappings": other})
-
-
-def reserve(network: Network, number: int, count: int) -> None:
-    """Reservations of other containers on disk, as host-local writes them."""
-    folder = Path(f"/var/lib/cni/networks/{network.name}")
-    folder.mkdir(parents=True, exist_ok=True)
-    for i in range(count):
-        address = f"10.{number}.{1 + i // 250}.{1 + i % 250}"
-        (folder / address).write_text(f"other-{i}\r\neth0")
 
 
 def add_and_del(
@@ -302,6 +158,53 @@ def crowd(side: Side, network: Network, calls: int, workers: int) -> tuple[float
     if failures:
         raise failures[0]
     return seconds
+
+
+def policed(side: Side, rounds: int) -> dict[str, Times]:
+    """ADD and DEL in a network whose containers are isolated, and in one that knows no policies."""
+    networks = {
+        "policed": simple(side, "po", policy="isolated"),
+        "open": simple(replace(side, number=side.number + 100), "po"),
+    }
+    times: dict[str, Times] = {name: {"ADD": [], "DEL": []} for name in networks}
+    for name, network in networks.items():
+        run(side, "ADD", network, "resident", netns(f"res-{name}"))
+    for i in range(rounds + 2):
+        for name, network in networks.items():
+            box = netns("box-policed")
+            for verb in ("ADD", "DEL"):
+                times[name][verb] += [run(side, verb, network, f"c{i}", box)] * (i >= 2)
+            subprocess.run(["ip", "netns", "del", "box-policed"], check=True)
+    for name, network in networks.items():
+        run(side, "DEL", network, "resident", f"/run/netns/res-{name}")
+        subprocess.run(["ip", "netns", "del", f"res-{name}"], check=True)
+    return times
+
+
+def gone(sides: Sequence[Side], count: int, workers: int) -> dict[str, float]:
+    """Seconds for each of `count` attachments that 16 workers delete, and that one GC finds without a
+    container. The reference's, which knows no GC, are a tenth as many.
+    """
+    ours, theirs = sides[0], sides[1]
+    network = simple(ours, "go")
+    found = {
+        "DEL": crowd(ours, network, count, workers)[1] / count,
+        "reference": crowd(theirs, simple(theirs, "go"), count // 10, workers)[1] / (count // 10),
+    }
+    boxes = [netns(f"w{i}") for i in range(count)]
+    for i, box in enumerate(boxes):
+        run(ours, "ADD", network, f"w{i}", box)
+    conf = {
+        "cniVersion": "1.1.0",
+        "name": network.name,
+        **network.plugins[0],
+        "cni.dev/valid-attachments": [],
+    }
+    seconds, _ = call(ours, "GC", conf, "", "")
+    found["GC"] = seconds / count
+    for i in range(count):
+        subprocess.run(["ip", "netns", "del", f"w{i}"], check=True)
+    return found
 
 
 def throughput(sides: Sequence[Side], calls: int, workers: int, rounds: int) -> dict[str, Times]:
@@ -404,8 +307,10 @@ def main() -> None:
     rounds = plan["rounds"]
     lowest = Floor(plan["floor"], plan["service"]) if plan["floor"] else None
     found: dict[str, Any] = {}
+    began = time.monotonic()
     for what in plan["measure"]:
-        sys.stderr.write(f"  measuring: {what}\n")
+        elapsed = time.monotonic() - began
+        sys.stderr.write(f"  {elapsed:5.0f} s  measuring: {what}\n")
         sys.stderr.flush()
         if what == "plain":
             found[what] = add_and_del(everybody, lambda side: simple(side, "pl"), rounds, lowest=lowest)
@@ -419,6 +324,10 @@ def main() -> None:
             found[what] = add_and_del(sides, lambda side: simple(side, "rs"), rounds, plan["reservations"])
         elif what == "chain":
             found[what] = add_and_del(sides, lambda side: chained(side, "ch"), rounds)
+        elif what == "policed" and ours:
+            found[what] = policed(ours, rounds)
+        elif what == "gone" and ours:
+            found[what] = gone(sides, plan["gone"], plan["workers"])
         elif what == "throughput":
             found[what] = throughput(sides, plan["calls"], plan["workers"], plan["crowds"])
         elif what == "growth" and ours:

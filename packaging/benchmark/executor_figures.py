@@ -2,6 +2,7 @@
 
     python executor_figures.py ROUNDS [PROGRAM] > figures.json
     python executor_figures.py ROUNDS --floor PROGRAM > figures.json      executor_floor.c, asked for the same
+    python executor_figures.py TASKS --tasks PROGRAM > figures.json       one executor, many short tasks
 
 Each round is one executor with one task, from its exec to its exit. Times are in seconds, sizes in bytes.
 """
@@ -15,20 +16,24 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
+from mesos.v1 import mesos_pb2
 from mesos.v1.executor import executor_pb2
 
 from executor.protocol import Encoding
 from executor.tests.scenarios import acknowledgements
 from executor.tests.scenarios.events import acknowledged, launch, task
 from executor.tests.scenarios.executor_process import Executor
-from executor.tests.scenarios.ledger import state_name
+from executor.tests.scenarios.ledger import TERMINAL, state_name
 from executor.tests.scenarios.processes import memory, wait_until
 from executor.tests.scenarios.scene import Scene
 from executor.tests.scenarios.scripted_agent import ScriptedAgent
 
 SETTLE_SECONDS = 1.0
+AT_ONCE = 64  # tasks that run beside each other
 Figures = dict[str, list[float]]
 
 
@@ -85,6 +90,44 @@ def measure(scene: Scene, figures: Figures) -> None:
     executor.wait_exit()
 
 
+def measure_many(scene: Scene, tasks: int) -> Figures:
+    """Tasks of 10 ms: the whole time by their number, and the executor's and its warden's processor time. The
+    agent, which is Python too, takes the processor beside them.
+    """
+    room = threading.Semaphore(AT_ONCE)
+
+    def acknowledge(status: mesos_pb2.TaskStatus) -> acknowledgements.Acknowledge:
+        if status.state in TERMINAL:
+            room.release()
+        return acknowledgements.at_once(status)
+
+    agent = scene.agent()
+    agent.acks = acknowledge
+    executor = scene.start(agent, {"MESOKIT_STAY": "true"})
+    agent.subscription()
+    pids = executor.remaining()
+    spent, began = sum(map(processor, pids)), time.monotonic()
+    for number in range(tasks):
+        assert room.acquire(timeout=60)
+        agent.send(launch(task(f"t{number}", "exec sleep 0.01")))
+    for _ in range(AT_ONCE):
+        assert room.acquire(timeout=60)
+    seconds = time.monotonic() - began
+    return {
+        "tasks a second": [tasks / seconds],
+        "processor time a task": [(sum(map(processor, pids)) - spent) / tasks],
+        "memory (PSS) after them": [size(pids)],
+    }
+
+
+def processor(pid: int) -> float:
+    """Seconds that its threads have run."""
+    found = 0
+    for each in Path(f"/proc/{pid}/task").iterdir():
+        found += int((each / "schedstat").read_text().split()[0])
+    return found / 1e9
+
+
 def measure_floor(program: str, figures: Figures) -> None:
     ours, theirs = socket.socketpair()
     ours.settimeout(60)
@@ -117,6 +160,14 @@ def measure_floor(program: str, figures: Figures) -> None:
 
 def main() -> None:
     rounds, program = int(sys.argv[1]), sys.argv[2:]
+    if program[:1] == ["--tasks"]:
+        os.environ["MESOKIT_EXECUTOR"] = program[1]
+        scene = Scene(Encoding.PROTOBUF)
+        try:
+            json.dump(measure_many(scene, rounds), sys.stdout)
+        finally:
+            scene.close()
+        return
     names = ("exec to SUBSCRIBE", "LAUNCH to RUNNING", "task's exit to its update")
     figures: Figures = {name: [] for name in (*names, "last acknowledgement to exit", "memory (PSS)")}
     if len(program) == 1:

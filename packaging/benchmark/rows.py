@@ -84,6 +84,7 @@ def plugin_rows(found: Mapping[str, Any], others: Sequence[str]) -> Iterator[Row
         for verb, aim in (("ADD", Aim(3)), ("DEL", Aim(2))):
             ours, theirs = median(found["plain"]["one-shot"][verb]), _theirs(found["plain"], verb, others)
             yield compared(f"bridge + host-local without service: {verb}", ours, theirs, aim)
+    yield from _our_rows(found, others[0])
     if "throughput" in found:
         for verb, aim in (("ADD", Aim(0.3)), ("DEL", NONE)):
             operation = f"{verb}s by 16 workers at once: time per {verb}"
@@ -96,6 +97,23 @@ def plugin_rows(found: Mapping[str, Any], others: Sequence[str]) -> Iterator[Row
         yield sized("service, PSS after all the calls", "MB", sizes[-1], 45, aim="≤ 45, flat")
         growth = sizes[-1] - sizes[len(sizes) // 2]
         yield sized("  of which grown in their second half", "MB", growth, None)
+
+
+def _our_rows(found: Mapping[str, Any], reference: str) -> Iterator[Row]:
+    """What the reference cannot do, beside what comes next to it."""
+    if "policed" in found:
+        times = found["policed"]
+        for verb, aim in (("ADD", Aim(1.3)), ("DEL", NONE)):
+            title, without = f"bridge + host-local, isolated: {verb}", median(times["open"][verb])
+            yield compared(title, median(times["policed"][verb]), {"no policy": without}, aim)
+    if "gone" in found:
+        theirs = {reference: found["gone"]["reference"] * 1000}
+        for verb, how in (
+            ("DEL", "by 16 workers at once"),
+            ("GC", "in one call, beside the reference's DEL"),
+        ):
+            title = f"{verb} of many {how}: time for each"
+            yield compared(title, found["gone"][verb] * 1000, theirs, Aim(0.3))
 
 
 def _pair(operation: str, times: Times, verb: str, others: Sequence[str], aim: Aim) -> Row:

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, os.fspath(Path(__file__).parent))
+import calls
 import driver
 
 OURS = ("/run/mesokit", "/var/lib/mesokit", "/var/lib/cni")
@@ -51,20 +52,20 @@ def processor(pids: list[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK") + times.children_user + times.children_system
 
 
-def probed(side: driver.Side, network: driver.Network, service: int) -> float:
+def probed(side: calls.Side, network: calls.Network, service: int) -> float:
     """Seconds of a processor that an ADD and its DEL take; making the namespace is not counted."""
     pids, total = [service, *driver.children(service)], 0.0
     for number in range(PROBES):
-        box = driver.netns("probe")
+        box = calls.netns("probe")
         before = processor(pids)
         for verb in ("ADD", "DEL"):
-            driver.run(side, verb, network, f"probe{number}", box)
+            calls.run(side, verb, network, f"probe{number}", box)
         total += processor(pids) - before
         subprocess.run(["ip", "netns", "del", "probe"], check=True)
     return total / PROBES
 
 
-def say(state: str, side: driver.Side, network: driver.Network, service: int) -> None:
+def say(state: str, side: calls.Side, network: calls.Network, service: int) -> None:
     spent = probed(side, network, service)
     found = list(files())
     line = {
@@ -86,26 +87,25 @@ def main() -> None:
         time.sleep(0.05)
     try:
         sides = [
-            driver.Side("ours", plugins, 100 + i, one_call=True, service=True, env={})
-            for i in range(networks)
+            calls.Side("ours", plugins, 100 + i, one_call=True, service=True, env={}) for i in range(networks)
         ]
-        made = [driver.dual(side, "sc") for side in sides]
+        made = [calls.dual(side, "sc") for side in sides]
         say("empty", sides[0], made[0], service.pid)
         for number in range(attachments):
-            box, i = driver.netns(f"s{number}"), number % networks
-            driver.run(sides[i], "ADD", made[i], f"s{number}", box)
+            box, i = calls.netns(f"s{number}"), number % networks
+            calls.run(sides[i], "ADD", made[i], f"s{number}", box)
             if number + 1 in {attachments // 4, attachments // 2, attachments}:
                 say(f"{number + 1} attachments", sides[0], made[0], service.pid)
         for number in range(churn):
-            box = driver.netns("churn")
+            box = calls.netns("churn")
             for verb in ("ADD", "DEL"):
-                driver.run(sides[0], verb, made[0], f"churn{number}", box)
+                calls.run(sides[0], verb, made[0], f"churn{number}", box)
             subprocess.run(["ip", "netns", "del", "churn"], check=True)
             if number + 1 in {churn // 2, churn}:
                 say(f"{number + 1} came and went", sides[0], made[0], service.pid)
         for number in range(attachments):
             i = number % networks
-            driver.run(sides[i], "DEL", made[i], f"s{number}", f"/run/netns/s{number}")
+            calls.run(sides[i], "DEL", made[i], f"s{number}", f"/run/netns/s{number}")
         time.sleep(3)
         say("all gone", sides[0], made[0], service.pid)
     finally:
