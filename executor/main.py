@@ -9,10 +9,10 @@ exit.
 import gc
 import os
 import sys
+from io import FileIO
 
 from executor.config.token import TOKEN_VARIABLE, set_aside, take_back, take_token
 from executor.process.prctl import hide_memory
-from executor.process.procfs import content
 from executor.process.warden import Warden, spawn
 
 TYPE_CHECKING = False  # as type checkers see it: the warden does without `typing`
@@ -71,7 +71,8 @@ def _guarded() -> tuple[Warden, str]:
 
 def _forget_what_python_set() -> None:
     """Where no locale is set, Python sets LC_CTYPE for itself (PEP 538), and for all that it starts."""
-    start = content("/proc/self/environ").split(b"\0")
+    with FileIO("/proc/self/environ") as given:
+        start = given.readall().split(b"\0")
     if not any(entry.startswith(b"LC_CTYPE=") for entry in start):
         os.environ.pop("LC_CTYPE", None)
 

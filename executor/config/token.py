@@ -14,8 +14,7 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Iterator, MutableMapping
-
-from executor.process.procfs import content
+from io import FileIO
 
 TOKEN_VARIABLE = "MESOS_EXECUTOR_AUTHENTICATION_TOKEN"  # noqa: S105 (a name)
 
@@ -31,7 +30,8 @@ def take_token(environ: MutableMapping[str, str]) -> str | None:
 
 def _overwrite(entry: bytes) -> None:
     # Fields 50 and 51 of proc(5) stat; the command in field 2 may hold anything, so count from behind it.
-    fields = content("/proc/self/stat").rpartition(b")")[2].split()
+    with FileIO("/proc/self/stat") as status:
+        fields = status.readall().rpartition(b")")[2].split()
     begin, end = int(fields[47]), int(fields[48])
     memory = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -107,7 +107,9 @@ def _wipe(process: str, secret: bytes) -> None:
 
 
 def _writable(process: str) -> Iterator[tuple[int, int]]:
-    for line in content(f"/proc/{process}/maps").splitlines():
+    with FileIO(f"/proc/{process}/maps") as maps:
+        lines = maps.readall().splitlines()
+    for line in lines:
         words = line.split(None, 5)
         if words[1].startswith(b"rw") and words[-1] != b"[vvar]":
             start, _, end = words[0].partition(b"-")

@@ -18,18 +18,6 @@ MARKS = 16_000
 _READINGS = 8
 
 
-def content(path: str) -> bytes:
-    """All of a file. Raises OSError."""
-    pieces = []
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        while piece := os.read(descriptor, 1 << 16):
-            pieces.append(piece)
-    finally:
-        os.close(descriptor)
-    return b"".join(pieces)
-
-
 class Stat:
     """One line of /proc/PID/stat (proc_pid_stat(5)). Times are in clock ticks, `rss` in pages."""
 
@@ -77,9 +65,18 @@ class Stat:
 def _read(path: str) -> bytes | None:
     """The content of a small file of /proc; None when its process is gone or closed to us."""
     try:
-        return content(path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        chunks = []
+        while chunk := os.read(descriptor, 65536):
+            chunks.append(chunk)
+        return b"".join(chunks)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def stat(pid: int) -> Stat | None:
