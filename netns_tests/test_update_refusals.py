@@ -34,6 +34,10 @@ WRONG = {
     "sysctl.net.core.somaxconn=": "sysctl.net.core.somaxconn is '', which is not a value",
     "ports+=8080:80:80": "ports is '8080:80:80', which is not a mapping like 8080:80/tcp",
     "ports+=": "ports+= names nothing",
+    "mtu=1400 mtu=1300": "mtu is given twice: mtu=1300 is the second",
+    "addresses+=10.9.0.7/24 addresses+=10.9.0.7/16": "addresses: 10.9.0.7 is given twice",
+    "addresses+=10.9.0.7/24 addresses-=10.9.0.7": "addresses: 10.9.0.7 is given twice",
+    "routes+=10.50.0.0/16@10.9.0.7 routes-=10.50.0.0/16": "routes: 10.50.0.0/16 is given twice",
     "ipMasq=true": "ipMasq cannot be changed in place: translated flows would break",
     "policy=open": "policy cannot be changed in place: the default is the network's",
 }
@@ -98,7 +102,7 @@ def test_wrong_values_are_refused_before_anything_is_changed(node: Node, ours: s
         before, old = snapshot(node, [box]), _own(node)
         other_words: list[tuple[object, ...]] = []
         for word, told in WRONG.items():
-            done = node.run([MESOKIT, "update", "c1", word], check=False)
+            done = node.run([MESOKIT, "update", "c1", *word.split()], check=False)
             if done.status != 1 or told not in done.stderr.decode():
                 other_words.append((word, done.status, done.stderr))
         for word, told in CANNOT.items():
@@ -110,6 +114,9 @@ def test_wrong_values_are_refused_before_anything_is_changed(node: Node, ours: s
             if said[0] != said[1] or told not in said[0]:
                 other_words.append((word, said))
         assert not other_words, other_words
+        for flag in ("--disrupt", "--force"):
+            done = node.run([MESOKIT, "update", "c1", "mtu=1400", "--dry-run", flag])
+            assert "would change" in done.text
         # What only the kernel knows is found by trying, and taken back.
         for word in ("sysctl.net.core.somaxconn=x", "sysctl.net.core.somaxconn=99999999999999"):
             done = node.run([MESOKIT, "update", "c1", word], check=False)

@@ -247,5 +247,20 @@ def parse(words: Sequence[str]) -> Changes:
         key = name[:-1] if name.endswith(("+", "-")) else name
         how = {"+": _added, "-": _removed}.get(name[len(key) :], _set)
         changes = how(key, value, changes)
+        if how is _set and key in keys:
+            raise CniError(Code.INVALID_CONFIG, f"{key} is given twice: {key}={value} is the second")
         keys.append(key)
+    _require_once(changes)
     return replace(changes, keys=tuple(dict.fromkeys(keys)))
+
+
+def _require_once(changes: Changes) -> None:
+    """CniError 7 for what several words name."""
+    named: Mapping[str, list[object]] = {
+        "routes": [*(item.dst.network for item in changes.routes), *(n.network for n in changes.no_routes)],
+        "addresses": [*(item.ip for item in changes.addresses), *changes.no_addresses],
+    }
+    for key, items in named.items():
+        for item in items:
+            if items.count(item) > 1:
+                raise CniError(Code.INVALID_CONFIG, f"{key}: {item} is given twice")

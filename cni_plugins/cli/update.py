@@ -41,15 +41,13 @@ Wanted = Callable[[Contents], Changes | Sequence[str]]
     help="Bring attachments to what a configuration or list says.",
 )
 @click.option(
-    "--dry-run", "how", flag_value="dry-run", help="Say what would be done and what it costs; change nothing."
+    "--dry-run",
+    "dry_run",
+    is_flag=True,
+    help="Say what would be done and what it costs; change nothing, whatever else is given.",
 )
-@click.option("--apply", "how", flag_value="apply", help="With --from: do it.")
-@click.option(
-    "--disrupt",
-    "how",
-    flag_value="disrupt",
-    help="Allow what ends flows or loses packets.",
-)
+@click.option("--apply", "apply", is_flag=True, help="With --from: do it.")
+@click.option("--disrupt", "disrupt", is_flag=True, help="Allow what ends flows or loses packets.")
 @click.option(
     "--force",
     is_flag=True,
@@ -85,9 +83,7 @@ Wanted = Callable[[Contents], Changes | Sequence[str]]
     help="Where plugins that are not ours are, with colons between (CNI_PATH).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
-def command(
-    words: tuple[str, ...], network: str | None, file: str | None, how: str | None, **options: Any
-) -> None:
+def command(words: tuple[str, ...], network: str | None, file: str | None, **options: Any) -> None:
     """Change networks under running containers. CONTAINER is anything that `mesokit inspect` understands.
 
     Each container's attachment is changed as a whole or not at all: what is new is added first, then what
@@ -118,6 +114,8 @@ def command(
     Exit status 0: all have it; 3: some could not be changed; 1: none could.
     """
     require_root()
+    dry_run = options["dry_run"]
+    how = dry_run or options["apply"] or options["disrupt"]
     container = words[0] if words and "=" not in words[0] else None
     pairs = words[1:] if container is not None else words
     moving = bool(options["adding"] or options["removing"])
@@ -125,7 +123,7 @@ def command(
         raise click.UsageError("--add-network and --remove-network take CONTAINER, and nothing else")
     if container is None and network is None:
         raise click.UsageError("name a container, or a network with --network")
-    if file is not None and (network is None or pairs or how is None):
+    if file is not None and (network is None or pairs or not how):
         raise click.UsageError("--from takes --network and one of --dry-run, --apply and --disrupt")
     if file is None and not pairs and not moving:
         raise click.UsageError("name what to change: KEY=VALUE, or --from FILE")
@@ -139,18 +137,18 @@ def command(
         if container is not None:
             container = _known(found, container, moving=moving)
         where = Where(place.roots, place.host, Plugins())
-        wish = Wish(apply=how != "dry-run", disrupt=how == "disrupt", force=options["force"])
+        wish = Wish(apply=not dry_run, disrupt=options["disrupt"], force=options["force"])
         if wanted is not None:
             outcomes = update(where, wanted, wish, network=network, container=container)
         else:
             outcomes = _memberships(where, container or "", wish, options)
-        done = list(_told(outcomes, dry_run=how == "dry-run", as_json=options["as_json"]))
+        done = list(_told(outcomes, dry_run=dry_run, as_json=options["as_json"]))
     except CniError as error:
         raise click.ClickException(printable(told(error))) from error
     if not done:
         what = f"container {container}" if container is not None else f"network {network}"
         raise click.ClickException(f"{what} has no attachment of ours here")
-    if wanted is not None and file is None and how != "dry-run":
+    if wanted is not None and file is None and not dry_run:
         _tell_of_files(place, done)
     if options["as_json"]:
         click.echo(json.dumps([_as_json(item) for item in done], indent=2))
