@@ -118,6 +118,13 @@ def give_addresses(
     netlink.request(*changes, links.change(bridge.name, bridge.index, address=bridge.mac))
 
 
+def address(netlink: Netlink, bridge: Link) -> None:
+    """Give a bridge of ours its link-local address, which the kernel does when a port has a carrier. CniError
+    999."""
+    if bridge.alias in {ALIAS, STAYS}:
+        netlink.request(addresses.own(bridge.index, bridge.mac))
+
+
 def _conflict(old: IpInterface, new: IpInterface, *, several: bool) -> bool:
     if isinstance(old, IPv4Interface):
         return isinstance(new, IPv4Interface) and not (several and not old.network.overlaps(new.network))

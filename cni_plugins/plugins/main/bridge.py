@@ -152,7 +152,9 @@ def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
     hidden = delegation.hidden(call, ips)
     if config.ip_masq and hidden:
         tx.apply(_masquerade(config, hidden))
-    if not config.no_interface:
+    if config.no_interface:
+        bridges.address(tx.context.host, bridge)
+    else:
         interface.wait_forwarding(tx.context.host, pair.name, call.deadline)
     if ips:
         sysctl.put(tx.context.inside, interface.notify(addresses.plan()))

@@ -166,6 +166,10 @@ def test_options_of_port_and_bridge(world: World) -> None:
     assert (data["isolated"], data["hairpin"], port["mtu"]) == (True, True, 1300)
     (eth0,) = world.json("ip", "-j", "link", "show", "eth0", box="c1")
     assert "UP" not in eth0["flags"]
+    # Without a carrier the kernel gives the bridge no address of its own.
+    assert [item["scope"] for item in world.json("ip", "-j", "addr", "show", "br0")[0]["addr_info"]] == [
+        "link"
+    ]
     assert world.call("CHECK", conf | {"prevResult": result}).status == 0
     world.run("ip", "link", "set", port["ifname"], "type", "bridge_slave", "hairpin", "off")
     assert "hairpin" in world.call("CHECK", conf | {"prevResult": result}).document["msg"]
