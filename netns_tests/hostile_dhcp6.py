@@ -8,8 +8,9 @@ An ADDRESS with a length is a prefix to delegate.
 WAYS, with commas between them: `noise` malformed messages and messages for others before each right answer;
 `flood` thousands of refusals, each with a text of its own, and no right answer; `offers` thousands of offers;
 `naked` a reply to a renewal that gives the address a lifetime of 0; `aged` one that is not preferred
-any more; `moved` another prefix in its place; `forever` a lifetime without end; `once` a preference that ends
-the client's wait for other offers; `deaf` one that is preferred for a second, and no answer to renewals.
+any more; `moved` another prefix in its place, `taken` one that is in use; `forever` a lifetime without end;
+`once` a preference that ends the client's wait for other offers; `deaf` an address that is preferred for a
+second, and no answer to renewals.
 Each right answer is a line on standard output: the kind of message that it answers.
 """
 
@@ -28,7 +29,7 @@ NOBODY = b"\0\3\0\1\2\2\2\2\2\2"
 SERVER = b"\0\3\0\1\2\0\0\0\0\1"
 FLOOD = 20_000
 NAMES = "fd77::53"
-MOVED = "fd78:0:0:20::/60"
+MOVED, TAKEN = "fd78:0:0:20::/60", "fd77::/56"
 UNUSABLE = [
     *("::/0", "::/64", "fd79:bad::/129", "fd79:bad::/255", "fd79:bad::/0", "fd79:bad::/127", "fd00::/8"),
     *("2000::/3", "fe80::/64", "ff02::/64", "ff00::/32", "::ffff:0:0/96", "::1/64"),
@@ -117,6 +118,8 @@ class Server:
             return address(self.given, 0, 0)
         if "moved" in self.ways and kind == RENEW:
             return address(self.given, 0, 0) + address(MOVED, self.seconds, self.seconds)
+        if "taken" in self.ways and kind == RENEW:
+            return address(TAKEN, self.seconds, self.seconds)
         if "aged" in self.ways and kind == RENEW:
             return address(self.given, 0, self.seconds)
         seconds = 0xFFFFFFFF if "forever" in self.ways else self.seconds

@@ -136,6 +136,11 @@ def test_prefixes_that_no_network_can_have(node: Node, ours: str) -> None:
             assert "wants fd78:0:0:10::/60 to be given up" in leases(node)[0]["told"]
             node.cni("DEL", f"{ours}/bridge", conf, "c1", box).ok()
         node.run(["ip", "addr", "add", "fd77::7/64", "dev", "lan0", "nodad"])
+        with hostile(server, "taken", "once", given="fd78:0:0:10::/60", seconds=5):
+            node.cni("ADD", f"{ours}/bridge", conf, "c1", box).ok()
+            until(lambda: b"fd77::/56 is in use by lan0" in daemon.errors(), what="it is not taken")
+            assert unreachable(node) == ["fd78:0:0:10::/60"]
+            node.cni("DEL", f"{ours}/bridge", conf, "c1", box).ok()
         with hostile(server, "once", given="fd77::/56"):
             refused = node.cni("ADD", f"{ours}/bridge", conf, "c1", box)
             assert refused.code == 11
