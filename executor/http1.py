@@ -144,8 +144,17 @@ class Client:
         """Whether another request may follow: the answer has ended, neither side closes, and nothing came
         that was not asked for.
         """
-        both = (self._h11.our_state, self._h11.their_state)
-        return both == (h11.DONE, h11.DONE) and not self._h11.trailing_data[0] and self._front.empty
+        return self.keeps_open and not self._h11.trailing_data[0] and self._front.empty
+
+    @property
+    def keeps_open(self) -> bool:
+        """Whether the answer has ended and neither side closes, whatever has come behind it."""
+        return (self._h11.our_state, self._h11.their_state) == (h11.DONE, h11.DONE)
+
+    @property
+    def behind(self) -> bytes:
+        """What came behind the end of the answer: the next one's, where requests were sent ahead."""
+        return self._h11.trailing_data[0] + self._front.waiting
 
 
 class Server:
@@ -243,6 +252,11 @@ class _Front:
     @property
     def empty(self) -> bool:
         return not self._buffer and not self._at_end
+
+    @property
+    def waiting(self) -> bytes:
+        """What h11 has not seen."""
+        return bytes(self._buffer)
 
     @property
     def exhausted(self) -> bool:

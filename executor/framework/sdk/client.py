@@ -61,7 +61,8 @@ class Settings:
     """`masters`: `host:port` each, tried in turn; none where a detector tells. Times in seconds.
 
     `compress_above`: bytes from which a call's body is sent gzipped, None for never (a master inflates
-    requests since Mesos 1.2; it never compresses its stream).
+    requests since Mesos 1.2; it never compresses its stream). `window`: how many calls are under way at once;
+    a master takes them in order.
     """
 
     masters: tuple[str, ...] = ()
@@ -75,6 +76,7 @@ class Settings:
     longest_delay: float = 15.0
     max_record: int = DEFAULT_MAX_RECORD
     max_waiting: int = 1000
+    window: int = 32
 
 
 class Client:
@@ -93,6 +95,7 @@ class Client:
                 open_timeout=settings.open_timeout,
                 call_timeout=settings.call_timeout,
                 content_type=settings.encoding.content_type,
+                window=settings.window,
             ),
         )
         self.undecodable = 0
@@ -103,9 +106,12 @@ class Client:
         self._timer: asyncio.TimerHandle | None = None
         self._outcomes: dict[int, asyncio.Future[Outcome]] = {}
         self._tokens = 0
-        self._to_send: SendCall | None = None
+        self._to_send: deque[SendCall] = deque()
         self._sendable = asyncio.Event()
         self._calls: Connection | None = None
+        self._sent: deque[int] = deque()
+        self._answers: asyncio.Task[None] | None = None
+        self._due = asyncio.Event()
         self._stream: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -181,14 +187,12 @@ class Client:
                 self._close_stream()
                 self._stream = asyncio.create_task(self._read_stream(action))
             case SendCall():
-                self._to_send = action
+                self._to_send.append(action)
                 self._sendable.set()
             case CloseAll():
                 self._close_stream()
-                self._to_send = None
-                if self._calls is not None:
-                    self._calls.close()
-                    self._calls = None
+                self._to_send.clear()
+                self._close_calls()
             case Outcome(token):
                 future = self._outcomes.pop(token, None)
                 if future is not None and not future.done():
@@ -205,6 +209,16 @@ class Client:
         stream, self._stream = self._stream, None
         if stream is not None and stream is not asyncio.current_task():
             stream.cancel()
+
+    def _close_calls(self) -> None:
+        """The calls' connection, and whatever was to be heard on it."""
+        if self._calls is not None:
+            self._calls.close()
+            self._calls = None
+        self._sent.clear()
+        answers, self._answers = self._answers, None
+        if answers is not None and answers is not asyncio.current_task():
+            answers.cancel()
 
     # ---- tasks
 
@@ -273,28 +287,59 @@ class Client:
         while True:
             await self._sendable.wait()
             self._sendable.clear()
-            action, self._to_send = self._to_send, None
-            if action is not None:
-                self._feed(await self._send(action))
+            while self._to_send:
+                await self._send(self._to_send.popleft())
 
-    async def _send(self, action: SendCall) -> told.Answered | told.CallLost:
-        settings, connection = self._settings, self._calls
+    async def _send(self, action: SendCall) -> None:
+        """Send a call behind those that are under way, over a new connection where there is none to use."""
+        generation = self.session.generation
+        if self._calls is not None and not self._sent and not self._calls.takes_more:
+            self._close_calls()
         try:
-            if connection is None or not connection.reusable:
-                if connection is not None:
-                    connection.close()
-                connection = None
-                connection = self._calls = await dial(action.master, settings.tls, settings.connect_timeout)
-            head = await connection.request(*self._request(action.master, action.call, action.stream_id))
-            text = (await connection.body(MAX_TEXT)).decode("utf-8", "replace")
+            request = self._request(action.master, action.call, action.stream_id)
+            connection = self._calls
+            if connection is None:
+                connection = await dial(action.master, self._settings.tls, self._settings.connect_timeout)
+                if generation != self.session.generation:
+                    connection.close()  # all was begun anew meanwhile
+                    return
+                self._calls = connection
+                self._answers = asyncio.create_task(self._read_answers(connection))
         except (OSError, CredentialError) as error:
-            if connection is not None:
-                connection.close()
-            if self._calls is connection:
-                self._calls = None
-            sent = connection is not None and connection.sent
-            return told.CallLost(action.token, str(error) or type(error).__name__, sent)
-        return told.Answered(action.token, head.status, text)
+            if generation == self.session.generation:
+                sent = bool(self._sent)
+                token = self._sent[0] if sent else action.token
+                self._lose(token, str(error) or type(error).__name__, sent=sent)
+            return
+        self._sent.append(action.token)
+        self._due.set()
+        with suppress(OSError):  # whoever reads the answers finds out
+            await connection.begin(*request)
+
+    async def _read_answers(self, connection: Connection) -> None:
+        """Answers, in the order of the calls."""
+        while True:
+            while not self._sent:
+                self._due.clear()
+                await self._due.wait()
+            try:
+                head, text = await connection.finish()
+            except OSError as error:
+                self._lose(self._sent[0], str(error) or type(error).__name__, sent=True)
+                return
+            self._feed(told.Answered(self._sent.popleft(), head.status, text))
+            if self._calls is not connection:
+                return
+            if self._sent and connection.closes:
+                # A server that says it closes looks at nothing behind its answer (RFC 9112 9.6).
+                self._lose(self._sent[0], "the connection was closed behind an answer", sent=False)
+                return
+
+    def _lose(self, token: int, why: str, *, sent: bool) -> None:
+        """The oldest call under way has no answer; the session says what is sent again."""
+        self._close_calls()
+        self._to_send.clear()
+        self._feed(told.CallLost(token, why, sent))
 
     def _request(
         self, master: str, call: Call, stream_id: str, *, accept: bool = False

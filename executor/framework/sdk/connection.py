@@ -6,6 +6,7 @@ Redirects are not followed and nothing is retried here: the session decides. Hea
 
 import asyncio
 import ssl
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 
@@ -31,6 +32,10 @@ class Connection:
         self._http = Client(Budget())
         self._used = False
         self.sent = False
+        self._ahead: deque[Client] = deque()
+        self._behind = b""
+        self.closes = False
+        """Whether the server has said that it closes the connection behind its last answer."""
 
     async def __aenter__(self) -> "Connection":
         return self
@@ -43,6 +48,44 @@ class Connection:
     def close(self) -> None:
         """Close at once; what was not sent is not sent any more."""
         self._writer.transport.abort()
+
+    # Requests sent ahead of the answers to those before (RFC 9112 9.3.2): a master takes and answers them in
+    # order, and the way there and back counts once for all that are under way.
+
+    async def begin(
+        self, method: str, target: str, fields: Sequence[tuple[str, str]], body: bytes = b""
+    ) -> None:
+        """Send a request; `finish` has its answer after those to the requests before. Raises OSError."""
+        http = Client(Budget())
+        try:
+            data = http.request(method, target, [*fields, ("Content-Length", str(len(body)))], body)
+        except HttpError as error:
+            raise OSError(str(error)) from error
+        self._ahead.append(http)
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def finish(self) -> tuple[Answer, str]:
+        """The oldest answer that is due, its body's beginning as text. Raises OSError."""
+        http = self._http = self._ahead[0]
+        if self._behind:
+            http.receive(self._behind)
+            self._behind = b""
+        try:
+            head = await self._next()
+            assert isinstance(head, Answer)
+            text = (await self.body(MAX_TEXT)).decode("utf-8", "replace")
+        except HttpError as error:
+            raise OSError(str(error)) from error
+        self._ahead.popleft()
+        self._behind, self.closes = http.behind, not http.keeps_open
+        return head, text
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether another request may be sent ahead."""
+        unasked = bool(self._behind) and not self._ahead
+        return not (self.closes or unasked or self._reader.at_eof() or self._writer.is_closing())
 
     @property
     def reusable(self) -> bool:

@@ -11,9 +11,9 @@ back:
     SUPERSEDED (another instance holds our id)   FAILED (no use to go on)   CLOSED (we left)
 
 Two connections: the stream, and one for all other calls, in order, because the order of ACCEPT, KILL,
-RECONCILE and ACKNOWLEDGE decides what is true. The loss of either is the loss of the subscription. Calls are
-queued while one is under way; a call whose answer is lost is sent again after the next SUBSCRIBED if that is
-harmless (calls.py), else its sender hears that nobody knows.
+RECONCILE and ACKNOWLEDGE decides what is true. The loss of either is the loss of the subscription. So many
+calls may be under way (`Policy.window`), the others are queued; a call whose answer is lost is sent again
+after the next SUBSCRIBED if that is harmless (calls.py), else its sender hears that nobody knows.
 
 A master's silence: heartbeats come every 15 s; after five of those without a byte the stream is dropped, and
 likewise a call that is not answered in that time. The sources for all of it are src/master/{http,master}.cpp.
@@ -91,9 +91,14 @@ class Session:
         return self._state.phase
 
     @property
+    def generation(self) -> int:
+        """The number of the stream that counts: another one means that all was begun anew."""
+        return self._state.generation
+
+    @property
     def waiting_calls(self) -> int:
         """Calls that are queued or under way."""
-        return len(self._state.queue) + (self._state.under_way is not None)
+        return len(self._state.queue) + len(self._state.under_way)
 
     @property
     def alarm(self) -> float | None:
@@ -104,8 +109,8 @@ class Session:
             times.append(state.heard + self._policy.open_timeout)
         if state.phase is Phase.SUBSCRIBED:
             times.append(state.heard + MISSED_HEARTBEATS * state.heartbeat)
-            if state.under_way is not None:
-                times.append(state.under_way.since + self._policy.call_timeout)
+            if state.under_way:
+                times.append(state.under_way[0].since + self._policy.call_timeout)
         return min((time for time in times if time is not None), default=None)
 
     def heard(self, now: float) -> None:
@@ -310,20 +315,26 @@ class Session:
 
     def _next_call(self, now: float) -> list[Action]:
         state = self._state
-        if state.under_way is not None or not state.queue or state.phase is not Phase.SUBSCRIBED:
-            return []
-        pending = state.under_way = state.queue.popleft()
-        pending.since, pending.unsent = now, 0
-        pending.call.framework_id.value = self.info.id.value
-        return [SendCall(pending.token, state.master, state.stream_id, pending.call)]
+        actions: list[Action] = []
+        while state.queue and len(state.under_way) < self._policy.window and state.phase is Phase.SUBSCRIBED:
+            pending = state.queue.popleft()
+            state.under_way.append(pending)
+            pending.since, pending.unsent = now, 0
+            pending.call.framework_id.value = self.info.id.value
+            actions.append(self._sending(pending))
+        return actions
+
+    def _sending(self, pending: Pending) -> SendCall:
+        return SendCall(pending.token, self._state.master, self._state.stream_id, pending.call)
 
     def _answered(self, given: Input, now: float) -> list[Action]:
         assert isinstance(given, Answered)
-        state, pending = self._state, self._state.under_way
+        state = self._state
+        pending = state.under_way[0] if state.under_way else None
         if pending is None or pending.token != given.token:
             return []
         if given.status in (200, 202):
-            state.under_way = None
+            self._done(now)
             return [Outcome(given.token, Fate.TAKEN, given.status), *self._next_call(now)]
         if given.status == 400 and superseded_call(given.text):
             return self._superseded(f"a call was refused: {given.text}")
@@ -331,8 +342,14 @@ class Session:
             why = f"a call was answered {given.status}: {given.text}".removesuffix(": ")
             fresh = [RefreshCredential()] if given.status == 401 else []
             return [*fresh, *self._again(now, why)]
-        state.under_way = None
+        self._done(now)
         return [Outcome(given.token, Fate.REFUSED, given.status, given.text), *self._next_call(now)]
+
+    def _done(self, now: float) -> None:
+        """The oldest call is answered; the next one's time runs from here: the master is at it."""
+        self._state.under_way.popleft()
+        if self._state.under_way:
+            self._state.under_way[0].since = now
 
     @staticmethod
     def _is_over(given: Answered, call: Call) -> bool:
@@ -346,29 +363,31 @@ class Session:
         )
 
     def _call_lost(self, given: Input, now: float) -> list[Action]:
-        """A connection that the master closed while it was idle is made anew; else the subscription goes."""
+        """A connection that the master closed while it was idle, or said it would close, is made anew; else
+        the subscription goes. It is the oldest call that is lost; what is true of it is true of those behind.
+        """
         assert isinstance(given, CallLost)
-        state, pending = self._state, self._state.under_way
+        state = self._state
+        pending = state.under_way[0] if state.under_way else None
         if pending is None or pending.token != given.token:
             return []
         pending.unsent += 1
         if not given.sent and pending.unsent == 1:
-            return [SendCall(pending.token, state.master, state.stream_id, pending.call)]
+            return [self._sending(item) for item in state.under_way]
         if not given.sent:
-            # Nobody has seen it: it waits for the next subscription like those behind it.
-            state.under_way = None
-            state.queue.appendleft(pending)
+            # Nobody has seen them: they wait for the next subscription like those behind them.
+            state.queue.extendleft(reversed(state.under_way))
+            state.under_way.clear()
         return self._again(now, f"a call was lost: {given.why}")
 
     def _give_up_calls(self, why: str, *, keep: bool = True) -> list[Action]:
         """What is queued waits for the next subscription, if it may be said again then."""
         state = self._state
         actions: list[Action] = []
-        pending = state.under_way
-        state.under_way = None
-        waiting = list(state.queue)
+        sent, waiting = list(state.under_way), list(state.queue)
+        state.under_way.clear()
         state.queue.clear()
-        if pending is not None:
+        for pending in sent:
             if keep and repeatable(pending.call):
                 state.queue.append(pending)
             else:
@@ -398,7 +417,7 @@ class Session:
             return ""
         if now >= state.heard + MISSED_HEARTBEATS * state.heartbeat:
             return f"nothing was heard of {state.master} for {now - state.heard:.0f} s"
-        if state.under_way is not None and now >= state.under_way.since + policy.call_timeout:
+        if state.under_way and now >= state.under_way[0].since + policy.call_timeout:
             return f"{state.master} did not answer a call in {policy.call_timeout:g} s"
         return ""
 

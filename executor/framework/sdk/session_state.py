@@ -27,7 +27,9 @@ class Phase(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Seconds. `random(high)` is a float from 0 to `high`: attempts are spread over their whole delay."""
+    """Seconds. `window`: how many calls may be under way at once. `random(high)` is a float from 0 to
+    `high`: attempts are spread over their whole delay.
+    """
 
     masters: tuple[str, ...]
     random: Callable[[float], float]
@@ -37,6 +39,7 @@ class Policy:
     call_timeout: float = 75.0
     content_type: str = "application/x-protobuf"
     attempts_without_permission: int = 2
+    window: int = 1
 
 
 @dataclass(slots=True)
@@ -65,4 +68,4 @@ class SessionState:
     refusals: int = 0
     candidates: deque[str] = field(default_factory=deque)
     queue: deque[Pending] = field(default_factory=deque)
-    under_way: Pending | None = None
+    under_way: deque[Pending] = field(default_factory=deque)

@@ -213,6 +213,8 @@ class ZookeeperStore:
                 mine.token = stat.czxid
                 return mine
             before = max(ahead, key=_number)
+            if await self._is_ours(f"{folder}/{before}"):
+                continue
             gone = asyncio.Event()
 
             def changed(_event: Any, gone: asyncio.Event = gone) -> None:
@@ -226,6 +228,18 @@ class ZookeeperStore:
                     for task in waiting:
                         task.cancel()
         raise StoreError("the ZooKeeper session ended while this instance waited to lead")
+
+    async def _is_ours(self, candidate: str) -> bool:
+        """Whether another candidate is of our own session: given up while ZooKeeper was out of reach, or made
+        by a request whose answer never came. It goes; to wait for it would be to wait for ourselves.
+        """
+        stat = await self.ask(lambda client: client.exists_async(candidate))
+        session = self._client.client_id
+        if stat is None or session is None or stat.ephemeralOwner != session[0]:
+            return False
+        with suppress(NoNodeError):
+            await self.ask(lambda client: client.delete_async(candidate))
+        return True
 
     async def leader(self) -> str:
         try:

@@ -38,9 +38,9 @@ Event = scheduler_pb2.Event
 PROTOBUF = "application/x-protobuf"
 
 
-def session(*masters: str, highest: bool = True) -> Session:
+def session(*masters: str, highest: bool = True, window: int = 1) -> Session:
     info = mesos_pb2.FrameworkInfo(user="root", name="test")
-    policy = Policy(masters or ("m1:5050",), lambda high: high if highest else 0.0)
+    policy = Policy(masters or ("m1:5050",), lambda high: high if highest else 0.0, window=window)
     return Session(info, policy)
 
 
@@ -362,3 +362,39 @@ def test_leaving_closes_and_tells_every_waiting_call() -> None:
     assert found.phase is Phase.CLOSED
     assert [action.token for action in actions if isinstance(action, Outcome)] == [1]
     assert found.handle(Stop(), 3.0) == []
+
+
+def test_so_many_calls_are_under_way_and_are_answered_in_order() -> None:
+    found = session(window=2)
+    subscribed(found)
+    for token in (1, 2, 3):
+        actions = found.handle(Say(token, calls.revive(["a"])), 1.0)
+        assert [action.token for action in actions if isinstance(action, SendCall)] == [token][: token < 3]
+    assert found.handle(Answered(2, 202), 2.0) == []  # not its turn
+    actions = found.handle(Answered(1, 202), 3.0)
+    assert actions[0] == Outcome(1, Fate.TAKEN, 202)
+    assert isinstance(actions[1], SendCall) and actions[1].token == 3
+    assert found.waiting_calls == 2
+
+
+def test_what_was_under_way_when_the_connection_broke_may_have_been_done() -> None:
+    found = session(window=3)
+    subscribed(found)
+    for token, call in enumerate((calls.revive(["a"]), calls.accept(["O"], [], 0.0), calls.suppress(["a"]))):
+        found.handle(Say(token, call), 1.0)
+    actions = found.handle(CallLost(0, "reset", True), 2.0)
+    assert [(item.token, item.fate) for item in actions if isinstance(item, Outcome)] == [(1, Fate.UNKNOWN)]
+    assert found.waiting_calls == 2
+
+
+def test_calls_that_nobody_has_seen_are_all_sent_again_in_order() -> None:
+    found = session(window=3)
+    subscribed(found)
+    for token in (1, 2, 3):
+        found.handle(Say(token, calls.accept(["O"], [], 0.0)), 1.0)
+    found.handle(Answered(1, 202), 1.0)
+    again = found.handle(CallLost(2, "closed behind an answer", False), 1.0)
+    assert [item.token for item in again if isinstance(item, SendCall)] == [2, 3]
+    actions = found.handle(CallLost(2, "closed", False), 1.0)
+    fates = [(item.token, item.fate) for item in actions if isinstance(item, Outcome)]
+    assert fates == [(2, Fate.NOT_SENT), (3, Fate.NOT_SENT)]

@@ -195,6 +195,23 @@ def test_the_second_leads_when_the_first_resigns_and_the_first_writes_no_more(
     asyncio.run(scenario())
 
 
+def test_who_gave_up_waiting_and_waits_again_does_not_wait_for_itself(shared: tuple[Opener, Server]) -> None:
+    async def scenario() -> None:
+        async with opened(shared[0]) as one, opened(shared[0]) as two:
+            first = await one.campaign("one:1")
+            waiting = asyncio.create_task(two.campaign("two:2"))
+            await asyncio.sleep(0.3)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            again = asyncio.create_task(two.campaign("two:2"))
+            await asyncio.sleep(0.3)
+            await first.resign()
+            second = await asyncio.wait_for(again, 20)
+            await two.commit(Txn((Put("a", b"1"),)), second)
+
+    asyncio.run(scenario())
+
+
 def test_a_store_out_of_reach_is_not_certain_and_then_lost(shared: tuple[Opener, Server]) -> None:
     opener, server = shared
 
