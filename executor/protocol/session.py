@@ -270,6 +270,7 @@ class Session:
             log.info("ignoring an acknowledgement of no update of ours: task %s", task_id)
             return []
         del kept[uuid]
+        self._taken.discard(uuid)
         self._tasks.pop(task_id, None)
         self.changed_at = now
         return [Acknowledged(task_id, uuid)]

@@ -113,7 +113,7 @@ def _our_rows(found: Mapping[str, Any], reference: str) -> Iterator[Row]:
             ("GC", "in one call, beside the reference's DEL"),
         ):
             title = f"{verb} of many {how}: time for each"
-            yield compared(title, found["gone"][verb] * 1000, theirs, Aim(0.3))
+            yield compared(title, found["gone"][verb] * 1000, theirs, NONE)
 
 
 def _pair(operation: str, times: Times, verb: str, others: Sequence[str], aim: Aim) -> Row:

@@ -1,6 +1,7 @@
 """The subscription made, refused, lost and found again, with a clock made by hand."""
 
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -54,6 +55,21 @@ def test_updates_are_kept_until_acknowledged_and_sent_once() -> None:
     session.lost(1, "gone", 10.0)
     tasks, updates = carried(retry(session, 10.0))
     assert (tasks, updates) == ([], [second.uuid])
+
+
+def test_of_an_update_that_is_acknowledged_nothing_stays() -> None:
+    """An executor may run a million tasks over one subscription."""
+    session = make()
+    session.start(0.0)
+    join(session)
+    status = update("t", 1)
+    (sent,) = only(session.update(status, 0.0), Send)
+    uuid = sent.uuid
+    assert uuid is not None
+    before = sys.getrefcount(uuid)
+    session.sent(1, uuid, 202, "", 0.0)
+    session.receive(1, acknowledged(status), 0.0)
+    assert sys.getrefcount(uuid) == before
 
 
 def test_what_comes_up_while_away_travels_in_order_and_what_comes_up_meanwhile_follows() -> None:
