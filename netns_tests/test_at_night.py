@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from netns_tests.node import Node
+from netns_tests.node import Node, started, until
 from netns_tests.plugins import MESOKIT
 from netns_tests.test_view import POINT, WEB, attach, items, published, run_of
 
@@ -145,3 +145,38 @@ def test_a_route_to_one_container_is_no_overlap(pair: Node) -> None:
     pair.path("/etc/cni/net.d").mkdir(parents=True, exist_ok=True)
     pair.path("/etc/cni/net.d/p.conf").write_text(json.dumps(POINT))
     assert "ip route del" not in told(pair, "doctor")[1]
+
+
+FAKE = "import time; time.sleep(600)"
+
+
+def test_a_dead_container_of_an_agent_that_is_gone_is_told(node: Node, ours: str) -> None:
+    """`check` said: mesokit gc; and that said no more than: nothing is stale."""
+    node.uplink()
+    box = attach(node, ours, POINT, "c1")
+    note = "/run/mesos/isolators/network/cni/c1"
+    node.shell(f"mkdir -p {note}/ptp-net/eth0")
+    box.delete()
+    told = node.run([MESOKIT, "gc", "--dry-run"])
+    assert told.text == "nothing is stale\n"
+    assert "left to its Mesos agent: attachment of c1 eth0 on network ptp-net" in told.stderr.decode()
+    (found,) = node.run([MESOKIT, "doctor", "--json"], check=False).json()["items"]
+    assert found["check"] == "stale" and "none runs here" in found["about"] and note in found["remedy"]
+    node.shell(f"rm -r {note}")
+    assert node.run([MESOKIT, "gc"]).text.startswith("gone: attachment of c1")
+    assert node.run([MESOKIT, "doctor"]).status == 0
+
+
+def test_a_podman_container_goes_by_its_name_and_no_task_can_take_one(node: Node, ours: str) -> None:
+    attach(node, ours, POINT, "c1")
+    node.shell("mkdir -p /run/libpod; ln -s $(command -v python3) /run/conmon")
+    monitor = ["/run/conmon", "-c", FAKE, "-c", "c1", "-n", "shop"]
+    with started(node.popen(["unshare", "--pid", "--fork", *monitor])) as inside:
+        until(lambda: node.shell("pidof conmon || true").strip(), what="the one that only says so runs")
+        assert items(node, "ls")[0]["tasks"] == []
+        inside.kill(9)
+    node.shell("kill -9 $(pidof conmon) || true")
+    with started(node.popen(monitor)):
+        until(lambda: items(node, "ls")[0]["tasks"] == ["shop"], what="podman's name is known")
+        assert [item["container_id"] for item in items(node, "inspect", "shop")] == ["c1"]
+        assert "task       shop (podman)" in node.run([MESOKIT, "inspect", "c1"]).text

@@ -70,6 +70,7 @@ def command(network: str | None, dry_run: bool, forget: bool, as_json: bool) -> 
                 removed=len(todo.stale) - (len(todo.stale) if dry_run else len(left)),
                 left=plain(left),
                 foreign=plain(todo.foreign),
+                awaited=plain(todo.awaited),
                 errors=[*(plain(item) for item in failures), *problems],
             )
         )
@@ -86,6 +87,10 @@ def _show(todo: Plan, left: tuple[Stale, ...], *, dry_run: bool) -> None:
     for item in todo.stale:
         verb = "would go" if dry_run else "left" if item in left else "gone"
         click.echo(printable(f"{verb}: {_named(item)}"))
+    for item in todo.awaited:
+        way_out = f"rm -r {shlex.quote(str(item.paths[0]))}; mesokit gc"
+        text = f"left to its Mesos agent: {_named(item)}; if no agent will come back for it: {way_out}"
+        click.echo(printable(text), err=True)
     others: Counter[str] = Counter()
     for item in todo.foreign:
         others[item.network] += not item.paths
@@ -108,7 +113,7 @@ def _only(todo: Plan, network: str | None) -> Plan:
     def chosen(items: tuple[Stale, ...]) -> tuple[Stale, ...]:
         return tuple(item for item in items if network in {None, item.network})
 
-    return Plan(chosen(todo.stale), todo.valid, chosen(todo.foreign), todo.listed_at)
+    return Plan(chosen(todo.stale), todo.valid, chosen(todo.foreign), todo.listed_at, chosen(todo.awaited))
 
 
 def _named(item: Stale) -> str:

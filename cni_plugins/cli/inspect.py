@@ -65,7 +65,8 @@ def _lines(node: Node, item: Attachment, there: Endpoint, steps: Sequence[StepSt
     task = node.task(item)
     rows = [("state", state.value), ("type", f"{item.type} (plugins {', '.join(item.plugins)})")]
     if task is not None:
-        rows.append(("task", f"{', '.join(task.names)} (framework {task.framework or '-'})"))
+        whose = f"framework {task.framework}" if task.framework else task.runtime
+        rows.append(("task", f"{', '.join(task.names)} ({whose})"))
     rows += [
         ("since", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(item.since)) if item.since else "-"),
         ("addresses", ", ".join(entry.address for entry in item.addresses) or "-"),

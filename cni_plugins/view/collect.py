@@ -36,7 +36,7 @@ from cni_plugins.view.configurations import configurations
 from cni_plugins.view.load import namespaces
 from cni_plugins.view.node import Node
 from cni_plugins.view.pools import HIDDEN, Pool, pools
-from cni_plugins.view.runtimes import known
+from cni_plugins.view.runtimes import Known, known
 
 _NET = re.compile(r", net: (?P<network>[^,]+), if: (?P<ifname>[^,]*), id: (?P<container>.*)")
 #: GC of a network that no configuration is known of.
@@ -62,13 +62,15 @@ class Stale:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is stale, what stays of each network, and what is left alone, and told: what others reserved, and
-    (with `paths`) what belongs to a record that cannot be read.
+    (with `paths`) what belongs to a record that cannot be read. `awaited` are attachments of containers that
+    are no more which a Mesos agent has a note of, and will detach; `paths` are its notes.
     """
 
     stale: tuple[Stale, ...]
     valid: Mapping[str, Sequence[Identity]]
     foreign: tuple[Stale, ...]
     listed_at: int  # nanoseconds of CLOCK_BOOTTIME
+    awaited: tuple[Stale, ...] = ()
 
     @property
     def networks(self) -> list[str]:
@@ -90,10 +92,14 @@ def plan(node: Node, roots: Roots, host: Namespace, seen: Sequence[Pool] | None 
     """
     moment = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     noted = _noted(roots)
-    stale, kept = [], set(noted)
+    stale, kept, awaited = [], set(noted), []
     for item in node.attachments:
         state = node.state(item)
-        if state in {State.STALE, State.UNFINISHED} and item.identity not in noted:
+        note = noted.get(item.identity)
+        if state is State.STALE and note is not None:
+            about, place = "its network namespace is gone", Path(note.netns).parent
+            awaited.append(Stale("attachment", item.network, item.container_id, item.ifname, about, (place,)))
+        elif state in {State.STALE, State.UNFINISHED} and note is None:
             why = "its network namespace is gone" if state is State.STALE else "its ADD did not come through"
             stale.append(Stale("attachment", item.network, item.container_id, item.ifname, why, item.paths))
         else:
@@ -118,14 +124,16 @@ def plan(node: Node, roots: Roots, host: Namespace, seen: Sequence[Pool] | None 
     valid: dict[str, list[Identity]] = {}
     for identity in sorted(kept, key=lambda item: (item.network, item.container_id, item.ifname)):
         valid.setdefault(identity.network, []).append(identity)
-    return Plan(tuple(stale), valid, tuple(foreign), moment)
+    return Plan(tuple(stale), valid, tuple(foreign), moment, tuple(awaited))
 
 
-def _noted(roots: Roots) -> set[Identity]:
+def _noted(roots: Roots) -> dict[Identity, Known]:
     """What runtimes will detach themselves."""
     listed = known(roots)
     there = namespaces({item.netns for item in listed if item.netns})
-    return {item.identity for item in listed if item.runtime == "mesos" or there.get(item.netns) is not None}
+    return {
+        item.identity: item for item in listed if item.runtime == "mesos" or there.get(item.netns) is not None
+    }
 
 
 def _spoilt(item: Stale, node: Node, roots: Roots) -> Stale | None:

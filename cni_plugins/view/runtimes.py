@@ -15,6 +15,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -30,6 +31,8 @@ _WORK_DIRS = (
     "/tmp/mesos",
 )
 _AGENTS = frozenset((b"mesos-agent\n", b"mesos-slave\n", b"lt-mesos-agent\n"))
+_MONITORS = frozenset((b"conmon\n",))
+_LIBPOD = "/run/libpod"  # there once root has used podman
 _LARGEST = 1 << 20  # bytes of a kept result
 
 
@@ -44,15 +47,9 @@ class Agent:
 def agents() -> list[Agent]:
     """The Mesos agents that run here."""
     found = []
-    for name in os.listdir("/proc"):  # noqa: PTH208 - a thousand processes
-        if not name.isdigit():
-            continue
+    for pid, words in _running(_AGENTS):
         try:
-            with open(f"/proc/{name}/comm", "rb") as file:  # noqa: PTH123
-                if file.read() not in _AGENTS:
-                    continue
-            words = Path(f"/proc/{name}/cmdline").read_bytes().decode(errors="replace").split("\0")
-            variables = Path(f"/proc/{name}/environ").read_bytes().decode(errors="replace").split("\0")
+            variables = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
         flags = {}
@@ -64,8 +61,42 @@ def agents() -> list[Agent]:
             if word.startswith("--"):
                 key, _, value = word[2:].partition("=")
                 flags[key] = value
-        found.append(Agent(int(name), flags))
+        found.append(Agent(pid, flags))
     return found
+
+
+def _running(programs: frozenset[bytes]) -> Iterator[tuple[int, list[str]]]:
+    """Processes of these programs (their names with a line's end), and their command lines."""
+    for name in os.listdir("/proc"):  # noqa: PTH208 - a thousand processes
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/comm", "rb") as file:  # noqa: PTH123
+                if file.read() not in programs:
+                    continue
+            words = Path(f"/proc/{name}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        yield int(name), words
+
+
+def _of_podman(containers: Collection[str]) -> Iterator[Task]:
+    """Podman's containers that run, by their names: the command line of each one's monitor has both. A task
+    can call itself so, but not among the host's own processes.
+    """
+    if not Path(_LIBPOD).is_dir():
+        return
+    home = Path("/proc/self/ns/pid").stat().st_ino
+    for pid, words in _running(_MONITORS):
+        place = Path(f"/proc/{pid}")
+        try:
+            if place.stat().st_uid or (place / "ns/pid").stat().st_ino != home:
+                continue
+        except OSError:
+            continue
+        given = dict(pairwise(words))
+        if given.get("-n") and given.get("-c") in containers:
+            yield Task(given["-c"], (given["-n"],), runtime="podman")
 
 
 def work_dirs(roots: Roots) -> list[Path]:
@@ -92,6 +123,8 @@ def tasks(roots: Roots, containers: Collection[str]) -> dict[str, Task]:
         for run in _every_run(roots.lib / "agent" / "slaves"):
             if run.name in containers and run.name not in found:
                 found[run.name] = _task(run, (), "mesokit run")
+    if len(found) < len(containers):
+        found |= {task.container_id: task for task in _of_podman(set(containers) - found.keys())}
     return found
 
 

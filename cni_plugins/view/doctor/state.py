@@ -15,6 +15,7 @@ from cni_plugins.view.attachments import Attachment
 from cni_plugins.view.collect import plan
 from cni_plugins.view.doctor.facts import Facts, Finding, Level
 from cni_plugins.view.pools import HIDDEN
+from cni_plugins.view.runtimes import agents
 
 _LEAST_FREE = 0.02
 _SKEW = 60.0  # seconds that a clock may be set back without anybody being misled
@@ -22,7 +23,20 @@ _KINDS = frozenset(kind.value for kind in registry.Kind)
 
 
 def stale(facts: Facts) -> Iterator[Finding]:
-    found = plan(facts.node, facts.roots, facts.host, facts.pools).stale
+    todo = plan(facts.node, facts.roots, facts.host, facts.pools)
+    found = todo.stale
+    if todo.awaited and not agents():
+        one = todo.awaited[0]
+        count = len(todo.awaited)
+        yield Finding(
+            "stale",
+            Level.WARN,
+            f"containers that are no more ({count}) are left to the Mesos agent, which would detach them, "
+            "and none runs here",
+            f"{one.container_id} on network {one.network}: {one.paths[0]}",
+            "systemctl start mesos-slave  # or, if none will come back: "
+            f"rm -r {shlex.quote(str(one.paths[0]))}; mesokit gc",
+        )
     counts = Counter(item.what for item in found)
     if counts:
         what = ", ".join(
