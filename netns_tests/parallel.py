@@ -65,6 +65,7 @@ _NOT_FAST = (
     "netns_tests/",
     "packaging/tests/test_bench.py",
     "packaging/tests/test_install.py",
+    "packaging/tests/test_interpreter.py",
     "packaging/tests/test_launcher.py",
     "packaging/tests/test_packed.py",
     "packaging/tests/test_parallel.py::test_what_takes_long",

@@ -109,6 +109,7 @@ int main(int argc, char **argv)
     char libraries[PATH_MAX], extensions[PATH_MAX];
     const char *slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
     PyObject *folder;
+    int status = 0;
 
     if (slash == NULL || argv[0][0] != '/' ||
         snprintf(libraries, sizeof libraries, "%.*s/_internal", (int)(slash - argv[0]), argv[0]) >= PATH_MAX ||
@@ -123,7 +124,9 @@ int main(int argc, char **argv)
     mallopt(M_TRIM_THRESHOLD, 128 << 10);
     initialize(argc, argv, libraries, extensions);
     folder = PyUnicode_DecodeFSDefault(libraries);
-    if (folder == NULL || PySys_SetObject("_MEIPASS", folder) != 0 || PyImport_ImportFrozenModule("__main__") <= 0)
+    if (folder == NULL || PySys_SetObject("_MEIPASS", folder) != 0 || PyImport_ImportFrozenModule("__main__") <= 0) {
         PyErr_Print(); /* of SystemExit it exits */
-    return Py_FinalizeEx() < 0 ? 120 : PyErr_Occurred() != NULL;
+        status = 1;
+    }
+    return Py_FinalizeEx() < 0 ? 120 : status;
 }
