@@ -172,7 +172,7 @@ def test_a_service_that_is_killed_while_it_applies(node: Node, ours: str, box: N
         write(node, CONF | flag | {"mtu": size, "ipam": route})
         with watching(node, "apply") as service:
             time.sleep(0.02 * number)
-            node.shell(f"pkill -9 -P {service.pid}; kill -9 {service.pid} || true")
+            node.shell(f"pkill -9 -P {service.pid} || true; kill -9 {service.pid} || true")
         assert mtu(box) in {size, 1500, *sizes[:number]}
         node.cni("CHECK", f"{ours}/bridge", there, "c1", box).ok()
     with watching(node, "apply"):
