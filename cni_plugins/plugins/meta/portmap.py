@@ -18,7 +18,9 @@ port has `hairpinMode`.
 
 A port that another container has is refused when the two mappings' addresses overlap, whatever their
 families. So is one that a program of the host listens on, which would get no packets any more, unless
-`overrideListeners` is set. UDP flows from before are forgotten, on ADD and on DEL.
+`overrideListeners` is set. A container that is on several networks may have the same port on each: it leads
+to the network that came first, and to another one when that is left. UDP flows from before are forgotten, on
+ADD and on DEL.
 """
 
 from collections.abc import Sequence
