@@ -10,7 +10,7 @@ WAYS, with commas between them: `noise` malformed messages and messages for othe
 `naked` a reply to a renewal that gives the address a lifetime of 0; `aged` one that is not preferred
 any more; `moved` another prefix in its place, `taken` one that is in use; `forever` a lifetime without end;
 `once` a preference that ends the client's wait for other offers; `deaf` an address that is preferred for a
-second, and no answer to renewals.
+second, and no answer to renewals; `each` a prefix for each client, whose DUID is the name of another way.
 Each right answer is a line on standard output: the kind of message that it answers.
 """
 
@@ -29,7 +29,7 @@ NOBODY = b"\0\3\0\1\2\2\2\2\2\2"
 SERVER = b"\0\3\0\1\2\0\0\0\0\1"
 FLOOD = 20_000
 NAMES = "fd77::53"
-MOVED, TAKEN = "fd78:0:0:20::/60", "fd77::/56"
+MOVED, TAKEN = "fd78:0:0:f0::/60", "fd77::/56"
 UNUSABLE = [
     *("::/0", "::/64", "fd79:bad::/129", "fd79:bad::/255", "fd79:bad::/0", "fd79:bad::/127", "fd00::/8"),
     *("2000::/3", "fe80::/64", "ff02::/64", "ff00::/32", "::ffff:0:0/96", "::1/64"),
@@ -67,6 +67,7 @@ def options(data: bytes) -> dict[int, bytes]:
 class Server:
     def __init__(self, ifname: str, given: str, seconds: int, ways: set[str]) -> None:
         self.given, self.seconds, self.ways = given, seconds, ways
+        self.first, self.clients = ways, dict[bytes, str]()
         self.dice = random.Random(7)
         self.sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, ifname.encode())
@@ -86,6 +87,9 @@ class Server:
         kind, number, asked = question[0], question[1:4], options(question)
         who, iaid = asked[1], asked.get(25, asked.get(3, b""))[:4]
         answer = ADVERTISE if kind == SOLICIT else REPLY
+        if "each" in self.first:
+            self.given = self.clients.setdefault(who, f"fd78:0:0:{len(self.clients) + 1:x}0::/60")
+            self.ways = {*self.first, who.decode("ascii", "replace")}
         right = self.head(answer, number, who)
         if "flood" in self.ways:
             for count in range(FLOOD):
@@ -123,7 +127,9 @@ class Server:
         if "aged" in self.ways and kind == RENEW:
             return address(self.given, 0, self.seconds)
         seconds = 0xFFFFFFFF if "forever" in self.ways else self.seconds
-        return address(self.given, 1 if "deaf" in self.ways else seconds, seconds)
+        if "deaf" in self.ways:
+            return address(self.given, 1, 600)
+        return address(self.given, seconds, seconds)
 
     def noise(self, kind: int, number: bytes, who: bytes, iaid: bytes, right: bytes) -> Iterator[bytes]:
         wrong = "fd79:bad::/60" if "/" in self.given else "fd77::bad"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 
 from netns_tests.dhcp_lan import began, kill_daemon, leases
 from netns_tests.node import Netns, Node, started, until
@@ -120,33 +120,39 @@ def test_prefixes_that_no_network_can_have(node: Node, ours: str) -> None:
             assert unreachable(node) == ["fd78:0:0:10::/60"] and deprecated(box) == []
             node.cni("DEL", f"{ours}/bridge", conf, "c1", box).ok()
             assert (leases(node), unreachable(node)) == ([], [])
-        with hostile(server, "moved", "once", given="fd78:0:0:10::/60", seconds=3):
-            node.cni("ADD", f"{ours}/bridge", conf, "c1", box).ok()
-            until(lambda: unreachable(node) == ["fd78:0:0:20::/60"], what="another takes its place")
-            until(lambda: deprecated(box), what="the old one is deprecated")
-            node.cni("DEL", f"{ours}/bridge", conf, "c1", box).ok()
-        with hostile(server, "deaf", "once", given="fd78:0:0:10::/60", seconds=9):
-            node.cni("ADD", f"{ours}/bridge", conf, "c1", box).ok()
-            until(lambda: deprecated(box), what="its preferred lifetime is over")
-            assert unreachable(node) == ["fd78:0:0:10::/60"]
-            node.cni("DEL", f"{ours}/bridge", conf, "c1", box).ok()
-        with hostile(server, "aged", "once", given="fd78:0:0:10::/60", seconds=3):
-            node.cni("ADD", f"{ours}/bridge", conf, "c1", box).ok()
-            until(lambda: deprecated(box), what="what its server does not prefer is deprecated")
-            assert "wants fd78:0:0:10::/60 to be given up" in leases(node)[0]["told"]
-            node.cni("DEL", f"{ours}/bridge", conf, "c1", box).ok()
         node.run(["ip", "addr", "add", "fd77::7/64", "dev", "lan0", "nodad"])
-        with hostile(server, "taken", "once", given="fd78:0:0:10::/60", seconds=5):
-            node.cni("ADD", f"{ours}/bridge", conf, "c1", box).ok()
-            until(lambda: b"fd77::/56 is in use by lan0" in daemon.errors(), what="it is not taken")
-            assert unreachable(node) == ["fd78:0:0:10::/60"]
-            node.cni("DEL", f"{ours}/bridge", conf, "c1", box).ok()
         with hostile(server, "once", given="fd77::/56"):
             refused = node.cni("ADD", f"{ours}/bridge", conf, "c1", box)
             assert refused.code == 11
             assert "fd77::/56 is in use by lan0, which has fd77::7/64" in str(refused.error)
         assert not daemon.ended()
         assert (leases(node), unreachable(node), texts(box)) == ([], [], [])
+
+
+def test_what_a_server_does_to_a_prefix_that_it_gave(node: Node, ours: str) -> None:
+    """Another in its place; one that the node has; not preferred any more; not renewed while preferred."""
+    ways = ("moved", "taken", "aged", "deaf")
+    boxes = {way: node.netns(way) for way in ways}
+    confs = {way: bridged(duid=way.encode().hex()) | {"name": way, "bridge": way} for way in ways}
+    for number, way in enumerate(ways):
+        confs[way]["ipam"]["subnet"] = f"10.60.{number}.0/24"
+    with lan6(node) as server, started(node.popen([MESOKIT, "dhcp"])) as daemon:
+        until(node.path("/run/mesokit/dhcp.sock").is_socket, what="the lease daemon listens")
+        node.run(["ip", "addr", "add", "fd77::7/64", "dev", "lan0", "nodad"])
+        with hostile(server, "each", "once", given="::/0", seconds=5):
+            answers = at_once(ours, *((boxes[way], confs[way]) for way in ways))
+            had = {
+                way: f"{ip_interface(answer.ok()['ips'][1]['address']).network.network_address}/60"
+                for way, answer in zip(ways, answers, strict=True)
+            }
+            until(lambda: b"fd77::/56 is in use by lan0" in daemon.errors(), what="it is not taken")
+            until(lambda: "fd78:0:0:f0::/60" in unreachable(node), what="another takes its place")
+            until(lambda: all(deprecated(boxes[way]) for way in ("moved", "aged", "deaf")), what="deprecated")
+            assert had["moved"] not in unreachable(node)
+            assert f"its server wants {had['aged']} to be given up".encode() in daemon.errors()
+            for way in ways:
+                node.cni("DEL", f"{ours}/bridge", confs[way], way, boxes[way]).ok()
+            assert (leases(node), unreachable(node)) == ([], [])
 
 
 def test_many_at_once_and_gc(node: Node, ours: str) -> None:
