@@ -23,6 +23,7 @@ _AF_INET, _AF_INET6 = 2, 10
 _HEADER = struct.Struct("=BBBBI")
 # linux/if_addr.h
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
+_READ = frozenset((_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS))
 NODAD, OPTIMISTIC, DADFAILED, TENTATIVE = 0x02, 0x04, 0x08, 0x40
 PERMANENT, NOPREFIXROUTE = 0x80, 0x200
 GLOBAL, LINK = 0, 253
@@ -155,7 +156,7 @@ def every(netlink: Netlink) -> list[LinkAddress]:
 
 def _parse(packet: bytes) -> LinkAddress:
     _, length, flags, scope, index = _HEADER.unpack_from(packet, 16)
-    found = attributes(packet, 24)
+    found = attributes(packet, 24, _READ)
     raw = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
     return LinkAddress(
         index, interface_of(raw, length), number(found, _IFA_FLAGS) or flags, scope, _IFA_BROADCAST in found

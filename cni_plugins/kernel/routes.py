@@ -33,6 +33,9 @@ _UNICAST, _UNREACHABLE = 1, 7
 _FOR_EVER = 0xFFFFFFFF
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS = 1, 4, 5, 6, 7, 8
 _RTA_MULTIPATH, _RTA_TABLE = 9, 15
+_READ = frozenset(
+    (_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS, _RTA_MULTIPATH, _RTA_TABLE)
+)  # a route has a dozen
 _RTAX_MTU, _RTAX_ADVMSS = 2, 8
 _LOOKUP_TABLE, _FIB_MATCH = 0x1000, 0x2000
 _GONE = frozenset((errno.ESRCH, errno.ENODEV, errno.ENOENT, errno.ENETUNREACH))
@@ -227,8 +230,9 @@ def _parse(packet: bytes) -> KernelRoute | None:
     family, length, _, _, table, protocol, scope, kind, flags = _HEADER.unpack_from(packet, 16)
     if kind != _UNICAST or flags & 0x200:  # RTM_F_CLONED: a cached next hop
         return None
-    found = attributes(packet, 16 + _HEADER.size)
-    metrics = attributes(found.get(_RTA_METRICS, b""), 0)
+    found = attributes(packet, 16 + _HEADER.size, _READ)
+    raw_metrics = found.get(_RTA_METRICS)
+    metrics = attributes(raw_metrics) if raw_metrics else {}
     raw = found.get(_RTA_DST, bytes(4 if family == _AF_INET else 16))
     route = Route(
         dst=interface_of(raw, length),
