@@ -42,9 +42,11 @@ class Bridging(StrEnum):
         return kernel.IP_AND_BRIDGE if self is Bridging.CONNTRACK else kernel.IP
 
     @property
-    def section(self) -> Section:
-        """The fixed chains that it takes beside those of every bridge."""
-        return policy_rules.BRIDGED if self is Bridging.CONNTRACK else policy_rules.TAGGED
+    def sections(self) -> Sequence[Section]:
+        """The fixed chains that it takes beside those of IP."""
+        if self is Bridging.CONNTRACK:
+            return policy_rules.PORTS, policy_rules.BRIDGED
+        return (policy_rules.PORTS_UNTAGGED,)
 
     def entries(self, listed: Iterable[Entry]) -> set[Entry]:
         """With those of the bridge family."""

@@ -138,11 +138,8 @@ def _problem_here(compiler: Compiler, state: State, mine: Endpoint, context: Con
         missing = policy_kernel.missing(socket, compiler, mine, state.bridging)
         if missing:
             return f"the policy of {ifname} is not in the kernel: {missing[0].set} lacks its address"
-        fixed = (
-            policy_rules.SECTION,
-            *((policy_rules.PORTS, state.bridging.section) if mine.bridged else ()),
-        )
-        for section in fixed:
+        beside = state.bridging.sections if mine.bridged else (policy_rules.SOURCES,) if mine.port else ()
+        for section in (policy_rules.SECTION, *beside):
             harmed = sections.broken(socket, section)
             if harmed:
                 return f"the policy's chain {harmed[0]} is not as it was made"

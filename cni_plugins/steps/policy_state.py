@@ -27,7 +27,6 @@ from cni_plugins.kernel.nft import policy as kernel
 from cni_plugins.kernel.nft import policy_rules
 from cni_plugins.kernel.nft.sections import Section
 from cni_plugins.policy.compile import Change, Compiler
-from cni_plugins.policy.model import Endpoint
 from cni_plugins.policy.selection import Members
 from cni_plugins.spec import files
 from cni_plugins.spec.deadline import Deadline
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from cni_plugins.policy.read import Parsed
 from cni_plugins.store.locks import locked
 
-_SEAL = 3  # rises with a release under which the same state is something else in the kernel
+_SEAL = 4  # rises with a release under which the same state is something else in the kernel
 
 
 def directory(roots: Roots) -> Path:
@@ -133,7 +132,7 @@ class Store:
             self._mark()
             was, now = bool(old_members.here.endpoints), bool(members.here.endpoints)
             if not whole and (change or (now and not was)):
-                made = verified and _has_ports(after.endpoints) == _has_ports(before.endpoints)
+                made = verified and _sections(after) == _sections(before)
                 tried = _try(socket, change, after, made=made and was)
                 whole, count = tried is None, tried or 0
             if whole:
@@ -322,17 +321,13 @@ def _try(socket: Nfnetlink, change: Change, state: State, *, made: bool) -> int 
         return None
 
 
-def _has_ports(endpoints: Sequence[Endpoint]) -> bool:
-    return any(endpoint.bridged and endpoint.port for endpoint in endpoints)
-
-
 def _sections(state: State) -> list[Section]:
     """The fixed chains that a state takes."""
     found = [policy_rules.SECTION]
-    if _has_ports(state.endpoints):
-        found += [policy_rules.PORTS, state.bridging.section]
-    elif state.bridging is Bridging.CONNTRACK:
-        found.append(policy_rules.BRIDGED)
+    if any(item.port and not item.bridged for item in state.endpoints):
+        found.append(policy_rules.SOURCES)
+    if state.bridging is Bridging.CONNTRACK or any(item.port and item.bridged for item in state.endpoints):
+        found += state.bridging.sections
     return found
 
 

@@ -47,6 +47,10 @@ def _ip(version: int) -> str:
     return "ip" if version == 4 else "ip6"
 
 
+def _source(kind: str, version: int) -> str:
+    return f"set {kind}_source{version} {{ type ifname . {_address(version)} ; }}"
+
+
 def _judging(version: int) -> tuple[Chain, ...]:
     ip, v = _ip(version), version
     return (
@@ -93,7 +97,6 @@ def _sets(version: int) -> tuple[str, ...]:
         *(f"set policy_{name}{v} {{ type {address} ; }}" for name in ("shut_out", "shut_in", "known")),
         f"set policy_closed{v} {{ type {address} ; flags interval ; }}",
         f"set policy_self{v} {{ type {address} . {address} ; }}",
-        f"set policy_source{v} {{ type ifname . {address} ; }}",
     )
 
 
@@ -136,7 +139,6 @@ SECTION = Section(
         *_sets(6),
         "set policy_links { type ifname ; }",
         "set policy_host_links { type ifname ; }",
-        "set policy_guarded { type ifname ; }",
     ),
     chains=(
         Chain("policy_deny", (*_ITSELF, *DENY)),
@@ -172,6 +174,15 @@ SECTION = Section(
             ),
             "type filter hook output priority -10",
         ),
+    ),
+)
+
+#: Addresses that routed interfaces may send from.
+SOURCES = Section(
+    family=NFPROTO_INET,
+    version="policy_sources_1",
+    sets=("set policy_guarded { type ifname ; }", *(_source("policy", version) for version in (4, 6))),
+    chains=(
         Chain(
             "policy_guard",
             (
@@ -185,45 +196,40 @@ SECTION = Section(
     ),
 )
 
-PORTS = Section(
-    family=NFPROTO_BRIDGE,
-    version="policy_2",
-    sets=(
-        _GUARDED,
-        "set port_source4 { type ifname . ipv4_addr ; }",
-        "set port_source6 { type ifname . ipv6_addr ; }",
-    ),
-    chains=(
-        Chain(
-            "policy_guard",
-            # `meta protocol`, which a VLAN tag before it does not hide.
-            (
-                "meta protocol ip ip saddr != 0.0.0.0 iifname @port_guarded "
-                "iifname . ip saddr != @port_source4 counter drop",
-                "meta protocol arp arp saddr ip != 0.0.0.0 iifname @port_guarded "
-                "iifname . arp saddr ip != @port_source4 counter drop",
-                "meta protocol ip6 ip6 saddr != { ::, fe80::/10 } iifname @port_guarded "
-                "iifname . ip6 saddr != @port_source6 counter drop",
-                "icmpv6 type { 134, 137 } iifname @port_guarded counter drop",
-            ),
-            "type filter hook prerouting priority -310",
-        ),
-    ),
-)
 
-#: Beside PORTS where br_netfilter judges: it lets pass whatever has a VLAN tag, which the bridge, or who gets
-#: it, may take off again.
-TAGGED = Section(
-    family=NFPROTO_BRIDGE,
-    version="policy_tagged_1",
-    sets=(_GUARDED,),
-    chains=(
-        Chain(
-            "policy_tagged",
-            ("ether type { 8021q, 8021ad } iifname @port_guarded counter drop",),
-            "type filter hook prerouting priority -311",
+def _ports(version: str, protocol: str, more: tuple[str, ...] = ()) -> Section:
+    """Addresses that ports of a bridge may send from. What is as it should be is let pass by one look-up:
+    every packet comes by here. `protocol` is how frames of a protocol are told.
+    """
+    return Section(
+        family=NFPROTO_BRIDGE,
+        version=version,
+        sets=(_GUARDED, *(_source("port", version) for version in (4, 6))),
+        chains=(
+            Chain(
+                "policy_guard",
+                (
+                    f"{protocol} ip iifname . ip saddr @port_source4 accept",
+                    *more,
+                    f"{protocol} ip ip saddr != 0.0.0.0 iifname @port_guarded counter drop",
+                    f"{protocol} arp arp saddr ip != 0.0.0.0 iifname @port_guarded "
+                    "iifname . arp saddr ip != @port_source4 counter drop",
+                    "icmpv6 type { 134, 137 } iifname @port_guarded counter drop",
+                    f"{protocol} ip6 iifname . ip6 saddr @port_source6 accept",
+                    f"{protocol} ip6 ip6 saddr != {{ ::, fe80::/10 }} iifname @port_guarded counter drop",
+                ),
+                "type filter hook prerouting priority -310",
+            ),
         ),
-    ),
+    )
+
+
+#: A VLAN tag hides no address here.
+PORTS = _ports("policy_3", "meta protocol")
+#: The same where br_netfilter judges, which lets pass whatever has a VLAN tag; the bridge, or who gets it,
+#: may take that off again.
+PORTS_UNTAGGED = _ports(
+    "policy_untagged_3", "ether type", ("ether type { 8021q, 8021ad } iifname @port_guarded counter drop",)
 )
 
 #: Beside PORTS where connections are tracked in the bridge family.

@@ -163,7 +163,7 @@ def test_a_profile_is_what_the_compiler_makes_of_it(profile: Made) -> None:
 def test_what_nft_lists_of_profiles_it_takes_back() -> None:
     host, other = new_namespace(), new_namespace()
     with Nfnetlink(host) as socket:
-        policy.ensure(socket, [policy_rules.SECTION, policy_rules.PORTS, policy_rules.TAGGED])
+        policy.ensure(socket, [policy_rules.SECTION, policy_rules.SOURCES, policy_rules.PORTS_UNTAGGED])
         policy.apply(socket, new=[*PROFILES, Made(AUDITED, "in", frozenset("p"))], fill=(), remove=(), add=())
     listed = library.run(host, "list ruleset\n")
     library.run(other, listed)
