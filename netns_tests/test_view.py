@@ -156,6 +156,12 @@ def test_exec_runs_in_the_container_with_the_status_of_the_program(node: Node, o
     assert "10.8.0.2/28" in told.text
     assert node.run([MESOKIT, "exec", "c1", "--", "sh", "-c", "exit 7"], check=False).status == 7
     assert node.run([MESOKIT, "exec", "c1", "no-such-program"], check=False).status == 127
+    killed = node.run([MESOKIT, "exec", "c1", "--", "sh", "-c", "kill -TERM $$"], check=False)
+    assert killed.status == -signal.SIGTERM
+    words = node.run(
+        [MESOKIT, "exec", "c1", "--", "sh", "-c", 'pwd; echo "$@"', "sh", "--json", "-n"], cwd="/etc"
+    )
+    assert words.text == "/etc\n--json -n\n"
 
 
 def test_check_needs_no_configuration_and_its_remedies_work(node: Node, ours: str) -> None:
