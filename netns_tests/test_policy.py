@@ -360,6 +360,28 @@ def test_a_tag_hides_no_packet(node: Node, ours: str) -> None:
     assert_tagged_frames_do_not_pass(node, ours)
 
 
+def test_chains_of_an_older_release_are_written_anew(node: Node, ours: str) -> None:
+    """Under running containers, with their elements as they were, by the first call of the new one."""
+    db, web = (Box(node, ours, name, conf(), role=name) for name in ("db", "web"))
+    apply(node, [DB])
+    chain, elements = (
+        ["nft", "list", "chain", "bridge", "mesokit", "policy_guard"],
+        "nft list set bridge mesokit port_source4",
+    )
+    now, held = node.run(chain).text, node.shell(elements)
+    node.shell(
+        "nft 'delete chain bridge mesokit policy_untagged_3; add chain bridge mesokit policy_1; "
+        "flush chain bridge mesokit policy_guard; add rule bridge mesokit policy_guard "
+        "ether type ip ip saddr != 0.0.0.0 iifname @port_guarded iifname . ip saddr != @port_source4 drop'"
+    )
+    assert db.call("CHECK").error
+    late = Box(node, ours, "late", conf(), role="web")
+    assert node.run(chain).text.count("\n") == now.count("\n") and "8021q" in node.run(chain).text
+    late.call("DEL").ok()
+    assert node.shell(elements) == held
+    assert web.reaches(db) and not db.call("CHECK").error
+
+
 def test_check_needs_no_kernel(node: Node, ours: str, tmp_path: Path) -> None:
     place = tmp_path / "p.yaml"
     place.write_text("policies:\n- name: n\n  for: {}\n  egress: [{allow: [tcp/0], to: [any]}]\n")
