@@ -55,7 +55,7 @@ Copyright: The mesokit authors
 License: mesokit
  All rights are with the authors: no licence has been given with this package.
 
-Files: usr/lib/mesokit/*/python3*
+Files: usr/lib/mesokit/*/python3* usr/lib/mesokit/*.d/mesokit*
 Copyright: Python Software Foundation
 License: PSF-2.0
  The text is in /usr/share/doc/mesokit/licenses/python.
