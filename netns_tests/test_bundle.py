@@ -8,7 +8,6 @@ import json
 import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from executor.tests.scenarios.scene import Scene
 from netns_tests.load import bridge
 from netns_tests.node import Finished, Node, answer, started, until
 from netns_tests.snapshot import assert_clean, snapshot
-from netns_tests.test_crash import DHCP_SERVER, LEASE, NET, SCENARIOS, SETUP, make_box
+from netns_tests.test_crash import DHCP_SERVER, LEASE, NET, PREFIX_SERVER, SCENARIOS, SETUP, make_box
 
 pytestmark = pytest.mark.timeout(900)  # the first of them builds
 TOP = Path(__file__).resolve().parents[1]
@@ -173,15 +172,26 @@ def test_everything_that_plugins_can_do(node: Node, dist: Dist, way: str) -> Non
     node.path("/etc/subnet.env").write_text(LEASE)
     node.shell(SETUP["host-device"])
     node.shell(DHCP_SERVER)
+    _live(node, dist, way, sorted(SCENARIOS.keys() - {"prefix"}))
+
+
+@pytest.mark.parametrize("way", ["one-shot", "service"])
+def test_a_prefix_that_a_router_delegates(node: Node, dist: Dist, way: str) -> None:
+    node.uplink()
+    node.shell(PREFIX_SERVER)
+    _live(node, dist, way, ["prefix"])
+
+
+def _live(node: Node, dist: Dist, way: str, scenarios: Sequence[str]) -> None:
+    """Every verb in each, and nothing left."""
     box = make_box(node)
-    with ExitStack() as running:
-        words = ["node"] if way == "service" else ["dhcp"]
-        running.enter_context(started(node.popen([str(dist.plugins / "mesokit"), *words])))
+    words = ["node"] if way == "service" else ["dhcp"]
+    with started(node.popen([str(dist.plugins / "mesokit"), *words])):
         name = "node.sock" if way == "service" else "dhcp.sock"
         until(node.path(f"/run/mesokit/{name}").is_socket, what="it listens")
         before = snapshot(node, [box])
-        for name, scenario in SCENARIOS.items():
-            conf = {**NET, **scenario}
+        for name in scenarios:
+            conf = {**NET, **SCENARIOS[name]}
             plugin = dist.plugins / conf["type"]
             result = node.cni("ADD", plugin, conf, "c1", box).ok()
             node.cni("CHECK", plugin, {**conf, "prevResult": result}, "c1", box).ok()

@@ -149,22 +149,27 @@ DHCP_SERVER = (
     " --dhcp-range=192.0.2.100,192.0.2.250,255.255.255.0,3600"
     " --enable-ra --ra-param=world,4 --dhcp-range=2001:db8::100,2001:db8::1ff,slaac,64,3600"
 )
-_LEASED = f"""
-    test -e /run/dnsmasq.pid && exit
-    {DHCP_SERVER}
+_KEPT = f"""
     setsid {TOP}/.venv/bin/mesokit dhcp </dev/null >/dev/null 2>&1 &
     while ! test -S /run/mesokit/dhcp.sock; do sleep 0.05; done
 """
+_LEASED = f"""
+    test -e /run/dnsmasq.pid && exit
+    {DHCP_SERVER}
+    {_KEPT}
+"""
 
 #: A router that delegates a prefix.
-_DELEGATED = f"""
-    test -S /run/mesokit/dhcp.sock && exit
+PREFIX_SERVER = f"""
     sysctl -qw net.ipv6.conf.eth0.accept_ra=0; ip -n world addr add fe80::1/64 dev world nodad
     ip addr add fe80::2/64 dev eth0 nodad
     setsid ip netns exec world python3 {TOP}/netns_tests/hostile_dhcp6.py world fd78:0:0:10::/60 3600 once \
         </dev/null >/dev/null 2>&1 &
-    setsid {TOP}/.venv/bin/mesokit dhcp </dev/null >/dev/null 2>&1 &
-    while ! test -S /run/mesokit/dhcp.sock; do sleep 0.05; done
+"""
+_DELEGATED = f"""
+    test -S /run/mesokit/dhcp.sock && exit
+    {PREFIX_SERVER}
+    {_KEPT}
 """
 
 #: What a scenario needs on the node. A virtual device that was in a namespace that died is made again,
