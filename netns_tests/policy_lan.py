@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from netns_tests.node import Netns, Node
-from netns_tests.test_policy import DB, Box, apply, conf, task
+from netns_tests.policy_box import Box, apply, conf, task
+from netns_tests.test_policy import DB
 
 __all__ = ["CLOSED", "DB", "add_lan", "closes_and_leaves_nothing", "device", "lan", "lan_matrix"]
 

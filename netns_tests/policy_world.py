@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from cni_plugins.policy.tests import evaluator
 from cni_plugins.policy.tests.strategies import policies
 from netns_tests.node import Node, until
+from netns_tests.policy_box import Box, apply, conf
 from netns_tests.policy_lan import lan
-from netns_tests.test_policy import Box, apply, conf
 
 PORTS = [22, 79, 80, 81, 443, 5432, 8000, 8100]
 PROBE = str(Path(__file__).with_name("policy_probe.py"))

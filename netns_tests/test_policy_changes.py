@@ -9,7 +9,8 @@ from typing import Any
 
 from netns_tests.node import Netns, Node, Running, until
 from netns_tests.plugins import TOP
-from netns_tests.test_policy import CLIENT, DB, SERVER, Box, apply, conf, task
+from netns_tests.policy_box import Box, apply, conf, task
+from netns_tests.test_policy import CLIENT, DB, SERVER
 
 #: Datagrams with numbers, one a millisecond; what the kernel refuses to send counts as sent.
 SENDER = """

@@ -17,10 +17,11 @@ import pytest
 
 from netns_tests.node import Netns, Node, Running, until
 from netns_tests.plugins import MESOKIT, service
+from netns_tests.policy_box import Box, apply, write
 from netns_tests.policy_lan import CLOSED, DB, add_lan, closes_and_leaves_nothing, device, lan, lan_matrix
 from netns_tests.snapshot import assert_clean, snapshot
 from netns_tests.test_crash import DHCP_SERVER
-from netns_tests.test_policy import SERVER, Box, answers, apply, write
+from netns_tests.test_policy import SERVER, answers
 from netns_tests.test_policy_changes import SENDER, counts, ends_with_the_change, receiving
 
 

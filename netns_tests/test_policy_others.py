@@ -8,8 +8,9 @@ import time
 import pytest
 
 from netns_tests.node import Node, started, until
+from netns_tests.policy_box import Box, apply, conf
 from netns_tests.test_firewall import CMD, ENV, firewalld
-from netns_tests.test_policy import DB, Box, apply, conf
+from netns_tests.test_policy import DB
 from netns_tests.test_policy_changes import SENDER, counts, receiving
 
 #: What an administrator's script does first.

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from netns_tests.node import Node, until
 from netns_tests.plugins import MESOKIT, service
+from netns_tests.policy_box import Box, conf, write
 from netns_tests.policy_lan import lan
-from netns_tests.test_policy import DB, Box, conf, write
+from netns_tests.test_policy import DB
 
 
 def appliers(node: Node) -> list[Path]:

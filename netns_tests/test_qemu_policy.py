@@ -12,9 +12,10 @@ from cni_plugins.kernel.tests.test_profile_rules import PROFILES, assert_is_what
 from netns_tests.cases_links import TAGGED
 from netns_tests.node import Node
 from netns_tests.plugins import MESOKIT
+from netns_tests.policy_box import Box, apply, conf
 from netns_tests.policy_lan import CLOSED, DB, closes_and_leaves_nothing, device, lan
 from netns_tests.policy_world import by_no_filter_of_all_bridges, packets_arrive_where_the_evaluator_says
-from netns_tests.test_policy import Box, apply, assert_tagged_frames_do_not_pass, conf
+from netns_tests.test_policy import assert_tagged_frames_do_not_pass
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -9,7 +9,8 @@ import pytest
 
 from netns_tests.node import Node
 from netns_tests.plugins import MESOKIT
-from netns_tests.test_policy import DB, Box, apply, conf
+from netns_tests.policy_box import Box, apply, conf
+from netns_tests.test_policy import DB
 from netns_tests.test_view import POINT, WEB, asked, attach, published
 from netns_tests.traffic import ask, server
 

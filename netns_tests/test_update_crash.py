@@ -11,9 +11,9 @@ import pytest
 
 from netns_tests.case import bridge, local
 from netns_tests.node import Netns, Node
+from netns_tests.policy_box import task
 from netns_tests.snapshot import assert_clean, snapshot
 from netns_tests.test_crash import Driver, _clean, driver, make_box, shim
-from netns_tests.test_policy import task
 from netns_tests.test_update import CHAIN, NET, PTP, record
 
 __all__ = ["shim"]

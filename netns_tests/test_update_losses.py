@@ -18,8 +18,8 @@ from netns_tests import flow
 from netns_tests.case import bridge, local
 from netns_tests.node import Netns, Node, Running, started, until
 from netns_tests.plugins import MESOKIT
+from netns_tests.policy_box import apply, task
 from netns_tests.runtime import network
-from netns_tests.test_policy import apply, task
 from netns_tests.test_update import CHAIN, update
 from netns_tests.test_update_networks import files
 

@@ -10,8 +10,8 @@ from netns_tests import flow
 from netns_tests.case import local
 from netns_tests.node import Node, started, until
 from netns_tests.plugins import MESOKIT
+from netns_tests.policy_box import task
 from netns_tests.snapshot import assert_clean, snapshot
-from netns_tests.test_policy import task
 from netns_tests.test_update import CHAIN, PTP, attached, record
 from netns_tests.test_update_crash import agent
 

@@ -13,7 +13,7 @@ import pytest
 
 from netns_tests.node import Node
 from netns_tests.plugins import MESOKIT
-from netns_tests.test_policy import Box, conf
+from netns_tests.policy_box import Box, conf
 from netns_tests.test_view import POINT, WEB, asked, attach, published, run_of
 from netns_tests.web import SOCKET, Web, web
 

@@ -14,8 +14,8 @@ import pytest
 
 from netns_tests.chromium import Browser, Page, chromium
 from netns_tests.node import Node
+from netns_tests.policy_box import Box, conf
 from netns_tests.test_nine_questions import prepare
-from netns_tests.test_policy import Box, conf
 from netns_tests.test_view import POINT, WEB, asked, attach, run_of
 from netns_tests.web import Web, web
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cni_plugins.policy.model import Default
 from cni_plugins.steps.policy_file import State
 from cni_plugins.view import attachments
 from cni_plugins.view.attachments import Attachment
@@ -36,7 +37,11 @@ class Outside:
 
 
 def unjudged(node: Node, state: State) -> list[Outside]:
-    """Each attachment of this host that lives and is no endpoint."""
+    """Each attachment of this host that lives and is no endpoint, where the operator has asked for any policy
+    at all.
+    """
+    if not state.policies and all(item.default is Default.OPEN for item in state.endpoints):
+        return []
     judged = {item.identity for item in state.endpoints}
     return [
         Outside(item, *_why(item))

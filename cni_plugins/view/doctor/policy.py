@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cni_plugins.policy.model import Default
 from cni_plugins.steps import policy_state
-from cni_plugins.steps.policy_file import State
 from cni_plugins.view.doctor.facts import Facts, Finding, Level
 from cni_plugins.view.unjudged import Outside, unjudged
 
 
 def outside_policy(facts: Facts) -> Iterator[Finding]:
-    """Once for each network, where the operator has asked for any policy at all."""
+    """Once for each network."""
     state = policy_state.load(facts.roots, facts.host)
-    if not _asked_for(state):
-        return
     networks: dict[tuple[str, str], list[Outside]] = {}
     for each in unjudged(facts.node, state):
         networks.setdefault((each.item.network, each.why), []).append(each)
@@ -28,10 +24,6 @@ def outside_policy(facts: Facts) -> Iterator[Finding]:
             f"{first.item.ifname} of {first.item.container_id}{more}: {why}",
             first.remedy,
         )
-
-
-def _asked_for(state: State) -> bool:
-    return bool(state.policies) or any(item.default is not Default.OPEN for item in state.endpoints)
 
 
 CHECKS = (outside_policy,)
