@@ -10,6 +10,8 @@ import re
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from netns_tests.cases import CASES
 
 TOP = Path(__file__).resolve().parents[2]
@@ -107,3 +109,13 @@ def test_every_scenario_names_tests_that_are_there() -> None:
         assert named(cell), f"{number}: {told}"
         for name, path in named(cell):
             assert name in defined(path), f"{number}: no {name} in {path}"
+
+
+@pytest.mark.parametrize("table", ["executor/tests/README.md", "netns_tests/README.md"])
+def test_what_was_found_later_names_tests_that_are_there(table: str) -> None:
+    found = cells(table, "Found later")
+    assert len(found) > 20
+    for told, cell in found:
+        assert len(told) > 20 and named(cell), told
+        for name, path in named(cell):
+            assert name in defined(path), f"{told}: no {name} in {path}"
