@@ -56,7 +56,7 @@ def command(
     """
     if ctx.invoked_subcommand is not None:
         return
-    from cni_plugins.node.plugins import policies, prepare, restore  # noqa: PLC0415 - every plugin, which `status` does not need
+    from cni_plugins.node.plugins import policies, prepare, restore
 
     options = Options(threads, workers or 0, metrics_port or 0, flags["verbose"], watching=flags["watch"])
     again = partial(restore, flags["watch"])
@@ -80,8 +80,8 @@ def status(as_json: bool) -> None:
 
 def _differing() -> Iterator[dict[str, Any]]:
     # What looks at the node, which the other commands do without.
-    from cni_plugins.cli import look  # noqa: PLC0415
-    from cni_plugins.view import differences  # noqa: PLC0415
+    from cni_plugins.cli import look
+    from cni_plugins.view import differences
 
     place = look.here()
     found = differences.look(look.node(place, tasks=False, again=True), place.roots)
@@ -149,9 +149,9 @@ def metrics(state: bool) -> None:
     """
     if state:
         # What looks at the node, which the other commands do without.
-        from cni_plugins.cli import look  # noqa: PLC0415
-        from cni_plugins.view import differences, pools  # noqa: PLC0415
-        from cni_plugins.view.metrics import prometheus  # noqa: PLC0415
+        from cni_plugins.cli import look
+        from cni_plugins.view import differences, pools
+        from cni_plugins.view.metrics import prometheus
 
         place = look.here()
         found = differences.look(look.node(place, tasks=False), place.roots)

@@ -126,8 +126,8 @@ def _own(contents: Contents) -> str:
 
 def _compared(contents: Contents, document: JsonObject) -> tuple[tuple[str, ...], tuple[str, ...]]:
     # Every plugin's configuration, for whom something was edited.
-    from cni_plugins.attach.drift import drift  # noqa: PLC0415
-    from cni_plugins.plugins.registry import Plugins  # noqa: PLC0415
+    from cni_plugins.attach.drift import drift
+    from cni_plugins.plugins.registry import Plugins
 
     with suppress(CniError, RecursionError):  # a file that no plugin takes is told by doctor
         found = drift(contents, document, Plugins())

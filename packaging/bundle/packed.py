@@ -73,8 +73,8 @@ class _Finder:
 
     def get_resource_reader(self, name: str) -> object:
         """For importlib.resources: data files of a package, the authorities of `certifi` say."""
-        from importlib.resources.readers import FileReader  # noqa: PLC0415 - hardly ever
-        from types import SimpleNamespace  # noqa: PLC0415
+        from importlib.resources.readers import FileReader
+        from types import SimpleNamespace
 
         return FileReader(SimpleNamespace(path=self._file(name)))  # type: ignore[arg-type]
 
@@ -88,7 +88,7 @@ class _Finder:
             _, offset, length, compressed = self._table[name]
             piece = self._read(self._start + offset, length)
             if compressed:
-                from zlib import decompress  # noqa: PLC0415 - most programs never need it
+                from zlib import decompress
 
                 piece = decompress(piece)
             codes, methods, patterns = loads(piece)

@@ -313,7 +313,7 @@ def _site_packages() -> str:
 
 
 def _dataclasses(build: Path) -> str:
-    import dataclasses  # noqa: PLC0415 - its source is wanted, not its use
+    import dataclasses
 
     source = _source_of(dataclasses.__file__, "import inspect\n", _SIGNATURE, "exec(txt, globals, ns)")
     source = source.replace("import inspect\n", "").replace(_SIGNATURE, "'(...)'")
@@ -321,7 +321,7 @@ def _dataclasses(build: Path) -> str:
 
 
 def _pathlib(build: Path) -> str:
-    import pathlib  # noqa: PLC0415 - as above
+    import pathlib
 
     source = _source_of(pathlib.__file__, _QUOTING)
     return _written(build / "pathlib.py", source.replace(_QUOTING, _QUOTE_LATER))
@@ -342,7 +342,7 @@ inspect = _Inspect()
 
 
 def _without_inspect(build: Path, name: str) -> str:
-    import inspect  # noqa: PLC0415 - its source is wanted, not its use
+    import inspect
 
     spec = find_spec(name)
     source = _source_of(spec.origin if spec else None, "\nimport inspect\n")
@@ -353,7 +353,7 @@ def _without_inspect(build: Path, name: str) -> str:
 
 
 def _logging(build: Path) -> str:
-    import logging  # noqa: PLC0415 - as above
+    import logging
 
     source = _source_of(logging.__file__, _TRACEBACK).replace("re, traceback,", "re,")
     (build / "logging").mkdir(exist_ok=True)
@@ -361,7 +361,7 @@ def _logging(build: Path) -> str:
 
 
 def _urllib_parse(build: Path) -> str:
-    import urllib.parse  # noqa: PLC0415 - as above
+    import urllib.parse
 
     wanted, used = "import ipaddress\n", "        ip = ipaddress.ip_address(hostname)"
     source = _source_of(urllib.parse.__file__, wanted, used).replace(wanted, "")
