@@ -116,7 +116,8 @@ def test_dummy_needs_addresses(node: Node, plugins: str) -> None:
     delete(node, plugins, conf("dummy"), "c1", box)
     assert_clean(node, before, boxes=[box])
     refused = node.cni("ADD", f"{plugins}/dummy", conf("dummy"), "c1", box)
-    assert refused.code == 7 and "key 'ipam' is missing" in str(refused.error)
+    assert refused.code == 7 and refused.error is not None
+    assert "key 'ipam' is missing" in refused.error["details"]
 
 
 def test_a_vrf_is_shared_and_goes_with_its_last_interface(node: Node, plugins: str) -> None:

@@ -89,7 +89,19 @@ def make_range(config: RangeConfig, where: str, remarks: Remarks) -> Range:
         )
     if int(start) > int(end):
         raise _refuse(f"{where}.rangeStart", start, f"it is after rangeEnd {end}")
+    for name, address in (("rangeStart", start), ("rangeEnd", end), ("gateway", gateway)):
+        if address is not None and _is_nobodys(address):
+            why = f"its {address} is an address that no interface can have: give another subnet, or {name}"
+            raise _refuse(f"{where}.subnet", subnet, why)
     return Range(subnet, start, end, gateway)
+
+
+def _is_nobodys(address: Ip) -> bool:
+    """Addresses that the kernel gives to no interface of a container and takes as no gateway: "this network"
+    (RFC 1122, 3.2.1.3), multicast, and IPv6's own host.
+    """
+    this_network = int(address) >> 24 == 0 if address.version == 4 else int(address) <= 1
+    return this_network or address.is_multicast
 
 
 def check_gateway(gateway: Ip, subnet: IpNetwork, where: str, warn: Callable[[str], None]) -> None:
