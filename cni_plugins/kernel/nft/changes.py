@@ -64,19 +64,29 @@ class Changes:
 
 def watch() -> Changes | None:
     """Begin to hear; None where the kernel has no nf_tables."""
+    opened = subscribed(_QUEUE)
+    return None if opened is None else Changes(opened)
+
+
+def subscribed(queue: int, *options: int) -> socket | None:
+    """A socket to which changes of nf_tables are told, and which never waits. `queue`: bytes of news that may
+    wait in it; `options` of netlink(7) to set. None where the kernel cannot tell.
+    """
     try:
         opened = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER)
     except OSError:
         return None
     try:
-        opened.setsockopt(SOL_SOCKET, SO_RCVBUF, _QUEUE)
+        opened.setsockopt(SOL_SOCKET, SO_RCVBUF, queue)
         opened.bind((0, 0))
+        for option in options:
+            opened.setsockopt(_SOL_NETLINK, option, 1)
         opened.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP)
         opened.setblocking(False)
     except OSError:
         opened.close()
         return None
-    return Changes(opened)
+    return opened
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:

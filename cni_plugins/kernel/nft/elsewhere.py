@@ -7,14 +7,14 @@ NETLINK_LISTEN_ALL_NSID (Linux 4.2, with CAP_NET_BROADCAST); linux/net_namespace
 
 import errno
 import struct
-from _socket import AF_NETLINK, SO_RCVBUF, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, socket
+from _socket import socket
 
 from cni_plugins.kernel.netlink.codec import attribute
 from cni_plugins.kernel.netlink.route import Message, Netlink
-from cni_plugins.kernel.netlink.socket import NETLINK_NETFILTER
+from cni_plugins.kernel.nft.changes import subscribed
 from cni_plugins.spec.namespace import Namespace
 
-_SOL_NETLINK, _ADD_MEMBERSHIP, _LISTEN_ALL_NSID, _GROUP = 270, 1, 8, 7
+_LISTEN_ALL_NSID = 8
 _RTM_NEWNSID, _NETNSA_NSID, _NETNSA_FD = 88, 1, 3
 _ANY_NUMBER = struct.pack("=i", -1)
 _RECEIVE, _QUEUE, _CONTROL = 1 << 16, 1 << 18, 64
@@ -57,17 +57,5 @@ class Elsewhere:
 
 def listen() -> Elsewhere | None:
     """Begin to hear; None where the kernel cannot tell."""
-    try:
-        opened = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER)
-    except OSError:
-        return None
-    try:
-        opened.setsockopt(SOL_SOCKET, SO_RCVBUF, _QUEUE)
-        opened.bind((0, 0))
-        opened.setsockopt(_SOL_NETLINK, _LISTEN_ALL_NSID, 1)
-        opened.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP)
-        opened.setblocking(False)
-    except OSError:
-        opened.close()
-        return None
-    return Elsewhere(opened)
+    opened = subscribed(_QUEUE, _LISTEN_ALL_NSID)
+    return None if opened is None else Elsewhere(opened)
