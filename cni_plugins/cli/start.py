@@ -13,7 +13,7 @@
 It imports next to nothing before it has seen to standard streams and signals.
 """
 
-import _signal  # type: ignore[import-not-found]
+import _signal
 import errno
 import os
 import sys

@@ -85,7 +85,7 @@ Parsed = dict[str, Content]
 def read_directory(place: Path, parsed: Parsed | None = None) -> list[Policy]:
     """Every policy of a directory, in the order of their names; none without the directory. Refused."""
     try:
-        names = sorted(os.listdir(place))  # noqa: PTH208 - no object for each of thousands
+        names = sorted(os.listdir(place))
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -121,7 +121,7 @@ def read_files(paths: Sequence[str | Path], parsed: Parsed | None = None) -> lis
 
 def _content(path: str, before: Content | None) -> Content:
     """OSError, ValueError."""
-    if before is not None and before.mark and before.mark == _mark(os.stat(path)):  # noqa: PTH116 - see above
+    if before is not None and before.mark and before.mark == _mark(os.stat(path)):
         return before
     data, mark = _data(path)
     digest = hashlib.sha256(data).digest()

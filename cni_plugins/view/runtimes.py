@@ -67,11 +67,11 @@ def agents() -> list[Agent]:
 
 def _running(programs: frozenset[bytes]) -> Iterator[tuple[int, list[str]]]:
     """Processes of these programs (their names with a line's end), and their command lines."""
-    for name in os.listdir("/proc"):  # noqa: PTH208 - a thousand processes
+    for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
         try:
-            with open(f"/proc/{name}/comm", "rb") as file:  # noqa: PTH123
+            with open(f"/proc/{name}/comm", "rb") as file:
                 if file.read() not in programs:
                     continue
             words = Path(f"/proc/{name}/cmdline").read_bytes().decode(errors="replace").split("\0")
@@ -151,7 +151,7 @@ def _runs(slaves: Path) -> Iterator[Path]:
             for executor in _entries(framework / "executors"):
                 runs = executor / "runs"
                 with suppress(OSError):
-                    yield runs / Path(os.readlink(runs / "latest")).name  # noqa: PTH115 - its text is a path
+                    yield runs / Path(os.readlink(runs / "latest")).name
 
 
 def _entries(place: Path) -> list[Path]:

@@ -4,7 +4,7 @@ It is the first of our code that runs, for a plugin call without service too: it
 no more.
 """
 
-import _signal  # type: ignore[import-not-found]
+import _signal
 
 # The compiled half of `signal`, which imports nothing: an interrupt may come before the next line.
 _signal.signal(_signal.SIGINT, _signal.SIG_DFL)

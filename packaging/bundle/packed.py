@@ -76,7 +76,8 @@ class _Finder:
         from importlib.resources.readers import FileReader
         from types import SimpleNamespace
 
-        return FileReader(SimpleNamespace(path=self._file(name)))  # type: ignore[arg-type]
+        loader: Any = SimpleNamespace(path=self._file(name))  # that is all it is asked for
+        return FileReader(loader)
 
     def create_module(self, spec: ModuleSpec) -> "ModuleType | None":
         return None
