@@ -126,9 +126,10 @@ def test_who_is_not_root_is_told_the_truth(pair: Node) -> None:
     """What is used is counted by the names of files; what may not be seen is a sentence with a way out."""
     pools = json.loads(pair.run([*ANYBODY, MESOKIT, "ip", "--json"]).stdout)["items"]
     assert {item["network"]: item["used"] for item in pools} == {"ptp-net": 1, "web-net": 2}
+    pair.path("/var/lib/mesokit/leases").mkdir(mode=0o700, parents=True, exist_ok=True)
     for words in (
         *(("gc", "--dry-run"), ("policy", "show"), ("policy", "explain", "web.1", "db.0", "tcp/80")),
-        *(("web", "--socket", "/run/mesokit/web.sock"), ("cni", "status", "web-net")),
+        *(("web", "--socket", "/run/mesokit/web.sock"), ("cni", "status", "web-net"), ("dhcp", "leases")),
     ):
         status, said = told(pair, *words, by=ANYBODY)
         assert status == 1 and ("root" in said or "no network" in said), (words, said)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -41,6 +42,16 @@ def command(ctx: click.Context, socket_path: str, pidfile: str, host_prefix: str
         sys.exit(run(Options(socket_path, pidfile, host_prefix, verbose), os.environ))
 
 
+def _require_readable(directory: Path) -> None:
+    """That nothing can be seen is not that nothing is there."""
+    try:
+        next(directory.iterdir(), None)
+    except PermissionError as error:
+        raise click.ClickException(f"{error.filename}: only root may see the leases") from error
+    except OSError:
+        return
+
+
 @command.command("leases", short_help="Show the leases of this node.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one lease a line.")
 def leases(as_json: bool) -> None:
@@ -48,9 +59,11 @@ def leases(as_json: bool) -> None:
 
     The prefix of a network has no container.
     """
+    roots = roots_from(os.environ)
+    _require_readable(roots.lib / "leases")
     found = [
         lease
-        for directory in stores(roots_from(os.environ))
+        for directory in stores(roots)
         for path in sorted(directory.glob("*.json"))
         if (lease := read(path)) is not None
     ]
