@@ -256,7 +256,8 @@ def _decoded(
     own = {key: value for key, value in source.items() if key.casefold() in known | common}
     wrong = list(_values(plugin, own, where))
     for error in wrong:
-        yield at.problem(error.msg.split(" ", 1)[0], "wrong", error.msg)
+        if not error.msg.startswith("unknown key "):  # _nested has told it
+            yield at.problem(error.msg.split(" ", 1)[0], "wrong", error.msg)
     if not wrong:
         yield from _refused(at, plugin, {**config, inside: own} if inside else own, where)
 
