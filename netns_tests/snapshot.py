@@ -139,6 +139,8 @@ def _routing_facts(
     for rule in rules:
         yield f"rule {_text(rule)}", ""
     for entry in fdb:
+        if entry.get("state", "") in ("", "stale"):
+            continue  # learned from a frame that passed: it comes when a container speaks, and ages away
         yield f"fdb {entry.get('ifname')} {entry['mac']} {entry.get('vlan', '-')}", _text(entry)
     for port in vlans:
         for vlan in port.get("vlans", []):
