@@ -75,7 +75,7 @@ def _serve(
     executor = Executor(settings, loop, connection, tasks)
     observers = Observers(settings, loop, executor, connection.session, supervisor, sandbox=directory)
     supervisor.attach(loop)
-    _heed_signals(loop, executor)
+    _heed_signals(loop, executor, supervisor)
     loop.watch(supervisor.warden_pidfd, READ, lambda: _warden_lost(loop, supervisor, executor))
     try:
         status = executor.run()
@@ -99,12 +99,17 @@ def _allow_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _heed_signals(loop: SelectorLoop, executor: Executor) -> None:
-    """SIGTERM and SIGINT stop as SHUTDOWN does; SIGUSR1 writes every thread's stack to standard error."""
+def _heed_signals(loop: SelectorLoop, executor: Executor, supervisor: Supervisor) -> None:
+    """SIGTERM and SIGINT stop as SHUTDOWN does; SIGUSR1 writes every thread's stack to standard error.
+    SIGCHLD comes when the warden has been stopped, as a task of the same user may do: it goes on.
+    """
     signal.set_wakeup_fd(loop.wakeup, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
         name = number.name
         signal.signal(number, lambda *_, name=name: loop.post(lambda: executor.stop(f"{name} received")))
+    signal.signal(signal.SIGCHLD, lambda *_: loop.post(supervisor.keep_warden_going))
+    # One that was stopped before this stood is asked after as well.
+    loop.post(supervisor.keep_warden_going)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
 
 

@@ -17,6 +17,10 @@ MARKS = 16_000
 # A list of children that never settles is taken as far as it is known; it is asked for again soon.
 _READINGS = 8
 
+# So are all below a subreaper to whom new orphans come faster than they can be read: a process that forks and
+# ends, and whose child does the same, is another one at every look.
+_WALKS = 16
+
 
 class Stat:
     """One line of /proc/PID/stat (proc_pid_stat(5)). Times are in clock ticks, `rss` in pages."""
@@ -105,7 +109,8 @@ def mark(pid: int) -> int:
     return slack if 0 < slack <= MARKS else 0
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """The children of a process, of all its threads; none where the kernel has no such lists."""
     try:
         threads = [entry.name for entry in os.scandir(f"/proc/{pid}/task")]
     except OSError:
@@ -146,15 +151,17 @@ def _walk(root: int) -> list[Stat]:
     """All below `root`, a subreaper: who loses its parent during the walk is its child when we look again."""
     found: list[Stat] = []
     seen: set[int] = set()
-    while fresh := _settled_children(root) - seen:
-        waiting = list(fresh)
+    for _ in range(_WALKS):
+        waiting = list(_settled_children(root) - seen)
+        if not waiting:
+            break
         while waiting:
             pid = waiting.pop()
             seen.add(pid)
             entry = stat(pid)
             if entry is not None:
                 found.append(entry)
-                waiting.extend(child for child in _children(pid) if child not in seen)
+                waiting.extend(child for child in children(pid) if child not in seen)
     return found
 
 
@@ -163,10 +170,10 @@ def _settled_children(pid: int) -> set[int]:
 
     The kernel counts its way through the list: when one ends meanwhile, another may be left out.
     """
-    last = _children(pid)
+    last = children(pid)
     named = set(last)
     for _ in range(_READINGS):
-        now = _children(pid)
+        now = children(pid)
         named.update(now)
         if now == last:
             break

@@ -7,6 +7,7 @@ something to say.
 
 import contextlib
 import errno
+import logging
 import os
 import select
 import signal
@@ -20,8 +21,10 @@ from executor.eventloop import READ, WRITE, Loop, Timer
 from executor.process import ipc, procfs
 from executor.process.launch import Exit, Launch, LaunchError, Process, Stage, explain
 from executor.process.procfs import Stat
-from executor.process.tree import Lineage, signal_members
+from executor.process.tree import Lineage, Signalled, signal_members
 from executor.process.warden import Warden
+
+log = logging.getLogger(__name__)
 
 # Descriptors kept for looking at processes: where tasks have taken all others, they can still be killed.
 _RESERVE = 4
@@ -251,10 +254,15 @@ class Supervisor:
         if running is not None:
             self._end(running, self._lost.pop(process.pid, Exit(None, signal.SIGKILL)))
 
+    def keep_warden_going(self) -> None:
+        """Should somebody have stopped the warden, have it continued. Call on SIGCHLD."""
+        with contextlib.suppress(OSError):  # it is gone, which its pidfd tells
+            if os.waitid(os.P_PIDFD, self.warden_pidfd, os.WSTOPPED | os.WNOHANG) is not None:
+                log.warning("the process that guards the tasks was stopped: it is continued")
+                signal.pidfd_send_signal(self.warden_pidfd, signal.SIGCONT)
+
     def reap_orphans(self) -> int:
-        """Collect children of the executor itself: the warden, and its children if it was killed. Call on
-        SIGCHLD.
-        """
+        """Collect children of the executor itself: the warden, and its children if it was killed."""
         count = 0
         while True:
             try:
@@ -268,9 +276,9 @@ class Supervisor:
 
     def signal_tree(self, process: Process, number: int) -> int:
         """Signal every process of a task, escaped ones included; returns how many there were."""
-        return self.signal_trees([process], number)
+        return self.signal_trees([process], number).count
 
-    def signal_trees(self, processes: list[Process], number: int) -> int:
+    def signal_trees(self, processes: list[Process], number: int) -> Signalled:
         """The same for many tasks at the cost of about one."""
         with self._room():
             return signal_members(self._lineage, processes, number)

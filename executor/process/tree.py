@@ -11,19 +11,23 @@ nothing is known of was made by somebody who is older; where only one living tas
 several are, it lives on until one of them is left; so it outlives its task, and never all of them.
 """
 
+import itertools
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from executor.process import procfs
 from executor.process.launch import Process
 from executor.process.procfs import Stat
 
-# A tree that grows faster than it can be stopped is signalled as far as it is known; escalation comes round
-# again.
-_MAX_ROUNDS = 64
-# Processes stop within microseconds; one that sits in the kernel does so when it comes out, and cannot fork
-# until then.
+# A tree that grows faster than it can be stopped is signalled as far as it is known after so many seconds:
+# the caller has more to do than this, and comes back.
+_LIMIT = 0.1
+# A large tree may need longer for the looks that any tree gets.
+_LEAST_ROUNDS = 3
+# Processes stop within microseconds; one that sits in the kernel (the parent of a vfork(2) does as long as
+# its child likes) stops when it comes out, and cannot fork until then.
 _STOP_PAUSE = 0.0005
 _STOP_PAUSES = 20
 
@@ -51,6 +55,12 @@ class Lineage:
     def abandon(self, mark: int) -> None:
         """It was not."""
         self._starting.pop(mark, None)
+
+    def strangers(self) -> list[Stat]:
+        """Running processes right below the warden of whom nothing is known yet."""
+        known = {pid for pid, _ in self._known} | {process.pid for process in self._living.values()}
+        fresh = (procfs.stat(pid) for pid in procfs.children(self._root()) if pid not in known)
+        return [entry for entry in fresh if entry is not None and entry.state in "RSD"]
 
     def members(self, processes: Iterable[Process]) -> dict[str, list[Stat]]:
         """The living processes of each task, by cookie, from one look at all that is below the warden."""
@@ -151,32 +161,63 @@ def _marks(processes: Iterable[Process]) -> dict[int, str]:
     return {mark: cookie for mark, cookie in marks.items() if mark not in twice}
 
 
-def signal_members(lineage: Lineage, processes: list[Process], number: int) -> int:
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    """What came of a signal to trees: how many processes got it, and the cookies of those trees in which new
+    ones appeared to the last.
+    """
+
+    count: int
+    growing: frozenset[str]
+
+
+def signal_members(lineage: Lineage, processes: list[Process], number: int) -> Signalled:
     """Stop every process of these tasks, look again until no new one appears, send `number`, let them go on.
 
-    Returns how many were signalled. A process that is stopped cannot fork between the look and the signal.
+    A process that is stopped cannot fork between the look and the signal. One that forks and ends, and whose
+    child does the same in a session of its own, would be another at every look: so whoever turns up below the
+    warden is stopped first, then asked whose it is, and goes on if it is nobody's of these.
     """
     stopped: dict[tuple[int, int], Stat] = {}
-    for _ in range(_MAX_ROUNDS):
-        found = [entry for entries in lineage.members(processes).values() for entry in entries]
-        new = [entry for entry in found if entry.identity not in stopped]
-        if not new:
-            break
-        for entry in new:
-            procfs.send_signal(entry, signal.SIGSTOP)
+    held: dict[tuple[int, int], Stat] = {}
+    until = time.monotonic() + _LIMIT
+    for rounds in itertools.count(1):
+        if rounds > 1:
+            held |= {entry.identity: entry for entry in lineage.strangers() if _stop(entry)}
+        new = {
+            cookie: fresh
+            for cookie, entries in lineage.members(processes).items()
+            if (fresh := [entry for entry in entries if entry.identity not in stopped])
+        }
+        arrived = [entry for entries in new.values() for entry in entries]
+        for entry in arrived:
+            _stop(entry)
             stopped[entry.identity] = entry
-        _wait_stopped(new)
+        if not arrived or (rounds >= _LEAST_ROUNDS and time.monotonic() >= until):
+            break
+        _wait_stopped(arrived)
+    for identity in held.keys() - stopped.keys():
+        procfs.send_signal(held[identity], signal.SIGCONT)
     signalled = sum(procfs.send_signal(entry, number) for entry in stopped.values())
     if number != signal.SIGKILL:
         for entry in stopped.values():
             procfs.send_signal(entry, signal.SIGCONT)
-    return signalled
+    return Signalled(signalled, frozenset(new))
+
+
+def _stop(entry: Stat) -> bool:
+    return procfs.send_signal(entry, signal.SIGSTOP)
 
 
 def _wait_stopped(entries: list[Stat]) -> None:
-    for entry in entries:
-        for _ in range(_STOP_PAUSES):
-            now = procfs.stat(entry.pid)
-            if now is None or now.started != entry.started or now.state not in "RSD":
-                break
-            time.sleep(_STOP_PAUSE)
+    """Until all of them are, some milliseconds at most for all together."""
+    for _ in range(_STOP_PAUSES):
+        entries = [entry for entry in entries if _may_go_on(entry)]
+        if not entries:
+            return
+        time.sleep(_STOP_PAUSE)
+
+
+def _may_go_on(entry: Stat) -> bool:
+    now = procfs.stat(entry.pid)
+    return now is not None and now.started == entry.started and now.state in "RSD"

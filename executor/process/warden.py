@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 _START_LIMIT = 10.0
 # What survives SIGKILL this long sits in the kernel; it dies when the kernel lets it go.
 _LEAVE_LIMIT = 30.0
+# Looks at one's own children, one right behind the other.
+_CHASES = 1000
 
 
 # What a terminal, or a signal meant for all processes of a user, would end it with before its time.
@@ -299,18 +301,35 @@ def _leave(children: _Children, wake_read: int) -> "NoReturn":
     poll = select.poll()
     poll.register(wake_read, select.POLLIN)
     while time.monotonic() < deadline:
-        children.collect()
-        try:
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            os._exit(0)
         # Stopped first, so that none of them forks while the others die.
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for entry in procfs.descendants(os.getpid()):
                 procfs.send_signal(entry, number)
+        _kill_children(children)
         if poll.poll(20):
             try:
                 os.read(wake_read, 4096)
             except BlockingIOError:
                 continue
     os._exit(1)
+
+
+def _kill_children(children: _Children) -> None:
+    """Kill and collect our own children as long as there are new ones, and end where there are none left.
+
+    All that loses its parent is ours at once, and a child's number is its own until we have collected it: so
+    this is fast enough for one that forks and ends, whose child does the same.
+    """
+    killed: set[int] = set()
+    for _ in range(_CHASES):
+        children.collect()
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            os._exit(0)
+        living = set(procfs.children(os.getpid()))
+        for pid in living:
+            os.kill(pid, signal.SIGKILL)
+        if living <= killed:
+            return
+        killed = living

@@ -24,6 +24,7 @@ from executor.process.launch import Exit, Launch, LaunchError, Process
 from executor.process.procfs import Stat
 from executor.process.signals import Sweep
 from executor.process.tests.fixtures import ManualLoop
+from executor.process.tree import Signalled
 from executor.protocol import Encoding, decode_call
 from executor.transport import CallAnswered, EventReceived, Report
 
@@ -71,12 +72,15 @@ class Started:
 
 @dataclass
 class Processes:
-    """In a supervisor's place. `living` are those that are left of a task, by the number of its start."""
+    """In a supervisor's place. `living` are those that are left of a task, by the number of its start;
+    `growing` are the starts whose processes make others faster than they are killed.
+    """
 
     starts: list[Started] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
     signals: list[tuple[int, int]] = field(default_factory=list)
     living: dict[int, list[Stat]] = field(default_factory=dict)
+    growing: set[int] = field(default_factory=set)
     refuse: Exception | None = None
 
     def begin(
@@ -93,12 +97,14 @@ class Processes:
     def cancel(self, number: int) -> None:
         self.cancelled.append(number)
 
-    def signal_trees(self, processes: list[Process], number: int) -> int:
+    def signal_trees(self, processes: list[Process], number: int) -> Signalled:
         self.signals += [(process.token, number) for process in processes]
-        return len(processes)
+        return Signalled(
+            len(processes), frozenset(one.cookie for one in processes if one.token in self.growing)
+        )
 
     def signal_tree(self, process: Process, number: int) -> int:
-        return self.signal_trees([process], number)
+        return self.signal_trees([process], number).count
 
     def members(self, processes: Iterable[Process]) -> Mapping[str, list[Stat]]:
         return {process.cookie: self.living.get(process.token, []) for process in processes}

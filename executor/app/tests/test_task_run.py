@@ -53,6 +53,26 @@ def test_a_task_that_runs_and_ends() -> None:
     assert made.tasks.living == ()
 
 
+@pytest.mark.parametrize("wait", [0.3, 20.0])
+def test_one_that_makes_processes_faster_than_they_are_killed_holds_up_its_own_end_alone(wait: float) -> None:
+    """And that not for ever."""
+    made = world()
+    running(made, task("bomb"))
+    bomb = made.started
+    running(made, task("other"))
+    made.processes.growing.add(bomb.number)
+    bomb.ends(0)
+    made.started.ends(0)
+    made.loop.advance(0.0)
+    assert made.said() == ["other FINISHED"]
+    made.loop.advance(wait)
+    made.processes.growing.clear()
+    assert len(made.processes.signals) > 10
+    made.loop.advance(0.1)
+    assert made.said() == ["bomb FINISHED"]
+    assert made.tasks.living == ()
+
+
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.EMFILE])
 def test_a_start_that_fails_is_told_and_nothing_else(number: int) -> None:
     made = world()

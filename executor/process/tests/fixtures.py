@@ -2,9 +2,11 @@
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import os
 import select
+import signal
 import sys
 import time
 import traceback
@@ -152,6 +154,22 @@ def pid_in(file: Path) -> int:
     """The process number that a task writes into a file, once it is there."""
     eventually(lambda: file.exists() and file.read_text().endswith("\n"), f"a pid in {file}")
     return int(file.read_text())
+
+
+@contextlib.contextmanager
+def unopenable(path: Path) -> Iterator[None]:
+    """A program that cannot be executed or fail to be for as long: a lease on it makes every open wait, as a
+    dead file server does."""
+    path.write_text("#!/bin/sh\nexit 0\n")
+    path.chmod(0o755)
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield
+    finally:
+        os.close(descriptor)
+        signal.signal(signal.SIGIO, before)
 
 
 @contextlib.contextmanager

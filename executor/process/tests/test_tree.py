@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from executor.process import procfs
+from executor.process.launch import Process
 from executor.process.tests.fixtures import (
+    WaitingSupervisor,
     alive,
     ending,
     eventually,
@@ -18,6 +20,7 @@ from executor.process.tests.fixtures import (
     python,
     shell,
     supervised,
+    unopenable,
 )
 from executor.process.tree import Lineage
 
@@ -33,6 +36,24 @@ with open({file!r}, "w") as note:
     note.write(f"{{os.getpid()}}\\n")
 time.sleep(1000)
 """
+
+HOPPERS = """
+import os, time
+end = time.monotonic() + 40
+for _ in range(8):
+    if os.fork() == 0:
+        while time.monotonic() < end:
+            os.setsid()
+            if os.fork():
+                os._exit(0)
+        os._exit(0)
+time.sleep(40)
+"""
+
+
+def growing(supervisor: WaitingSupervisor, process: Process) -> bool:
+    """Kill the tree of a process; whether new ones appeared to the last."""
+    return process.cookie in supervisor.signal_trees([process], signal.SIGKILL).growing
 
 
 def test_term_reaches_children_and_sessions(tmp_path: Path) -> None:
@@ -149,9 +170,47 @@ time.sleep(60)
     with supervised() as supervisor:
         process = supervisor.start(python(script))
         eventually(lambda: len(supervisor.survivors(process)) > 20, "a moving tree")
-        supervisor.signal_tree(process, signal.SIGKILL)
+        eventually(lambda: not growing(supervisor, process), "a tree that grows no more")
         ending(supervisor, process)
         eventually(lambda: left(supervisor) == [], "an empty tree")
+
+
+def test_who_is_another_process_in_another_session_at_every_look_is_caught() -> None:
+    """Beside another task, so that nothing but the mark and the cookie tells whose they are."""
+    with supervised() as supervisor:
+        other = supervisor.start(launch("sleep", "1000"))
+        process = supervisor.start(python(HOPPERS))
+        eventually(lambda: len(supervisor.survivors(process)) > 3, "a moving tree")
+        eventually(lambda: not growing(supervisor, process), "a tree that grows no more")
+        ending(supervisor, process)
+        eventually(lambda: left(supervisor) == [other.pid], "the other task alone")
+        entry = procfs.stat(other.pid)
+        assert entry is not None
+        assert entry.state == "S"
+
+
+def test_processes_that_cannot_stop_are_waited_for_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parent of a vfork(2) is in the kernel until its child has come to its program."""
+    script = f"""
+import os
+for _ in range(40):
+    if os.fork() == 0:
+        os.posix_spawn({str(tmp_path / "hangs")!r}, ["hangs"], {{}})
+os.wait()
+"""
+    pauses: list[float] = []
+    pause = time.sleep
+    with unopenable(tmp_path / "hangs"), supervised() as supervisor:
+        process = supervisor.start(python(script))
+        eventually(lambda: len(supervisor.survivors(process)) == 81, "forty pairs")
+        monkeypatch.setattr("executor.process.tree.time.sleep", pauses.append)
+        assert supervisor.signal_tree(process, signal.SIGKILL) == 81
+        monkeypatch.setattr("executor.process.tree.time.sleep", pause)
+        ending(supervisor, process)
+        eventually(lambda: left(supervisor) == [], "an empty tree")
+    assert len(pauses) <= 100
 
 
 def test_orphans_are_never_zombies(tmp_path: Path) -> None:
@@ -169,7 +228,7 @@ def test_many_trees_at_once() -> None:
     with supervised() as supervisor:
         processes = [supervisor.start(shell("sleep 1000 & sleep 1000")) for _ in range(20)]
         eventually(lambda: sum(map(len, supervisor.members(processes).values())) == 60, "sixty processes")
-        assert supervisor.signal_trees(processes, signal.SIGTERM) == 60
+        assert supervisor.signal_trees(processes, signal.SIGTERM).count == 60
         for process in processes:
             assert ending(supervisor, process).signal == signal.SIGTERM
 
@@ -192,6 +251,13 @@ def test_descendants_with_and_without_the_kernels_lists(walk: bool, monkeypatch:
     with supervised() as supervisor:
         process = supervisor.start(shell("sleep 1000 & sleep 1000"))
         eventually(lambda: len(supervisor.survivors(process)) == 3, "three processes")
+
+
+def test_a_list_of_children_that_is_new_at_every_look_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with processes that fork and end, and whose children do the same."""
+    numbers = iter(range(10**8, 10**8 + 10_000))
+    monkeypatch.setattr(procfs, "children", lambda _: [next(numbers)])
+    assert procfs.descendants(1) == []
 
 
 def _state(pid: int) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from executor.process import procfs
 from executor.process.launch import LaunchError, Stage
 from executor.process.tests.fixtures import (
     WaitingSupervisor,
@@ -23,7 +24,7 @@ from executor.process.tests.fixtures import (
     shell,
     supervised,
 )
-from executor.process.tests.test_tree import DAEMON
+from executor.process.tests.test_tree import DAEMON, HOPPERS
 from executor.process.warden import spawn
 
 # An executor in small: it starts the commands of its arguments and waits.
@@ -68,6 +69,20 @@ def test_no_task_outlives_a_killed_executor(tmp_path: Path, end: signal.Signals)
         # The group too, as an agent does: the warden must not be in it.
         os.killpg(executor.pid, end)
     eventually(lambda: not any(map(alive, [*pids, warden])), "the end of all")
+
+
+def test_who_is_another_process_at_every_look_outlives_no_executor(tmp_path: Path) -> None:
+    """A walk through all processes never came to its end, and so the warden to no signal."""
+    with subprocess.Popen(
+        [sys.executable, "-c", EXECUTOR, f"{HOPPERS}# {tmp_path}"], stdout=subprocess.PIPE, text=True
+    ) as executor:
+        assert executor.stdout is not None
+        warden = int(executor.stdout.readline())
+        eventually(lambda: len(procfs.descendants(warden)) > 3, "a moving tree")
+        executor.kill()
+    eventually(lambda: not alive(warden), "the warden's end")
+    commands = [Path(f"/proc/{entry.pid}/cmdline") for entry in procfs.everything() if not entry.dead]
+    assert not [path for path in commands if path.exists() and str(tmp_path).encode() in path.read_bytes()]
 
 
 def test_a_killed_warden_takes_its_tasks_along_and_is_noticed(tmp_path: Path) -> None:

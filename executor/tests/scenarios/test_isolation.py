@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
-import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 from mesos.v1 import mesos_pb2
 
+from executor.process.tests.fixtures import unopenable
 from executor.protocol import Encoding
 from executor.tests.scenarios.addresses import Unix
 from executor.tests.scenarios.events import group_task, kill, launch, launch_group, task
 from executor.tests.scenarios.scene import Scene, play, scenario
 
 STAY = {"MESOKIT_STAY": "true"}
-
-
-@contextlib.contextmanager
-def unopenable(path: Path) -> Iterator[None]:
-    """A program that cannot be executed or fail to be for as long: a lease on it makes every open wait, as a
-    dead file server does."""
-    path.write_text("#!/bin/sh\nexit 0\n")
-    path.chmod(0o755)
-    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        yield
-    finally:
-        os.close(descriptor)
-        signal.signal(signal.SIGIO, before)
 
 
 def _hanging(scene: Scene) -> None:
@@ -80,6 +59,24 @@ def test_descriptions_that_nobody_can_read_end_themselves_alone(scene: Scene) ->
     agent.wait_state("after", "FINISHED")
     assert agent.states("good") == ["STARTING", "RUNNING"]
     assert executor.running
+
+
+STOPS = "i=0; while [ $i -lt 20 ]; do kill -STOP $PPID; i=$((i + 1)); done; exit 3"
+
+
+@scenario()
+def test_a_task_that_stops_the_warden_stops_nothing(scene: Scene) -> None:
+    """The warden is every task's parent, and a task of the executor's own user may signal it."""
+    agent = scene.agent()
+    executor = scene.start(agent)
+    agent.send(launch(task("other", "exec sleep 1000")))
+    agent.wait_state("other", "RUNNING")
+    agent.send(launch(task("stops", STOPS)))
+    assert agent.wait_state("stops", "FAILED").message == "Command exited with status 3"
+    agent.send(kill("other"))
+    agent.wait_state("other", "KILLED")
+    assert executor.wait_exit() == 0
+    assert "was stopped" in executor.log
 
 
 @scenario()
