@@ -151,10 +151,17 @@ class Client:
 
     def post(self, call: Call) -> "asyncio.Future[Outcome]":
         """Queue a call, in order behind those before it. The future tells what became of it; nobody has to
-        wait.
+        wait. One that answers an event in which a field is missing lacks it too: it is refused here, as a
+        master would.
         """
         self._tokens += 1
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        if not call.IsInitialized():
+            missing = ", ".join(call.FindInitializationErrors())
+            name = Call.Type.Name(call.type)
+            log.warning("%s is not said: it lacks %s", name, missing)
+            future.set_result(Outcome(self._tokens, Fate.REFUSED, 0, f"it lacks {missing}"))
+            return future
         self._outcomes[self._tokens] = future
         self._feed(told.Say(self._tokens, call))
         return future

@@ -76,6 +76,8 @@ def milli(value: float) -> int:
     if not math.isfinite(value):
         raise InvalidResourceError(f"{value!r} is no amount")
     scaled = abs(value) * 1000
+    if math.isinf(scaled):
+        raise InvalidResourceError(f"{value!r} is no amount")
     whole = math.floor(scaled)
     if scaled - whole >= 0.5:
         whole += 1

@@ -244,7 +244,12 @@ class Session:
         if event is None:
             return []
         if event.type == Event.SUBSCRIBED:
-            first = not self.info.id.value
+            first, given_id = not self.info.id.value, event.subscribed.framework_id.value
+            if not given_id or (not first and given_id != self.info.id.value):
+                # Under another id everything would be started a second time, and what runs be nobody's.
+                return self._again(
+                    now, f"{state.master} calls this framework {given_id!r}, which is {self.info.id.value!r}"
+                )
             state.phase, self.problem = Phase.SUBSCRIBED, ""
             state.failures = state.redirects = state.refusals = 0
             announced = event.subscribed.heartbeat_interval_seconds

@@ -88,7 +88,8 @@ def place_of(offer: offers_pb2.Offer) -> Place:
             f"[{host}]:{offer.url.address.port}" if ":" in host else f"{host}:{offer.url.address.port}"
         )
     for attribute in offer.attributes:
-        values.setdefault(attribute.name, _text(attribute))
+        if attribute.name != ADDRESS:
+            values.setdefault(attribute.name, _text(attribute))
     return Place(offer.agent_id.value, offer.hostname, values)
 
 

@@ -59,6 +59,10 @@ Event = scheduler_pb2.Event
 TaskStatus = mesos_pb2.TaskStatus
 
 _BATCH = 500
+_WAITING = 2000
+"""Notices and wishes that wait for a turn, from which on the stream is not listened to: a store that stalls
+holds up the master, and not the memory.
+"""
 _RETRY_STORE = 0.5
 
 
@@ -73,6 +77,7 @@ class Framework:
         self.store = store
         self.leadership = leadership
         self._inbox: asyncio.Queue[_Item] = asyncio.Queue()
+        self._taken = asyncio.Event()
         self._client: Client | None = None
         self._leader = ""
         self._ended = asyncio.Event()
@@ -175,6 +180,9 @@ class Framework:
     async def _listen(self, client: Client) -> None:
         async for notice in client:
             self._inbox.put_nowait(notice)
+            while self._inbox.qsize() >= _WAITING:
+                self._taken.clear()
+                await self._taken.wait()
 
     async def _pace(self) -> None:
         while True:
@@ -193,6 +201,7 @@ class Framework:
             batch = [await self._inbox.get()]
             while len(batch) < _BATCH and not self._inbox.empty():
                 batch.append(self._inbox.get_nowait())
+            self._taken.set()
             await self._take_turn(batch)
 
     async def _take_turn(self, batch: Sequence[_Item]) -> None:

@@ -105,7 +105,10 @@ class OfferPool:
         self._parts: dict[str, Resources] = {}
 
     def add(self, offer: offers_pb2.Offer) -> bool:
-        """Hold an offer; False for one that makes no sense (decline it)."""
+        """Hold an offer; False for one that makes no sense (decline it). One that is held already is what it
+        was told to be last: counted twice, its resources would be accepted twice.
+        """
+        self.rescind(offer.id.value)
         role = offer.allocation_info.role
         try:
             resources = parse(offer.resources)

@@ -91,7 +91,7 @@ def update(books: Books, status: TaskStatus, turn: Turn) -> None:
     if status.HasField("uuid") and status.uuid:
         turn.call(calls.acknowledge(status))
     instance = books.instances.get(instance_of(task_id))
-    if instance is None:
+    if instance is None or task_id not in instance.task_ids:
         if not state_of(status).ended and status.state != mesos_pb2.TASK_UNKNOWN:
             log.warning("killing task %r, which this framework does not know", task_id)
             turn.call(calls.kill(TaskRef(task_id, status.agent_id.value)))

@@ -57,7 +57,7 @@ def test_sums_that_floats_get_wrong_fit_exactly() -> None:
     assert not offer - parse([scalar("cpus", 0.3)])
 
 
-@pytest.mark.parametrize("value", [-1.0, 0.0001, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [-1.0, 0.0001, float("nan"), float("inf"), 1e306, -1.7e308])
 def test_amounts_that_no_master_takes(value: float) -> None:
     with pytest.raises(InvalidResourceError, match="amount"):
         parse([scalar("cpus", value)])

@@ -86,6 +86,21 @@ def test_a_first_subscription_has_no_id_and_a_second_has_one() -> None:
     assert again.call.framework_id.value == again.call.subscribe.framework_info.id.value == "F-1"
 
 
+@pytest.mark.parametrize("other", ["F-2", ""])
+def test_a_master_that_gives_another_id_is_not_worked_with(other: str) -> None:
+    """Under another id everything would be started a second time."""
+    found = session()
+    subscribed(found)
+    found.handle(Lost(1, "reset"), 1.0)
+    again = found.handle(Tick(), 100.0)[0]
+    assert isinstance(again, OpenStream)
+    found.handle(Opened(again.generation, 200, "s", "", PROTOBUF), 100.0)
+    actions = found.handle(Received(again.generation, subscribed_event(framework=other)), 100.0)
+    assert kinds(actions) == ["CloseAll"] and found.phase is Phase.WAITING
+    assert found.info.id.value == "F-1"
+    assert found.problem == f"m1:5050 calls this framework {other!r}, which is 'F-1'"
+
+
 def test_suppressed_roles_are_said_with_every_subscription() -> None:
     found = session()
     subscribed(found)
