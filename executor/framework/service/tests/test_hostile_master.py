@@ -100,7 +100,7 @@ def test_words_about_what_is_not_there_change_nothing(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with bench(tmp_path, agent()) as here:
             await here.framework.wish(wishes.deploy(app()))
-            await until(lambda: here.running())
+            await until(here.running)
             (running,) = here.running()
             say(here, *_nonsense(running.id))
             # What was said before is answered before what is said after.
