@@ -71,23 +71,27 @@ def decode(data: bytes, message: M, encoding: Encoding) -> M:
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"{message.DESCRIPTOR.full_name}: no JSON: {error}") from None
     if not message.IsInitialized():
-        raise DecodeError(_missing(message))
+        raise DecodeError(_incomplete(message))
     return message
 
 
 def encode(message: Message, encoding: Encoding, *, explicit_defaults: bool) -> bytes:
     """The bytes of a complete message. Raises ValueError when a required field is missing."""
     if not message.IsInitialized():
-        raise ValueError(_missing(message))
+        raise ValueError(_incomplete(message))
     if encoding is Encoding.PROTOBUF:
         return message.SerializeToString()
     document = to_json(message, explicit_defaults=explicit_defaults)
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _missing(message: Message) -> str:
-    fields = ", ".join(cast(Any, message).FindInitializationErrors())
-    return f"{message.DESCRIPTOR.full_name}: not initialized: {fields}"
+def missing_fields(message: Message) -> str:
+    """The required fields that a message lacks, by their paths, for people."""
+    return ", ".join(cast(Any, message).FindInitializationErrors())
+
+
+def _incomplete(message: Message) -> str:
+    return f"{message.DESCRIPTOR.full_name}: not initialized: {missing_fields(message)}"
 
 
 def _require_text(message: Message) -> None:

@@ -45,7 +45,7 @@ from executor.framework.sdk.session_events import (
 )
 from executor.framework.sdk.session_state import Phase, Policy
 from executor.framework.sdk.tls import Tls
-from executor.protocol.encoding import DecodeError, Encoding, encode
+from executor.protocol.encoding import DecodeError, Encoding, encode, missing_fields
 from executor.protocol.recordio import DEFAULT_MAX_RECORD, FramingError, RecordIODecoder
 from executor.protocol.repair import decode_repaired
 
@@ -157,7 +157,7 @@ class Client:
         self._tokens += 1
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         if not call.IsInitialized():
-            missing = ", ".join(call.FindInitializationErrors())
+            missing = missing_fields(call)
             name = Call.Type.Name(call.type)
             log.warning("%s is not said: it lacks %s", name, missing)
             future.set_result(Outcome(self._tokens, Fate.REFUSED, 0, f"it lacks {missing}"))

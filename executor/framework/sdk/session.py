@@ -137,6 +137,7 @@ class Session:
             state.candidates.extend(self._policy.masters)
         if not state.candidates:
             state.phase = Phase.WAITING  # a detector will say who leads
+            self.problem = "no master is known to lead"
             return []
         state.master = state.candidates[0]
         state.candidates.rotate(-1)

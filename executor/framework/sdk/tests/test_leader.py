@@ -64,6 +64,46 @@ def test_a_session_that_expires_says_nothing_and_the_next_leader_is_heard_of(ens
         masters.stop()
 
 
+def test_masters_that_come_later_and_begin_anew_are_heard_of(ensemble: str) -> None:
+    """The masters make the path, when they start."""
+    masters = KazooClient(hosts=ensemble)
+    masters.start()
+    told: list[str] = []
+    detector = Detector(f"zk://{ensemble}/late/mesos", told.append)
+    try:
+        detector.start()
+        _until(told, "")
+        masters.ensure_path("/late/mesos")
+        masters.create("/late/mesos/json.info_0000000001", info("10.0.0.1"))
+        _until(told, "10.0.0.1:5050")
+        masters.delete("/late", recursive=True)
+        _until(told, "")
+        masters.ensure_path("/late/mesos")
+        masters.create("/late/mesos/json.info_0000000009", info("10.0.0.9"), ephemeral=True)
+        _until(told, "10.0.0.9:5050")
+    finally:
+        detector.stop()
+        masters.stop()
+
+
+def test_a_zookeeper_that_does_not_answer_is_waited_for_without_holding_up_anything(tmp_path: Path) -> None:
+    with servers.zookeeper(tmp_path / "zookeeper") as server:
+        masters = KazooClient(hosts=server.address)
+        masters.start()
+        masters.create("/json.info_0000000001", info("10.0.0.1"))
+        masters.stop()
+        server.pause()
+        told: list[str] = []
+        detector = Detector(f"zk://{server.address}/", told.append)
+        try:
+            detector.start()
+            assert told == []
+            server.resume()
+            _until(told, "10.0.0.1:5050")
+        finally:
+            detector.stop()
+
+
 def _until(told: list[str], wanted: str) -> None:
     end = time.monotonic() + 20
     while not told or told[-1] != wanted:
@@ -77,7 +117,17 @@ def test_what_is_no_master_is_passed_over() -> None:
         == "json.info_0000000009"
     )
     assert lowest([]) == ""
-    for data in (b"", b"{}", b"[]", b'{"address":{"ip":"x","port":99999}}', b"\xff", b'{"address":7}'):
+    deep, huge = b"[" * 100_000, b'{"address":{"ip":"10.0.0.1","port":1e999}}'
+    for data in (
+        deep,
+        huge,
+        b"",
+        b"{}",
+        b"[]",
+        b'{"address":{"ip":"x","port":99999}}',
+        b"\xff",
+        b'{"address":7}',
+    ):
         assert address_of(data, by_name=False) == ""
     assert address_of(info("fd00::1"), by_name=False) == "[fd00::1]:5050"
     assert address_of(info("10.0.0.1"), by_name=True) == "h:5050"

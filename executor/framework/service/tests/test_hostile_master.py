@@ -127,7 +127,7 @@ def _nonsense(instance_id: str) -> Iterable[Event]:
     yield failure
     yield Event(type=Event.FAILURE, failure=Event.Failure())
     operation = Event(type=Event.UPDATE_OPERATION_STATUS)
-    operation.update_operation_status.status.state = offers_pb2.OperationState.Value("OPERATION_FAILED")
+    operation.update_operation_status.status.state = offers_pb2.OPERATION_FAILED
     operation.update_operation_status.status.uuid.value = b"u" * 16
     yield operation
     lacking = Event(type=Event.UPDATE)
