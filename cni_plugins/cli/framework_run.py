@@ -60,7 +60,7 @@ def _settings(options: dict[str, Any], masters: tuple[str, ...]) -> Settings:
     client = ClientSettings(
         masters,
         Encoding.JSON if options["json_calls"] else Encoding.PROTOBUF,
-        _credentials(options),
+        _credentials(options, ""),
         _tls(options),
         1024 if options["compress"] else None,
     )
@@ -71,6 +71,7 @@ def _settings(options: dict[str, Any], masters: tuple[str, ...]) -> Settings:
         user=options["user"],
         roles=tuple(options["roles"]),
         principal=options["principal"],
+        agent_credentials=_credentials(options, "agent_"),
         failover_timeout=options["failover_timeout"],
         delivery=Delivery(
             options["executor_command"] or ("./mesokit-executor" if options["executor_uri"] else installed),
@@ -83,12 +84,21 @@ def _settings(options: dict[str, Any], masters: tuple[str, ...]) -> Settings:
     )
 
 
-def _credentials(options: dict[str, Any]) -> Credentials:
-    if options["secret_file"] is not None:
-        return basic(options["principal"], options["secret_file"])
-    if options["master_token_file"] is not None:
-        return bearer(options["master_token_file"])
-    return Credentials()
+def _credentials(options: dict[str, Any], whose: str) -> Credentials:
+    """For masters, or, with `whose` "agent_", for agents. Raises click.ClickException."""
+    token_option = "agent_token_file" if whose else "master_token_file"
+    secret, token = options[f"{whose}secret_file"], options[token_option]
+    principal = options[f"{whose}principal"] or options["principal"]
+    names = [
+        f"--{name.replace('_', '-')}" for name in (f"{whose}principal", f"{whose}secret_file", token_option)
+    ]
+    if secret is not None and token is not None:
+        raise click.ClickException(f"{names[1]} and {names[2]}: one of them says who we are, not both")
+    if secret is not None and not principal:
+        raise click.ClickException(f"{names[1]} {secret}: say with {names[0]} whose secret it is")
+    if secret is not None:
+        return basic(principal, secret)
+    return bearer(token) if token is not None else Credentials()
 
 
 def _tls(options: dict[str, Any]) -> Tls | None:

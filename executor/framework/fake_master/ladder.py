@@ -37,11 +37,9 @@ class Checked:
 def check(master: Master, method: str, target: str, fields: Mapping[str, str], body: bytes) -> Checked:
     """The ladder, in a master's order. Raises Refused."""
     options = master.options
-    if options.principal:
-        wanted = base64.b64encode(f"{options.principal}:{options.secret}".encode()).decode()
-        if fields.get("authorization") not in (f"Basic {wanted}", f"Bearer {options.secret}"):
-            realm = 'Basic realm="mesos-master-scheduler"'
-            raise Refused(401, "", (("WWW-Authenticate", realm),))
+    wanted = authorizations(options.principal, options.secret)
+    if options.principal and fields.get("authorization") not in wanted:
+        raise Refused(401, "", (("WWW-Authenticate", 'Basic realm="mesos-master-scheduler"'),))
     if target not in PATHS:
         raise Refused(404, "")
     if master.leader is None:
@@ -126,6 +124,12 @@ _BODIES = {
     Call.REQUEST: "request",
     Call.UPDATE_FRAMEWORK: "update_framework",
 }
+
+
+def authorizations(principal: str, secret: str) -> tuple[str, str]:
+    """The Authorization headers that stand for a principal: basic, and a module's bearer token."""
+    encoded = base64.b64encode(f"{principal}:{secret}".encode()).decode()
+    return f"Basic {encoded}", f"Bearer {secret}"
 
 
 def _union(call: Call, principal: str) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Options:
     """`principal` and `secret` (where set) are asked of every request, in Basic authentication, or `secret`
-    as a bearer token that stands for the principal (a module's, as in DC/OS). `retry` is the first wait of an
+    as a bearer token that stands for the principal (a module's, as in DC/OS). `agent_principal`,
+    `agent_secret`: the same of agents' own `--authenticate_http_readonly`. `retry` is the first wait of an
     agent before it sends an update again, doubled to `longest_retry`. `operation_feedback`: whether agents
     can tell what became of an operation. `version` is the master's: one before 1.11 knows nothing of offer
     constraints, one before 1.9 no UPDATE_FRAMEWORK.
@@ -23,6 +24,8 @@ class Options:
     completed_frameworks: int = 50
     principal: str = ""
     secret: str = ""
+    agent_principal: str = ""
+    agent_secret: str = ""
     roles: frozenset[str] = frozenset()
     operation_feedback: bool = True
     root_submissions: bool = True

@@ -8,23 +8,29 @@ called `stdout` or `stderr` is read, and no link is followed.
 import json
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from executor.framework.fake_master.agent import FakeAgent
+from executor.framework.fake_master.ladder import authorizations
 from executor.framework.fake_master.master import Master
 
 MAX_LENGTH = 64 * 1024
 _NAMES = ("stdout", "stderr")
 
 
-def answer(master: Master, target: str) -> tuple[int, bytes] | None:
+def answer(master: Master, target: str, fields: Mapping[str, str]) -> tuple[int, bytes] | None:
     """The status and body of a GET, None for what is none of an agent's."""
-    parts = urlsplit(target)
+    parts, options = urlsplit(target), master.options
+    if parts.path not in ("/state", "/files/read"):
+        return None
+    if options.agent_principal:
+        wanted = authorizations(options.agent_principal, options.agent_secret)
+        if fields.get("authorization") not in wanted:
+            return 401, b""
     if parts.path == "/state":
         return 200, json.dumps(_state(master)).encode()
-    if parts.path != "/files/read":
-        return None
     asked = parse_qs(parts.query)
     path, offset = asked.get("path", [""])[0], asked.get("offset", ["0"])[0]
     folder, _, name = path.rpartition("/")

@@ -127,7 +127,9 @@ class FakeMasterServer:
     async def _answer(
         self, http: Server, writer: asyncio.StreamWriter, request: Request, body: bytes, number: int
     ) -> None:
-        agents = sandboxes.answer(self.master, request.target) if request.method == "GET" else None
+        agents = (
+            sandboxes.answer(self.master, request.target, request.fields) if request.method == "GET" else None
+        )
         if agents is not None:
             status, data = agents
             writer.write(http.answer(status, HTTPStatus(status).phrase, [("Content-Type", JSON)], data))

@@ -201,7 +201,9 @@ async def output(framework: Framework, request: Request) -> Response:
     offset = request.query_params.get("offset", "0")
     if not offset.isdecimal():
         raise RefusedError(422, f"offset: {offset!r}: expected a number of bytes")
-    return JSONResponse(await logs.read(found, name, int(offset), framework.books.settings.client.tls))
+    settings = framework.books.settings
+    agents = logs.Access(settings.client.tls, settings.agent_credentials)
+    return JSONResponse(await logs.read(found, name, int(offset), agents))
 
 
 async def events(framework: Framework, request: Request) -> Response:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from executor.framework.sdk.client import Settings as ClientSettings
+from executor.framework.sdk.credentials import Credentials
 from executor.framework.sdk.reconcile import Pace, Reconciler
 from executor.framework.service.apps import AppState, deletes_of, writes_of
 from executor.framework.service.claim import Claim
@@ -34,7 +35,8 @@ from executor.framework.service.turn import Turn
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Seconds. `name`, `user`, `roles`, `principal` go into FrameworkInfo, `gpus` and `regions` as the
-    capabilities GPU_RESOURCES and REGION_AWARE; `avoid_before_maintenance`: how
+    capabilities GPU_RESOURCES and REGION_AWARE; `agent_credentials`: who reads a task's output, for agents
+    that ask; `avoid_before_maintenance`: how
     long before a machine's maintenance nothing is placed there; `give_up_store`: how long the store may be
     out of reach before this instance leads no more; `resume_after`: how long one waits that another took the
     subscription from.
@@ -45,6 +47,7 @@ class Settings:
     user: str = "root"
     roles: tuple[str, ...] = ("*",)
     principal: str = ""
+    agent_credentials: Credentials = field(default_factory=Credentials)
     webui_url: str = ""
     failover_timeout: float = 7 * 86400.0
     delivery: Delivery = field(default_factory=Delivery)

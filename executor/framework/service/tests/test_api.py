@@ -5,6 +5,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from executor.framework.fake_master.master import Master
+from executor.framework.fake_master.options import Options
 from executor.framework.fake_master.server import FakeMasterServer, serve
+from executor.framework.sdk.credentials import Credentials, basic
 from executor.framework.service import serve as serving
 from executor.framework.service.api import Site
 from executor.framework.service.journal import KEPT
@@ -55,9 +58,9 @@ class Client:
 
 @asynccontextmanager
 async def served(
-    folder: Path, *, token: str = "", files: tuple[Path, ...] = ()
+    folder: Path, *, token: str = "", files: tuple[Path, ...] = (), options: Options = QUICK, **changes: Any
 ) -> AsyncIterator[tuple[FakeMasterServer, Client]]:
-    async with serve(Master(QUICK)) as master:
+    async with serve(Master(options)) as master:
         for number in (1, 2):
             master.master.register(agent(number), master.now())
         token_file = None
@@ -67,7 +70,9 @@ async def served(
         made = serving.Instance()
         place = Place(port=0, token_file=token_file, files=files)
         stored = Stored(sqlite=folder / "state.db")
-        task = asyncio.create_task(serving.run(settings_for(master.address), place, stored, made=made))
+        task = asyncio.create_task(
+            serving.run(settings_for(master.address, **changes), place, stored, made=made)
+        )
         try:
             await until(lambda: made.leading.is_set() or task.done())
             site = made.site
@@ -377,6 +382,40 @@ def test_what_an_instance_printed_is_read_from_its_agent_in_pieces(tmp_path: Pat
             assert (await client.ask("GET", f"{path.removesuffix('stdout')}passwd")).status_code == 404
 
     asyncio.run(scenario())
+
+
+def test_an_agent_that_asks_who_reads_is_told_with_a_credential_of_its_own(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("an old one\n")
+    renewed = "a new one"
+    asking = replace(QUICK, agent_principal="reader", agent_secret=renewed)
+
+    async def ask(credentials: Credentials, until_taken: str = "") -> tuple[int, str]:
+        folder = tmp_path / f"state{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        async with served(folder, options=asking, agent_credentials=credentials) as (_, client):
+            await client.ask("POST", "/v1/apps", {**WEB, "instances": 1})
+            assert client.site is not None and client.site.framework is not None
+            books = client.site.framework.books
+            await until(lambda: any(item.state.value == "running" for item in books.instances.values()))
+            path = f"/v1/instances/{next(iter(books.instances))}/logs/stdout"
+            answer = await client.ask("GET", path)
+            if until_taken:
+                secret.write_text(until_taken)  # renewed while the framework runs
+                answer = await client.ask("GET", path)
+            return answer.status_code, str(answer.json().get("message") or answer.json().get("data"))
+
+    status, said = asyncio.run(ask(Credentials()))
+    assert status == 502 and said.endswith(
+        "answered 401 to GET /state: it asks who reads (--authenticate_http_readonly): start the framework "
+        "with --agent-principal and --agent-secret-file"
+    )
+    status, said = asyncio.run(ask(basic("reader", secret)))
+    assert status == 502 and "it does not take the credential of --agent-secret-file" in said
+    status, said = asyncio.run(ask(basic("reader", tmp_path / "none")))
+    assert status == 502 and "cannot read the credential file" in said
+    status, said = asyncio.run(ask(basic("reader", secret), renewed))
+    assert status == 200 and "TASK_RUNNING" in said
 
 
 def test_a_fault_of_the_talks_form_has_the_key_that_was_written(tmp_path: Path) -> None:
