@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations
 from typing import Any
 
 from netns_tests.node import Answer, Netns, Node
@@ -58,17 +60,17 @@ class Box:
         self.four = next(each for each in found if ":" not in each)
         self.six = next((each for each in found if ":" in each), "")
 
+    @property
+    def addresses(self) -> list[str]:
+        return [each for each in (self.four, self.six) if each]
+
     def call(self, verb: str) -> Answer:
         config = self.config | {"prevResult": self.result}
         return self.node.cni(verb, f"{self.ours}/{self.config['type']}", config, self.name, self.netns)
 
     def reaches(self, other: Box | str) -> bool:
         """By ping, in every family that both have; all or none."""
-        targets = [other] if isinstance(other, str) else [each for each in (other.four, other.six) if each]
-        with ThreadPoolExecutor(len(targets)) as at_once:
-            found = set(at_once.map(lambda each: self.netns.ping(each, seconds=_PATIENCE), targets))
-        assert len(found) == 1, f"{self.name}: the families differ"
-        return found.pop()
+        return reaches(self.netns, [other] if isinstance(other, str) else other.addresses)
 
 
 def write(node: Node, policies: list[dict[str, Any]], name: str = "p.json") -> None:
@@ -84,8 +86,22 @@ def apply(node: Node, policies: list[dict[str, Any]] | None = None) -> dict[str,
     return answer
 
 
-def matrix(boxes: list[Box]) -> dict[str, bool]:
-    pairs = [(a, b) for a in boxes for b in boxes if a is not b]
+def reaches(source: Netns, addresses: Sequence[str]) -> bool:
+    """By ping, all or none."""
+    with ThreadPoolExecutor(len(addresses)) as at_once:
+        found = set(at_once.map(lambda each: source.ping(each, seconds=_PATIENCE), addresses))
+    assert len(found) == 1, f"{source.name}: the families differ"
+    return found.pop()
+
+
+def pairs_that_reach(places: Mapping[str, tuple[Netns, Sequence[str]]]) -> set[str]:
+    """Of places by name, each with its addresses: all pairs ask at once, so that silence is waited for once."""
+    pairs = list(permutations(places, 2))
     with ThreadPoolExecutor(len(pairs)) as at_once:
-        reached = at_once.map(lambda pair: pair[0].reaches(pair[1]), pairs)
-        return {f"{a.name}{b.name}": passes for (a, b), passes in zip(pairs, reached, strict=True)}
+        reached = at_once.map(lambda pair: reaches(places[pair[0]][0], places[pair[1]][1]), pairs)
+        return {f"{a}{b}" for (a, b), passes in zip(pairs, reached, strict=True) if passes}
+
+
+def matrix(boxes: list[Box]) -> set[str]:
+    """The pairs of containers that reach one another, by their names."""
+    return pairs_that_reach({box.name: (box.netns, box.addresses) for box in boxes})

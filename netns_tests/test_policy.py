@@ -20,7 +20,7 @@ from netns_tests.policy_box import Box, apply, conf, matrix, write
 
 def test_an_open_network_without_policies_has_no_profile(node: Node, plugins: str) -> None:
     a, b = (Box(node, plugins, name, conf("open")) for name in "ab")
-    assert matrix([a, b]) == {"ab": True, "ba": True}
+    assert matrix([a, b]) == {"ab", "ba"}
     for name in ("policy_out4", "policy_in4", "policy_host4"):
         assert "elements" not in node.shell(f"nft list map inet mesokit {name}")
 
@@ -28,7 +28,7 @@ def test_an_open_network_without_policies_has_no_profile(node: Node, plugins: st
 def test_an_isolated_network(node: Node, plugins: str) -> None:
     """Nobody reaches anybody; the host reaches all, and they reach the agent's port of the host alone."""
     a, b = (Box(node, plugins, name, conf("isolated")) for name in "ab")
-    assert matrix([a, b]) == {"ab": False, "ba": False}
+    assert matrix([a, b]) == set()
     assert a.reaches(a.four) and a.reaches(a.six)
     assert node.ping(a.four, seconds=1) and node.ping(a.six, seconds=1)
     assert not a.reaches("10.9.0.1") and not a.reaches("fd09::1")
@@ -79,7 +79,7 @@ def test_groups(node: Node, plugins: str) -> None:
         Box(node, plugins, name, conf("groups"), groups)
         for name, groups in (("a", ["dev"]), ("b", ["dev", "test"]), ("c", ["test"]), ("d", []))
     ]
-    there = {pair for pair, passes in matrix(boxes).items() if passes}
+    there = matrix(boxes)
     assert there == {"ab", "ba", "bc", "cb"}
 
 
@@ -208,7 +208,7 @@ def test_ptp(node: Node, plugins: str) -> None:
     a, b, c = (
         Box(node, plugins, name, made, groups) for name, groups in (("a", ["x"]), ("b", ["x"]), ("c", []))
     )
-    assert {pair for pair, passes in matrix([a, b, c]).items() if passes} == {"ab", "ba"}
+    assert matrix([a, b, c]) == {"ab", "ba"}
 
 
 def test_audit_changes_no_verdict_and_counts(node: Node, ours: str) -> None:
