@@ -17,6 +17,7 @@ standard library's small modules are imported: this file runs with `python -I -S
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import functools
 import json
@@ -27,9 +28,10 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 CLONE_NEWNET = 0x40000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
@@ -61,6 +63,7 @@ SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 libc = ctypes.CDLL(None, use_errno=True)
 
+Started = TypeVar("Started")
 #: What a forked child runs in the place of a program; it does not return.
 Body = Callable[[], None]
 #: Looks whether this process itself can stand for a program: a request, its standard input -> what to run.
@@ -138,6 +141,20 @@ def enter(netns: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
+def patiently(start: Callable[[], Started]) -> Started:
+    """Starts a process. A machine that is out of them, or of memory, has some in a moment: this waits for
+    ten seconds.
+    """
+    end = time.monotonic() + 10
+    while True:
+        try:
+            return start()
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ENOMEM) or time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
 def execute(message: dict[str, Any], fds: list[int], home: int) -> int:
     """Starts a program; its pid. It begins in the namespace it is to be in, for which this process goes there
     and back to `home`: a program is started without a copy of this process (vfork)."""
@@ -149,10 +166,10 @@ def execute(message: dict[str, Any], fds: list[int], home: int) -> int:
                 enter(handle)
             finally:
                 os.close(handle)
-        started = subprocess.Popen(
+        started = patiently(lambda: subprocess.Popen(
             message["run"], stdin=fds[0], stdout=fds[1], stderr=fds[2], start_new_session=True,
             env=message["env"], cwd=message["cwd"],
-        )  # fmt: skip
+        ))  # fmt: skip
     finally:
         if netns:
             enter(home)
@@ -162,7 +179,7 @@ def execute(message: dict[str, Any], fds: list[int], home: int) -> int:
 
 def fail(message: dict[str, Any], fds: list[int], error: OSError) -> int:
     """What could not be started is a line on its stderr and status 127; the pid of a process that says so."""
-    pid = os.fork()
+    pid = patiently(os.fork)
     if pid == 0:
         os.write(fds[2], f"{message['run'][0]}: {error}\n".encode())
         os._exit(127)
@@ -171,7 +188,7 @@ def fail(message: dict[str, Any], fds: list[int], error: OSError) -> int:
 
 def become(message: dict[str, Any], fds: list[int], body: Body) -> int:
     """A child that runs `body` as a program of its own would run; its pid."""
-    pid = os.fork()
+    pid = patiently(os.fork)
     if pid != 0:
         return pid
     try:

@@ -95,7 +95,7 @@ def reaches(source: Netns, addresses: Sequence[str]) -> bool:
 
 
 def pairs_that_reach(places: Mapping[str, tuple[Netns, Sequence[str]]]) -> set[str]:
-    """Of places by name, each with its addresses: all pairs ask at once, so that silence is waited for once."""
+    """Of places by name, each with its addresses: all ask at once, so that silence is waited for once."""
     pairs = list(permutations(places, 2))
     with ThreadPoolExecutor(len(pairs)) as at_once:
         reached = at_once.map(lambda pair: reaches(places[pair[0]][0], places[pair[1]][1]), pairs)

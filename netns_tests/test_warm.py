@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
 from netns_tests.node import Node, started, until
+from netns_tests.node_init import patiently
 from netns_tests.plugins import MESOKIT
 
 CONF = {"cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "br0", "ipam": {"type": "static"}}
@@ -104,3 +107,12 @@ def test_how_proc_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     forked, executed = _both(monkeypatch, look)
     executed[1] = sorted({*executed[1], b"LC_CTYPE=C.UTF-8"})  # there only for what the interpreter starts
     assert forked == executed
+
+
+def test_a_machine_that_is_out_of_processes_for_a_moment(mocker: MockerFixture) -> None:
+    """The warm process lives on, or all later tests would fail with it."""
+    mocker.patch("time.sleep")
+    start = mocker.Mock(side_effect=[BlockingIOError(errno.EAGAIN, ""), OSError(errno.ENOMEM, ""), 7])
+    assert patiently(start) == 7
+    with pytest.raises(FileNotFoundError):
+        patiently(mocker.Mock(side_effect=FileNotFoundError(errno.ENOENT, "")))

@@ -97,7 +97,7 @@ def serve(requests: socket.socket) -> None:
         hostname, fds, _flags, _address = socket.recv_fds(requests, 1 << 12, 2)
         if not hostname:
             return
-        if os.fork() == 0:
+        if node_init.patiently(os.fork) == 0:
             try:
                 requests.close()
                 _make(hostname.decode(), *fds)
@@ -115,7 +115,7 @@ def _make(hostname: str, control: int, errors: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if node_init.libc.unshare(_NAMESPACES) != 0:
         raise OSError(ctypes.get_errno(), f"unshare: {os.strerror(ctypes.get_errno())}")
-    first = os.fork()
+    first = node_init.patiently(os.fork)
     if first != 0:
         os.close(control)
         os.waitpid(first, 0)
