@@ -26,7 +26,7 @@ _IGNORED = re.compile(
     r"\w+: (fdb |address \S+ fe80|route \S+ \S+ (fe80|ff00)|route local|nft |sysctl \S+/(router_solicit|mtu))"
     r"|(file|dir|socket) /run|dir /|process |mount |netns "
 )
-OF_THE_CALL = ("time", "call", "netnsID", "hostID", "boot", "began", "ended")
+OF_THE_CALL = ("time", "call", "netnsID", "hostID", "mountID", "boot", "began", "ended")
 #: In records: chosen names and addresses, and the host's namespace.
 _RANDOM = (
     (r"veth[0-9a-f]{8}", "veth"),

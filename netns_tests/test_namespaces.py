@@ -92,3 +92,19 @@ def test_a_caller_with_mounts_of_its_own_finds_its_files_there(node: Node, ours:
         assert not node.path("/var/lib/cni/networks/net").exists()
         assert node.json(MESOKIT, "node", "status", "--json")["refused_calls"] == 2
         assert not list(node.path("/run/mesokit/attachments").rglob("c1*"))
+
+
+def test_what_is_reserved_in_other_files_is_not_reserved_again_in_these(node: Node, ours: str) -> None:
+    """A service that starts, and `reload`, see the record of a container whose agent has its own mounts."""
+    box = node.netns("c1")
+    node.path("/run/conf.json").write_text(json.dumps(bridge(ipMasq=True)))
+    script = (
+        "mount -t tmpfs none /var/lib/cni\n"
+        "env -i PATH=$PATH CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_IFNAME=eth0 "
+        f"CNI_NETNS={box.path} CNI_PATH={ours} {ours}/bridge < /run/conf.json\n"
+    )
+    node.run(["unshare", "--mount", "sh", "-ec", script])
+    node.shell("nft flush ruleset")
+    node.run([MESOKIT, "reload"])
+    assert "10.9.0.2" in node.shell("nft list ruleset"), "its rules are the host's, and are made again"
+    assert not node.path("/var/lib/cni/networks/net").exists()

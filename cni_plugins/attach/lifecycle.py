@@ -30,7 +30,7 @@ from cni_plugins.spec.call import Call, Verb
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.dispatch import Handler
 from cni_plugins.spec.errors import CniError, Code
-from cni_plugins.spec.namespace import Namespace, open_namespace
+from cni_plugins.spec.namespace import Namespace, open_namespace, own_mounts
 from cni_plugins.spec.result import Result, decode
 from cni_plugins.spec.versions import NEWEST
 from cni_plugins.steps.context import Context, Shared, collection_lock
@@ -216,6 +216,7 @@ def _head(plugin: Plugin[Any], call: Call) -> dict[str, Any]:
         "netns": call.netns_path,
         "netnsID": fingerprint(sandbox) if sandbox is not None else None,
         "hostID": [call.host.device, call.host.inode],
+        "mountID": own_mounts(),
         "boot": boot.current(),
         "time": time.time(),
         "began": call.began,

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from cni_plugins.attach import added
@@ -21,10 +22,11 @@ from cni_plugins.spec.call import Call, Verb
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.identity import Identity
-from cni_plugins.spec.namespace import Namespace
+from cni_plugins.spec.namespace import Namespace, own_mounts
 from cni_plugins.spec.result import decode
 from cni_plugins.spec.roots import Roots
 from cni_plugins.spec.versions import NEWEST
+from cni_plugins.steps.reservation import Reservation
 from cni_plugins.store import records
 from cni_plugins.store.records import Contents
 
@@ -83,10 +85,14 @@ def reload(
 def _restore(contents: Contents, call: Call, plugins: Mapping[str, Plugin[Any]]) -> list[str]:
     errors = []
     steps = steps_of(contents)
+    # Whoever attached it had mounts of its own: what is reserved in its files would be freed by nobody here.
+    elsewhere = contents.head.get("mountID", own_mounts()) != own_mounts()
     with recorded_context(contents, call, plugins) as context:
         if context.sandbox is not None and links.find(context.sandbox, call.ifname) is None:
             return []
         for step in steps:
+            if elsewhere and isinstance(step, Reservation) and not Path(step.directory).is_dir():
+                continue
             try:
                 step.restore(context)
             except CniError as error:

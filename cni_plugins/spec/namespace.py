@@ -3,6 +3,7 @@
 import fcntl
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from cni_plugins.spec.errors import CniError, Code
 
@@ -52,3 +53,14 @@ def open_namespace(path: str) -> Namespace | None:
     except CniError:
         os.close(fd)
         raise
+
+
+def own_mounts() -> list[int]:
+    """Device and inode of this process's mount namespace: in another, a path may lead to other files. Empty
+    without /proc.
+    """
+    try:
+        found = Path("/proc/self/ns/mnt").stat()
+    except OSError:
+        return []
+    return [found.st_dev, found.st_ino]
