@@ -7,13 +7,14 @@ import sys
 import click
 
 from cni_plugins.cli import look
-from cni_plugins.cli.inspect import step_lines
-from cni_plugins.plugins.registry import Plugins
+from cni_plugins.cli.look import Place
+from cni_plugins.cli.steps import step_lines
 from cni_plugins.spec.text import printable
-from cni_plugins.view import endpoint
-from cni_plugins.view.attachments import State
-from cni_plugins.view.endpoint import Verdict
+from cni_plugins.view import screen
+from cni_plugins.view.attachments import Attachment, State
+from cni_plugins.view.node import Node
 from cni_plugins.view.plain import attachment, document, plain
+from cni_plugins.view.verdict import StepState, Verdict
 
 _BAD = frozenset((State.DOWN, State.BROKEN, State.STALE, State.UNFINISHED))
 
@@ -40,12 +41,7 @@ def command(name: str | None, network: str | None, verbose: bool, as_json: bool)
     look.require_network(found, place, network)
     listed = look.named(found, name) if name is not None else list(found.attachments)
     listed = [item for item in listed if network in {None, item.network} and found.here(item)]
-    brief = not (verbose or as_json)
-    with (
-        look.sentences(),
-        endpoint.checking(place.roots, place.host, Plugins(), found.seen.links, brief=brief) as checks,
-    ):
-        told = [(item, endpoint.check(item, checks)) for item in listed]
+    told = _told(found, place, listed, brief=not (verbose or as_json))
     bad = [
         item
         for item, steps in told
@@ -78,3 +74,19 @@ def command(name: str | None, network: str | None, verbose: bool, as_json: bool)
         click.echo(f"{count} attachment{'' if count == 1 else 's'} as made, {len(bad)} not{sure}")
     hidden = bool(found.seen.hidden or found.seen.unreadable())
     sys.exit(1 if bad else 2 if unknown or hidden else 0)
+
+
+def _told(
+    found: Node, place: Place, listed: list[Attachment], *, brief: bool
+) -> list[tuple[Attachment, list[StepState]]]:
+    """Each with its steps; `brief`: with none where nothing is wrong."""
+    with look.sentences():
+        sure = screen.standing(found, listed, place.host) if brief else frozenset()
+        if len(sure) == len(listed):
+            return [(item, []) for item in listed]
+        # Of every kind of step: most of what this command would import, and hardly ever needed.
+        from cni_plugins.plugins.registry import Plugins  # noqa: PLC0415
+        from cni_plugins.view import endpoint  # noqa: PLC0415
+
+        with endpoint.checking(place.roots, place.host, Plugins(), found.seen.links, brief=brief) as checks:
+            return [(item, [] if item in sure else endpoint.check(item, checks)) for item in listed]

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 
 import click
 
 from cni_plugins.cli import look
-from cni_plugins.cli.colour import coloured
+from cni_plugins.cli.steps import step_lines
 from cni_plugins.spec.text import printable
 from cni_plugins.view import differences, inspection, remedies
 from cni_plugins.view.attachments import Attachment
-from cni_plugins.view.endpoint import Endpoint, Interface, StepState, Verdict
+from cni_plugins.view.endpoint import Endpoint, Interface
 from cni_plugins.view.node import Node
 from cni_plugins.view.plain import document
-
-MARKS = {Verdict.OK: ("ok", "32"), Verdict.FAILED: ("FAILED", "31"), Verdict.PASSIVE: ("-", "0")}
-_UNKNOWN = ("?", "33")
+from cni_plugins.view.verdict import StepState
 
 
 @click.command("inspect")
@@ -118,19 +115,3 @@ def _interface(item: Interface) -> Iterator[str]:
         )
     for entry in item.neighbours:
         yield printable(f"    neighbour {entry}")
-
-
-def step_lines(steps: Sequence[StepState], indent: str = "  ") -> Iterator[str]:
-    """Steps for people: the state, what it is, and where it does not stand why, and the way out."""
-    size = max((len(step.kind) for step in steps), default=0)
-    for step in steps:
-        mark, colour = MARKS.get(step.verdict, _UNKNOWN)
-        yield (
-            indent
-            + coloured(f"{mark:<6}", colour, sys.stdout)
-            + printable(f"  {step.kind:<{size}}  {step.about}").rstrip()
-        )
-        if step.problem:
-            yield printable(f"{indent}        {step.problem}")
-        if step.remedy:
-            yield printable(f"{indent}        remedy: {step.remedy}")

@@ -131,7 +131,7 @@ def of_link(netlink: Netlink, index: int) -> list[LinkAddress]:
     if netlink.remembered is not None:
         return _remembered(netlink).get(index, [])
     body = encode(ADDRESS, {"index": index}, [])
-    found = (_parse(packet) for packet in netlink.dump("list addresses", RTM_GETADDR, body))
+    found = (parse(packet) for packet in netlink.dump("list addresses", RTM_GETADDR, body))
     return [item for item in found if item.index == index]
 
 
@@ -151,13 +151,22 @@ def _remembered(netlink: Netlink) -> dict[int, list[LinkAddress]]:
 def every(netlink: Netlink) -> list[LinkAddress]:
     """The addresses of all links. CniError 999."""
     body = encode(ADDRESS, {}, [])
-    return [_parse(packet) for packet in netlink.dump("list addresses", RTM_GETADDR, body)]
+    return [parse(packet) for packet in netlink.dump("list addresses", RTM_GETADDR, body)]
 
 
-def _parse(packet: bytes) -> LinkAddress:
+def parse(packet: bytes) -> LinkAddress:
+    """An address of an RTM_NEWADDR message."""
     _, length, flags, scope, index = _HEADER.unpack_from(packet, 16)
     found = attributes(packet, 24, _READ)
     raw = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
     return LinkAddress(
         index, interface_of(raw, length), number(found, _IFA_FLAGS) or flags, scope, _IFA_BROADCAST in found
     )
+
+
+def given(packet: bytes) -> tuple[bytes, int, int]:
+    """Of an RTM_NEWADDR message the address as packed bytes, the length of its prefix, and its flags: for who
+    compares many.
+    """
+    found = attributes(packet, 24, _READ)
+    return found.get(_IFA_LOCAL) or found[_IFA_ADDRESS], packet[17], number(found, _IFA_FLAGS) or packet[18]

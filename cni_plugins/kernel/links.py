@@ -8,6 +8,7 @@ from _socket import if_indextoname
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from cni_plugins.kernel.namespace import entered
@@ -24,6 +25,7 @@ from cni_plugins.kernel.netlink.route import (
     Netlink,
     answered,
 )
+from cni_plugins.kernel.netlink.socket import Request
 
 IFF_UP, IFF_LOOPBACK, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x8, 0x100, 0x200
 _NO_LINK = frozenset((errno.ENODEV,))
@@ -166,7 +168,7 @@ def _find(netlink: Netlink, key: str | int) -> Link | None:
         there = known["link", key]
         return there if isinstance(there, Link) else None
     if isinstance(key, str):
-        what, body = key, encode(LINK, {}, [("IFLA_IFNAME", key), _SKIP_STATS])
+        what, body = key, question(key).body
     else:
         what, body = f"link {key}", encode(LINK, {"index": key}, [_SKIP_STATS])
     answer = answered(netlink.request(Message(f"look up {what}", RTM_GETLINK, 0, body, _NO_LINK)))
@@ -174,6 +176,12 @@ def _find(netlink: Netlink, key: str | int) -> Link | None:
     if known is not None:
         known["link", key] = link
     return link
+
+
+@lru_cache(maxsize=16)
+def question(name: str) -> Request:
+    """What asks for the link called `name`."""
+    return Request(RTM_GETLINK, 0, encode(LINK, {}, [("IFLA_IFNAME", name), _SKIP_STATS]))
 
 
 def find(netlink: Netlink, name: str) -> Link | None:

@@ -10,7 +10,7 @@ import os
 import sys
 from _socket import AF_UNIX, SOCK_DGRAM, SOL_SOCKET, socket
 from _thread import _local
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import cache
 
@@ -18,7 +18,7 @@ from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import Namespace, open_namespace
 
 _CLONE_NEWNET = 0x40000000
-_SO_NETNS_COOKIE = 71  # socket(7), since Linux 5.14
+SO_NETNS_COOKIE = 71  # socket(7), since Linux 5.14
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -56,6 +56,25 @@ def entered(namespace: Namespace) -> Iterator[None]:
         _here.namespace = before
 
 
+@contextmanager
+def visits() -> Iterator[Callable[[Namespace], None]]:
+    """For the block, a function that takes this thread into a namespace, from wherever it is; at the end it
+    is where it was. What it visited last has to be open while anything else enters one. CniError 8 for one
+    that the kernel refuses.
+    """
+    before: Namespace = getattr(_here, "namespace", None) or _home()
+
+    def visit(namespace: Namespace) -> None:
+        move_into(namespace)
+        _here.namespace = namespace
+
+    try:
+        yield visit
+    finally:
+        _setns(before.fd)
+        _here.namespace = before
+
+
 def move_into(namespace: Namespace) -> None:
     """Take this thread into a namespace for good, before it becomes another program. CniError 8."""
     try:
@@ -73,7 +92,7 @@ def fingerprint(namespace: Namespace) -> list[int]:
     known = [namespace.device, namespace.inode]
     with entered(namespace), closing(socket(AF_UNIX, SOCK_DGRAM)) as probe:
         try:
-            cookie = probe.getsockopt(SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+            cookie = probe.getsockopt(SOL_SOCKET, SO_NETNS_COOKIE, 8)
         except OSError:
             return known
     return [*known, int.from_bytes(cookie, sys.byteorder)]

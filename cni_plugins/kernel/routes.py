@@ -30,6 +30,7 @@ SCOPE_LINK, SCOPE_HOST = 253, 254
 PROTOCOL_KERNEL, PROTOCOL_BOOT, PROTOCOL_ROUTER = 2, 3, 9  # router: of its advertisements
 ROUTER_METRIC = 1024  # of IPv6 routes, unless somebody says otherwise (IP6_RT_PRIO_USER)
 _UNICAST, _UNREACHABLE = 1, 7
+_CLONED = 0x200  # RTM_F_CLONED: a cached next hop
 _FOR_EVER = 0xFFFFFFFF
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS = 1, 4, 5, 6, 7, 8
 _RTA_MULTIPATH, _RTA_TABLE = 9, 15
@@ -161,12 +162,19 @@ def every(
     if index:
         listed.append(("RTA_OIF", index))
     body = encode(ROUTE, fields, listed)
-    found = [_parse(packet) for packet in netlink.dump("list routes", RTM_GETROUTE, body, _NO_TABLE)]
+    found = [parse(packet) for packet in netlink.dump("list routes", RTM_GETROUTE, body, _NO_TABLE)]
     return [
         item
         for item in found
         if item is not None and table in {None, item.route.table} and protocol in {0, item.protocol}
     ]
+
+
+def packets(netlink: Netlink) -> list[bytes]:
+    """The kernel's messages of all routes of the main table and the others, of all families (see `way`).
+    CniError 999.
+    """
+    return netlink.dump("list routes", RTM_GETROUTE, bytes(_HEADER.size))
 
 
 def not_advertised(netlink: Netlink, listed: Sequence[Route], index: int) -> list[Route]:
@@ -211,7 +219,7 @@ def _matched(netlink: Netlink, destination: Ip) -> KernelRoute | None:
     body += struct.pack("=HH", 4 + len(raw), _RTA_DST) + raw
     doing = f"find the route to {destination}"
     (answer,) = netlink.request(Message(doing, RTM_GETROUTE, 0, body, _NO_ROUTE))
-    return _parse(answer.packet) if answer.packet else None
+    return parse(answer.packet) if answer.packet else None
 
 
 def towards(netlink: Netlink, destination: Ip) -> int:
@@ -226,9 +234,20 @@ def towards(netlink: Netlink, destination: Ip) -> int:
     return number(attributes(answer.packet, 16 + _HEADER.size), _RTA_OIF)
 
 
-def _parse(packet: bytes) -> KernelRoute | None:
+def version_of(packet: bytes) -> int:
+    """4 or 6 for an RTM_NEWROUTE message, 0 for one of another family."""
+    return {_AF_INET: 4, _AF_INET6: 6}.get(packet[16], 0)
+
+
+def length_of(packet: bytes) -> int:
+    """Of the prefix of an RTM_NEWROUTE message."""
+    return packet[17]
+
+
+def parse(packet: bytes) -> KernelRoute | None:
+    """The route of an RTM_NEWROUTE message, None for what is no unicast route."""
     family, length, _, _, table, protocol, scope, kind, flags = _HEADER.unpack_from(packet, 16)
-    if kind != _UNICAST or flags & 0x200:  # RTM_F_CLONED: a cached next hop
+    if kind != _UNICAST or flags & _CLONED:
         return None
     found = attributes(packet, 16 + _HEADER.size, _READ)
     raw_metrics = found.get(_RTA_METRICS)
@@ -248,6 +267,18 @@ def _parse(packet: bytes) -> KernelRoute | None:
     if not index and len(hops) >= _NEXT_HOP.size:
         index = _NEXT_HOP.unpack_from(hops)[3]
     return KernelRoute(route, index, protocol, _ip(found.get(_RTA_PREFSRC)))
+
+
+def way(packet: bytes) -> tuple[bytes, int, bytes | None, int] | None:
+    """Of a unicast route's RTM_NEWROUTE message the destination as packed bytes, the length of its prefix,
+    the gateway and the link: for who compares many. None for another route.
+    """
+    family, length, _, _, _, _, _, kind, flags = _HEADER.unpack_from(packet, 16)
+    if kind != _UNICAST or flags & _CLONED:
+        return None
+    found = attributes(packet, 16 + _HEADER.size, _READ)
+    to = found.get(_RTA_DST, bytes(4 if family == _AF_INET else 16))
+    return to, length, found.get(_RTA_GATEWAY), number(found, _RTA_OIF)
 
 
 @lru_cache(maxsize=512)

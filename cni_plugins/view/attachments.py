@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cni_plugins.spec.identity import Identity
-from cni_plugins.spec.values import JsonObject, parse_cidr
+from cni_plugins.spec.values import JsonObject, packed_cidr
 from cni_plugins.store.records import Contents
 
 #: Kinds of plugins that change what another made.
@@ -212,7 +212,7 @@ def _assigned(
 
 def _is_address(text: str) -> bool:
     try:
-        parse_cidr(text)
+        packed_cidr(text)
     except (TypeError, ValueError):
         return False
     return True

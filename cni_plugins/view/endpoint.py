@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any
 
 from cni_plugins.attach.lifecycle import recorded_context
@@ -31,31 +30,10 @@ from cni_plugins.steps.step import Step
 from cni_plugins.store.records import Contents
 from cni_plugins.view.attachments import Attachment
 from cni_plugins.view.remedies import remedy
+from cni_plugins.view.verdict import StepState, Verdict
 
 _SECONDS = 5.0
 _LONG_SECONDS = 60.0  # of a check of all attachments
-
-
-class Verdict(StrEnum):
-    """Of a step: it is in the kernel as made; it is not; it has nothing that could be checked; it cannot be
-    told.
-    """
-
-    OK = "ok"
-    FAILED = "failed"
-    PASSIVE = "passive"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class StepState:
-    """A step in words, whether it stands, and why not (`remedy` "" where the step knows none)."""
-
-    kind: str
-    about: str
-    verdict: Verdict
-    problem: str = ""
-    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,11 @@ from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import Roots
 from cni_plugins.view import endpoint
 from cni_plugins.view.attachments import Attachment
-from cni_plugins.view.endpoint import Endpoint, StepState
+from cni_plugins.view.endpoint import Endpoint
 from cni_plugins.view.node import Node
 from cni_plugins.view.plain import attachment, plain
 from cni_plugins.view.remedies import enter
+from cni_plugins.view.verdict import StepState
 
 
 @dataclass(frozen=True, slots=True)

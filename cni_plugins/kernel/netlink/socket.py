@@ -16,7 +16,7 @@ import errno
 import os
 import struct
 from _socket import AF_NETLINK, MSG_DONTWAIT, MSG_PEEK, SO_RCVBUF, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -44,6 +44,8 @@ _RECEIVE = 1 << 16  # the kernel makes no message, and no turn of a dump, larger
 _SEND = 1 << 16  # what fits into a send buffer of the usual size
 _DUMP_TRIES = 5
 _TOGETHER = 64
+#: A message: type, flags, sequence number, and all of it.
+_Heard = tuple[int, int, int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,15 @@ def open_socket(namespace: Namespace, protocol: int, queue: int = 0) -> socket:
     """
     with entered(namespace):
         opened = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)
+    return _prepared(opened, protocol, queue)
+
+
+def open_here(protocol: int) -> socket:
+    """A socket in the namespace that this thread is in. OSError."""
+    return _prepared(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol), protocol, 0)
+
+
+def _prepared(opened: socket, protocol: int, queue: int) -> socket:
     try:
         for option in (_CAP_ACK, _EXT_ACK, *((_STRICT_CHECK,) if protocol == NETLINK_ROUTE else ())):
             opened.setsockopt(_SOL_NETLINK, option, 1)
@@ -165,7 +176,7 @@ class Socket:
             raise _unheard(error) from error
         self._send(data)
         found: dict[int, Reply] = {}
-        while packets := list(self._waiting()):
+        while packets := self._waiting():
             for kind, _, sequence, packet in packets:
                 if kind == _NLMSG_ERROR and 0 <= sequence - first < len(requests):
                     found[sequence - first] = _reply(packet, ())
@@ -224,30 +235,27 @@ class Socket:
         except OSError as error:
             raise CniError(Code.INTERNAL, "cannot talk to the kernel over netlink", str(error)) from error
 
-    def _received(self) -> Iterator[tuple[int, int, int, bytes]]:
+    def _received(self) -> list[_Heard]:
         """The messages of the next datagram; none after a wait for it."""
-        heard = False
-        for message in self._waiting():
-            heard = True
-            yield message
-        if not heard:
+        found = self._waiting()
+        if not found:
             self._wait()
+        return found
 
-    def _waiting(self) -> Iterator[tuple[int, int, int, bytes]]:
-        """The messages (type, flags, sequence number, all of it) of the next datagram, none when there is
-        none.
-        """
+    def _waiting(self) -> list[_Heard]:
+        """The messages of the next datagram, none when there is none."""
         try:
             data = self.channel.recv(_RECEIVE, MSG_DONTWAIT)
         except BlockingIOError:
-            return
+            return []
         except OSError as error:
             raise _unheard(error) from error
-        offset = 0
-        while offset + HEADER.size <= len(data):
-            length, kind, flags, sequence, _ = HEADER.unpack_from(data, offset)
-            yield kind, flags, sequence, data[offset : offset + length]
+        found, offset, last, cut = [], 0, len(data) - HEADER.size, HEADER.unpack_from
+        while offset <= last:
+            length, kind, flags, sequence, _ = cut(data, offset)
+            found.append((kind, flags, sequence, data[offset : offset + length]))
             offset += max(HEADER.size, (length + 3) & ~3)
+        return found
 
     def _wait(self) -> None:
         """Until there is something to read, though nothing is known that would need it. CniError 11."""

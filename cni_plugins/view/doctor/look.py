@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from cni_plugins.kernel import addresses, links, neighbours, routes
+from cni_plugins.kernel import addresses, links, neighbours, routes, sandboxes
 from cni_plugins.kernel.netlink.route import Netlink
+from cni_plugins.kernel.sandboxes import Sandbox
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.namespace import Namespace
@@ -24,7 +24,6 @@ from cni_plugins.view.doctor import (
     state,
 )
 from cni_plugins.view.doctor.facts import Facts, Finding, Inside, Level
-from cni_plugins.view.endpoint import opened
 from cni_plugins.view.node import Node
 from cni_plugins.view.pools import pools
 
@@ -63,37 +62,22 @@ def look(node: Node, roots: Roots, namespace: Namespace) -> Facts:
 
 
 def _inside(node: Node, host_namespace: Namespace) -> Mapping[Attachment, Inside]:
-    found = {}
-    for item in node.attachments:
-        if item.type == "loopback" or node.state(item) in {State.STALE, State.ELSEWHERE, State.UNFINISHED}:
-            continue
-        try:
-            namespace = opened(item, host_namespace)
-            if namespace is None:
-                continue
-            try:
-                with Netlink(namespace, after(_SECONDS)) as netlink:
-                    found[item] = _of(netlink, item)
-            finally:
-                os.close(namespace.fd)
-        except CniError:  # who is not root enters none
-            continue
-    return found
+    """Of who is not root none is seen."""
+    listed = [
+        item
+        for item in node.attachments
+        if item.netns
+        and item.type != "loopback"
+        and node.state(item) not in {State.STALE, State.ELSEWHERE, State.UNFINISHED}
+    ]
+    places = [(item.netns, item.ifname, item.netns_id) for item in listed]
+    seen = sandboxes.look(places, host_namespace, after(_SECONDS))
+    return {item: _of(there, item) for item, there in zip(listed, seen, strict=True) if there is not None}
 
 
-def _of(netlink: Netlink, item: Attachment) -> Inside:
-    link = links.find(netlink, item.ifname)
-    if link is None:
-        return Inside(None, (), ())
-    return Inside(
-        link,
-        tuple(addresses.of_link(netlink, link.index)),
-        tuple(
-            route
-            for version in sorted({6 if ":" in entry.ip else 4 for entry in item.addresses})
-            for route in routes.every(netlink, version)
-        ),
-    )
+def _of(there: Sandbox, item: Attachment) -> Inside:
+    versions = {6 if ":" in entry.ip else 4 for entry in item.addresses}
+    return Inside(there.link, sandboxes.addresses_of(there), sandboxes.routes_of(there, versions))
 
 
 def examine(facts: Facts) -> list[Finding]:

@@ -1,0 +1,29 @@
+"""Steps of an attachment as lines for people."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+
+from cni_plugins.cli.colour import coloured
+from cni_plugins.spec.text import printable
+from cni_plugins.view.verdict import StepState, Verdict
+
+MARKS = {Verdict.OK: ("ok", "32"), Verdict.FAILED: ("FAILED", "31"), Verdict.PASSIVE: ("-", "0")}
+_UNKNOWN = ("?", "33")
+
+
+def step_lines(steps: Sequence[StepState], indent: str = "  ") -> Iterator[str]:
+    """Steps for people: the state, what it is, and where it does not stand why, and the way out."""
+    size = max((len(step.kind) for step in steps), default=0)
+    for step in steps:
+        mark, colour = MARKS.get(step.verdict, _UNKNOWN)
+        yield (
+            indent
+            + coloured(f"{mark:<6}", colour, sys.stdout)
+            + printable(f"  {step.kind:<{size}}  {step.about}").rstrip()
+        )
+        if step.problem:
+            yield printable(f"{indent}        {step.problem}")
+        if step.remedy:
+            yield printable(f"{indent}        remedy: {step.remedy}")
