@@ -155,6 +155,18 @@ FAULTS = [
         "drops what comes in by eth1",
     ),
     Fault(
+        "strict reverse path of the host",
+        "sysctl -qw net.ipv4.conf.web0.rp_filter=1",
+        "reverse-path",
+        "the host drops what container c3 answers from its address on network ptp-net",
+    ),
+    Fault(
+        "told to answer no ARP inside",
+        inside("c1", "sysctl -qw net.ipv4.conf.eth0.arp_ignore=8"),
+        "silent-links",
+        "c1 on network web-net is told to answer no ARP question",
+    ),
+    Fault(
         "a MAC address twice",
         inside("c3", "ip link set eth0 address $(mesokit ls c1 --json | jq -r '.items[0].mac')"),
         "duplicate-macs",

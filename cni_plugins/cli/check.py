@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 import click
 
 from cni_plugins.cli import look
 from cni_plugins.cli.look import Place
 from cni_plugins.cli.steps import step_lines
+from cni_plugins.cli.table import prose
 from cni_plugins.spec.text import printable
 from cni_plugins.view import screen
 from cni_plugins.view.attachments import Attachment, State
@@ -61,11 +63,13 @@ def command(name: str | None, network: str | None, verbose: bool, as_json: bool)
             shown = steps if verbose else [step for step in steps if step.problem]
             if verbose or item in bad or item in unknown:
                 state = found.state(item)
-                click.echo(
-                    printable(f"{item.container_id}  {item.ifname} on network {item.network}: {state.value}")
-                )
+                name = printable(item.container_id)
+                about = f"{item.ifname} on network {item.network}: {state.value}"
+                for text in prose(about, look.width(), f"{name}  ", "  "):
+                    click.echo(text)
                 if state is State.STALE:
-                    click.echo("  its network namespace is gone\n  remedy: mesokit gc")
+                    for text in _of_the_dead(place, item):
+                        click.echo(text)
                     continue
                 for line in step_lines(shown):
                     click.echo(line)
@@ -74,6 +78,28 @@ def command(name: str | None, network: str | None, verbose: bool, as_json: bool)
         click.echo(f"{count} attachment{'' if count == 1 else 's'} as made, {len(bad)} not{sure}")
     hidden = bool(found.seen.hidden or found.seen.unreadable())
     sys.exit(1 if bad else 2 if unknown or hidden else 0)
+
+
+def _of_the_dead(place: Place, item: Attachment) -> Iterator[str]:
+    """Why it is not as made, and the way out: whose business its removal is."""
+    from cni_plugins.view import collect, runtimes  # noqa: PLC0415 - for who met a dead one
+
+    note, columns = collect.awaited(place.roots).get(item.identity), look.width()
+    gone = f"its network namespace is gone: {item.netns}"
+    if note is None:
+        yield from prose(gone, columns, "  ", "  ")
+        yield "  remedy: mesokit gc"
+        return
+    why = f"{gone}; a Mesos agent has a note of it and would detach it: {note}"
+    running = runtimes.agents()
+    if running:
+        why += f"; process {running[0].pid} is that agent, which detaches what is left when it starts"
+    else:
+        why += "; none runs here"
+    yield from prose(why, columns, "  ", "  ")
+    do = f"systemctl {'re' if running else ''}start mesos-slave"
+    way_out = collect.leave_to_us(note)
+    yield printable(f"  remedy: {do}  # or, if none will come back for it: {way_out}")
 
 
 def _told(

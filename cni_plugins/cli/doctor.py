@@ -13,6 +13,7 @@ from cni_plugins.cli import look
 from cni_plugins.cli.colour import coloured
 from cni_plugins.cli.look import Place
 from cni_plugins.cli.root import told
+from cni_plugins.cli.table import prose
 from cni_plugins.node import ask
 from cni_plugins.spec.text import printable
 from cni_plugins.store import failures
@@ -23,6 +24,7 @@ from cni_plugins.view.plain import document
 
 _COLOURS = {Level.FAIL: "31", Level.WARN: "33", Level.UNKNOWN: "33"}
 _RECENT = 3600  # seconds
+_INDENT = " " * 6
 
 
 @click.command("doctor")
@@ -32,7 +34,8 @@ def command(as_json: bool) -> None:
     containers, stale state, the node service, the way to the Mesos agent.
 
     Each finding comes with what was seen and what to do. It changes nothing. Exit status: 0 healthy, 1
-    warnings (or something cannot be told), 2 something does not work.
+    warnings (or something cannot be told), 2 something does not work. At a terminal sentences are broken to
+    fit; in a pipe each is one line, unless COLUMNS says how many columns there are.
 
     \b
     mesokit doctor                                    all checks
@@ -46,11 +49,14 @@ def command(as_json: bool) -> None:
     if as_json:
         look.say_json(document("findings", findings))
     else:
+        columns = look.width()
         for item in findings:
-            click.echo(coloured(item.level.value.upper(), _COLOURS[item.level], sys.stdout), nl=False)
-            click.echo(printable(f"  {item.check}: {item.about}"))
-            click.echo(printable(f"      seen:   {item.evidence}"))
-            click.echo(printable(f"      remedy: {item.remedy}"))
+            level = item.level.value.upper()
+            first, *rest = prose(f"{item.check}: {item.about}", columns, f"{level}  ", _INDENT)
+            click.echo(coloured(level, _COLOURS[item.level], sys.stdout) + first.removeprefix(level))
+            for line in (*rest, *prose(item.evidence, columns, f"{_INDENT}seen:   ", f"{_INDENT}        ")):
+                click.echo(line)
+            click.echo(printable(f"{_INDENT}remedy: {item.remedy}"))  # one line, to be pasted
         count = len(CHECKS) + 2
         attached = len(found.attachments)
         if not findings:

@@ -88,7 +88,7 @@ def _show(todo: Plan, left: tuple[Stale, ...], *, dry_run: bool) -> None:
         verb = "would go" if dry_run else "left" if item in left else "gone"
         click.echo(printable(f"{verb}: {_named(item)}"))
     for item in todo.awaited:
-        way_out = f"rm -r {shlex.quote(str(item.paths[0]))}; mesokit gc"
+        way_out = collect.leave_to_us(item.paths[0])
         text = f"left to its Mesos agent: {_named(item)}; if no agent will come back for it: {way_out}"
         click.echo(printable(text), err=True)
     others: Counter[str] = Counter()

@@ -32,5 +32,20 @@ def fitted(rows: Sequence[Sequence[str]], columns: int, indent: str = "") -> lis
     return aligned(cut, indent)
 
 
+def prose(text: str, columns: int, first: str = "", indent: str = "") -> list[str]:
+    """A sentence as printable lines of at most `columns` (0: one line), broken between words: the first one
+    behind `first`, the others behind `indent`. A word that is longer than a line has one for itself.
+    """
+    lines = [first]
+    empty = True
+    for word in printable(text).split(" "):
+        if columns and not empty and len(lines[-1]) + 1 + len(word) > columns:
+            lines.append(indent)
+            empty = True
+        lines[-1] += word if empty else f" {word}"
+        empty = False
+    return lines
+
+
 def _cut(text: str, size: int) -> str:
     return text if len(text) <= size else text[: max(size - 1, 0)] + "…"

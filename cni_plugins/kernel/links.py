@@ -3,11 +3,12 @@
 import errno
 import os
 import struct
+import sys
 import time
 from _socket import if_indextoname
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
+from enum import IntEnum, StrEnum
 from functools import lru_cache
 from typing import Any
 
@@ -44,11 +45,15 @@ _ADDRESS, _IFNAME, _MTU, _LINK, _MASTER, _TXQLEN, _OPERSTATE, _LINKINFO, _ALIAS 
     18,
     20,
 )
-_GROUP, _LINK_NETNSID = 27, 37
+_AF_SPEC, _GROUP, _LINK_NETNSID = 26, 27, 37
 _GROUPS = 0x7FFFFFFF
 _READ = frozenset(
-    (_ADDRESS, _IFNAME, _MTU, _LINK, _MASTER, _TXQLEN, _OPERSTATE, _LINKINFO, _ALIAS, _LINK_NETNSID)
+    (
+        *(_ADDRESS, _IFNAME, _MTU, _LINK, _MASTER, _TXQLEN, _OPERSTATE, _LINKINFO, _ALIAS, _AF_SPEC),
+        _LINK_NETNSID,
+    )
 )  # a link has sixty
+_AF_INET, _INET_CONF = 2, 1
 # linux/net_namespace.h
 _RTM_GETNSID, _NETNSA_NSID, _NETNSA_FD = 90, 1, 3
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_DATA = 1, 2, 5
@@ -57,13 +62,22 @@ _OPERSTATE_UP, _FORWARDING = 6, 3
 _SKIP_STATS = ("IFLA_EXT_MASK", 8)
 
 
+class Setting(IntEnum):
+    """A setting of IPv4 that each link has, net.ipv4.conf.LINK (linux/ip.h, IPV4_DEVCONF_*)."""
+
+    FORWARDING = 1
+    RP_FILTER = 8
+    ARP_FILTER = 13
+    ARP_IGNORE = 19
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     """A link as the kernel tells it.
 
     `peer` is IFLA_LINK (a veth's other end, a macvlan's master), 0 for none: an index in the namespace that
     `peer_namespace` numbers (see `namespace_id`), or in the link's own where that is None. `data` and `port`
-    are the attributes of its kind and of its master's kind, by number.
+    are the attributes of its kind and of its master's kind, by number; `families` is IFLA_AF_SPEC.
     """
 
     index: int
@@ -80,6 +94,13 @@ class Link:
     data: dict[int, bytes]
     port: dict[int, bytes]
     peer_namespace: int | None = None
+    families: bytes = field(default=b"", repr=False)
+
+    def setting(self, name: Setting) -> int:
+        """Its own value of a setting, which stands beside that of `all`; 0 where the kernel tells none."""
+        conf = attributes(attributes(self.families).get(_AF_INET, b"")).get(_INET_CONF, b"")
+        start = 4 * (name - 1)
+        return int.from_bytes(conf[start : start + 4], sys.byteorder)
 
     @property
     def up(self) -> bool:
@@ -119,6 +140,7 @@ def parse(packet: bytes) -> Link:
         data=attributes(info.get(_INFO_DATA, b""), 0),
         port=attributes(info.get(_INFO_SLAVE_DATA, b""), 0),
         peer_namespace=number(found, _LINK_NETNSID) if _LINK_NETNSID in found else None,
+        families=found.get(_AF_SPEC, b""),
     )
 
 

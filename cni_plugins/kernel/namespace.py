@@ -64,15 +64,19 @@ def visits() -> Iterator[Callable[[Namespace], None]]:
     """
     before: Namespace = getattr(_here, "namespace", None) or _home()
 
+    away = False
+
     def visit(namespace: Namespace) -> None:
+        nonlocal away
         move_into(namespace)
-        _here.namespace = namespace
+        _here.namespace, away = namespace, True
 
     try:
         yield visit
     finally:
-        _setns(before.fd)
-        _here.namespace = before
+        if away:  # who may enter none may not even enter his own
+            _setns(before.fd)
+            _here.namespace = before
 
 
 def move_into(namespace: Namespace) -> None:

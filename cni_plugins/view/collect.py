@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -125,6 +126,18 @@ def plan(node: Node, roots: Roots, host: Namespace, seen: Sequence[Pool] | None 
     for identity in sorted(kept, key=lambda item: (item.network, item.container_id, item.ifname)):
         valid.setdefault(identity.network, []).append(identity)
     return Plan(tuple(stale), valid, tuple(foreign), moment, tuple(awaited))
+
+
+def awaited(roots: Roots) -> dict[Identity, Path]:
+    """The attachments that a Mesos agent has a note of, and the directory of each one's container: the agent
+    will detach it.
+    """
+    return {item.identity: Path(item.netns).parent for item in known(roots) if item.runtime == "mesos"}
+
+
+def leave_to_us(note: Path) -> str:
+    """What makes an attachment that no agent will come back for ours to remove."""
+    return f"rm -r {shlex.quote(str(note))}; mesokit gc"
 
 
 def _noted(roots: Roots) -> dict[Identity, Known]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from cni_plugins.kernel import sysctl
+from cni_plugins.kernel.links import Setting
 from cni_plugins.kernel.netlink.netfilter import Nfnetlink
 from cni_plugins.kernel.nft import library
 from cni_plugins.spec.errors import CniError
@@ -16,6 +17,7 @@ from cni_plugins.view.remedies import enter
 
 _FORWARDING = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
 _RA = 9  # RTPROT_RA
+_STRICT = 1  # rp_filter, RFC 3704
 _MANY, _FULL = 0.8, 0.97
 _SLOW = 1.0  # seconds for a list of links
 _NFT_KINDS = frozenset(("masquerade", "ports", "spoof-check"))
@@ -51,8 +53,8 @@ def forwarding_of_links(facts: Facts) -> Iterator[Finding]:
         if any(":" not in entry.ip for entry in item.addresses)
     }
     for link, item in sorted(links.items()):
-        name = f"ipv4/conf/{link}/forwarding"
-        if link in facts.node.by_name and sysctl.read(facts.host, name) == "0":
+        there = facts.node.by_name.get(link)
+        if there is not None and not there.setting(Setting.FORWARDING):
             yield Finding(
                 "forwarding",
                 Level.FAIL,
@@ -134,10 +136,17 @@ def ipv6_disabled(facts: Facts) -> Iterator[Finding]:
 
 
 def reverse_path(facts: Facts) -> Iterator[Finding]:
-    """A container with several networks, and strict filtering inside."""
+    """A container with several networks answers what comes in by one of them by another, the one with the
+    default route; and so does a host that has several uplinks. Who filters strictly drops one way or the
+    other.
+    """
+    every = int(sysctl.read(facts.host, "ipv4/conf/all/rp_filter") or 0)
     counts = Counter(item.container_id for item in facts.living())
-    for item, inside in facts.inside.items():
-        if counts[item.container_id] < 2 or _has_default(inside):
+    several = {item: there for item, there in facts.inside.items() if counts[item.container_id] > 1}
+    ways = {item.container_id: item for item, there in several.items() if _has_default(there)}
+    for item, inside in several.items():
+        way = ways.get(item.container_id)
+        if way is item or inside.link is None:
             continue
         with inside_of(item, facts.host) as namespace:
             names = (f"ipv4/conf/{item.ifname}/rp_filter", "ipv4/conf/all/rp_filter")
@@ -149,8 +158,49 @@ def reverse_path(facts: Facts) -> Iterator[Finding]:
                 f"container {item.container_id} drops what comes in by {item.ifname} from beyond its "
                 "network: it has several networks, answers by another, and filters strictly",
                 f"rp_filter of {item.ifname} and all in the container: {' '.join(values)}",
-                f"nsenter --net={item.netns} sysctl -w net.ipv4.conf.{item.ifname}.rp_filter=2",
+                enter(item.netns, f"sysctl -w net.ipv4.conf.{item.ifname}.rp_filter=2"),
             )
+        link = facts.node.by_name.get(way.parent or way.host_interface) if way is not None else None
+        if way is None or link is None or not (is_routed(item) and is_routed(way)):
+            continue
+        if max(every, link.setting(Setting.RP_FILTER)) == _STRICT:
+            yield Finding(
+                "reverse-path",
+                Level.WARN,
+                f"the host drops what container {item.container_id} answers from its address on network "
+                f"{item.network} to beyond it: that comes by {link.name}, which filters strictly",
+                f"its default route is by {way.ifname}; rp_filter of {link.name} and all: "
+                f"{link.setting(Setting.RP_FILTER)} {every}",
+                f"sysctl -w net.ipv4.conf.{link.name}.rp_filter=2",
+            )
+    yield from _published_beside(facts, every)
+
+
+def _published_beside(facts: Facts, every: int) -> Iterator[Finding]:
+    """Ports that are published on the address of an uplink without a default route."""
+    homes = {str(entry.address.ip): entry.index for entry in facts.addresses}
+    open_ways = {
+        route.index
+        for route in facts.routes[4]
+        if not route.route.dst.network.prefixlen  # in whatever table: a rule may choose it
+    }
+    told = set()
+    for item in facts.living():
+        for port in item.ports:
+            link = facts.node.by_index.get(homes.get(port.host_ip, 0))
+            if link is None or link.index in open_ways or link.name in told or link.name == "lo":
+                continue
+            if max(every, link.setting(Setting.RP_FILTER)) == _STRICT and link.kind != "bridge":
+                told.add(link.name)
+                yield Finding(
+                    "reverse-path",
+                    Level.WARN,
+                    f"the host drops what comes in by {link.name} from beyond its network: it answers by "
+                    "another link, and filters strictly",
+                    f"port {port} of container {item.container_id} is published there; rp_filter of "
+                    f"{link.name} and all: {link.setting(Setting.RP_FILTER)} {every}",
+                    f"sysctl -w net.ipv4.conf.{link.name}.rp_filter=2",
+                )
 
 
 def _has_default(inside: Inside) -> bool:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 
 from cni_plugins.kernel import sysctl
+from cni_plugins.kernel.links import Setting
 from cni_plugins.view.attachments import Attachment
 from cni_plugins.view.doctor.facts import Facts, Finding, Level
 from cni_plugins.view.remedies import enter
@@ -64,7 +65,17 @@ def silent_links(facts: Facts) -> Iterator[Finding]:
                 enter(item.netns, f"ip link show {item.ifname}") + ": NOARP",
                 enter(item.netns, f"ip link set {item.ifname} arp on"),
             )
-    every = _arp_ignore(facts, "all")
+        if there.link is not None and there.link.setting(Setting.ARP_IGNORE) == _TO_NOBODY:
+            name = f"net.ipv4.conf.{item.ifname}.arp_ignore"
+            yield Finding(
+                "silent-links",
+                Level.FAIL,
+                f"{_of(item)} is told to answer no ARP question: nobody reaches it over IPv4",
+                f"in the container: {name} = {_TO_NOBODY}",
+                enter(item.netns, f"sysctl -w {name}=0"),
+            )
+    value = sysctl.read(facts.host, "ipv4/conf/all/arp_ignore") or ""
+    every = int(value) if value.isdigit() else 0
     for item in facts.routed():
         name = item.parent if item.parent in facts.node.by_name else item.host_interface
         link = facts.node.by_name.get(name)
@@ -80,9 +91,10 @@ def silent_links(facts: Facts) -> Iterator[Finding]:
                 f"ip link show {name}: NOARP",
                 f"ip link set {name} arp on",
             )
-        worst = max(every, _arp_ignore(facts, name))
+        own = link.setting(Setting.ARP_IGNORE)
+        worst = max(every, own)
         if worst == _TO_NOBODY or (worst == _WITHIN_SUBNET and not item.parent):
-            values = {"all": every, name: _arp_ignore(facts, name)}
+            values = {"all": every, name: own}
             which = [one for one, value in values.items() if value == worst]
             yield Finding(
                 "silent-links",
@@ -92,11 +104,6 @@ def silent_links(facts: Facts) -> Iterator[Finding]:
                 ", ".join(f"net.ipv4.conf.{one}.arp_ignore = {worst}" for one in which),
                 "; ".join(f"sysctl -w net.ipv4.conf.{one}.arp_ignore=0" for one in which),
             )
-
-
-def _arp_ignore(facts: Facts, link: str) -> int:
-    value = sysctl.read(facts.host, f"ipv4/conf/{link}/arp_ignore") or "0"
-    return int(value) if value.isdigit() else 0
 
 
 CHECKS = (duplicate_macs, silent_links)

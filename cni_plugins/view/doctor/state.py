@@ -12,7 +12,7 @@ from pathlib import Path
 from cni_plugins.steps import registry
 from cni_plugins.store import records
 from cni_plugins.view.attachments import Attachment
-from cni_plugins.view.collect import plan
+from cni_plugins.view.collect import leave_to_us, plan
 from cni_plugins.view.doctor.facts import Facts, Finding, Level
 from cni_plugins.view.pools import HIDDEN
 from cni_plugins.view.runtimes import agents
@@ -34,8 +34,7 @@ def stale(facts: Facts) -> Iterator[Finding]:
             f"containers that are no more ({count}) are left to the Mesos agent, which would detach them, "
             "and none runs here",
             f"{one.container_id} on network {one.network}: {one.paths[0]}",
-            "systemctl start mesos-slave  # or, if none will come back: "
-            f"rm -r {shlex.quote(str(one.paths[0]))}; mesokit gc",
+            f"systemctl start mesos-slave  # or, if none will come back: {leave_to_us(one.paths[0])}",
         )
     counts = Counter(item.what for item in found)
     if counts:
