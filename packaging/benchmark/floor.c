@@ -8,6 +8,7 @@
  * than the real one did ends the program with status 1 and a line that says which.  One step a line:
  *
  *     place D container|host|sysctl     descriptor D of the recording is this namespace, or /proc/sys/net
+ *     place D netfilter                 or a socket for netfilter netlink, bound
  *     call NAME ERRNO ARGUMENT...       any system call; ERRNO 0 is success.  Arguments: dN a descriptor of the
  *                                       recording, iN a number, sHEX bytes, o room for an answer, >N the result is
  *                                       descriptor N of the recording, =V the struct ifreq before has index V
@@ -39,6 +40,9 @@
 #define HEADER 16
 #define ERROR 2
 #define NEW_ADDRESS 20
+#define NETFILTER 12
+#define NETLINK 270
+#define CAP_ACK 10
 
 static int descriptors[DESCRIPTORS];
 static uint32_t indices[INDICES];
@@ -190,12 +194,23 @@ static void gone(uint32_t index)
         nanosleep(&(struct timespec){0, pause}, NULL);
 }
 
+/* As the node service's own: answers without the question. */
+static int netfilter(void)
+{
+    uint32_t any[3] = {AF_NETLINK};
+    int opened = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETFILTER), on = 1;
+    if (opened < 0 || setsockopt(opened, NETLINK, CAP_ACK, &on, sizeof on) < 0 ||
+        bind(opened, (struct sockaddr *)any, sizeof any) < 0)
+        fail("errno", errno, 0);
+    return opened;
+}
+
 static void place(int number, const char *what)
 {
     const char *path = strcmp(what, "host") == 0        ? "/proc/self/ns/net"
                        : strcmp(what, "container") == 0 ? getenv("CNI_NETNS")
                                                         : "/proc/sys/net";
-    int opened = open(path, O_RDONLY | O_CLOEXEC);
+    int opened = strcmp(what, "netfilter") == 0 ? netfilter() : open(path, O_RDONLY | O_CLOEXEC);
     /* The number of the container's namespace stands in messages. */
     if (opened < 0 || dup3(opened, number, O_CLOEXEC) < 0)
         fail("errno", errno, 0);

@@ -25,7 +25,7 @@ _ATTACHED_WITHIN_SECONDS, _WRITTEN_WITHIN_SECONDS, _LOOK_SECONDS = 30, 10, 0.02
 _SHOWN = 65536  # bytes of a buffer, the largest that the kernel sends
 _AT_FDCWD = -100
 _SIOCGIFNAME, _SIOCGIFINDEX, _SIOCDEVPRIVATE = 0x8910, 0x8933, 0x89F0
-_NEWLINK, _DELLINK, _NLMSG_ERROR = 16, 17, 2
+_NEWLINK, _DELLINK, _NLMSG_ERROR, _NETLINK_NETFILTER = 16, 17, 2, 12
 # Where the index of a link stands in messages of rtnetlink(7): in the header of links, addresses, neighbours
 # and shaping; in attributes behind a header of so many bytes (IFLA_LINK, IFLA_MASTER; RTA_OIF).
 _IN_HEADER = (*range(16, 20), *range(20, 23), *range(28, 31), *range(36, 47))
@@ -281,8 +281,9 @@ class _Translator:
             raise Unknown(f"no step for {name}({', '.join(arguments)})")
 
     def _is_ours(self, argument: str) -> bool:
-        """Whether a system call whose first argument this is belongs to the plugin call; a namespace or the
-        tree of sysctls gets its place when it is first met. The host's namespace is met first.
+        """Whether a system call whose first argument this is belongs to the plugin call; a namespace, the
+        tree of sysctls or a socket that the worker keeps gets its place when it is first met. The host's
+        namespace is met first.
         """
         found = _DESCRIPTOR.match(argument)
         if argument.startswith('"') or _number(argument) == _AT_FDCWD:
@@ -294,6 +295,9 @@ class _Translator:
             self._placed[number] = ("host", "container")[self._namespaces.index(what)]
         elif what.startswith("/sys/net") and number not in self._open:
             self._placed[number] = "sysctl"
+        elif what.startswith("NETLINK:") and number not in self._open:
+            self._placed[number] = "netfilter"  # the one kind that a worker leaves open after a call
+            self._sockets[number] = "host", _NETLINK_NETFILTER
         return number in self._open or number in self._placed
 
     def _variable(self, namespace: str, index: int) -> int:

@@ -69,6 +69,7 @@ NETWORK = bridge(
     ipam={"type": "host-local", "ranges": [[{"subnet": "10.9.0.0/16"}], [{"subnet": "fd09::/64"}]]}
 )
 TRIES = 20
+NEW_ELEMENT, DELETE_ELEMENT = 0x0A0C, 0x0A0E  # of nf_tables, through a socket that outlives the call
 
 
 def test_the_floor_asks_the_kernel_for_what_a_call_asks_it_for(tmp_path: Path) -> None:
@@ -92,6 +93,7 @@ def test_the_floor_asks_the_kernel_for_what_a_call_asks_it_for(tmp_path: Path) -
             for one, other in zip(pair, again, strict=True):
                 assert one.messages == other.messages
                 assert len(one.files) == len(other.files)
+            assert pair[0].messages[NEW_ELEMENT] and pair[1].messages[DELETE_ELEMENT]
             for recorded, verb in zip(pair, ("ADD", "DEL"), strict=True):
                 assert replayed(node, box, program, recorded, tmp_path / verb) == recorded.messages
                 inside = [each["ifname"] for each in box.json("ip", "-j", "link")]
