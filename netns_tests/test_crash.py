@@ -48,7 +48,12 @@ SCENARIOS: Mapping[str, dict[str, Any]] = {
         {"type": "static", "addresses": [{"address": "10.9.0.5/24", "gateway": "10.9.0.1"}]}, isGateway=True
     ),
     "bridge-iptables": bridge(DUAL, isGateway=True, ipMasq=True, ipMasqBackend="iptables"),
-    "ptp": {"type": "ptp", "ipMasq": True, "ipam": local("10.9.0.0/24", "fd00:9::/64", routes=ROUTES)},
+    "ptp": {
+        "type": "ptp",
+        "ipMasq": True,
+        "nptv6": {"fd00:9::/64": "2001:db8:9::/64"},
+        "ipam": local("10.9.0.0/24", "fd00:9::/64", routes=ROUTES),
+    },
     "macvlan": {"type": "macvlan", "master": "eth0", "mtu": 1400, "ipam": LAN},
     "macvlan-policy": {"type": "macvlan", "master": "eth0", "policy": "isolated", "ipam": LAN},
     "host-device": {"type": "host-device", "device": "spare0", "ipam": DUAL},

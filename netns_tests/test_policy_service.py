@@ -108,6 +108,30 @@ def test_it_comes_with_the_first_container_under_policy_and_goes_with_the_servic
     assert not appliers(node)
 
 
+def test_it_ends_when_no_container_is_under_policy_and_comes_again(node: Node, ours: str) -> None:
+    """Some seconds after the last has gone, so that one that comes anew finds it. What was edited meanwhile
+    holds for the next container from its first packet on.
+    """
+    with service(node):
+        first = Box(node, ours, "c1", conf(), role="db")
+        process = applier(node)
+        first.call("DEL").ok()
+        again = Box(node, ours, "c2", conf(), role="db")
+        assert not appliers(node) or applier(node) == process
+        again.call("DEL").ok()
+        until(lambda: not appliers(node), what="it has ended")
+        web = Box(node, ours, "plain", conf(None, name="plain"))
+        write(node, [DB | {"ingress": []}])
+        state = node.path("/run/mesokit/policy/state.json")
+        until(lambda: '"db"' in state.read_text(), what="the files are read without a container")
+        until(lambda: not appliers(node), what="it has ended again")
+        db = Box(node, ours, "c3", conf(), role="db")
+        assert not web.netns.ping(db.four, seconds=0.4)
+        applier(node)
+        write(node, [])
+        until(partial(judges, web, db, True), what="it applies what is edited")
+
+
 def test_it_waits_without_waking_and_attachments_do_not_wake_it(node: Node, ours: str) -> None:
     with service(node):
         Box(node, ours, "db", conf(), role="db")

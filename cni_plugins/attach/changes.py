@@ -36,6 +36,7 @@ FIXED: Mapping[str, str] = {
     "ipMasqBackend": "rules of two backends would translate twice: attach the container anew",
     "backend": "rules of two backends would translate twice: attach the container anew",
     "ipMasq": "translated flows would break, others begin untranslated: attach the container anew",
+    "nptv6": "each flow would go on with an address that its peer does not know: attach the container anew",
     "policy": "the default is the network's, for all its containers: edit its file, and attach them anew; "
     "`mesokit policy` changes what a container may do",
     "policyLabels": "which labels a task may set is the network's: edit its file",

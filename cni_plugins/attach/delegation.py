@@ -16,7 +16,7 @@ from cni_plugins.spec.call import Call, Verb, for_child
 from cni_plugins.spec.config import decode, shown
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Result, encode
-from cni_plugins.spec.values import IpInterface, JsonObject, first_host, fold
+from cni_plugins.spec.values import JsonObject, first_host, fold
 from cni_plugins.steps import registry
 from cni_plugins.steps.context import Context, collection_lock
 from cni_plugins.steps.step import Step
@@ -187,15 +187,6 @@ def needs_link(call: Call, plugins: Mapping[str, Plugin[Any]], *, mac_from_ip: b
             "leave macFromIP out",
         )
     return True
-
-
-def hidden(call: Call, ips: Sequence[Address]) -> tuple[IpInterface, ...]:
-    """The addresses that `ipMasq` hides behind the host's: none of a prefix that a router delegated, since
-    those lead here.
-    """
-    ipam = fold(call.config, "ipam")
-    delegated = isinstance(ipam, dict) and fold(ipam, "prefixDelegation") is not None
-    return tuple(entry.address for entry in ips if not (delegated and entry.address.version == 6))
 
 
 def with_gateways(ips: Sequence[Address]) -> tuple[Address, ...]:

@@ -35,7 +35,9 @@ _ELSEWHERE = {
     ),
     IPAM: (
         TOP,
-        frozenset(("bridge", "isgateway", "isdefaultgateway", "ipmasq", "mtu", "master", "mode", "vlan")),
+        frozenset(
+            ("bridge", "isgateway", "isdefaultgateway", "ipmasq", "nptv6", "mtu", "master", "mode", "vlan")
+        ),
     ),
 }
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")

@@ -67,6 +67,7 @@ def _lines(node: Node, item: Attachment, there: Endpoint, steps: Sequence[StepSt
     rows += [
         ("since", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(item.since)) if item.since else "-"),
         ("addresses", ", ".join(entry.address for entry in item.addresses) or "-"),
+        *([("external", ", ".join(item.external))] if item.external else []),
         ("ports", ", ".join(map(str, item.ports)) or "-"),
         ("host side", " in ".join(name for name in (item.host_interface, item.parent) if name) or "-"),
         ("namespace", item.netns or "-"),

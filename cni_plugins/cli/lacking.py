@@ -36,7 +36,7 @@ def lacking(host: Namespace, name: str, config: JsonObject, *, first: bool) -> I
     for kind in _LINKS.get(name, ()):
         if not kernel_makes(kind):
             yield "type", f"this kernel makes no {kind} links"
-    if name in {"portmap", "firewall"} or fold(config, "ipMasq") is True:
+    if name in {"portmap", "firewall"} or fold(config, "ipMasq") is True or fold(config, "nptv6"):
         # Who is not root may not ask: what cannot be told is not said to be missing.
         with suppress(CniError), Nfnetlink(host) as socket:
             if not socket.supported and fold(config, "backend") != "iptables":

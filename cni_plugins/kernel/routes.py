@@ -32,6 +32,7 @@ ROUTER_METRIC = 1024  # of IPv6 routes, unless somebody says otherwise (IP6_RT_P
 _UNICAST, _UNREACHABLE = 1, 7
 _CLONED = 0x200  # RTM_F_CLONED: a cached next hop
 _FOR_EVER = 0xFFFFFFFF
+_LAST = 0xFFFFFFFF  # the greatest metric
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS = 1, 4, 5, 6, 7, 8
 _RTA_MULTIPATH, _RTA_TABLE = 9, 15
 _READ = frozenset(
@@ -121,7 +122,7 @@ def delete(route: Route, index: int, *, protocol: int = PROTOCOL_BOOT) -> Messag
     )
 
 
-def _unreachable(destination: IpInterface, seconds: int | None) -> bytes:
+def _unreachable(destination: IpInterface, seconds: int | None, *, last: bool) -> bytes:
     network = destination.network
     fields = {
         "family": _AF_INET if destination.version == 4 else _AF_INET6,
@@ -131,24 +132,27 @@ def _unreachable(destination: IpInterface, seconds: int | None) -> bytes:
         "type": _UNREACHABLE,
     }
     listed: list[tuple[str, object]] = [("RTA_DST", str(network.network_address))]
+    if last:
+        listed.append(("RTA_PRIORITY", _LAST))
     if seconds is not None:
         listed.append(("RTA_EXPIRES", seconds))
     return encode(ROUTE, fields, listed)
 
 
-def unreachable(destination: IpInterface, seconds: int = _FOR_EVER) -> Message:
+def unreachable(destination: IpInterface, seconds: int = _FOR_EVER, *, last: bool = False) -> Message:
     """Answer what goes to a network, and not to a narrower one that a link has, with an error: for so many
-    seconds, or for ever. In the place of such a route that is there.
+    seconds, or for ever. In the place of such a route that is there; `last`: behind any other route to the
+    network.
     """
-    body = _unreachable(destination, None if seconds == _FOR_EVER else seconds)
+    body = _unreachable(destination, None if seconds == _FOR_EVER else seconds, last=last)
     what = f"make {destination.network} unreachable"
     return Message(what, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body)
 
 
-def reachable(destination: IpInterface) -> Message:
+def reachable(destination: IpInterface, *, last: bool = False) -> Message:
     """Take the route of `unreachable` away; that it is gone already is an answer."""
     what = f"delete the unreachable route to {destination.network}"
-    return Message(what, RTM_DELROUTE, 0, _unreachable(destination, None), _GONE)
+    return Message(what, RTM_DELROUTE, 0, _unreachable(destination, None, last=last), _GONE)
 
 
 def every(
@@ -220,6 +224,22 @@ def _matched(netlink: Netlink, destination: Ip) -> KernelRoute | None:
     doing = f"find the route to {destination}"
     (answer,) = netlink.request(Message(doing, RTM_GETROUTE, 0, body, _NO_ROUTE))
     return parse(answer.packet) if answer.packet else None
+
+
+def is_routed(netlink: Netlink, destination: IpInterface) -> bool:
+    """Whether what goes to a network has a route of that network or a narrower one, so that it takes no
+    default route. CniError 999.
+    """
+    raw = destination.network.network_address.packed
+    family = _AF_INET if len(raw) == 4 else _AF_INET6
+    body = _HEADER.pack(family, 8 * len(raw), 0, 0, 0, 0, 0, 0, _FIB_MATCH)
+    body += struct.pack("=HH", 4 + len(raw), _RTA_DST) + raw
+    doing = f"find the route to {destination.network}"
+    (answer,) = netlink.request(Message(doing, RTM_GETROUTE, 0, body, _NO_ROUTE))
+    if not answer.packet:  # an unreachable one answers so, and none at all otherwise
+        return answer.error == errno.EHOSTUNREACH
+    length: int = _HEADER.unpack_from(answer.packet, 16)[1]
+    return length >= destination.network.prefixlen
 
 
 def towards(netlink: Netlink, destination: Ip) -> int:

@@ -33,6 +33,7 @@ from cni_plugins.node.service import Handler
 from cni_plugins.node.supervisor import Supervisor, default_count, log
 from cni_plugins.plugins.registry import MODULES
 from cni_plugins.spec.roots import roots_from
+from cni_plugins.steps import policy_state
 from cni_plugins.store import network_files, sockets
 from cni_plugins.store.failures import Failure, note
 
@@ -87,11 +88,11 @@ def serve(
         return 1
     identity = None if origin is listen.Origin.SYSTEMD else sockets.identity(path)
     count = options.workers or default_count()
-    run = roots_from(os.environ).run
+    roots = roots_from(os.environ)
 
     def failed(failure: Failure) -> None:
         log.warning("%s", failure)
-        note(run, failure)
+        note(roots.run, failure)
 
     work = partial(
         worker.run, listening, worker.Job(handle, max(1, options.threads // count), plugins, failed)
@@ -104,13 +105,16 @@ def serve(
     if heard is not None:
         supervisor.rules, supervisor.reload = RulesWatch(heard), reload
         if options.watching != "off":
-            supervisor.networks = PolicyWatch(roots_from(os.environ).relocate(network_files.DIRECTORY))
+            supervisor.networks = PolicyWatch(roots.relocate(network_files.DIRECTORY))
     if policies is not None:
-        supervisor.policies = PolicyProcess(run / "policy" / "state.json", policies)
+        supervisor.policies = PolicyProcess(
+            roots.run / "policy" / "state.json",
+            policy_state.endpoints_directory(roots),
+            policy_state.directory(roots),
+            policies,
+        )
 
-    supervisor.leases = lease_process.prepared(
-        Store(roots_from(os.environ)), default_socket(roots_from(os.environ))
-    )
+    supervisor.leases = lease_process.prepared(Store(roots), default_socket(roots))
 
     def ended(_number: int, _frame: FrameType | None) -> None:
         supervisor.stop()

@@ -14,7 +14,8 @@ import os
 import select
 import time
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from cni_plugins.kernel import tracked
 from cni_plugins.kernel.netlink.netfilter import Nfnetlink
@@ -39,6 +40,7 @@ log = logging.getLogger("mesokit.node")
 _SECONDS = 30.0
 _MOMENT_SECONDS = 0.005  # what is written within that is applied together
 _NAMED = 10
+_LEAVE_SECONDS = 3.0  # containers end and begin again; forking anew costs as much as a change
 
 
 def serve() -> int:
@@ -51,16 +53,22 @@ def serve() -> int:
     with contextlib.suppress(OSError):  # else what is above it is watched, which tells of every attachment
         policy_state.inside_directory(roots).mkdir(parents=True, exist_ok=True)
     arrivals = PolicyWatch(policy_state.inside_directory(roots))
-    inside = InsideWatch()
+    departures = PolicyWatch(policy_state.endpoints_directory(roots))
+    inside, leaving = InsideWatch(), Leaving(policy_state.endpoints_directory(roots) / "some")
     while True:
         inside.looked()
         upkeep(roots, host, memory)
         _give_back()
         while memory.lines.state.endpoints:
             some = any(item.inside for item in memory.lines.state.endpoints)
-            _wait((watch.fileno(), arrivals.fileno()), inside if some else None)
+            files = (watch.fileno(), arrivals.fileno(), departures.fileno())
+            _wait(files, inside if some else None, leaving)
             if watch.changed():
                 break
+            if departures.changed():
+                leaving.hear()
+            if leaving.is_due() and not _endpoints(roots, host, memory):
+                return NOTHING_TO_DO
             if arrivals.changed() or (some and not inside.patience()):
                 inside.looked()
                 _look_inside(roots, host, memory)
@@ -68,12 +76,48 @@ def serve() -> int:
             return NOTHING_TO_DO
 
 
-def _wait(files: Iterable[int], inside: InsideWatch | None) -> None:
-    """Until one of `files` has news, or a look at what is `inside` is due, or may be."""
+@dataclass(slots=True)
+class Leaving:
+    """When to end: a while after the last endpoint has gone, as `note` tells, unless another one comes."""
+
+    note: Path
+    _at: float = math.inf
+
+    def hear(self) -> None:
+        """The note has come or gone."""
+        if self.note.exists():
+            self._at = math.inf
+        else:
+            self._at = min(self._at, time.monotonic() + _LEAVE_SECONDS)
+
+    def patience(self) -> float:
+        """Seconds until it is due."""
+        return max(0.0, self._at - time.monotonic())
+
+    def is_due(self) -> bool:
+        """Whether to look for endpoints and end without any; true once."""
+        if self.patience():
+            return False
+        self._at = math.inf
+        return True
+
+
+def _endpoints(roots: Roots, host: Namespace, memory: Memory) -> bool:
+    """Whether there is one by now. True where that cannot be told."""
+    try:
+        return bool(policy_state.load(roots, host, memory.lines).endpoints)
+    except CniError as error:
+        log.error("policy: %s", error)
+        return True
+
+
+def _wait(files: Iterable[int], inside: InsideWatch | None, leaving: Leaving) -> None:
+    """Until one of `files` has news, a look at what is `inside` is due or may be, or it is time to end."""
     events = select.poll()
     for each in (*files, *(inside.watched() if inside is not None else ())):
         events.register(each, select.POLLIN)
-    events.poll(None if inside is None else math.ceil(inside.patience() * 1000))
+    seconds = min(leaving.patience(), math.inf if inside is None else inside.patience())
+    events.poll(None if math.isinf(seconds) else math.ceil(seconds * 1000))
     time.sleep(_MOMENT_SECONDS)
     if inside is not None:
         inside.hear()

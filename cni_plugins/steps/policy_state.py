@@ -55,6 +55,11 @@ def inside_directory(roots: Roots) -> Path:
     return roots.run / "policy" / "inside"
 
 
+def endpoints_directory(roots: Roots) -> Path:
+    """What changes when the first endpoint of all comes, or the last goes."""
+    return roots.run / "policy" / "endpoints"
+
+
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What a change was in the host's rules: numbers of profiles and of elements; and the namespaces of
@@ -226,12 +231,18 @@ class Store:
         _write(temporary, policy_file.write(state, self._host, self._memory.lines))
         temporary.rename(self._folder / "state.json")
         self._memory.lines.mark = _mark((self._folder / "state.json").stat())
-        note = inside_directory(self._roots) / "some"
-        if inside != note.exists():
-            if note.exists():
-                note.unlink()
-            else:
-                _write(note, b"")
+        _note(inside_directory(self._roots), there=inside)
+        _note(endpoints_directory(self._roots), there=bool(state.endpoints))
+
+
+def _note(directory: Path, *, there: bool) -> None:
+    """A file that tells whoever watches the directory that there are some of what it stands for."""
+    note = directory / "some"
+    if there != note.exists():
+        if there:
+            _write(note, b"")
+        else:
+            note.unlink()
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -45,6 +45,7 @@ class Kind(StrEnum):
     LINK_SETTINGS = "link-settings"
     LOCALNET = "localnet"
     MASQUERADE = "masquerade"
+    NPTV6 = "nptv6"
     POLICY_CHANGE = "policy-change"
     POLICY_ENDPOINT = "policy-endpoint"
     PORT_FLAGS = "port-flags"
@@ -89,6 +90,7 @@ _CLASSES: Mapping[Kind, tuple[str, str]] = {
     Kind.LINK_SETTINGS: ("link_settings", "LinkSettings"),
     Kind.LOCALNET: ("ports", "Localnet"),
     Kind.MASQUERADE: ("masquerade", "Masquerade"),
+    Kind.NPTV6: ("nptv6", "Nptv6"),
     Kind.POLICY_CHANGE: ("policy", "PolicyChange"),
     Kind.POLICY_ENDPOINT: ("policy", "PolicyEndpoint"),
     Kind.PORT_FLAGS: ("change", "PortFlags"),

@@ -31,6 +31,14 @@ def guarded(roots: Roots, deadline: Deadline) -> AbstractContextManager[None]:
     return locked(roots.run / "locks" / "claims", deadline)
 
 
+def subjects(roots: Roots, beginning: str) -> list[str]:
+    """What is claimed, of the names that begin so."""
+    try:
+        return [path.name for path in (roots.run / "claims").iterdir() if path.name.startswith(beginning)]
+    except OSError:
+        return []
+
+
 def members(roots: Roots, subject: str) -> dict[str, JsonObject]:
     """The claims on a subject, by member; a file that holds no owner is removed."""
     found = {}
@@ -109,11 +117,7 @@ def living(
 
 def sweep(roots: Roots, network: str, keep: Collection[Identity]) -> None:
     """Drop the claims of a network's attachments that are neither to be kept nor recorded."""
-    try:
-        subjects = [place.name for place in (roots.run / "claims").iterdir()]
-    except OSError:
-        return
-    for subject in subjects:
+    for subject in subjects(roots, ""):
         for member, entry in members(roots, subject).items():
             identity = owner_of(entry)
             if identity.network == network and identity not in keep and not alive(roots, entry):

@@ -6,12 +6,15 @@ Plugins of one list that a runtime calls one by one write a record each; they ar
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from cni_plugins.spec import nptv6
+from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.values import JsonObject, packed_cidr
 from cni_plugins.store.records import Contents
@@ -98,6 +101,11 @@ class Attachment:
     @property
     def network(self) -> str:
         return self.identity.network
+
+    @property
+    def external(self) -> tuple[str, ...]:
+        """The addresses that the world knows translated ones by (`nptv6`)."""
+        return tuple(_external(self.steps))
 
     @property
     def container_id(self) -> str:
@@ -208,6 +216,16 @@ def _assigned(
         address = str(entry.get("address", ""))
         if _is_address(address):
             yield Assigned(address, str(entry.get("gateway") or ""))
+
+
+def _external(steps: Iterable[JsonObject]) -> Iterator[str]:
+    for arguments in _every_arguments(steps, "nptv6"):
+        with suppress(CniError, KeyError, TypeError, ValueError):  # of a record that is not as we write it
+            pairs = nptv6.parse({each["internal"]: each["external"] for each in arguments["pairs"]}, "pairs")
+            for address in listed(arguments, "addresses"):
+                found = nptv6.external_of(pairs, parse_cidr(address).ip)
+                if found is not None:
+                    yield str(found)
 
 
 def _is_address(text: str) -> bool:

@@ -146,7 +146,11 @@ def _by_address(node: Node, name: str) -> list[Attachment]:
         wanted = ipaddress.ip_address(name.partition("/")[0])
     except ValueError:
         return []
-    return [item for item in node.attachments if any(_ip(entry.ip) == wanted for entry in item.addresses)]
+    return [
+        item
+        for item in node.attachments
+        if any(_ip(ip) == wanted for ip in (*(entry.ip for entry in item.addresses), *item.external))
+    ]
 
 
 def _ip(text: str) -> IPv4Address | IPv6Address | None:

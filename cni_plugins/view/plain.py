@@ -48,6 +48,7 @@ def attachment(node: Node, item: Attachment) -> dict[str, Any]:
         "tasks": list(task.names) if task is not None else [],
         "framework": task.framework if task is not None else "",
         "addresses": [entry.address for entry in item.addresses],
+        "external": list(item.external),
         "gateways": [entry.gateway for entry in item.addresses if entry.gateway],
         "mac": item.mac,
         "host_interface": item.host_interface,

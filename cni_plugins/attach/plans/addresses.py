@@ -1,5 +1,6 @@
 """Plans for addresses and routes of a container, and what the host has for them."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from ipaddress import ip_interface
 
@@ -23,9 +24,11 @@ from cni_plugins.steps.context import Context
 from cni_plugins.steps.firewall import Admit
 from cni_plugins.steps.host_routes import HostRoutes
 from cni_plugins.steps.masquerade import Masquerade
+from cni_plugins.steps.nptv6 import Nptv6
 from cni_plugins.steps.policy import PolicyChange, PolicyEndpoint
 from cni_plugins.steps.ports import Ports
 from cni_plugins.steps.reservation import Reservation
+from cni_plugins.steps.step import Step
 from cni_plugins.steps.veth import Veth
 
 
@@ -211,6 +214,11 @@ def _new_address(made: Plan, old: Addresses, wanted: IpInterface) -> Address:
                     f"addresses+={wanted}: its subnet is {entry.address.network} here, "
                     f"write {wanted.ip}/{entry.address.network.prefixlen}"
                 )
+    mapped = made.first(Nptv6)
+    if mapped is not None and mapped.those([wanted]) and not mapped.maps(wanted):
+        made.problems.append(
+            f"addresses+={wanted}: nptv6 cannot translate it, it is all ones where it counts"
+        )
     if wanted.version == 6 and not any(entry.address.version == 6 for entry in old.ips):
         made.problems.append(
             f"addresses+={wanted}: the container has no IPv6, which is switched on before its interface "
@@ -260,9 +268,9 @@ def _add_addresses(made: Plan, old: Addresses, fresh: list[Address], context: Co
     named = ", ".join(map(str, listed))
     step_ = AddedAddresses(old.ifname, listed, prefix_route=not old.by_gateway)
     made.additions.append(Operation(step_, f"address {named} on {old.ifname}"))
-    hidden, admitted = made.first(Masquerade), made.first(Admit)
-    if hidden is not None:
-        made.additions.append(Operation(replace(hidden, addresses=listed), f"masquerading of {named}"))
+    admitted = made.first(Admit)
+    for made_step, of in _translations(made, listed):
+        made.additions.append(Operation(made_step, f"{of[0]} of {of[1]}"))
     if admitted is not None:
         more = replace(admitted, addresses=tuple(item.ip for item in listed))
         made.additions.append(Operation(more, f"the firewall lets {named} forward"))
@@ -273,9 +281,9 @@ def _remove_addresses(made: Plan, old: Addresses, gone: list[Address], left: lis
     named = ", ".join(str(item.ip) for item in listed)
     effect = f"every flow that uses {named} ends at once"
     made.disruptions.append(f"{effect}, for good")
-    hidden, admitted = made.first(Masquerade), made.first(Admit)
-    if hidden is not None:
-        made.removals.append(Operation(replace(hidden, addresses=listed), f"no masquerading of {named}"))
+    admitted = made.first(Admit)
+    for made_step, of in _translations(made, listed):
+        made.removals.append(Operation(made_step, f"no {of[0]} of {of[1]}"))
     if admitted is not None:
         less = replace(admitted, addresses=tuple(item.ip for item in listed))
         made.removals.append(Operation(less, f"the firewall does not let {named} forward"))
@@ -294,6 +302,17 @@ def _remove_addresses(made: Plan, old: Addresses, gone: list[Address], left: lis
             made.swap(item, None)
 
 
+def _translations(made: Plan, listed: Sequence[IpInterface]) -> Iterator[tuple[Step, tuple[str, str]]]:
+    """The steps that translate some addresses, each with what it does, and to which."""
+    hidden, mapped = made.first(Masquerade), made.first(Nptv6)
+    rest = _hidden(made, listed)
+    own = tuple(item for item in listed if item not in rest)
+    if mapped is not None and own:
+        yield replace(mapped, addresses=own), ("translation", ", ".join(map(str, own)))
+    if hidden is not None and rest:
+        yield replace(hidden, addresses=rest), ("masquerading", ", ".join(map(str, rest)))
+
+
 def _judge(made: Plan, old: Addresses, new: Addresses) -> None:
     """Policy knows an address before it is in service, and until it is not any more."""
     endpoint = made.first(PolicyEndpoint)
@@ -310,13 +329,22 @@ def _judge(made: Plan, old: Addresses, new: Addresses) -> None:
     made.swap(endpoint, final)
 
 
+def _hidden(made: Plan, listed: Sequence[IpInterface]) -> tuple[IpInterface, ...]:
+    """Those of a container's addresses that masquerading is for."""
+    mapped = made.first(Nptv6)
+    own = () if mapped is None else mapped.those(listed)
+    return tuple(item for item in listed if item not in own)
+
+
 def _rewrite_hosts(made: Plan, old: Addresses, new: Addresses) -> None:
     """The other steps that name all addresses of the container."""
     for item in list(made.steps):
         if isinstance(item, HostRoutes):
             made.swap(item, replace(item, ips=new.ips))
+        elif isinstance(item, Nptv6):
+            made.swap(item, replace(item, addresses=item.those([entry.address for entry in new.ips])))
         elif isinstance(item, Masquerade):
-            made.swap(item, replace(item, addresses=tuple(entry.address for entry in new.ips)))
+            made.swap(item, replace(item, addresses=_hidden(made, [entry.address for entry in new.ips])))
         elif isinstance(item, Admit):
             made.swap(item, replace(item, addresses=tuple(entry.address.ip for entry in new.ips)))
     for document in documents(made.config):

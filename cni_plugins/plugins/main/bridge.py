@@ -20,7 +20,7 @@ from functools import partial
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Any
 
-from cni_plugins.attach import added, delegation, policing, veth, wishes
+from cni_plugins.attach import added, delegation, policing, translation, veth, wishes
 from cni_plugins.attach.forwarding import forward
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
@@ -38,12 +38,13 @@ from cni_plugins.steps.addresses import Addresses
 from cni_plugins.steps.bridge import Bridge, BridgePort, Gateway
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.forwarding import Forwarding
-from cni_plugins.steps.masquerade import BACKEND, NFTABLES, Masquerade
+from cni_plugins.steps.masquerade import BACKEND
 from cni_plugins.steps.step import Step
 from cni_plugins.steps.veth import Veth
 from cni_plugins.store.locks import locked
 
 if TYPE_CHECKING:
+    from cni_plugins.spec.nptv6 import PrefixPair
     from cni_plugins.steps.spoof import SpoofCheck
     from cni_plugins.steps.vlan import VlanGateway
 
@@ -63,6 +64,7 @@ class BridgeConfig:
     ip_masq_backend: str | None = option(
         "ipMasqBackend", BACKEND, None, "what ipMasq is done with; default nftables"
     )
+    nptv6: "tuple[PrefixPair, ...]" = option("nptv6", translation.NPTV6, (), translation.NPTV6_ABOUT)
     mtu: int = option("mtu", mtu(65535), 0, "MTU of the veth pair and a new bridge; 0 takes the bridge's")
     hairpin: bool = option("hairpinMode", BOOL, False, "the container may reach itself through the bridge")
     promisc: bool = option("promiscMode", BOOL, False, "the bridge is promiscuous; not with hairpinMode")
@@ -149,9 +151,8 @@ def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
         tx.apply(judged)
     addresses = Addresses(call.ifname, ips, routes, config.dad, up=not config.no_interface, notify=False)
     tx.apply(addresses)
-    hidden = delegation.hidden(call, ips)
-    if config.ip_masq and hidden:
-        tx.apply(_masquerade(config, hidden))
+    for step in _translation(call, config, ips):
+        tx.apply(step)
     if config.no_interface:
         bridges.address(tx.context.host, bridge)
     else:
@@ -291,8 +292,10 @@ def _port(config: BridgeConfig, name: str, mac: str) -> BridgePort:
     )
 
 
-def _masquerade(config: BridgeConfig, hidden: tuple[IpInterface, ...]) -> Masquerade:
-    return Masquerade(config.ip_masq_backend or NFTABLES, hidden)
+def _translation(call: Call, config: BridgeConfig, ips: Sequence[Address]) -> list[Step]:
+    return translation.steps(
+        call, ips, ip_masq=config.ip_masq, backend=config.ip_masq_backend, pairs=config.nptv6
+    )
 
 
 def _give_gateways(
@@ -350,10 +353,7 @@ def steps(call: Call, config: BridgeConfig, context: Context, result: Result) ->
     gateways = _gateway_addresses(config, ips)
     if gateways:
         listed += _gateway(config, gateways)
-    hidden = delegation.hidden(call, ips)
-    if config.ip_masq and hidden:
-        listed.append(_masquerade(config, hidden))
-    return listed
+    return listed + _translation(call, config, ips)
 
 
 def remove_legacy(call: Call, config: BridgeConfig, context: Context) -> None:
@@ -385,7 +385,12 @@ PLUGIN: Plugin[Any] = Plugin(
     about="a veth pair between a container and a bridge of the host",
     config=BridgeConfig,
     add=add,
-    kinds=(registry.Kind.MASQUERADE, registry.Kind.SPOOF_CHECK, registry.Kind.POLICY_ENDPOINT),
+    kinds=(
+        registry.Kind.MASQUERADE,
+        registry.Kind.NPTV6,
+        registry.Kind.SPOOF_CHECK,
+        registry.Kind.POLICY_ENDPOINT,
+    ),
     steps=steps,
     remove_legacy=remove_legacy,
     status=status,

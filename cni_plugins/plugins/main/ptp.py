@@ -10,9 +10,9 @@ GATEWAY`. Without `ipam` both ends are up and have no address.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cni_plugins.attach import delegation, policing, veth, wishes
+from cni_plugins.attach import delegation, policing, translation, veth, wishes
 from cni_plugins.attach.forwarding import forward
 from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
@@ -26,9 +26,12 @@ from cni_plugins.steps.addresses import Addresses
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.forwarding import Forwarding
 from cni_plugins.steps.host_routes import HostRoutes
-from cni_plugins.steps.masquerade import BACKEND, NFTABLES, Masquerade
+from cni_plugins.steps.masquerade import BACKEND
 from cni_plugins.steps.step import Step
 from cni_plugins.steps.veth import Veth
+
+if TYPE_CHECKING:
+    from cni_plugins.spec.nptv6 import PrefixPair
 
 _MTU = 1500  # the kernel's for a veth
 
@@ -39,6 +42,7 @@ class PtpConfig:
     ip_masq_backend: str | None = option(
         "ipMasqBackend", BACKEND, None, "what ipMasq is done with; default nftables"
     )
+    nptv6: "tuple[PrefixPair, ...]" = option("nptv6", translation.NPTV6, (), translation.NPTV6_ABOUT)
     mtu: int = option("mtu", mtu(65535), 0, "MTU of the pair; 0 takes the kernel's, 1500")
     dad: bool = option("enabledad", BOOL, False, "detect duplicate IPv6 addresses, which takes 2 s")
     host_interface: str = option(
@@ -103,10 +107,9 @@ def _after_the_pair(config: PtpConfig, call: Call, result: Result) -> list[Step]
     if judged is not None:
         listed.append(judged)
     listed.append(Addresses(call.ifname, ips, result.routes, dad=config.dad, by_gateway=True))
-    hidden = delegation.hidden(call, ips)
-    if config.ip_masq and hidden:
-        listed.append(Masquerade(config.ip_masq_backend or NFTABLES, hidden))
-    return listed
+    return listed + translation.steps(
+        call, ips, ip_masq=config.ip_masq, backend=config.ip_masq_backend, pairs=config.nptv6
+    )
 
 
 PLUGIN: Plugin[Any] = Plugin(
@@ -115,7 +118,7 @@ PLUGIN: Plugin[Any] = Plugin(
     about="a routed veth pair between a container and the host",
     config=PtpConfig,
     add=add,
-    kinds=(registry.Kind.MASQUERADE, registry.Kind.POLICY_ENDPOINT),
+    kinds=(registry.Kind.MASQUERADE, registry.Kind.NPTV6, registry.Kind.POLICY_ENDPOINT),
     steps=steps,
     validate=validate,
     remove_legacy=legacy.link_of("veth"),

@@ -66,6 +66,9 @@ EXAMPLES: dict[str, Conf] = {
     "ptp": network(
         type="ptp", ipMasq=True, mtu=1400, ipam=local("10.9.0.0/24", sticky=True, dataDir="/data")
     ),
+    "ptp with another prefix": network(
+        type="ptp", ipMasq=True, nptv6={"fd00:9::/64": "2001:db8:9::/64"}, ipam=DUAL
+    ),
     "ptp with static": network(
         type="ptp",
         hostInterface="app-7",

@@ -19,6 +19,7 @@ from cni_plugins.view.remedies import remedy
 #: Kinds of steps whose elements stand in our tables, and how their sets' names begin.
 _SETS: Mapping[str, tuple[int, str]] = {
     "masquerade": (NFPROTO_INET, "masquerade"),
+    "nptv6": (NFPROTO_INET, "nptv6_out"),
     "ports": (NFPROTO_INET, "port"),
     "spoof-check": (NFPROTO_BRIDGE, "guarded"),
 }

@@ -20,7 +20,7 @@ _RA = 9  # RTPROT_RA
 _STRICT = 1  # rp_filter, RFC 3704
 _MANY, _FULL = 0.8, 0.97
 _SLOW = 1.0  # seconds for a list of links
-_NFT_KINDS = frozenset(("masquerade", "ports", "spoof-check"))
+_NFT_KINDS = frozenset(("masquerade", "nptv6", "ports", "spoof-check"))
 
 
 def _persistent(name: str, value: str) -> str:
@@ -248,7 +248,7 @@ def kernel_features(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "kernel-features",
                 Level.FAIL,
-                "this kernel has no nf_tables: addresses are not masqueraded, ports not published",
+                "this kernel has no nf_tables: addresses are not translated, ports not published",
                 "NETLINK_NETFILTER is not supported",
                 "modprobe nf_tables",
             )
