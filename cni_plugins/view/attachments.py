@@ -16,7 +16,7 @@ from typing import Any
 from cni_plugins.spec import nptv6
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.identity import Identity
-from cni_plugins.spec.values import JsonObject, packed_cidr
+from cni_plugins.spec.values import JsonObject, packed_cidr, parse_cidr
 from cni_plugins.store.records import Contents
 
 #: Kinds of plugins that change what another made.
