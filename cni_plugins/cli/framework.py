@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import pwd
 import sys
@@ -26,6 +27,29 @@ Examples:
 """
 
 
+def _addresses(
+    _context: click.Context, parameter: click.Parameter, value: tuple[str, ...] | str | None
+) -> tuple[str, ...] | str | None:
+    """HOST:PORT, once or several times."""
+    for text in (value,) if isinstance(value, str) else value or ():
+        host, _, port = text.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        plain = host and not set(host) & set(" \t/[]:")
+        if not (bracketed or plain) or not port.isdecimal() or int(port) > 65535:
+            raise click.BadParameter(f"{text!r} is not HOST:PORT, such as 10.0.0.5:5050 or [fd00::5]:5050")
+    return value
+
+
+_SECONDS = click.FloatRange(0, 292e6)
+"""As many as the nanoseconds of Mesos' 64 bits hold, and then some."""
+
+
+def _seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if math.isnan(value):
+        raise click.BadParameter("nan is no number of seconds")
+    return value
+
+
 def _user() -> str:
     """Who runs this; a root file system may have no user database."""
     number = os.geteuid()
@@ -39,7 +63,12 @@ def _user() -> str:
 
 @click.command("framework", epilog=EXAMPLES)
 @click.option(
-    "--master", "masters", multiple=True, metavar="HOST:PORT", help="A Mesos master; may be repeated."
+    "--master",
+    "masters",
+    multiple=True,
+    metavar="HOST:PORT",
+    callback=_addresses,
+    help="A Mesos master; may be repeated.",
 )
 @click.option(
     "--zk", "zookeeper_masters", metavar="URL", help="Find the leading master: zk://host:port,…/path."
@@ -57,10 +86,18 @@ def _user() -> str:
 )
 @click.option("--plugin-dir", default="", help="With --local: plugin directories, as of `mesokit run`.")
 @click.option(
-    "--listen", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT", help="API and page."
+    "--listen",
+    default="127.0.0.1:8080",
+    show_default=True,
+    metavar="HOST:PORT",
+    callback=_addresses,
+    help="API and page.",
 )
 @click.option(
-    "--advertise", metavar="HOST:PORT", help="Where agents and clients find it; default as --listen."
+    "--advertise",
+    metavar="HOST:PORT",
+    callback=_addresses,
+    help="Where agents and clients find it; default as --listen.",
 )
 @click.option(
     "--store", type=_PATH, metavar="FILE", help="State in a SQLite file. [/var/lib/mesokit/framework.db]"
@@ -69,7 +106,12 @@ def _user() -> str:
 @click.option("--store-zk", metavar="HOST:PORT,…", help="State and leadership in ZooKeeper.")
 @click.option("--prefix", default="/mesokit", show_default=True, help="Where in etcd or ZooKeeper.")
 @click.option(
-    "--lease", default=10.0, show_default=True, help="Seconds without the store after which it leads no more."
+    "--lease",
+    type=click.FloatRange(1.0, 3600.0),
+    callback=_seconds,
+    default=10.0,
+    show_default=True,
+    help="Seconds without the store after which it leads no more.",
 )
 @click.option("--name", default="mesokit", show_default=True, help="The framework's name in Mesos.")
 @click.option(
@@ -102,7 +144,12 @@ def _user() -> str:
 @click.option("--certificate", type=_PATH, help="Serve the API over TLS: certificate chain (PEM).")
 @click.option("--key", type=_PATH, help="Its key (PEM).")
 @click.option(
-    "--failover-timeout", default=7 * 86400.0, show_default=True, help="Seconds that a master waits for it."
+    "--failover-timeout",
+    type=_SECONDS,
+    callback=_seconds,
+    default=7 * 86400.0,
+    show_default=True,
+    help="Seconds that a master waits for it.",
 )
 @click.option("--json-calls", is_flag=True, help="Speak JSON with the master instead of protobuf.")
 @click.option("--compress", is_flag=True, help="Compress large calls (Mesos 1.2 and later).")

@@ -43,7 +43,7 @@ async def run(options: dict[str, Any]) -> int:
             elif options["fake_master"]:
                 masters = (await _fake_master(stack),)
             elif not masters and not options["zookeeper_masters"]:
-                raise click.ClickException(
+                raise click.UsageError(
                     "no master: give --master, --zk, or --local or --fake-master to try it"
                 )
             return await serve(
@@ -112,8 +112,6 @@ def _tls(options: dict[str, Any]) -> Tls | None:
 
 def _place(options: dict[str, Any]) -> Place:
     host, _, port = options["listen"].rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise click.ClickException(f"--listen {options['listen']!r}: expected HOST:PORT")
     if (options["certificate"] is None) != (options["key"] is None):
         raise click.ClickException("--certificate and --key go together")
     return Place(

@@ -11,6 +11,7 @@ is given back.
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -119,19 +120,23 @@ async def run(
         )
     made = made if made is not None else Instance()
     files = read_files(place.files)
-    store = await open_store(stored)
-    token = place.token_file.read_text().strip() if place.token_file is not None else ""
+    token = _token(place.token_file)
+    _check_certificate(place)
+    sockets = _listening(place)
+    try:
+        store = await open_store(stored)
+    except BaseException:
+        _close(sockets)
+        raise
     scheme = "https" if place.certificate is not None else "http"
     site = made.site = Site(store, files, token, scheme)
     stop = made.stop
     server = _server(site, place)
-    api = asyncio.create_task(server.serve())
+    made.port = sockets[0].getsockname()[1]
+    api = asyncio.create_task(server.serve(sockets))
     try:
-        while not server.started and not api.done():
+        while not server.started:
             await asyncio.sleep(0.01)
-        if api.done():
-            raise OSError(f"cannot listen on {place.host}, port {place.port}")
-        made.port = server.servers[0].sockets[0].getsockname()[1]
         made.listening.set()
         advertised = place.advertised or f"{place.host}:{made.port}"
         site.names = frozenset((browsers.host_name(advertised), socket.gethostname().lower()))
@@ -149,11 +154,56 @@ async def run(
         await store.close()
 
 
+def _token(path: Path | None) -> str:
+    """What clients have to say, "" where nothing is asked of them. Raises ValueError for a file without one:
+    whoever gave a file wants to be asked.
+    """
+    if path is None:
+        return ""
+    token = path.read_text().strip()
+    if not token:
+        raise ValueError(f"--token-file {path}: it is empty: write a token into it, or leave the option out")
+    return token
+
+
+def _listening(place: Place) -> list[socket.socket]:
+    """Sockets of all addresses of the host's name, on one port. Raises OSError that says which cannot be."""
+    found: list[socket.socket] = []
+    port = place.port
+    try:
+        for family, _, _, _, address in dict.fromkeys(
+            socket.getaddrinfo(place.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        ):
+            found.append(socket.create_server((address[0], port), family=family, backlog=2048))
+            port = found[0].getsockname()[1]
+    except OSError as error:
+        _close(found)
+        why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise OSError(f"cannot listen on {place.host}, port {place.port} (--listen): {why}") from None
+    return found
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for each in sockets:
+        each.close()
+
+
+def _check_certificate(place: Place) -> None:
+    """Raises ValueError for a certificate or key that cannot be used."""
+    if place.certificate is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(place.certificate, place.key)
+    except ssl.SSLError as error:
+        raise ValueError(
+            f"--certificate {place.certificate}, --key {place.key}: expected a chain of certificates and its "
+            f"key in PEM{f': {error.reason}' if error.reason else ''}"
+        ) from None
+
+
 def _server(site: Site, place: Place) -> uvicorn.Server:
     config = uvicorn.Config(
         application(site),
-        host=place.host,
-        port=place.port,
         log_config=None,
         access_log=False,
         lifespan="off",
