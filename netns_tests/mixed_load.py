@@ -38,11 +38,8 @@ _DHCP_SERVER = (
     " --user=root --no-ping --leasefile-ro --log-facility=/dev/null"
     " --dhcp-range=192.0.2.100,192.0.2.250,255.255.255.0,120"
 )
-#: Who keeps leases, by process id; and what the kernel gives the far end of a device that is up.
-_STAYS = (
-    r"file /var/lib/mesokit/leases/default/\.daemon ",
-    r"node: route local multicast ff00::/8 - spare\d+p ",
-)
+#: Who keeps leases, by process id.
+_STAYS = (r"file /var/lib/mesokit/leases/default/\.daemon ",)
 #: "Try again later": the one who keeps leases has just been killed.
 _LATER = 11
 _LATER_SECONDS = 120.0

@@ -5,8 +5,10 @@
     assert_clean(node, before)
 
 A snapshot maps a fact's name ("node: route table main 10.9.0.0/24", "file /run/mesokit/…") to its value as
-text. Counters, timers, handles and interface numbers are left out: they change by themselves. Facts of a
-network namespace are prefixed with its name; `node` is the node's own.
+text. Counters, timers, handles and interface numbers are left out: they change by themselves, and so is what
+the kernel makes of its own accord, a while after a link came up or a container spoke: link-local addresses of
+hardware addresses, the routes that follow from those, multicast groups, learned addresses. Facts of a network
+namespace are prefixed with its name; `node` is the node's own.
 
 What both our plugins and the reference ones leave on purpose, because it belongs to the network or to the
 machine and not to one attachment, is listed in PERMANENT with the reason, and `residue` does not report it.
@@ -30,10 +32,7 @@ Snapshot = dict[str, str]
 PERMANENT: tuple[tuple[str, str], ...] = (
     (r"node: sysctl ipv[46]/ip_forward ", "the machine forwards"),
     (r"node: sysctl ipv[46]/conf/[^ ]*/((mc_)?forwarding|accept_redirects) ", "follow from it"),
-    (
-        r"node: (fdb \S+ (33:33|01:00):|route local anycast )",
-        "a router's multicast groups and addresses: so too",
-    ),
+    (r"node: route local anycast ", "a router's addresses: so too"),
     (r"dir ", "empty directories hold nothing"),
     (r"file /var/lib/cni/networks/[^/]+/(lock|last_reserved_ip\.\d+) ", "host-local's; not a reservation"),
     (r"file /run/mesokit/(locks/|[^ ]*\.lock )", "a lock file must not vanish under one who waits for it"),
@@ -90,7 +89,7 @@ _VOLATILE = frozenset(
         "stats", "stats64", "numtxqueues", "promiscuity", "allmulti", "min_mtu", "max_mtu", "state",
         "designated_cost", "designated_port", "designated_bridge", "message_age_timer",
         "forward_delay_timer", "hold_timer", "config_pending", "operstate", "packets", "bytes",
-        "age", "metainfo",
+        "age", "metainfo", "fdb_n_learned",
     )
 )  # fmt: skip
 
@@ -119,13 +118,23 @@ def _answers(output: str) -> tuple[list[list[dict[str, Any]]], dict[str, Any], s
     return tables, json.loads(ruleset), sysctls
 
 
+#: The link-local address that the kernel makes of a hardware address, when the link has a carrier.
+_BY_ITSELF = re.compile(r"fe80::.*ff:fe")
+#: Routes that it makes along with it: protocol, type, destination.
+_FOLLOWS = re.compile(r"kernel (local|unicast) fe80::|kernel multicast ff00::/8")
+#: Hardware addresses of the groups that a link is in.
+_GROUPS = ("33:33:", "01:00:5e:")
+
+
 def _link_facts(links: list[dict[str, Any]], addresses: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     for link in links:
         flags = [flag for flag in link.get("flags", []) if flag not in ("LOWER_UP", "NO-CARRIER")]
         yield f"link {link['ifname']}", _text({**link, "flags": sorted(flags)})
     for link in addresses:
         for address in link.get("addr_info", []):
-            yield f"address {link.get('ifname')} {address['local']}/{address['prefixlen']}", _text(address)
+            if not _BY_ITSELF.match(address["local"]):
+                where = f"{link.get('ifname')} {address['local']}/{address['prefixlen']}"
+                yield f"address {where}", _text(address)
 
 
 def _routing_facts(
@@ -133,13 +142,15 @@ def _routing_facts(
     vlans: Iterable[dict[str, Any]],
 ) -> Iterator[tuple[str, str]]:  # fmt: skip
     for route in routes:
+        if _FOLLOWS.match(f"{route.get('protocol')} {route['type']} {route['dst']}"):
+            continue
         flags = [flag for flag in route.get("flags", []) if flag not in ("linkdown", "dead")]
         where = [route.get(key, "-") for key in ("table", "type", "dst", "gateway", "dev", "metric")]
         yield f"route {' '.join(map(str, where))}", _text({**route, "flags": flags})
     for rule in rules:
         yield f"rule {_text(rule)}", ""
     for entry in fdb:
-        if entry.get("state", "") in ("", "stale"):
+        if entry.get("state", "") in ("", "stale") or entry["mac"].startswith(_GROUPS):
             continue  # learned from a frame that passed: it comes when a container speaks, and ages away
         yield f"fdb {entry.get('ifname')} {entry['mac']} {entry.get('vlan', '-')}", _text(entry)
     for port in vlans:

@@ -30,7 +30,6 @@ COMMON = (
 ALLOWED = [
     r"file /run/lock/crash-counter",
     r"file /run/mesokit/(attachments|host-local)/",
-    r"node: route local local fe80::",
     r"c1: sysctl ipv4/conf/eth0/promote_secondaries ",
 ]
 SIX = [{"address": "fd00:9::5/64"}, {"address": "fd00:9::6/64"}]
