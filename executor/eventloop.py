@@ -4,6 +4,7 @@ One thread, one selector, timers on the monotonic clock. Other threads say every
 nothing polls.
 """
 
+import contextlib
 import heapq
 import itertools
 import os
@@ -82,6 +83,9 @@ class SelectorLoop:
         self._cancelled = 0
         self._order = itertools.count()
         self._posted: deque[Callable[[], None]] = deque()
+        self._asleep = False
+        """Whether it waits, or is about to. Set before `_posted` is looked at, read after it was added to: so
+        either the wait is none, or somebody ends it."""
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.watch(self._wake_read, READ, self._woken)
 
@@ -110,7 +114,8 @@ class SelectorLoop:
 
     def post(self, callback: Callable[[], None]) -> None:
         self._posted.append(callback)
-        self._wake()
+        if self._asleep:
+            self._wake()
 
     def run_once(self, limit: float | None = None) -> None:
         """Wait for the next thing to happen, at most `limit` seconds, and make the calls that are due."""
@@ -121,7 +126,12 @@ class SelectorLoop:
         if self._timers:
             until = min(max(0.0, self._timers[0][0] - time.monotonic()), _LONGEST_WAIT)
             wait = until if wait is None else min(wait, until)
-        for key, _ in self._selector.select(0.0 if self._posted else wait):
+        self._asleep = True
+        try:
+            ready = self._selector.select(0.0 if self._posted else wait)
+        finally:
+            self._asleep = False
+        for key, _ in ready:
             # A callback of this round may have stopped the watch of a later one.
             current = self._selector.get_map().get(key.fd)
             if current is not None and current.data is key.data:
@@ -171,8 +181,5 @@ class SelectorLoop:
             return  # a wake-up is waiting to be read already
 
     def _woken(self) -> None:
-        try:
-            while os.read(self._wake_read, 4096):
-                pass
-        except BlockingIOError:
-            return
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 65536)  # the whole pipe

@@ -91,6 +91,9 @@ def set_up(settings: Settings, sandbox: Directory) -> None:
     handler.setFormatter(Formatter(FORMAT, DATES))
     logging.basicConfig(level=settings.log_level, handlers=[handler])
     logging.raiseExceptions = False
+    # What no line of ours has in it is not found out for each: see "Optimization" in logging's documentation.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     threading.excepthook = _thread_ended
 
 

@@ -57,8 +57,7 @@ class Channel:
         """
         body = marshal.dumps(message)
         # The descriptors travel with the header, whose first byte is never received without them.
-        self._outgoing.append((memoryview(_HEADER.pack(len(body))), descriptors or [], give))
-        self._outgoing.append((memoryview(body), [], False))
+        self._outgoing.append((memoryview(_HEADER.pack(len(body)) + body), descriptors or [], give))
         self.flush()
 
     def flush(self) -> None:

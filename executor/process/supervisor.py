@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -118,7 +119,9 @@ class Supervisor:
         cookie = f"{self._instance}.{number}.{os.urandom(4).hex()}"
         mark = (self._first_mark + number * self._mark_step) % procfs.MARKS + 1
         user = launch.user
-        environment = {os.fsencode(name): os.fsencode(value) for name, value in launch.env.items()}
+        # As os.fsencode does it, which asks each time what it was given.
+        coded = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+        environment = {name.encode(*coded): value.encode(*coded) for name, value in launch.env.items()}
         environment[os.fsencode(procfs.COOKIE)] = os.fsencode(cookie)
         plan = (
             os.fsencode(launch.file),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from executor.config.settings import Endpoint
-from executor.http1 import HttpError
+from executor.http1 import Client, HttpError
 from executor.transport import Dialler
 from executor.transport.connection import BUDGET, HttpConnection
 
@@ -179,6 +179,60 @@ def test_any_bytes_are_an_answer_or_an_error(data: bytes, headed: bool) -> None:
             assert len(body_of(connection)) <= len(data)
         except HttpError as error:
             assert str(error)
+
+
+SECOND = b"Fri, 27 Nov 2026 19:00:0%d GMT"
+ANSWERS = (
+    *(b"HTTP/1.1 202 Accepted\r\nDate: %s\r\nContent-Length: 0\r\n\r\n" % (SECOND % n) for n in (1, 1, 1, 2)),
+    b"HTTP/1.1 202 Accepted\r\nDate: " + SECOND % 1 + b"\r\nContent-Length: 3\r\n\r\nabc",
+    b"HTTP/1.1 202 Accepted\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"HTTP/1.1 202 Accepted\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\nno",
+    b"HTTP/1.1 204 No Content\r\n\r\n",
+)
+
+
+def parts(answer: bytes, cuts: set[int]) -> list[bytes]:
+    ends = sorted(cut % (len(answer) + 1) for cut in {*cuts, len(answer)})
+    return [
+        answer[start:end] for start, end in zip([0, *ends], [*ends, len(answer)], strict=True) if start < end
+    ]
+
+
+def conversation(client: Client, body: bytes, pieces: list[bytes]) -> tuple[bytes, list[object], bool]:
+    """What is sent, what is read, and whether another request may follow."""
+    sent = client.request("POST", "/x", [("Host", "h"), ("Content-Length", str(len(body)))], body)
+    read: list[object] = []
+    for piece in pieces:
+        client.receive(piece)
+        while not client.ended and (event := client.next()) is not None:
+            read += [event] if event else []
+    return sent, read, client.ended and client.reusable
+
+
+@given(st.lists(st.tuples(st.sampled_from(ANSWERS), st.sets(st.integers(0, 99), max_size=3)), max_size=8))
+def test_answers_that_come_again_are_read_as_they_were_the_first_time(
+    answers: list[tuple[bytes, set[int]]],
+) -> None:
+    """h11 does not read an answer like the one before; a client of its own for each has none before."""
+    client = Client(BUDGET)
+    for number, (answer, cuts) in enumerate(answers):
+        body, pieces = b"b" * number, parts(answer, cuts)
+        assert conversation(client, body, pieces) == conversation(Client(BUDGET), body, pieces)
+
+
+def test_what_comes_behind_a_known_answer_or_in_its_place_is_noticed() -> None:
+    answer = ANSWERS[0]
+    for odd in (answer + b"HTTP", answer[:-2] + b"X"):
+        client = Client(BUDGET)
+        assert [conversation(client, b"", [answer])[2] for _ in range(3)] == [True] * 3
+        assert not conversation(client, b"", [odd])[2]
+    client = Client(BUDGET)
+    for _ in range(2):
+        assert conversation(client, b"", [answer])[2]
+    with pytest.raises(HttpError, match="closed"):
+        conversation(client, b"", [answer[:9], b""])
 
 
 def test_text_is_one_line_of_bounded_length() -> None:

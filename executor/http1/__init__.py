@@ -5,14 +5,13 @@ how many interim answers may come before the real one, how long a body may be. N
 a clock: bytes that came go into `receive` (none for the end of the stream), `next` says what they mean, and
 whoever owns the socket gives the conversation a deadline and other work its turn.
 
-h11 is stricter in places than servers are, and takes its time. A client's bytes pass a reader (`_Front`)
-that takes the blanks out of a chunk's size line, which RFC 9112 7.1.1 allows, makes one of many small chunks,
-and for a caller that asks for it (`lenient`: health checks, which look at the head alone) takes out of a head
-what h11 would refuse and curl does not.
+h11 is stricter in places than servers are, and takes its time. A client's bytes pass a reader (front.py) that
+reads chunks itself, and for a caller that asks for it (`lenient`: health checks, which look at a head alone)
+takes out of a head what h11 would refuse and curl does not. And an agent's answer to a call is, but for the
+second in its Date, the answer to the call before, byte by byte: h11, which takes longer than all else about a
+call, does not hear of such a pair of request and answer.
 """
 
-import enum
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,37 +19,18 @@ from typing import TypeVar
 
 import h11
 
+from executor.http1.front import CUT_SHORT, MAX_LINE, MAX_SHOWN, Budget, Front, HttpError
+
+__all__ = ["Answer", "Budget", "Client", "Fields", "HttpError", "Request", "Server"]
+
 T = TypeVar("T")
 
-MAX_LINE = 4096
-"""Bytes of a chunk's size line."""
+MAX_KNOWN = 1024
+"""Bytes of an answer that is known again."""
 
-MAX_JOINED = 64 * 1024
-"""Bytes of small chunks that are handed on as one."""
-
-CUT_SHORT = "the connection was closed inside an answer"
-
-MAX_SHOWN = 160
-"""Characters of a peer's bytes in an error's text."""
+LAST_CHUNK = b"0\r\n"
 
 Fields = Sequence[tuple[str, str]]
-
-
-class HttpError(Exception):
-    """What came is no HTTP, is more than its budget, or ended too soon."""
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What a peer may send. `head`: bytes of one head, or of a chunked body's trailer; `fields`: header
-    fields in it; `interim`: answers of status 1xx before the real one; `body`: bytes, None for a body without
-    end.
-    """
-
-    head: int = 64 * 1024
-    fields: int = 256
-    interim: int = 16
-    body: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +50,39 @@ class Request:
     fields: dict[str, str]
 
 
-class _Part(enum.Enum):
-    HEAD = enum.auto()
-    REST = enum.auto()
-    """A body that h11 can measure alone, and whatever follows an answer."""
-    SIZE = enum.auto()
-    CHUNK = enum.auto()
-    TRAILER = enum.auto()
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request as it was given."""
+
+    method: str
+    target: str
+    fields: tuple[tuple[str, str], ...]
+    body: bytes
+
+    @property
+    def kind(self) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+        """What requests have in common that differ in their body alone."""
+        return self.method, self.target, tuple(one for one in self.fields if one[0] != "Content-Length")
+
+    @property
+    def written(self) -> bytes:
+        """As h11 writes it, where the fields are fit and say how long the body is."""
+        lines = [
+            f"{self.method} {self.target} HTTP/1.1",
+            *(f"{name}: {value}" for name, value in self.fields),
+        ]
+        return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace") + self.body
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A kind of request, and an answer to one: the whole of it, which had no body and left the connection
+    open.
+    """
+
+    kind: object
+    raw: bytes
+    answer: Answer
 
 
 class Client:
@@ -85,35 +91,92 @@ class Client:
     def __init__(self, budget: Budget, *, lenient: bool = False) -> None:
         self._budget = budget
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=budget.head + MAX_LINE)
-        self._front = _Front(budget, lenient)
+        self._front = Front(budget, lenient)
         self._interim = 0
         self._length = 0
+        self._known: _Known | None = None
+        self._asked: _Asked | None = None
+        """The request under way, where its answer may come to be known."""
+        self._answer: Answer | None = None
+        self._raw = b""
+        """What has come of the answer; h11 has seen it unless `_unseen`."""
+        self._unseen = False
         self.ended = False
         """Whether the answer has been read to its end."""
 
     def request(self, method: str, target: str, fields: Fields, body: bytes = b"") -> bytes:
         """The bytes of a request. Raises HttpError where it cannot be written; the text holds no value."""
+        asked = self._asked = _Asked(method, target, tuple(fields), body)
+        self._raw, self._answer = b"", None
+        self._unseen = self._known is not None and self._known.kind == asked.kind
+        self.ended = False
+        if self._unseen:
+            return asked.written
+        self._known = None
+        data = self._tell(asked)
+        if self._front.lenient or data != asked.written:
+            self._asked = None
+        return data
+
+    def _tell(self, asked: _Asked) -> bytes:
+        """Have h11 write a request, and wait for its answer."""
         if self._h11.our_state is h11.DONE:
             self._h11.start_next_cycle()
-            self._front = _Front(self._budget, self._front.lenient)
+            self._front = Front(self._budget, self._front.lenient)
         self._interim = self._length = 0
-        self.ended = False
         try:
-            head = h11.Request(method=method, target=target, headers=list(fields))
-            parts = [self._h11.send(head), self._h11.send(h11.Data(body)), self._h11.send(h11.EndOfMessage())]
+            head = h11.Request(method=asked.method, target=asked.target, headers=list(asked.fields))
+            events = (head, h11.Data(asked.body), h11.EndOfMessage())
+            parts = [self._h11.send(event) for event in events]
         except h11.LocalProtocolError:
             raise HttpError("the request has a field or a target that HTTP cannot carry") from None
         return b"".join(part or b"" for part in parts)
 
     def receive(self, data: bytes) -> None:
         """Take what came on the connection; none is its end."""
-        self._front.receive(data)
+        if self._asked is not None and len(self._raw) <= MAX_KNOWN:
+            self._raw += data
+        if not self._unseen:
+            self._front.receive(data)
+        elif not data or not self._known_so_far():
+            # Another answer, or none: h11 hears of the request, and of all that has come since.
+            assert self._asked is not None
+            self._unseen = False
+            self._known = None
+            self._tell(self._asked)
+            if self._raw:
+                self._front.receive(self._raw)
+            if not data:
+                self._front.receive(data)
+
+    def _known_so_far(self) -> bool:
+        return self._known is not None and self._known.raw.startswith(self._raw)
+
+    def _remember(self) -> None:
+        """The answer has ended: it may be known from here on."""
+        whole = 0 < len(self._raw) <= MAX_KNOWN
+        if (
+            self._asked is not None
+            and self._answer is not None
+            and whole
+            and not self._length
+            and self.reusable
+        ):
+            self._known = _Known(self._asked.kind, self._raw, self._answer)
 
     def next(self) -> Answer | bytes | None:
         """The head of the answer, then pieces of its body, of which an empty one is the end (`ended`); None:
         more has to come. Raises HttpError.
         """
+        if self._unseen:
+            return self._next_known()
         while not self.ended:
+            if self._front.chunks:
+                data = self._front.chunk_data()
+                if data != b"":
+                    self._length = _within(self._length + len(data or b""), self._budget)
+                    return data
+                _spoken(partial(self._h11.receive_data, LAST_CHUNK))
             try:
                 event = _spoken(self._h11.next_event)
             except HttpError as error:
@@ -124,19 +187,33 @@ class Client:
                     return None
                 _spoken(partial(self._h11.receive_data, piece))
             elif isinstance(event, h11.InformationalResponse):
-                self._interim += 1
-                if self._interim > self._budget.interim:
-                    raise HttpError(f"more than {self._budget.interim} interim answers and no real one")
+                self._count_interim()
             elif isinstance(event, h11.Response):
                 _version_one(event)
-                fields = _texts(event.headers)
-                self._front.begin_body(chunked=_chunked(event.status_code, fields))
-                return Answer(event.status_code, fields)
+                self._answer = Answer(event.status_code, _texts(event.headers))
+                self._front.begin_body(chunked=_chunked(self._answer))
+                return self._answer
             elif isinstance(event, h11.Data):
                 self._length = _within(self._length + len(event.data), self._budget)
                 return bytes(event.data)
             else:
                 self.ended = True
+                self._remember()
+        return b""
+
+    def _count_interim(self) -> None:
+        self._interim += 1
+        if self._interim > self._budget.interim:
+            raise HttpError(f"more than {self._budget.interim} interim answers and no real one")
+
+    def _next_known(self) -> Answer | bytes | None:
+        assert self._known is not None
+        if self._answer is None:
+            if self._raw != self._known.raw:
+                return None
+            self._answer = self._known.answer
+            return self._answer
+        self.ended = True
         return b""
 
     @property
@@ -236,168 +313,8 @@ class Server:
         return self.head(status, reason, sized) + self.body(body) + self.end()
 
 
-class _Front:
-    """Cuts what a server sends into heads, size lines and chunks, each held to its budget, for h11."""
-
-    def __init__(self, budget: Budget, lenient: bool) -> None:
-        self.lenient = lenient
-        self._budget = budget
-        self._part = _Part.HEAD
-        self._buffer = bytearray()
-        self._searched = 0
-        self._chunk = 0
-        self._at_end = False
-        self._heard = False
-
-    @property
-    def empty(self) -> bool:
-        return not self._buffer and not self._at_end
-
-    @property
-    def waiting(self) -> bytes:
-        """What h11 has not seen."""
-        return bytes(self._buffer)
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether h11 has seen all, and the end of it."""
-        return not self._buffer and self._at_end
-
-    def receive(self, data: bytes) -> None:
-        self._at_end = self._at_end or not data
-        self._heard = self._heard or bool(data)
-        self._buffer += data
-
-    def begin_body(self, *, chunked: bool) -> None:
-        """The head that was taken last was the answer's."""
-        self._part = _Part.SIZE if chunked else _Part.REST
-
-    def take(self) -> bytes | None:
-        """What h11 is to see next: nothing once at the end of the stream, None when more has to come."""
-        piece = self._piece()
-        if piece is None and self._at_end and self._part is not _Part.REST:
-            raise HttpError(CUT_SHORT if self._heard else "the connection was closed without an answer")
-        return piece
-
-    def _piece(self) -> bytes | None:
-        match self._part:
-            case _Part.HEAD:
-                head = self._block()
-                return _plain(head) if head is not None and self.lenient else head
-            case _Part.SIZE:
-                return self._size()
-            case _Part.CHUNK:
-                piece = self._cut(min(self._chunk, len(self._buffer)))
-                self._chunk -= len(piece)
-                if self._chunk == 0:
-                    self._part = _Part.SIZE
-                return piece or None
-            case _Part.TRAILER:
-                trailer = self._block()
-                if trailer is not None:
-                    self._part = _Part.REST
-                return trailer
-        if self._buffer:
-            return self._cut(len(self._buffer))
-        return b"" if self._at_end else None
-
-    def _block(self) -> bytes | None:
-        """Lines up to the empty one that ends them."""
-        if self._part is _Part.TRAILER and self._buffer.startswith((b"\r\n", b"\n")):
-            return self._cut(self._buffer.index(b"\n") + 1)
-        found = _BLANK_LINE.search(self._buffer, self._searched)
-        # The blank line may have begun in the last three bytes.
-        self._searched = max(0, len(self._buffer) - 3)
-        size = found.end() if found else len(self._buffer)
-        if size > self._budget.head:
-            raise HttpError(f"a head of more than {self._budget.head} bytes")
-        if not found:
-            return None
-        block = self._cut(size)
-        if block.count(b"\n") - 2 > self._budget.fields:
-            raise HttpError(f"more than {self._budget.fields} header fields")
-        return block
-
-    def _size(self) -> bytes | None:
-        """A chunk's size line; or where whole chunks have come, as many as there are, made one."""
-        joined: list[bytearray] = []
-        at = length = 0
-        while length < MAX_JOINED:
-            try:
-                found = self._chunk_at(at)
-            except HttpError:
-                if not joined:
-                    raise
-                break  # what came before it counts
-            if found is None or found[1] == 0 or found[0] + found[1] + 2 > len(self._buffer):
-                break
-            start, size = found
-            if self._buffer[start + size : start + size + 2] != b"\r\n":
-                if not joined:
-                    raise HttpError("a chunk does not end where it should")
-                break
-            joined.append(self._buffer[start : start + size])
-            length += size
-            at = start + size + 2
-        if joined:
-            self._cut(at)
-            return b"%x\r\n%s\r\n" % (length, b"".join(joined))
-        if found is None:
-            return None
-        self._cut(found[0])
-        self._chunk = found[1]
-        self._part = _Part.CHUNK if self._chunk else _Part.TRAILER
-        line = b"%x\r\n" % self._chunk
-        if self._chunk:
-            self._chunk += 2  # its own end of line
-        return line
-
-    def _chunk_at(self, at: int) -> tuple[int, int] | None:
-        """Where the data of the chunk begin whose size line is here, and their length; None: not all came."""
-        end = self._buffer.find(b"\n", at, at + MAX_LINE)
-        if end < 0:
-            if len(self._buffer) - at >= MAX_LINE:
-                raise HttpError("a line without an end where a chunk should begin")
-            return None
-        size = bytes(self._buffer[at:end]).partition(b";")[0].strip()
-        if not size or len(size) > 16 or not _HEX.issuperset(size):
-            raise HttpError(f"a chunk has no size: {_shown(bytes(self._buffer[at:end]))}")
-        return end + 1, int(size, 16)
-
-    def _cut(self, size: int) -> bytes:
-        piece = bytes(memoryview(self._buffer)[:size])
-        del self._buffer[:size]
-        self._searched = 0
-        return piece
-
-
-_BLANK_LINE = re.compile(rb"\n\r?\n")
-_HEX = frozenset(b"0123456789abcdefABCDEF")
-_TOKEN = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
-_CONTROLS = bytes(set(range(32)) - {9}) + b"\x7f"
-_FRAMING = (b"content-length", b"transfer-encoding")
-
-
-def _plain(head: bytes) -> bytes:
-    """A head as h11 wants it, of one that a lenient client would understand.
-
-    The fields that say how long the body is go, as it is not read. What is no HTTP stays what it is.
-    """
-    first, *lines = head.split(b"\n")
-    words = first.split(None, 2)
-    if len(words) < 2 or not re.fullmatch(rb"HTTP/1\.\d", words[0]):
-        return head
-    plain = [b"HTTP/1.1 " + words[1]]
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        name = name.strip()
-        if colon and _TOKEN.fullmatch(name) and name.lower() not in _FRAMING:
-            plain.append(name + b": " + value.translate(None, _CONTROLS).strip())
-    return b"\r\n".join([*plain, b"", b""])
-
-
-def _chunked(status: int, fields: dict[str, str]) -> bool:
-    return status not in (204, 304) and "transfer-encoding" in fields
+def _chunked(answer: Answer) -> bool:
+    return answer.status not in (204, 304) and "transfer-encoding" in answer.fields
 
 
 def _version_one(head: h11.Request | h11.Response) -> None:
@@ -425,7 +342,3 @@ def _spoken(act: Callable[[], T]) -> T:
     except h11.RemoteProtocolError as error:
         text = str(error)
         raise HttpError(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…") from None
-
-
-def _shown(data: bytes) -> str:
-    return repr(data[:MAX_SHOWN])
