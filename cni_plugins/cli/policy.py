@@ -31,7 +31,8 @@ from cni_plugins.spec.values import parse_ip
 from cni_plugins.steps import policy_kernel, policy_state
 from cni_plugins.steps.policy_file import State
 from cni_plugins.steps.policy_inside import Inside
-from cni_plugins.view.explain import ExplainError, explain_flow
+from cni_plugins.view.explain import explain_flow
+from cni_plugins.view.flow_ends import HOST, WORLD, ExplainError, network_of
 from cni_plugins.view.unjudged import Outside, unjudged
 
 _SECONDS = 30.0
@@ -231,13 +232,16 @@ def _outside(state: State) -> list[Outside]:
 def explain(source: str, target: str, traffic: str, as_json: bool) -> None:
     """Say whether the first packet of a flow from SOURCE to TARGET passes, and why.
 
-    SOURCE and TARGET are addresses, or anything that `mesokit inspect` understands; TRAFFIC is such as
-    tcp/80, udp/53, icmp/echo-request. The verdict is read from the kernel's own sets. Exit status 1 if it
-    does not pass.
+    SOURCE and TARGET are addresses, anything that `mesokit inspect` understands, `host` (the node itself),
+    `world` (an address that no policy names) or a network such as 10.0.0.0/8, of which each part that
+    is treated differently is told. TRAFFIC is such as tcp/80, udp/53, icmp/echo-request. The verdict is read
+    from the kernel's own sets. Exit status 1 if it does not pass.
 
     \b
     mesokit policy explain web-1 db-1 tcp/5432
     mesokit policy explain 203.0.113.7 web-1 tcp/80
+    mesokit policy explain web-1 host udp/53
+    mesokit policy explain 10.0.0.0/8 web-1 tcp/80
     """
     state = _state()
     try:
@@ -257,6 +261,8 @@ def _end(state: State, name: str) -> str:
     """An end of a flow as `explain_flow` takes it: an address, or the beginning of the id of a container
     under policy; of any other container its first address, for what policy says of a stranger.
     """
+    if name in (HOST, WORLD) or network_of(name) is not None:
+        return name
     try:
         return str(parse_ip(name))
     except ValueError:

@@ -37,7 +37,8 @@ from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.text import printable
 from cni_plugins.steps import policy_state
 from cni_plugins.view import differences, find, graph, inspection, load, picture
-from cni_plugins.view.explain import ExplainError, explain_flow
+from cni_plugins.view.explain import explain_flow
+from cni_plugins.view.flow_ends import ExplainError
 from cni_plugins.view.node import Node
 from cni_plugins.view.plain import document
 from executor.local_agent import browsers

@@ -2,13 +2,13 @@
 contents; and which rules say so.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cni_plugins.policy import traffic
 from cni_plugins.policy.compile import applying, effective
 from cni_plugins.policy.model import Default, Direction, Endpoint, Peer, PeerKind, Policy, Rule
-from cni_plugins.policy.profile import END_OF_INTERVAL, Entry, Profile, covers, touches
+from cni_plugins.policy.profile import END_OF_INTERVAL, Entry, Profile, covers, for_host, touches
 from cni_plugins.spec.values import Ip
 
 Sets = Callable[[str], Iterable[Entry]]
@@ -76,6 +76,33 @@ def judge(
         if not passed and not _has(sets(f"policy_self{v}"), source + target):
             found.allowed, found.end = False, end
             return found
+    return found
+
+
+def judge_host(
+    place: Place, packet: Packet, always: Collection[tuple[int, int]], *, outward: bool
+) -> Judgement:
+    """A packet of a container to the host itself (`outward`), or from it. `place` is where the container is
+    judged; `always`: protocols and ports of the host that are never closed.
+    """
+    found, v = Judgement(), packet.version
+    if outward and (packet.protocol, packet.port) in always:
+        found.steps.append("the agent's port, DHCP and neighbour discovery of the host are never closed")
+        return found
+    way = f"{place.prefix}{'host' if outward else 'from'}{v}"
+    chain = next((entry.chain for entry in place.sets(way) if entry.key == place.key), "")
+    if not chain:
+        found.steps.append(f"{way}: no element")
+        return found
+    name, fields = chain.rpartition("_")[0], (packet.protocol.to_bytes(1, "big") + bytes(3),)
+    icmp = packet.protocol == _ICMP[v == 6]
+    port = (0 if icmp else packet.port).to_bytes(2, "big") + bytes(2)
+    hit = _in_boxes(place.sets(f"{name}_w{v}"), (*fields, port)) or (
+        icmp and _has(place.sets(f"{name}_t{v}"), packet.port.to_bytes(1, "big"))
+    )
+    found.steps.append(f"{way} -> {chain}: {'found' if hit else 'in none of its sets'}")
+    if hit != outward:  # what is from the host is listed where it is refused
+        found.allowed, found.end = False, "source" if outward else "target"
     return found
 
 
@@ -200,14 +227,45 @@ def reasons(
     return found
 
 
+def host_reasons(
+    policies: Sequence[Policy], endpoint: Endpoint, packet: Packet, *, outward: bool
+) -> list[Reason]:
+    """As `reasons`, of a packet to the host (`outward`) or from it: the host may reach a container unless a
+    rule denies it.
+    """
+    end = "source" if outward else "target"
+    direction = Direction.EGRESS if outward else Direction.INGRESS
+    listed = applying(policies, endpoint, direction)
+    speaking = [
+        Reason(end, _word(policy, rule), policy.name, rule.where)
+        for policy in listed
+        for rule in policy.rules(direction) or ()
+        if (outward or not rule.allow) and for_host([rule]) and _carries(rule, packet)
+    ]
+    enforced = [policy for policy in listed if not policy.audit]
+    if speaking:
+        return speaking
+    if not outward:
+        return [Reason(end, "allowed, as no rule denies it", "the host itself", "")]
+    if enforced and not all(policy.keep for policy in enforced):
+        first = next(policy for policy in enforced if not policy.keep)
+        return [Reason(end, f"no rule allows it ({direction})", first.name, first.where)]
+    closed = Default(endpoint.default) is Default.ISOLATED
+    word = "not allowed" if closed else "allowed"
+    return [Reason(end, word, f"{endpoint.network} is {Default(endpoint.default).value}", "")]
+
+
 def _word(policy: Policy, rule: Rule) -> str:
     word = "allowed" if rule.allow else "denied"
     return f"audit: {word}" if policy.audit else word
 
 
 def _speaks(rule: Rule, peer: Endpoint | None, address: Ip, packet: Packet) -> bool:
-    if not any(_meant(item, peer, address) for item in rule.peers):
-        return False
+    return any(_meant(item, peer, address) for item in rule.peers) and _carries(rule, packet)
+
+
+def _carries(rule: Rule, packet: Packet) -> bool:
+    """Whether a rule's traffic is the packet's."""
     lanes = traffic.lanes(rule.traffic, packet.version)
     numbers = traffic.NUMBERS[packet.version]
     if packet.protocol not in numbers:

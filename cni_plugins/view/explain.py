@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cache
-from ipaddress import ip_address
 from typing import Any
 
 from cni_plugins.kernel.netlink.netfilter import Nfnetlink
 from cni_plugins.kernel.nft import policy as kernel
+from cni_plugins.kernel.nft.policy_rules import AGENT_PORT, NEIGHBOUR_TYPES
 from cni_plugins.policy import explain as explaining
 from cni_plugins.policy.compile import Compiler
 from cni_plugins.policy.explain import Packet, Place, Sets
@@ -24,28 +24,29 @@ from cni_plugins.spec.values import Ip
 from cni_plugins.steps.policy_bridged import Bridging
 from cni_plugins.steps.policy_file import State
 from cni_plugins.steps.policy_inside import Inside
+from cni_plugins.view.flow_ends import End, ExplainError, Kind, Known
 
 _SECONDS = 10.0
-
-
-class ExplainError(ValueError):
-    """What was asked cannot be answered; the text is a sentence."""
+#: Of the host: protocols, and ports or types of ICMP.
+_ALWAYS = frozenset(((6, AGENT_PORT), (17, 67), (17, 547), *((58, kind) for kind in NEIGHBOUR_TYPES)))
 
 
 def explain_flow(
     state: State, host: Namespace, source: str, target: str, traffic: str
 ) -> list[dict[str, Any]]:
-    """An answer for each pair of addresses of one family: source, target, allowed, refusedBy, audited,
-    kernel (what was looked up) and reasons. ExplainError, CniError.
+    """An answer for each pair of addresses of one family: source, target, sourceAddress, targetAddress,
+    allowed, refusedBy, audited, kernel (what was looked up) and reasons; of the parts of a network that are
+    treated alike the first. ExplainError, CniError.
     """
-    pairs = _pairs(state, source, target)
+    at = Inside(host, after(_SECONDS))
+    known = Known(state.endpoints, state.policies, at.node())
+    ends = known.end(source), known.end(target)
     compiler = Compiler(state.policies)
     compiler.compile(state.endpoints)
     answers: list[dict[str, Any]] = []
     with ExitStack() as stack:
         socket = stack.enter_context(Nfnetlink(host))
         routed, between = _sets(socket), _sets(socket, kernel.BRIDGE)
-        at = Inside(host, after(_SECONDS))
 
         @cache
         def place(endpoint: Endpoint) -> Place:
@@ -55,19 +56,32 @@ def explain_flow(
             inner = _sets(stack.enter_context(Nfnetlink(namespace)))
             return Place(inner, "inside_", interface(endpoint.ifname))
 
-        for a, b in pairs:
+        for a, b in _pairs(*ends):
             packet = _packet(a, b, traffic)
             if packet is None:
                 continue
-            ends = {"source": _of(state, a), "target": _of(state, b)}
-            inside = {end: place(each) for end, each in ends.items() if each is not None and each.inside}
-            sets = between if _between_ports(state, tuple(ends.values())) else routed
-            found = explaining.judge(sets, compiler.profiles, packet, inside)
-            why = explaining.reasons(state.policies, _of(state, a), _of(state, b), packet)
+            there = {"source": _of(state, a), "target": _of(state, b)}
+            inside = {end: place(each) for end, each in there.items() if each is not None and each.inside}
+            if Kind.HOST in (ends[0].kind, ends[1].kind):
+                outward = ends[1].kind is Kind.HOST
+                mine, end = (there["source"], "source") if outward else (there["target"], "target")
+                if mine is None:
+                    continue
+                key = (a if outward else b).packed
+                found = explaining.judge_host(
+                    inside.get(end) or Place(routed, key=key), packet, _ALWAYS, outward=outward
+                )
+                why = explaining.host_reasons(state.policies, mine, packet, outward=outward)
+            else:
+                sets = between if _between_ports(state, tuple(there.values())) else routed
+                found = explaining.judge(sets, compiler.profiles, packet, inside)
+                why = explaining.reasons(state.policies, there["source"], there["target"], packet)
             answers.append(
                 {
-                    "source": str(a),
-                    "target": str(b),
+                    "source": ends[0].shown(a),
+                    "target": ends[1].shown(b),
+                    "sourceAddress": "" if ends[0].kind is Kind.HOST else str(a),
+                    "targetAddress": "" if ends[1].kind is Kind.HOST else str(b),
                     "allowed": found.allowed,
                     "refusedBy": found.end,
                     "audited": found.audited,
@@ -79,8 +93,33 @@ def explain_flow(
                 }
             )
     if not answers:
-        raise ExplainError(f"{source} and {target} have no family in common for {traffic}")
-    return answers
+        raise ExplainError(_unanswered(state, ends, (source, target), traffic))
+    return _alike(answers, ends)
+
+
+def _unanswered(state: State, ends: tuple[End, End], said: tuple[str, str], traffic: str) -> str:
+    one, other = said
+    if Kind.HOST in (ends[0].kind, ends[1].kind):
+        apart = other if ends[0].kind is Kind.HOST else one
+        if not any(_of(state, address) for end in ends for address in end.addresses):
+            return f"{apart} is no container under policy: of the host policy judges what is from or to those"
+    return f"{one} and {other} have no family in common for {traffic}"
+
+
+def _alike(answers: list[dict[str, Any]], ends: tuple[End, End]) -> list[dict[str, Any]]:
+    """Of answers for parts of a network those that say something new."""
+    if Kind.NETWORK not in (ends[0].kind, ends[1].kind):
+        return answers
+    found: dict[str, dict[str, Any]] = {}
+    for answer in answers:
+        container = [
+            answer[key]
+            for end, key in zip(ends, ("source", "target"), strict=True)
+            if end.kind is Kind.ADDRESS
+        ]
+        said = (container, answer["allowed"], answer["refusedBy"], answer["audited"], answer["reasons"])
+        found.setdefault(repr(said), answer)
+    return list(found.values())
 
 
 def _sets(socket: Nfnetlink, prefix: str = "") -> Sets:
@@ -106,25 +145,8 @@ def _of(state: State, address: Ip) -> Endpoint | None:
     return next((item for item in state.endpoints if address in item.addresses), None)
 
 
-def _addresses(state: State, text: str) -> tuple[Ip, ...]:
-    try:
-        return (ip_address(text),)
-    except ValueError:
-        pass
-    exact = [item for item in state.endpoints if item.container == text]
-    found = exact or [item for item in state.endpoints if item.container.startswith(text)]
-    if len({item.container for item in found}) > 1:
-        names = ", ".join(sorted({item.container for item in found}))
-        raise ExplainError(f"{text!r} may be each of {names}")
-    if not found:
-        raise ExplainError(f"{text!r} is no address, and no container under policy begins so")
-    return tuple(address for item in found for address in item.addresses)
-
-
-def _pairs(state: State, source: str, target: str) -> list[tuple[Ip, Ip]]:
-    return [
-        (a, b) for a in _addresses(state, source) for b in _addresses(state, target) if a.version == b.version
-    ]
+def _pairs(source: End, target: End) -> list[tuple[Ip, Ip]]:
+    return [(a, b) for a in source.addresses for b in target.addresses if a.version == b.version]
 
 
 def _packet(source: Ip, target: Ip, text: str) -> Packet | None:

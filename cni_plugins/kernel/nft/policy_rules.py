@@ -8,6 +8,15 @@ from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET
 from cni_plugins.kernel.nft.sections import Chain, Section
 
 AGENT_PORT = 5051
+NEIGHBOUR_TYPES = (
+    130,
+    131,
+    132,
+    133,
+    135,
+    136,
+    143,
+)  #: of ICMPv6: neighbours, listeners, who looks for routers
 
 #: How a packet is refused.
 DENY = (
@@ -21,7 +30,7 @@ DENY = (
 _BETWEEN = ("policy_out", "policy_in", "policy_shut", "policy_known", "policy_closed", "policy_self")
 _GUARDED = "set port_guarded { type ifname ; }"
 _ITSELF = tuple(f"{ip} saddr . {ip} daddr @policy_self{v} accept" for ip, v in (("ip", 4), ("ip6", 6)))
-_ND = "{ 130, 131, 132, 133, 135, 136, 143 }"
+_ND = f"{{ {', '.join(map(str, NEIGHBOUR_TYPES))} }}"
 
 
 class EntryLike(Protocol):
