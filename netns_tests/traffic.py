@@ -21,7 +21,7 @@ PROGRAM = ["/usr/bin/python3", "-I", "-S", "-B", __file__]
 
 
 @contextmanager
-def server(where: Netns, protocol: str, port: int) -> Iterator[None]:
+def server(where: Netns | Node, protocol: str, port: int) -> Iterator[None]:
     """Serves on `port`, both families, while the block runs; ready when entered."""
     running = where.popen([*PROGRAM, "serve", protocol, "::", str(port)])
     try:
