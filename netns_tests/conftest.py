@@ -53,7 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cold: a real start is its subject (warm.py)")
-    if not config.getoption("--cold"):
+    if not config.getoption("--cold") and Node.maker is None:
         Node.maker = config.stash[_WARM] = Warm()
 
 
@@ -76,13 +76,14 @@ def _runs_in_qemu(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Reports what a test did in QEMU; the first of a session boots the machine and starts all of them."""
+    """Runs a test in QEMU and reports what it did; the first of a session boots the machine."""
     if not _runs_in_qemu(item):
         return None
     hook, session = item.ihook, item.session
+    following = nextitem.nodeid if nextitem is not None and _runs_in_qemu(nextitem) else None
     hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     try:
-        for data in _machine(session).reports(item.nodeid):
+        for data in _machine(session).reports(item.nodeid, following):
             report = hook.pytest_report_from_serializable(config=item.config, data=data)
             hook.pytest_runtest_logreport(report=report)
     except NodeError as error:
@@ -101,7 +102,7 @@ def _machine(session: pytest.Session) -> Qemu:
     if found is None:
         found = session.stash[_MACHINE] = Qemu()
         found.boot()
-        found.start([each.nodeid for each in session.items if _runs_in_qemu(each)])
+        found.collect([each.nodeid for each in session.items if _runs_in_qemu(each)])
     return found
 
 

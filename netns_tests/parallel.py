@@ -2,8 +2,8 @@
 
 `pytest -p netns_tests.parallel -n 2 --dist loadfile`: the tests of a file stay together, because they share
 what is made once for a module. Files that take long begin first, so that no process works on when the others
-are done: seconds are those of the last run (in pytest's cache), or those of LONG. Tests in QEMU are two
-groups of like length: a machine boots once for a process, and one processor serves one machine.
+are done: seconds are those of the last run (in pytest's cache), or those of LONG. Tests in QEMU are one
+group: a machine boots once for a process, and what it is asked for is all it runs.
 
 `--fast` leaves out what needs root, a program of a Debian package, or minutes.
 """
@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+IN_QEMU = "in QEMU"
 #: Seconds of groups that take long, where no earlier run has told: so they begin first.
 LONG = {
-    "in QEMU: links": 900.0,
-    "in QEMU: differential": 900.0,
+    IN_QEMU: 900.0,
     "netns_tests/test_differential.py": 400.0,
     "netns_tests/test_dhcp.py": 250.0,
     "netns_tests/test_dhcp6.py": 200.0,
@@ -151,8 +151,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 
 def kept_together(nodeid: str) -> str:
-    """The group of a test: its file, or its half of what runs in QEMU."""
+    """The group of a test: its file, or all that runs in QEMU."""
     file = nodeid.partition("::")[0]
-    if "/test_qemu_" not in file:
-        return file
-    return "in QEMU: differential" if "_differential" in file else "in QEMU: links"
+    return IN_QEMU if "/test_qemu_" in file else file

@@ -2,7 +2,7 @@
 vrf, dummy, bonding, bridge vlan_filtering, connection tracking in the bridge family, ...).
 
 A test file named `test_qemu_*.py` runs in there: the same pytest, fixtures and helpers, in a process of that
-machine. conftest.py sends it the names of the tests and reports what comes back, so that for its writer
+machine. conftest.py asks it for one test after another and reports what comes back, so that for its writer
 nothing differs. One boot serves a session; each test has a private node (node.py) inside.
 
 QEMU translates every instruction (no KVM: it may be there and hang), which makes programs some ten times
@@ -12,6 +12,7 @@ qemu_init.py is its process 1.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -41,6 +42,10 @@ _MACHINES = {
     ),
     "aarch64": ("qemu-system-aarch64 -machine virt -cpu max", "ttyAMA0"),
 }
+#: No work against attacks by a neighbour of this machine. Programs lie where they lay the last time: the
+#: translator knows them by their addresses, and would translate each anew (a program of a few milliseconds
+#: took four times as long, an interpreter twice).
+_OPTIONS = "mitigations=off random.trust_cpu=on norandmaps tsc=reliable"
 _MEMORY = "2048"
 _BOOT_SECONDS = 300
 _SILENCE_SECONDS = 500  # a test that takes longer ends itself (pytest-timeout)
@@ -54,7 +59,8 @@ busybox chmod 1777 /tmp
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 modprobe -a virtio_pci virtio_console
 until [ -e {PORT} ]; do busybox sleep 0.05; done
-exec {TOP}/.venv/bin/python {TOP}/netns_tests/qemu_init.py {PORT}
+export ROOM="$(busybox printf '%4096s' '')"
+exec {TOP}/.venv/bin/python {TOP}/netns_tests/qemu_init.py {PORT} "$ROOM"
 """
 
 
@@ -66,11 +72,10 @@ def kernel() -> Path:
 
 
 class Qemu:
-    """A running machine. Reports come in the order of the tests that were sent."""
+    """A running machine."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="mesokit-qemu-"))
-        self._pending: dict[str, list[dict[str, Any]]] = {}
         self._lines = b""
         self._ended: dict[str, Any] | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -105,16 +110,15 @@ class Qemu:
         with initramfs.open("wb") as stream:
             with base.open("rb") as packages:
                 shutil.copyfileobj(packages, stream, 1 << 20)
-            qemu_image.write(
-                stream, {"/init": init, **qemu_image.checkout(TOP, compiled(), crash_shim.compiled())}
-            )
+            files = qemu_image.checkout(TOP, compiled(), crash_shim.compiled())
+            qemu_image.write(stream, {"/init": init, **qemu_image.with_bytecode(files, base.parent)})
         program, console = _MACHINES[platform.machine()]
         ours, theirs = socket.socketpair()
         argv = ["setpriv", "--pdeathsig", "KILL", *program.split(), "-accel", "tcg", "-nodefaults"]
         # One processor: two that wait for each other cost a third more, and tests run one after another.
         argv += ["-smp", "1", "-m", _MEMORY, "-no-user-config", "-display", "none", "-no-reboot"]
         argv += ["-kernel", os.fspath(vmlinuz), "-initrd", os.fspath(initramfs)]
-        argv += ["-append", f"console={console} quiet panic=-1 mitigations=off random.trust_cpu=on"]
+        argv += ["-append", f"console={console} quiet panic=-1 {_OPTIONS}"]
         argv += ["-serial", f"file:{self.console}", "-device", "virtio-serial-pci"]
         argv += ["-chardev", f"socket,id=port,fd={theirs.fileno()}", "-device", "virtserialport,chardev=port"]
         # A physical device for tests that want one (modprobe virtio_net); nothing is behind it. Last:
@@ -150,23 +154,28 @@ class Qemu:
         message: dict[str, Any] = json.loads(line)
         return message
 
-    def start(self, tests: Sequence[str]) -> None:
-        """Let the tests of these node ids run, one after another."""
-        self._pending = {name: [] for name in tests}
-        self._ended = None
+    def _send(self, request: dict[str, Any]) -> None:
         if self._control is None:
             raise NodeError(self._failure)
-        self._control.sendall(json.dumps({"tests": list(tests)}).encode() + b"\n")
+        with contextlib.suppress(OSError):  # it has ended, as the next message will say
+            self._control.sendall(json.dumps(request).encode() + b"\n")
 
-    def reports(self, test: str) -> list[dict[str, Any]]:
-        """pytest's reports (set-up, call, tear-down) of one that was started; waits for them."""
-        found = self._pending[test]
+    def collect(self, tests: Sequence[str]) -> None:
+        """Says once which tests may be asked for, by their node ids."""
+        self._send({"collect": list(tests)})
+
+    def reports(self, test: str, following: str | None) -> list[dict[str, Any]]:
+        """Runs a test; pytest's reports of it (set-up, call, tear-down). What it shares with the test that
+        follows stays for that one."""
+        if self._ended is None:
+            self._send({"run": test, "next": following})
+        found: list[dict[str, Any]] = []
         while not found or found[-1]["when"] != "teardown":
             if self._ended is not None:
                 raise NodeError(f"in QEMU {test} did not run: {self._ended['output']}")
             message = self._message(_SILENCE_SECONDS)
             if "report" in message:
-                self._pending[message["report"]["nodeid"]].append(message["report"])
+                found.append(message["report"])
             else:
                 self._ended = message
         return found

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.util
 import os
+import py_compile
 import re
 import shutil
 import stat
+import struct
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -193,7 +196,9 @@ def checkout(top: Path, *compiled: Path) -> Entries:
     for each in packages.iterdir():
         if not _TOOLS.fullmatch(each.name):
             entries |= _files(each)
-    entries |= {os.fspath(path): path for path in (top / ".venv/bin").iterdir() if not path.is_dir()}
+    for each in (top / ".venv/bin").iterdir():
+        if not each.is_dir() and not _TOOLS.fullmatch(each.name):
+            entries[os.fspath(each)] = each
     entries[os.fspath(top / ".venv/pyvenv.cfg")] = top / ".venv/pyvenv.cfg"
     for room in _ROOMS:
         entries |= _files(top / room)
@@ -206,3 +211,31 @@ def _files(place: Path) -> Entries:
     return {
         os.fspath(path): path for path in (place, *place.rglob("*")) if path.is_symlink() or path.is_file()
     }
+
+
+def with_bytecode(entries: Entries, cache: Path) -> Entries:
+    """Python files and what they compile to, so that no process in there does: it would take ten times as
+    long, each time. What is compiled is kept in `cache`; the checkout is only read."""
+    folder = cache / "bytecode"
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {name: path for name, path in entries.items() if not name.endswith(".pyc")}
+    for name, path in [item for item in found.items() if item[0].endswith(".py")]:
+        made = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.pyc"
+        if not _is_made_from(made, path.stat()):
+            py_compile.compile(
+                os.fspath(path), os.fspath(made), name, doraise=True,
+                invalidation_mode=py_compile.PycInvalidationMode.TIMESTAMP,
+            )  # fmt: skip
+        found[importlib.util.cache_from_source(name)] = made
+    return found
+
+
+def _is_made_from(made: Path, source: os.stat_result) -> bool:
+    """By what stands at the head of compiled Python: a magic number, flags, time and size of its source."""
+    try:
+        with made.open("rb") as stream:
+            head = stream.read(16)
+    except FileNotFoundError:
+        return False
+    numbers = struct.pack("<3I", 0, int(source.st_mtime) & 0xFFFFFFFF, source.st_size & 0xFFFFFFFF)
+    return head == importlib.util.MAGIC_NUMBER + numbers

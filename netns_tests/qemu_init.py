@@ -1,11 +1,13 @@
-"""Process 1 of the machine that qemu.py boots: runs pytest in there, as often as it is asked to.
+"""Process 1 of the machine that qemu.py boots: runs pytest in there.
 
 Requests and answers are lines of JSON on a virtio port:
 
-    {"tests": [node ids]}  ->  {"report": ...} for each phase of each test, then
-                               {"end": status, "output": text}
+    {"collect": [node ids]}               at first, and once
+    {"run": node id, "next": id or null}  ->  {"report": ...} for each phase of the test
+    when pytest has ended                 ->  {"end": status, "output": text}
 
-Each request has a process of its own, forked from this one when pytest is imported already.
+Only what is asked for runs, because whoever asks may be one of several that share the tests of a session.
+pytest has a process of its own, forked from this one when it is imported already, and so has warm.py.
 """
 
 import contextlib
@@ -37,8 +39,8 @@ def prepare() -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
-class Reporter:
-    """A plugin of pytest that sends every report on."""
+class Runner:
+    """A plugin of pytest that runs tests on request and sends every report on."""
 
     def __init__(self, port: Any) -> None:
         self._port = port
@@ -46,6 +48,13 @@ class Reporter:
 
     def pytest_configure(self, config: Any) -> None:
         self._config = config
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        items = {item.nodeid: item for item in session.items}
+        while request := json.loads(self._port.readline() or "null"):
+            item, following = items[request["run"]], items.get(request["next"])
+            self._config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        return True
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
@@ -65,21 +74,24 @@ def run(port: Any, tests: list[str]) -> None:
     said = io.StringIO()
     options = ["-p", "pytest_mock", "-p", "pytest_timeout", "-p", "no:cacheprovider", "--timeout=400"]
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        status = pytest.main([*options, *tests], plugins=[Reporter(port)])
+        status = pytest.main([*options, *tests], plugins=[Runner(port)])
     tell(port, {"end": int(status), "output": said.getvalue()[-20000:]})
 
 
 def serve(port: Any) -> None:
-    for line in port:
-        child = os.fork()
-        if child == 0:
-            try:
-                run(port, json.loads(line)["tests"])
-            except BaseException:
-                tell(port, {"end": 3, "output": traceback.format_exc()})
-            os._exit(0)
-        while os.wait()[0] != child:  # others are orphans that came to process 1
-            pass
+    tests = json.loads(port.readline())["collect"]
+    child = os.fork()
+    if child == 0:
+        try:
+            run(port, tests)
+        except BaseException:
+            tell(port, {"end": 3, "output": traceback.format_exc()})
+        os._exit(0)
+    ended, status = 0, 0
+    while ended != child:  # others are orphans that came to process 1
+        ended, status = os.wait()
+    if status != 0:
+        tell(port, {"end": 3, "output": f"pytest's process ended with wait status {status}"})
 
 
 def main() -> None:
@@ -87,12 +99,15 @@ def main() -> None:
     os.environ.update(ENVIRONMENT)
     os.chdir(TOP)
     prepare()
-    sys.path[:0] = [str(TOP), str(TOP / "proto")]
+    sys.path[:1] = [str(TOP), str(TOP / "proto")]  # for this file's own folder
+    from netns_tests import node, warm  # noqa: PLC0415
+
+    node.Node.maker = warm.forked()
     import pytest  # noqa: F401, PLC0415 - see run()
 
     import netns_tests.snapshot  # noqa: F401, PLC0415
 
-    # Reading ahead would take a request away from nobody: there is one reader.
+    # A line is read byte by byte: what follows it is another process's.
     with open(sys.argv[1], "r+b", buffering=0) as raw:  # noqa: PTH123 - a device
         tell(raw, {"ready": os.uname().release})
         serve(raw)

@@ -62,11 +62,12 @@ _LARGE = re.compile(r"cni_plugins\.cli\.(framework|run|web|manual)\w*")
 
 
 class Warm:
-    """The process, seen by pytest: `Node.maker`. It ends with the one who made it."""
+    """The process, seen by pytest: `Node.maker`. It ends with the one who made it. `control` leads to one
+    that was made already (`forked`)."""
 
-    def __init__(self) -> None:
+    def __init__(self, control: socket.socket | None = None) -> None:
         self._lock = threading.Lock()
-        self._control: socket.socket | None = None
+        self._control = control
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self, control: int, errors: int, hostname: str) -> None:
@@ -84,10 +85,32 @@ class Warm:
 
     def close(self) -> None:
         """Ends it; its nodes end too."""
-        if self._control is not None and self._process is not None:
+        if self._control is not None:
             self._control.close()
+        if self._process is not None:
             self._process.wait()
-            self._control = self._process = None
+        self._control = self._process = None
+
+
+def forked() -> Warm:
+    """The process as a child of this one, which has room in its arguments and its environment (`_show`) and
+    imports for both."""
+    import_all()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        try:
+            os.setsid()
+            os.dup2(theirs.fileno(), 3)
+            os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for number in (0, 1):
+                os.dup2(nothing, number)
+            os.close(nothing)
+            main(3)
+        finally:
+            os._exit(1)
+    theirs.close()
+    return Warm(ours)
 
 
 def serve(requests: socket.socket) -> None:
@@ -224,7 +247,7 @@ def _end(main: Any) -> None:
     os._exit((status or 0) & 0xFF)
 
 
-def _import_all() -> None:
+def import_all() -> None:
     """What the command and the plugins import sooner or later, but for commands that bring frameworks and web
     servers along: those are not there in QEMU, and a fork copies the tables of all memory."""
     sys.path.insert(0, str(_ENTRY.parent))
@@ -243,11 +266,16 @@ def _import_all() -> None:
         importlib.import_module(module)
 
 
-if __name__ == "__main__":
-    _import_all()
+def main(number: int) -> None:
+    """Serves the socket of that number."""
+    import_all()
     node_init.found()  # once for all nodes
     gc.collect()
     gc.freeze()
-    with socket.socket(fileno=int(sys.argv[1])) as channel:
+    with socket.socket(fileno=number) as channel:
         channel.set_inheritable(False)
         serve(channel)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
