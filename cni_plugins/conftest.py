@@ -47,6 +47,11 @@ class Answer:
         return int(self.document["code"]) if self.status else 0
 
 
+def told(error: Any) -> str:
+    """All that an error says."""
+    return f"{error['msg']}: {error.get('details', '')}"
+
+
 @dataclass
 class World:
     """`host` stands for the machine, `boxes` are containers by name, `root` is where state goes."""

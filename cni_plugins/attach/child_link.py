@@ -15,6 +15,7 @@ from cni_plugins.kernel import interface, links, routes
 from cni_plugins.kernel.links import Link
 from cni_plugins.kernel.netlink.route import Netlink
 from cni_plugins.spec.call import Call
+from cni_plugins.spec.config import quoted
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Interface, Result
 from cni_plugins.steps.addresses import Addresses
@@ -133,7 +134,11 @@ def find_master(child: Child, context: Context) -> Link | None:
     link = links.find(netlink, name)
     if link is None:
         where = "the container" if child.in_container else "the host"
-        raise CniError(Code.INVALID_CONFIG, f"master is {name!r}, and {where} has no such link")
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"failed to lookup master {quoted(name)}: Link not found",
+            f"master is {name!r}, and {where} has no such link",
+        )
     if link.flags & links.IFF_LOOPBACK:
         raise CniError(
             Code.INVALID_CONFIG,
@@ -157,6 +162,7 @@ def _default_master(netlink: Netlink) -> str:
             return link.name
     raise CniError(
         Code.INVALID_CONFIG,
-        f"master is not given, and {netlink.namespace.path} has no default route to take it from",
-        'name the link: "master": "eth0"',
+        "no default route interface found",
+        f"master is not given, and {netlink.namespace.path} has no default route to take it from; name the "
+        'link: "master": "eth0"',
     )

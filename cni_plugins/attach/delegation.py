@@ -141,7 +141,11 @@ def addresses(call: Call, tx: Transaction) -> Result:
     _require_ipam(tx.context.plugins.get(name), name)
     result = _add(call, tx, name)
     if not result.ips:
-        raise CniError(Code.INVALID_CONFIG, f"ipam plugin {name} returned no addresses")
+        raise CniError(
+            Code.INVALID_CONFIG,
+            "IPAM plugin returned missing IP config",
+            f"ipam plugin {name} returned no addresses",
+        )
     wishes.require_ipv6_mtu(fold(call.config, "mtu"), result.ips)
     added.require_apart(call, tx.context, result.ips)
     return replace(result, routes=added.behind(call, tx.context, result.routes))
@@ -242,8 +246,11 @@ def run_add(plugin: Plugin[Any], call: Call, tx: Transaction) -> Result:
         elif call.previous is None:
             raise CniError(
                 Code.INVALID_CONFIG,
-                f"{plugin.name} changes what another plugin made, and there is no prevResult",
-                "run it after another plugin, or give it that plugin's configuration under 'delegate'",
+                "This plugin must be called as chained plugin",
+                f"missing prevResult from earlier plugin: {plugin.name} changes what another plugin made, "
+                "and "
+                "there is no prevResult; run it after another plugin, or give it that plugin's configuration "
+                "under 'delegate'",
             )
     return plugin.add(call, config, tx)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from cni_plugins.kernel import devices, links
 from cni_plugins.kernel.links import Link
 from cni_plugins.spec.call import Call
+from cni_plugins.spec.config import quoted, shown
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.steps.context import Context
 
@@ -42,14 +43,18 @@ def place(call: Call, wanted: Wanted) -> tuple[str, Path] | None:
         return None
     if wanted.path:
         if not wanted.path.startswith("/sys/devices/") or ".." in wanted.path.split("/"):
-            raise CniError(Code.INVALID_CONFIG, f"kernelpath is {wanted.path!r}, not below /sys/devices/")
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"kernel device path {quoted(wanted.path)} must be absolute and begin with /sys/devices/",
+                f"kernelpath is {shown(wanted.path)}, not below /sys/devices/",
+            )
         return "kernelpath", call.roots.relocate(wanted.path)
     if wanted.pci:
         return "pciBusID", call.roots.relocate(f"{_BUSES['pci']}/{_plain('pciBusID', wanted.pci)}")
     raise CniError(
         Code.INVALID_CONFIG,
-        "no device is named",
-        'specify either "device", "hwaddr", "kernelpath" or "pciBusID", or runtimeConfig.deviceID',
+        'specify either "device", "hwaddr", "kernelpath" or "pciBusID"',
+        "no device is named, by one of these keys or by runtimeConfig.deviceID",
     )
 
 

@@ -71,7 +71,11 @@ def serve(plugin: Plugin[Any], plugins: Plugins, call: Call) -> Result | None:
         _collect(plugin, plugins, call)
     else:
         if call.verb is Verb.CHECK and call.previous is None and plugin.kind is not Kind.IPAM:
-            raise CniError(Code.INVALID_CONFIG, "CHECK needs the result of ADD: key 'prevResult' is missing")
+            raise CniError(
+                Code.INVALID_CONFIG,
+                "Required prevResult missing",
+                "CHECK needs the result of ADD: key 'prevResult' is missing",
+            )
         if call.verb is Verb.STATUS:
             records.require_writable(call.roots)
         recorded, seen = (

@@ -257,7 +257,8 @@ def _decoded(
     wrong = list(_values(plugin, own, where))
     for error in wrong:
         if not error.msg.startswith("unknown key "):  # _nested has told it
-            yield at.problem(error.msg.split(" ", 1)[0], "wrong", error.msg)
+            about = error.details if error.details.startswith(where or tuple(own)) else error.msg
+            yield at.problem(about.split(" ", 1)[0], "wrong", about)
     if not wrong:
         yield from _refused(at, plugin, {**config, inside: own} if inside else own, where)
 
@@ -288,8 +289,8 @@ def _refused(at: Inspection, plugin: Plugin[Any], config: JsonObject, where: str
         plugin.validate(call, typed)
         delegation.refuse(call, plugin, typed, at.plugins)
     except CniError as error:
-        kind = "contradictory" if " and " in error.msg else "wrong"
-        yield at.problem(place, kind, f"{error.msg}: {error.details}" if error.details else error.msg)
+        kind = "contradictory" if " and " in f"{error.msg} {error.details}" else "wrong"
+        yield at.problem(place, kind, str(error))
         return
     for text in call.warnings:
         yield at.problem(place, "suspicious", text)

@@ -45,7 +45,11 @@ def find(netlink: Netlink, name: str) -> Link | None:
     link = links.find(netlink, name)
     if link is not None and link.kind != "bridge":
         kind = link.kind or "a physical device"
-        raise CniError(Code.INVALID_CONFIG, f"bridge is {name!r}, but that link is {kind} and no bridge")
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f'"{name}" already exists but is not a bridge',
+            f"bridge is {name!r}, but that link is {kind} and no bridge",
+        )
     return link
 
 
@@ -108,8 +112,11 @@ def give_addresses(
         if not force:
             raise CniError(
                 Code.INVALID_CONFIG,
-                f"{bridge.name} has address {old}, which conflicts with gateway {missing[0]}",
-                "forceAddress: true replaces it",
+                f'failed to set bridge addr: "{bridge.name}" already has an IP address different from '
+                f"{missing[0]}",
+                f"{bridge.name} has address {old}, which conflicts with gateway {missing[0]}; "
+                "forceAddress: true "
+                "replaces it",
             )
         changes.append(addresses.delete(bridge.index, old))
     changes += [addresses.add(bridge.index, gateway, dad=dad) for gateway in missing]

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from cni_plugins.spec import files, mesos
-from cni_plugins.spec.config import is_interface_name
+from cni_plugins.spec.config import is_interface_name, quoted
 from cni_plugins.spec.deadline import Deadline, after
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.identity import Identity
@@ -159,8 +159,19 @@ def parse_verb(env: Mapping[str, str]) -> Verb:
         return Verb(text)
     except ValueError:
         raise CniError(
-            Code.BAD_ENVIRONMENT, f"CNI_COMMAND is {text!r}", f"known are {', '.join(Verb)}"
+            Code.BAD_ENVIRONMENT,
+            f"unknown CNI_COMMAND: {text}",
+            f"CNI_COMMAND is {text!r}, known are {', '.join(Verb)}",
         ) from None
+
+
+def _fault_of_interface_name(name: str) -> str:
+    """What is wrong with a name that is none, in the reference's words."""
+    if name in {".", ".."}:
+        return "interface name is . or .."
+    if len(os.fsencode(name)) > 15:
+        return "interface name is too long"
+    return "interface name contains / or : or whitespace characters"
 
 
 def _check_environment(verb: Verb, env: Mapping[str, str]) -> None:
@@ -170,14 +181,16 @@ def _check_environment(verb: Verb, env: Mapping[str, str]) -> None:
     if "CNI_CONTAINERID" in _REQUIRED[verb] and not _IDENTIFIER.fullmatch(env["CNI_CONTAINERID"]):
         raise CniError(
             Code.BAD_ENVIRONMENT,
-            f"CNI_CONTAINERID is {env['CNI_CONTAINERID']!r}",
-            "it must start with a letter or digit and go on with letters, digits, '_', '.' or '-'",
+            "invalid characters in containerID",
+            f"CNI_CONTAINERID is {env['CNI_CONTAINERID']!r}: it must start with a letter or digit and go on "
+            "with letters, digits, '_', '.' or '-'",
         )
     if "CNI_IFNAME" in _REQUIRED[verb] and not is_interface_name(env["CNI_IFNAME"]):
         raise CniError(
             Code.BAD_ENVIRONMENT,
-            f"CNI_IFNAME is {env['CNI_IFNAME']!r}, which has an invalid character or length",
-            "an interface name has 1 to 15 bytes, no '/', ':' or space, and is not '.' or '..'",
+            _fault_of_interface_name(env["CNI_IFNAME"]),
+            f"CNI_IFNAME is {env['CNI_IFNAME']!r}, which has an invalid character or length: an interface "
+            "name has 1 to 15 bytes, no '/', ':' or space, and is not '.' or '..'",
         )
 
 
@@ -191,14 +204,19 @@ def parse_args(text: str) -> dict[str, str]:
     for pair in text.split(";") if text else ():
         key, equals, value = pair.partition("=")
         if not equals or "=" in value:
-            raise CniError(Code.BAD_ENVIRONMENT, f"CNI_ARGS has {pair!r}, which is not KEY=VALUE")
+            raise CniError(
+                Code.BAD_ENVIRONMENT,
+                f"ARGS: invalid pair {quoted(pair)}",
+                f"CNI_ARGS has {pair!r}, which is not KEY=VALUE",
+            )
         pairs[key] = value
     unknown = [key for key in pairs if key not in _ARGS]
     if unknown and pairs.get("IgnoreUnknown", "").lower() not in {"1", "true"}:
         raise CniError(
             Code.BAD_ENVIRONMENT,
-            f"CNI_ARGS has the unknown key {', '.join(unknown)}",
-            f"known are {', '.join(_ARGS)}; IgnoreUnknown=1 lets others pass",
+            f"ARGS: unknown args [{' '.join(quoted(f'{key}={pairs[key]}') for key in unknown)}]",
+            f"CNI_ARGS has the unknown key {', '.join(unknown)}; known are {', '.join(_ARGS)}; "
+            "IgnoreUnknown=1 lets others pass",
         )
     return pairs
 
@@ -228,20 +246,25 @@ def _version_of(config: JsonObject, verb: Verb) -> str:
         return VERSIONS[-1]
     raise CniError(
         Code.INCOMPATIBLE_VERSION,
-        f"cniVersion {version!r} is not supported",
-        f"the configuration asks for {version}, this plugin supports {', '.join(VERSIONS)}",
+        "incompatible CNI versions",
+        f"cniVersion {version!r} is not supported, this plugin supports {', '.join(VERSIONS)}",
     )
 
 
 def _network_of(config: JsonObject) -> str:
     name = fold(config, "name")
     if not isinstance(name, str) or not name:
-        raise CniError(Code.INVALID_CONFIG, "the configuration has no network name: key 'name' is missing")
+        raise CniError(
+            Code.INVALID_CONFIG,
+            "missing network name",
+            "the configuration has no network name: key 'name' is missing",
+        )
     if not _IDENTIFIER.fullmatch(name):
         raise CniError(
             Code.INVALID_CONFIG,
-            f"name is {name!r}",
-            "a network name starts with a letter or digit and goes on with letters, digits, '_', '.' or '-'",
+            "invalid characters found in network name",
+            f"name is {name!r}: a network name starts with a letter or digit and goes on with letters, "
+            "digits, '_', '.' or '-'",
         )
     return name
 
@@ -290,7 +313,8 @@ def parse(verb: Verb, request: Request, host: Namespace, sandbox: Namespace | No
     if verb in _SINCE and not at_least(version, _SINCE[verb]):
         raise CniError(
             Code.INCOMPATIBLE_VERSION,
-            f"config version does not allow {verb}: cniVersion is {version}, {verb} came with {_SINCE[verb]}",
+            f"config version does not allow {verb}",
+            f"cniVersion is {version}, {verb} came with {_SINCE[verb]}",
         )
     args: dict[str, str] = {}
     args_error = None

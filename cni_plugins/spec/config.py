@@ -11,7 +11,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from cni_plugins.spec.errors import CniError, Code
-from cni_plugins.spec.values import JsonObject, parse_cidr, parse_ip, parse_mac
+from cni_plugins.spec.values import JsonObject, dump_json, parse_cidr, parse_ip, parse_mac
 
 T = TypeVar("T")
 
@@ -312,3 +312,8 @@ def shown(value: Any) -> str:
     """A value of a configuration as an error quotes it: not all of what may be megabytes."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def quoted(text: str) -> str:
+    """A text as the reference plugins quote it in their errors (Go's %q), cut like any other value."""
+    return dump_json(text if len(text) <= 80 else text[:77] + "...")

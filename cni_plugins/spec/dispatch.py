@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from cni_plugins.spec.call import Call, Reply, Request, Verb, check_environment, parse, parse_verb
+from cni_plugins.spec.config import quoted
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.mesos import is_mesos
 from cni_plugins.spec.namespace import OWN_NETNS, Namespace, from_descriptor, open_namespace
@@ -65,8 +66,9 @@ def _serve(verb: Verb, request: Request, handler: Handler) -> Reply:
         if verb is not Verb.DEL and call.version not in handler.versions:
             raise CniError(
                 Code.INCOMPATIBLE_VERSION,
-                f"{handler.name} does not support cniVersion {call.version}",
-                f"supported are {', '.join(handler.versions)}",
+                "incompatible CNI versions",
+                f"{handler.name} does not support cniVersion {call.version}, supported are "
+                f"{', '.join(handler.versions)}",
             )
         try:
             result = handler.serve(call)
@@ -105,8 +107,10 @@ def _namespaces(
             if verb is not Verb.DEL:
                 raise CniError(
                     Code.INVALID_NETNS,
-                    f"CNI_NETNS={sandbox.path} is the plugin's own network namespace",
-                    "a container's interface is never made in the host's namespace; nothing was changed",
+                    "plugin's netns and netns from CNI_NETNS should not be the same",
+                    f"CNI_NETNS={sandbox.path} is the plugin's own network namespace; a container's "
+                    "interface "
+                    "is never made in the host's namespace; nothing was changed",
                 )
             sandbox = None  # its ADD was refused, so nothing in there is the container's
         yield host, sandbox
@@ -130,7 +134,11 @@ def _sandbox(verb: Verb, request: Request, opened: list[Namespace], *, required:
     if namespace is not None:
         opened.append(namespace)
     elif required:
-        raise CniError(Code.INVALID_NETNS, f"CNI_NETNS={path} does not exist")
+        raise CniError(
+            Code.INVALID_NETNS,
+            f"failed to open netns {quoted(path)}: no such file or directory",
+            f"CNI_NETNS={path} does not exist",
+        )
     return namespace
 
 

@@ -40,7 +40,11 @@ def find(name: str, path: tuple[str, ...]) -> Path:
     looked = ":".join(path) or "CNI_PATH is empty"
     if any(not place.startswith("/") for place in path):
         looked += " (relative directories are not searched)"
-    raise CniError(Code.INVALID_CONFIG, f"there is no plugin {name!r} along CNI_PATH", looked)
+    raise CniError(
+        Code.INVALID_CONFIG,
+        f'failed to find plugin "{name}" in path [{" ".join(path)}]',
+        f"there is no plugin {name!r} along CNI_PATH: {looked}",
+    )
 
 
 def is_missing(name: str, call: Call) -> bool:

@@ -53,7 +53,8 @@ class VrfPort(Step):
             master = links.find_index(netlink, port.master)
             raise CniError(
                 Code.INVALID_CONFIG,
-                f"{self.ifname} has already a master set: {master.name if master is not None else ''}",
+                f"interface {self.ifname} has already a master set: "
+                f"{master.name if master is not None else port.master}",
             )
         # An interface that changes its domain goes down for a moment, and loses what hangs on it.
         held = list(link_state.held_addresses(netlink, port.index))

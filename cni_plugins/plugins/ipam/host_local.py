@@ -135,7 +135,9 @@ def _sets(call: Call, config: HostLocalConfig, delegated: IPv6Network | None) ->
         sets.append((make_range(subnet, prefix_keys.WHERE, remarks),))
     if not sets and config.delegation is None:
         raise CniError(
-            Code.INVALID_CONFIG, "host-local has no addresses to give: ipam needs 'subnet' or 'ranges'"
+            Code.INVALID_CONFIG,
+            "no IP ranges specified",
+            "host-local has no addresses to give: ipam needs 'subnet' or 'ranges'",
         )
     check_sets(sets)
     if not at_least(call.version, "0.3.0"):
@@ -235,6 +237,10 @@ def _search(reservations: Reservations, ranges: RangeSet, number: int) -> Ip | N
     return None
 
 
+def _spans(ranges: RangeSet) -> str:
+    return ",".join(f"{one.start}-{one.end}" for one in ranges)
+
+
 def _choose(
     call: Call, memory: sticky.Memory | None, reservations: Reservations, ranges: RangeSet, number: int
 ) -> Ip:
@@ -250,8 +256,13 @@ def _choose(
             reservations.discard(name)
         address = _search(reservations, ranges, number) if stale else None
     if address is None:
-        spans = ", ".join(f"{one.start}-{one.end}" for one in ranges)
-        raise CniError(Code.TRY_AGAIN, f"no free address in {spans} of network {call.network}")
+        raise CniError(
+            Code.TRY_AGAIN,
+            f"failed to allocate for range {number}: no IP addresses available in range set: "
+            f"{_spans(ranges)}",
+            f"there is no free address in range set {number} of network {call.network}: enlarge it; mesokit "
+            "ip shows who has them",
+        )
     return address
 
 
@@ -270,13 +281,18 @@ def _plan(
     if left and (config.delegation is None or delegated is not None):
         raise CniError(
             Code.INVALID_CONFIG,
-            f"requested address {', '.join(left)} is in no range of network {call.network}",
-            "each range set gives one address",
+            f"failed to allocate all requested IPs: {','.join(left)}",
+            f"requested address {', '.join(left)} is in no range of network {call.network}, and each range "
+            "set gives one address",
         )
-    for ranges, request in zip(sets, requests, strict=True):
+    for number, (ranges, request) in enumerate(zip(sets, requests, strict=True)):
         one = range_of(ranges, request) if request is not None else None
         if one is not None and request == one.gateway:
-            raise CniError(Code.INVALID_CONFIG, f"requested address {request} is the gateway of {one.subnet}")
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"failed to allocate for range {number}: requested ip {request} is subnet's gateway",
+                f"requested address {request} is the gateway of {one.subnet}: ask for another one",
+            )
     return list(zip(sets, requests, strict=True))
 
 
@@ -303,10 +319,10 @@ def _reserved(call: Call, config: HostLocalConfig, tx: Transaction, delegated: I
         for number, (ranges, request) in enumerate(plan):
             memory = _memory(call, config, number)
             if request is None:
-                _refuse_second(owner, held, ranges)
+                _refuse_second(owner, held, ranges, number)
                 address = _choose(call, memory, reservations, ranges, number)
             else:
-                address = _checked(reservations, request)
+                address = _checked(reservations, request, ranges, number)
             _take(reservations, address, owner, tx)
             reservations.set_last(number, address)
             if memory is not None:
@@ -317,19 +333,26 @@ def _reserved(call: Call, config: HostLocalConfig, tx: Transaction, delegated: I
     return Result(ips=tuple(ips), routes=config.routes, dns=dns)
 
 
-def _refuse_second(owner: Owner, held: list[Ip], ranges: RangeSet) -> None:
+def _refuse_second(owner: Owner, held: list[Ip], ranges: RangeSet, number: int) -> None:
     for address in held:
         if range_of(ranges, address) is not None:
             raise CniError(
                 Code.INVALID_CONFIG,
+                f"failed to allocate for range {number}: {address} has been allocated to "
+                f"{owner.container_id}, duplicate allocation is not allowed",
                 f"{owner.container_id} already has address {address} for {owner.ifname}; DEL comes first",
             )
 
 
-def _checked(reservations: Reservations, address: Ip) -> Ip:
+def _checked(reservations: Reservations, address: Ip, ranges: RangeSet, number: int) -> Ip:
     if not reservations.free(address):
         holder = (reservations.content(str(address)) or "").partition("\r\n")[0]
-        raise CniError(Code.INVALID_CONFIG, f"requested address {address} is in use by container {holder}")
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"failed to allocate for range {number}: requested IP address {address} is not available in "
+            f"range set {_spans(ranges)}",
+            f"requested address {address} is in use by container {holder}",
+        )
     return address
 
 

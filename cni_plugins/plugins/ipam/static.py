@@ -17,7 +17,7 @@ from cni_plugins.attach.plugin import Kind, Plugin
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.plugins.ipam.ranges import check_gateway, unusable
 from cni_plugins.spec.call import Call, Verb
-from cni_plugins.spec.config import CIDR, IP, list_of, nested, option, parsed_by
+from cni_plugins.spec.config import CIDR, IP, list_of, nested, option, parsed_by, shown
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Dns, Result, Route, configured_route, decode_dns
 from cni_plugins.spec.values import Ip, IpInterface, fold, parse_cidr, parse_ip
@@ -37,6 +37,16 @@ def _entry(value: Any, where: str) -> StaticAddress:
     """
     if isinstance(value, dict) and "address" in value and isinstance(value.get("Address"), dict):
         value = {key: item for key, item in value.items() if key != "Address"}
+    text = fold(value, "address") if isinstance(value, dict) else None
+    if isinstance(text, str) and text:
+        try:
+            parse_cidr(text)
+        except ValueError as error:
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"the 'address' field is expected to be in CIDR notation, got: '{text[:80]}'",
+                f"{where}.address is {shown(text)}: {error}",
+            ) from error
     entry: StaticAddress = _ENTRY.at(value, where)
     return entry
 
@@ -74,6 +84,13 @@ def _configured(call: Call, config: StaticConfig) -> tuple[Address, ...]:
     return tuple(Address(entry.address, entry.gateway) for entry in config.addresses if entry.address)
 
 
+def _no_cidr(where: str, text: str) -> str:
+    """The reference's words."""
+    if where == "CNI_ARGS IP":
+        return f"the 'ip' field is expected to be in CIDR notation, got: '{text[:80]}'"
+    return f"an entry in the 'ips' field is NOT in CIDR notation, got: '{text[:80]}'"
+
+
 def _requested(text: object, where: str, configured: tuple[Address, ...]) -> Address:
     """One requested address; a bare one borrows from the configured network that it lies in."""
     if not isinstance(text, str):
@@ -83,14 +100,17 @@ def _requested(text: object, where: str, configured: tuple[Address, ...]) -> Add
             return Address(parse_cidr(text))
         wanted = parse_ip(text)
     except ValueError as error:
-        raise CniError(Code.INVALID_CONFIG, f"{where} has {text!r}", str(error)) from error
+        raise CniError(
+            Code.INVALID_CONFIG, _no_cidr(where, text), f"{where} has {text!r}: {error}"
+        ) from error
     for entry in configured:
         if wanted in entry.address.network:
             own = parse_cidr(f"{wanted}/{entry.address.network.prefixlen}")
             return Address(own, entry.gateway)
     raise CniError(
         Code.INVALID_CONFIG,
-        f"{where} asks for {wanted}, which has no prefix length and lies in no network of ipam.addresses",
+        _no_cidr(where, text),
+        f"{where} asks for {wanted}, which has no prefix length and lies in no network of ipam.addresses: "
         f"write it with one, like {wanted}/{24 if wanted.version == 4 else 64}",
     )
 
@@ -138,7 +158,8 @@ def chosen(call: Call, config: StaticConfig) -> tuple[Address, ...]:
             if sum(entry.address.version == family for entry in addresses) > 1:
                 raise CniError(
                     Code.INVALID_CONFIG,
-                    f"cniVersion {call.version} has room for one IPv{family} address, and ipam names more",
+                    f"CNI version {call.version} does not support more than 1 address per family",
+                    f"cniVersion {call.version} has room for one IPv{family} address, and ipam names more: "
                     "name fewer, or set cniVersion to 0.3.0 or later",
                 )
     return addresses

@@ -114,13 +114,17 @@ class BridgeConfig:
 def validate(call: Call, config: BridgeConfig) -> None:
     if config.hairpin and config.promisc:
         raise CniError(
-            Code.INVALID_CONFIG, "hairpinMode and promiscMode are both true: a bridge port has one of them"
+            Code.INVALID_CONFIG,
+            "cannot set hairpin mode and promiscuous mode at the same time",
+            "hairpinMode and promiscMode are both true: a bridge port has one of them",
         )
     if config.no_interface and delegation.ipam_type(call):
         raise CniError(
             Code.INVALID_CONFIG,
-            "disableContainerInterface is true and there is an ipam",
-            "an interface that is down has no use for addresses",
+            "cannot use IPAM when DisableContainerInterface flag is set",
+            "disableContainerInterface is true and there is an ipam: an interface that is down has no use "
+            "for "
+            "addresses",
         )
     bridge_vlan.validate(config.trunk)
     wishes.validate(call, host_name=config.host_interface)

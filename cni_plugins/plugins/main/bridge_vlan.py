@@ -22,11 +22,20 @@ def validate(trunks: Iterable[Trunk]) -> None:
         if trunk.low is None and trunk.high is None and trunk.vid is not None:
             continue
         if trunk.low is None or trunk.high is None:
+            missing = "minID" if trunk.low is None else "maxID"
             raise CniError(
-                Code.INVALID_CONFIG, "vlanTrunk has an entry without id, or without one of minID and maxID"
+                Code.INVALID_CONFIG,
+                f"minID and maxID should be configured simultaneously, {missing} is missing"
+                if trunk.low != trunk.high
+                else "incorrect trunk id parameter",
+                "vlanTrunk has an entry without id, or without one of minID and maxID",
             )
         if trunk.low > trunk.high:
-            raise CniError(Code.INVALID_CONFIG, f"vlanTrunk has minID {trunk.low} above maxID {trunk.high}")
+            raise CniError(
+                Code.INVALID_CONFIG,
+                "minID is greater than maxID in trunk parameter",
+                f"vlanTrunk has minID {trunk.low} above maxID {trunk.high}",
+            )
 
 
 def ranges(trunks: Iterable[Trunk]) -> tuple[tuple[int, int], ...]:

@@ -40,14 +40,18 @@ def add(call: Call, config: LoopbackConfig, tx: Transaction) -> Result:
     found = addresses.of_link(netlink, link.index)
     for item in found:
         if not item.address.is_loopback:
-            raise CniError(Code.INTERNAL, f"lo has address {item.address}, which is not a loopback address")
+            raise CniError(
+                Code.INTERNAL,
+                f'loopback interface found with non-loopback address "{item.address.ip}"',
+                f"lo has address {item.address}, which is not a loopback address",
+            )
     ips = tuple(Address(item.address, interface=0) for item in found)
     return Result(interfaces=(Interface("lo", link.mac, call.netns_path),), ips=ips)
 
 
 def check(call: Call, config: LoopbackConfig, context: Context) -> None:
     if not _lo(context.sandbox).up:
-        raise CniError(Code.INTERNAL, f"lo is down in {call.netns_path}")
+        raise CniError(Code.INTERNAL, "loopback interface is down", f"lo is down in {call.netns_path}")
 
 
 PLUGIN = Plugin(

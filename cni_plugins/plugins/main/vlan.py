@@ -44,7 +44,9 @@ class VlanConfig:
 def _require_master(config: VlanConfig) -> None:
     if not config.master:
         raise CniError(
-            Code.INVALID_CONFIG, "key 'master' is missing", 'name the link of the VLAN: "master": "eth0"'
+            Code.INVALID_CONFIG,
+            '"master" field is required. It specifies the host interface name to create the VLAN for',
+            'key \'master\' is missing; name the link of the VLAN: "master": "eth0"',
         )
 
 

@@ -81,8 +81,10 @@ def _limits(call: Call, config: BandwidthConfig) -> BandwidthConfig:
         if bool(rate) != bool(burst):
             raise CniError(
                 Code.INVALID_CONFIG,
-                f"{where}{way}Rate is {rate} and {where}{way}Burst is {burst}",
-                "a limit needs both a rate and a burst; leave both out for no limit",
+                "if burst is set, rate must also be set"
+                if burst
+                else "if rate is set, burst must also be set",
+                f"{where}{way}Rate is {rate} and {where}{way}Burst is {burst}; leave both out for no limit",
             )
     return limits
 

@@ -96,7 +96,21 @@ def _uses_iptables(config: PortmapConfig) -> bool:
     )
 
 
-def _check_conditions(key: str, words: tuple[str, ...], backend: str) -> None:
+def _others(config: PortmapConfig, backend: str) -> str:
+    """What names the keys that are the other backend's, in the reference's words."""
+    other = "nftables" if backend == "iptables" else "iptables"
+    named = ["externalSetMarkChain"] if config.external_set_mark_chain and other == "iptables" else []
+    named += ["markMasqBit"] if config.mark_masq_bit is not None and other == "iptables" else []
+    for key, words in (("conditionsV4", config.conditions_v4), ("conditionsV6", config.conditions_v6)):
+        if words and _is_iptables(words) is (other == "iptables"):
+            named.append(key)
+    return (
+        f"{backend} backend was requested but configuration contains {other}-specific options "
+        f"[{' '.join(named)}]"
+    )
+
+
+def _check_conditions(key: str, words: tuple[str, ...], config: PortmapConfig, backend: str) -> None:
     """CniError 7 when a match is not written as `backend` writes it."""
     for word in words:
         if not word or any(char.isspace() or char in '";#' for char in word):
@@ -107,16 +121,17 @@ def _check_conditions(key: str, words: tuple[str, ...], backend: str) -> None:
         example = '["!", "-d", "192.0.2.0/24"]' if backend == "iptables" else '["ip", "daddr", "192.0.2.1"]'
         raise CniError(
             Code.INVALID_CONFIG,
-            f"{key} is {list(words)!r}, which is not how {backend} writes a match",
-            f"it would be like {example}; or choose the other backend",
+            _others(config, backend),
+            f"{key} is {shown(list(words))}, which is not how {backend} writes a match: it would be like "
+            f"{example}; or choose the other backend",
         )
 
 
 def _keys(config: PortmapConfig) -> IptablesKeys | None:
     """None for nf_tables. CniError 2 or 7 when the keys contradict one another."""
     backend = "iptables" if _uses_iptables(config) else "nftables"
-    _check_conditions("conditionsV4", config.conditions_v4, backend)
-    _check_conditions("conditionsV6", config.conditions_v6, backend)
+    _check_conditions("conditionsV4", config.conditions_v4, config, backend)
+    _check_conditions("conditionsV6", config.conditions_v6, config, backend)
     bit, chain = config.mark_masq_bit, config.external_set_mark_chain
     if backend == "nftables":
         if bit is None and not chain:
@@ -124,14 +139,17 @@ def _keys(config: PortmapConfig) -> IptablesKeys | None:
         named = f"markMasqBit is {bit}" if bit is not None else f"externalSetMarkChain is {chain!r}"
         raise CniError(
             Code.UNSUPPORTED_FIELD,
-            f"{named}, which has no meaning for backend nftables",
-            "its maps translate without marking packets; leave the key out, or set backend to iptables",
+            _others(config, backend),
+            f"{named}, which has no meaning for backend nftables: its maps translate without marking "
+            "packets; "
+            "leave the key out, or set backend to iptables",
         )
     if bit is not None and chain:
         raise CniError(
             Code.INVALID_CONFIG,
-            f"markMasqBit is {bit} and externalSetMarkChain is {chain!r}",
-            "only one of them can say how packets are marked",
+            "Cannot specify externalSetMarkChain and markMasqBit",
+            f"markMasqBit is {bit} and externalSetMarkChain is {chain!r}, and only one of them can say how "
+            "packets are marked",
         )
     if len(chain) > 28 or any(char.isspace() for char in chain):
         raise CniError(
@@ -155,8 +173,11 @@ class Mapping:
 def _port(entry: dict[str, Any], key: str, where: str) -> int:
     value = fold(entry, key)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 65536:
+        end = "host" if key == "hostPort" else "container"
         raise CniError(
-            Code.INVALID_CONFIG, f"{where}.{key} is {shown(value)}, which is not a port from 1 to 65535"
+            Code.INVALID_CONFIG,
+            f"Invalid {end} port number: {shown(value)}",
+            f"{where}.{key} is {shown(value)}, which is not a port from 1 to 65535",
         )
     return value
 

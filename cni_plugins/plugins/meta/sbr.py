@@ -51,8 +51,9 @@ def validate(call: Call, config: SbrConfig) -> None:
         if len(named) > 1:
             raise CniError(
                 Code.INVALID_CONFIG,
-                f"gateways has multiple IPv{version} addresses: {' and '.join(named)}; each family "
-                "has one at most",
+                f"gateways list contains multiple IPv{version} addresses: {' and '.join(named[:2])}",
+                f"gateways has multiple IPv{version} addresses: {' and '.join(named)}; each family has one "
+                "at most",
             )
 
 

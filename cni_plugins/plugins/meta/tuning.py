@@ -56,7 +56,11 @@ _BASE = "/proc/sys/net/"
 def _sysctls(value: Any, where: str) -> dict[str, str]:
     if isinstance(value, DuplicateKeys):
         twice = ", ".join(value.duplicates)
-        raise CniError(Code.INVALID_CONFIG, f"{where} has duplicated keys: {twice} stands more than once")
+        raise CniError(
+            Code.INVALID_CONFIG,
+            "duplicated sysctl keys are not allowed",
+            f"{where} has duplicated keys: {twice} stands more than once",
+        )
     named: dict[str, str] = map_of(TEXT).at(value, where)
     return named
 
@@ -133,7 +137,10 @@ def _allowed(call: Call, names: Iterator[str]) -> None:
     for name in names:
         if not any(pattern.search(name) for pattern in patterns):
             raise CniError(
-                Code.INVALID_CONFIG, f"sysctl {name!r} is not in {ALLOWLIST}, which the operator keeps"
+                Code.INVALID_CONFIG,
+                f"Sysctl {name} is not allowed. Only the following sysctls are allowed: "
+                f"[{' '.join(pattern.pattern for pattern in patterns)}]",
+                f"sysctl {name!r} is not in {ALLOWLIST}, which the operator keeps",
             )
 
 

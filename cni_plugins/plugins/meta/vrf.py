@@ -37,7 +37,11 @@ class VrfConfig:
 
 def validate(call: Call, config: VrfConfig) -> None:
     if not config.vrf:
-        raise CniError(Code.INVALID_CONFIG, "key 'vrfname' is missing", 'name the VRF: "vrfname": "blue"')
+        raise CniError(
+            Code.INVALID_CONFIG,
+            "configuration is expected to have a valid vrf name",
+            'key \'vrfname\' is missing; name the VRF: "vrfname": "blue"',
+        )
     if config.vrf == call.ifname:
         raise CniError(
             Code.INVALID_CONFIG, f"vrfname is {config.vrf!r}, the interface's own name (CNI_IFNAME)"
@@ -65,9 +69,10 @@ def _table(config: VrfConfig, context: Context) -> int:
     if config.table not in {0, table}:
         raise CniError(
             Code.INVALID_CONFIG,
-            f"table is {config.table}, and the container has VRF {config.vrf} with table {table} already",
-            f"its interfaces already exist with different routing table {table}: leave table out, or choose "
-            "another vrfname",
+            f"VRF {config.vrf} already exist with different routing table {table}",
+            f"table is {config.table}, and the container has VRF {config.vrf} with table {table} already: "
+            "leave "
+            "table out, or choose another vrfname",
         )
     return table
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from cni_plugins.cli.cni import command
-from cni_plugins.conftest import World
+from cni_plugins.conftest import World, told
 from cni_plugins.kernel.namespace import entered
 from cni_plugins.spec import call
 
@@ -66,7 +66,7 @@ def test_add_and_delete(world: World, tmp_path: Path) -> None:
 def test_its_failure_is_ours(world: World, tmp_path: Path, body: str, code: int, word: str) -> None:
     env = program(tmp_path / "p", f"[ $CNI_COMMAND = DEL ] && exit 0\n{body}")
     error = world.refused(CONF, **env)
-    assert (error["code"], word in error["msg"]) == (code, True), error
+    assert (error["code"], word in told(error)) == (code, True), error
     assert calls(tmp_path / "p") == ["ADD", "DEL"]
     assert world.links() == ["lo"]
     assert not world.records()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cni_plugins.conftest import World
+from cni_plugins.conftest import World, told
 from cni_plugins.plugins.ipam import host_local, sticky
 from cni_plugins.spec import call
 from cni_plugins.store import records
@@ -109,7 +109,7 @@ def test_requests_of_three_places(world: World) -> None:
     conf = ipam(ranges=[[{"subnet": "10.9.0.0/24"}], [{"subnet": "10.8.0.0/24"}], [{"subnet": "fd00::/64"}]])
     conf |= {"args": {"cni": {"ips": ["10.8.0.50/16"]}}, "runtimeConfig": {"ips": ["fd00::50"]}}
     assert given(world.add(conf, CNI_ARGS="IP=10.9.0.50")) == ["10.9.0.50/24", "10.8.0.50/24", "fd00::50/64"]
-    assert "c1" in world.refused(conf, "c2", CNI_ARGS="IP=10.9.0.50")["msg"]
+    assert "c1" in told(world.refused(conf, "c2", CNI_ARGS="IP=10.9.0.50"))
     assert "gateway" in world.refused(CONF, "c2", CNI_ARGS="IP=10.9.0.1")["msg"]
     assert "10.7.0.1" in world.refused(CONF, "c2", CNI_ARGS="IP=10.7.0.1")["msg"]
     assert world.reserved("n") == ["10.8.0.50", "10.9.0.50", "fd00::50"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cni_plugins.conftest import World
+from cni_plugins.conftest import World, told
 from cni_plugins.kernel.namespace import entered
 
 IPAM = {"type": "host-local", "subnet": "10.9.0.0/24"}
@@ -92,7 +92,7 @@ def test_delete_needs_neither_namespace_nor_valid_configuration(world: World) ->
 def test_refused_without_a_trace(world: World, change: dict[str, Any], code: int, word: str) -> None:
     error = world.refused(CONF | change)
     assert (error["code"], error["cniVersion"]) == (code, "1.0.0")
-    assert word in error["msg"]
+    assert word in told(error)
     assert world.links() == world.links("c1") == ["lo"]
     assert not world.records()
     assert not world.reserved("n")
@@ -138,7 +138,7 @@ def test_foreign_bridge_is_joined_and_left(world: World) -> None:
 
 def test_other_kind_of_link_is_no_bridge(world: World) -> None:
     world.run("ip", "link", "add", "br0", "type", "veth", "peer", "name", "v1")
-    assert "veth" in world.refused(CONF)["msg"]
+    assert "veth" in told(world.refused(CONF))
     assert not world.reserved("n")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cni_plugins.conftest import World
+from cni_plugins.conftest import World, told
 from cni_plugins.kernel import links
 from cni_plugins.kernel.netlink.route import Netlink
 from cni_plugins.spec.deadline import after
@@ -234,7 +234,7 @@ def test_a_device_of_a_userspace_driver_is_left_alone(node: World, driver: str) 
 def test_what_cannot_be_found_is_named(node: World, keys: dict[str, Any], said: str) -> None:
     conf = {key: value for key, value in CONF.items() if key != "device"} | keys
     error = node.refused(conf)
-    assert error["code"] == 7 and said in error["msg"]
+    assert error["code"] == 7 and said in told(error)
 
 
 def test_check_tells_another_device(node: World) -> None:

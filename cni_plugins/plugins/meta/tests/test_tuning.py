@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cni_plugins.conftest import World
+from cni_plugins.conftest import World, told
 
 PREVIOUS = {"cniVersion": "1.1.0", "interfaces": [{"name": "lo", "sandbox": "x"}]}
 CONF: dict[str, Any] = {"cniVersion": "1.1.0", "name": "n", "type": "tuning", "prevResult": PREVIOUS}
@@ -54,7 +54,7 @@ def test_a_name_that_stands_twice_is_refused(world: World) -> None:
         '"sysctl": {}', '"sysctl": {"net.core.somaxconn": "1", "net.core.somaxconn": "2"}'
     )
     answer = world.call("ADD", doubled.encode())
-    assert answer.code == 7 and "net.core.somaxconn" in answer.document["msg"]
+    assert answer.code == 7 and "net.core.somaxconn" in told(answer.document)
 
 
 @pytest.mark.parametrize(
