@@ -82,9 +82,10 @@ def test_ls_and_inspect_find_a_container_by_all_its_names(node: Node, plugins: s
         assert [item["container_id"] for item in items(node, "inspect", name)] == ["4c7f-one"], name
     assert items(node, "inspect", f"pid/{pid}")[0]["container_id"] == "9ab2-two"
     sleeper.kill()
+    node.shell("ip -n 4c7f-one link set lo up")
     shown = items(node, "inspect", "4c7f-one")[0]
     assert {step["verdict"] for step in shown["steps"]} <= {"ok", "passive"}
-    assert "eth0" in {item["name"] for item in shown["inside"]}
+    assert {item["name"]: item["running"] for item in shown["inside"]} == {"lo": True, "eth0": True}
     lost = node.run([MESOKIT, "inspect", "10.9.0.77"], check=False)
     assert lost.status == 1 and b"nothing here goes by '10.9.0.77'" in lost.stderr
 

@@ -7,74 +7,25 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import requests
 
-from cni_plugins.cli.table import aligned
+from cni_plugins.cli import look
+from cni_plugins.cli.app_api import Api, brief, segment
+from cni_plugins.cli.table import fitted
+from cni_plugins.spec.text import printable
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the API's answer as JSON.")
 _NAME = click.argument("name")
 
 
-@dataclass(frozen=True, slots=True)
-class Api:
-    """Where the framework is, and the token it wants."""
-
-    base: str
-    token: str
-    authority: Path | None = None
-
-    def ask(self, method: str, path: str, body: Any = None, *, stream: bool = False) -> requests.Response:
-        """A request, sent on to the leader where that is another instance. Raises click.ClickException."""
-        url = self.base + path
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        try:
-            for _ in range(3):
-                # A redirect would lose the token on the way to another host.
-                response = requests.request(
-                    method,
-                    url,
-                    data=body,
-                    headers=headers,
-                    timeout=(5, None if stream else 60),
-                    stream=stream,
-                    allow_redirects=False,
-                    verify=str(self.authority) if self.authority is not None else True,
-                )
-                if response.status_code != requests.codes.temporary_redirect:
-                    break
-                url = response.headers["Location"]
-        except requests.RequestException as error:
-            raise click.ClickException(f"{self.base} does not answer: {_brief(error)}") from None
-        if response.status_code >= 400:
-            raise click.ClickException(_message(response))
-        return response
-
-
-def _brief(error: Exception) -> str:
-    cause: BaseException = error
-    while cause.__context__ is not None or cause.__cause__ is not None:
-        following = cause.__cause__ or cause.__context__
-        assert following is not None
-        cause = following
-    return getattr(cause, "strerror", None) or str(cause)
-
-
-def _message(response: requests.Response) -> str:
-    try:
-        document = response.json()
-        return str(document["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"{response.status_code} {response.reason}"
-
-
 @click.group("app")
 @click.option(
     "--api",
+    metavar="URL",
     envvar="MESOKIT_FRAMEWORK",
     default="http://127.0.0.1:8080",
     show_default=True,
@@ -101,6 +52,9 @@ def command(ctx: click.Context, api: str, token_file: Path | None, ca: Path | No
     except OSError as error:
         raise click.ClickException(f"--token-file {token_file}: {error.strerror}") from None
     base = api if "://" in api else f"http://{api}"
+    scheme, _, rest = base.partition("://")
+    if scheme not in ("http", "https") or not rest.strip("/"):
+        raise click.BadParameter(f"{api!r} is not http://HOST:PORT or https://HOST:PORT", param_hint="--api")
     ctx.obj = Api(base.rstrip("/"), token, ca)
 
 
@@ -113,10 +67,15 @@ def command(ctx: click.Context, api: str, token_file: Path | None, ca: Path | No
 @_AS_JSON
 @click.pass_obj
 def deploy(api: Api, file: Any, force: bool, wait: bool, as_json: bool) -> None:
-    """Deploy the app or apps of FILE ("-" for standard input), new or changed."""
+    """Deploy the app or apps of FILE ("-" for standard input), new or changed.
+
+    \b
+    mesokit app deploy task.json --wait
+    mesokit app deploy - --force < web.json     though another deployment is under way
+    """
     body = file.read()
     try:
-        answer = api.ask("PUT", f"/v1/api/app{'?force=true' * force}", body).json()
+        answer = api.told("PUT", f"/v1/api/app{'?force=true' * force}", body)
     except click.ClickException as error:
         # The framework has seen no file: what is wrong in it is told by its name here.
         text = re.sub("^the body: ", f"{file.name}: ", error.message, flags=re.MULTILINE)
@@ -126,21 +85,25 @@ def deploy(api: Api, file: Any, force: bool, wait: bool, as_json: bool) -> None:
         sys.exit(max(_follow(api, item["app"], item["deployment"]) for item in answer["deployments"]))
 
 
-@command.command("update")
+@command.command("update", short_help="The same as deploy.")
 @click.argument("file", type=click.File("rb"))
 @click.option("--force", is_flag=True, help="Also while another deployment of the app is under way.")
 @click.option("--wait", is_flag=True, help="Until it is done.")
 @_AS_JSON
 @click.pass_context
 def update(ctx: click.Context, /, **options: Any) -> None:
-    """The same as deploy."""
+    """The same as deploy.
+
+    \b
+    mesokit app update web.json --wait
+    """
     ctx.invoke(deploy, **options)
 
 
 def _follow(api: Api, name: str, deployment: str) -> int:
     last = ""
     while True:
-        found = api.ask("GET", f"/v1/apps/{name}").json()
+        found = api.told("GET", f"/v1/apps/{segment(name)}")
         state = found["deployment"]
         line = f"{name}: {state['status']}, {found['ready']} of {found['instances']} ready"
         if line != last:
@@ -152,17 +115,22 @@ def _follow(api: Api, name: str, deployment: str) -> int:
         if state["status"] == "done":
             return 1 if state["message"] else 0
         if state["status"] in ("paused", "failed"):
-            click.echo(f"{name}: {state['message']}", err=True)
+            click.echo(printable(f"{name}: {state['message']}"), err=True)
             return 1
         time.sleep(0.3)
 
 
-@command.command("ls")
+@command.command("ls", short_help="Every app in a line.")
 @_AS_JSON
 @click.pass_obj
 def ls(api: Api, as_json: bool) -> None:
-    """Every app in a line."""
-    apps = api.ask("GET", "/v1/apps").json()
+    """Every app in a line.
+
+    \b
+    mesokit app ls
+    mesokit app ls --json | jq '.[] | select(.ready < .instances).name'
+    """
+    apps = api.told("GET", "/v1/apps")
     if as_json:
         click.echo(json.dumps(apps))
         return
@@ -178,31 +146,39 @@ def ls(api: Api, as_json: bool) -> None:
         )
         for item in apps
     ]
-    click.echo("\n".join(aligned(rows)) if apps else "no app")
+    click.echo("\n".join(fitted(rows, look.width())) if apps else "no app")
 
 
-@command.command("inspect")
+@command.command("inspect", short_help="All of one app, as JSON.")
 @_NAME
 @click.pass_obj
 def inspect(api: Api, name: str) -> None:
-    """All of one app, as JSON."""
-    click.echo(json.dumps(api.ask("GET", f"/v1/apps/{name}").json(), indent=2))
+    """All of one app, as JSON.
+
+    \b
+    mesokit app inspect web | jq .deployment
+    """
+    click.echo(json.dumps(api.told("GET", f"/v1/apps/{segment(name)}"), indent=2))
 
 
-@command.command("instances")
+@command.command("instances", short_help="The instances of one app, and the last that ended.")
 @_NAME
 @_AS_JSON
 @click.pass_obj
 def instances(api: Api, name: str, as_json: bool) -> None:
-    """The instances of one app, and the last that ended."""
-    found = api.ask("GET", f"/v1/apps/{name}").json()
-    past = api.ask("GET", f"/v1/apps/{name}/history").json()
+    """The instances of one app, and the last that ended.
+
+    \b
+    mesokit app instances web
+    """
+    found = api.told("GET", f"/v1/apps/{segment(name)}")
+    past = api.told("GET", f"/v1/apps/{segment(name)}/history")
     if as_json:
         click.echo(json.dumps({"live": found["live"], "ended": past}))
         return
     rows: list[tuple[str, ...]] = [("INSTANCE", "STATE", "HOST", "ADDRESSES", "PORTS", "SINCE", "")]
     rows += [_instance_row(item) for item in [*found["live"], *past[:10]]]
-    click.echo("\n".join(aligned(rows)))
+    click.echo("\n".join(fitted(rows, look.width())))
 
 
 def _instance_row(item: dict[str, Any]) -> tuple[str, ...]:
@@ -218,35 +194,44 @@ def _instance_row(item: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-@command.command("scale")
+@command.command("scale", short_help="Run NUMBER instances of an app.")
 @_NAME
 @click.argument("number", type=click.IntRange(0))
 @click.option("--wait", is_flag=True, help="Until it is done.")
 @click.pass_obj
 def scale(api: Api, name: str, number: int, wait: bool) -> None:
-    """Run NUMBER instances of an app."""
-    answer = api.ask("POST", f"/v1/apps/{name}/scale", json.dumps({"instances": number})).json()
+    """Run NUMBER instances of an app.
+
+    \b
+    mesokit app scale web 5 --wait
+    mesokit app scale web 0         none, and the app stays
+    """
+    answer = api.told("POST", f"/v1/apps/{segment(name)}/scale", json.dumps({"instances": number}))
     if wait:
         sys.exit(_follow(api, name, answer["deployment"]))
 
 
-@command.command("restart")
+@command.command("restart", short_help="Replace every instance, as an update does.")
 @_NAME
 @click.option("--wait", is_flag=True, help="Until it is done.")
 @click.pass_obj
 def restart(api: Api, name: str, wait: bool) -> None:
-    """Replace every instance, as an update does."""
-    answer = api.ask("POST", f"/v1/apps/{name}/restart").json()
+    """Replace every instance, as an update does.
+
+    \b
+    mesokit app restart web --wait
+    """
+    answer = api.told("POST", f"/v1/apps/{segment(name)}/restart")
     if wait:
         sys.exit(_follow(api, name, answer["deployment"]))
 
 
 def _steer(what: str, about: str) -> None:
-    @command.command(what, help=about)
+    @command.command(what, help=f"{about}\n\n\b\nmesokit app {what} web", short_help=about)
     @_NAME
     @click.pass_obj
     def steer(api: Api, name: str) -> None:
-        answer = api.ask("POST", f"/v1/apps/{name}/deployment/{what}").json()
+        answer = api.told("POST", f"/v1/apps/{segment(name)}/deployment/{what}")
         click.echo(f"{name}: {answer['status']}")
 
 
@@ -263,29 +248,40 @@ _steer("rollback", "Back to the version before, whatever runs of it kept.")
 @click.option("--yes", is_flag=True, help="Do not ask before a whole app is deleted.")
 @click.pass_obj
 def kill(api: Api, what: str, smaller: bool, destroy: bool, yes: bool) -> None:
-    """Kill one instance (another takes its place), or delete a whole app."""
-    live = {item["id"] for item in api.ask("GET", "/v1/instances").json()}
+    """Kill one instance (another takes its place), or delete a whole app.
+
+    \b
+    mesokit app kill web.0123456789abcdef           another takes its place
+    mesokit app kill web.0123456789abcdef --scale   and none does
+    mesokit app kill web --yes                      the app, and all that runs of it
+    """
+    live = {item["id"] for item in api.told("GET", "/v1/instances")}
     if what in live:
-        api.ask("DELETE", f"/v1/instances/{what}{'?scale=true' * smaller}")
+        api.ask("DELETE", f"/v1/instances/{segment(what)}{'?scale=true' * smaller}")
         return
     if not yes and sys.stdin.isatty():
         more = " and what is in its volumes" if destroy else ""
         click.confirm(f"delete app {what}, all that runs of it{more}?", abort=True)
-    answer = api.ask("DELETE", f"/v1/apps/{what}{'?destroy_volumes=true' * destroy}").json()
+    answer = api.told("DELETE", f"/v1/apps/{segment(what)}{'?destroy_volumes=true' * destroy}")
     click.echo(f"deleting {what}: {answer['instances']} instances")
 
 
-@command.command("volumes")
+@command.command("volumes", short_help="Persistent volumes, and the instances that use them.")
 @click.option("--destroy", metavar="ID", help="Destroy the volumes of this line, and what is in them.")
 @_AS_JSON
 @click.pass_obj
 def volumes(api: Api, destroy: str | None, as_json: bool) -> None:
-    """Persistent volumes, and the instances that use them."""
+    """Persistent volumes, and the instances that use them.
+
+    \b
+    mesokit app volumes
+    mesokit app volumes --destroy db.0123456789abcdef
+    """
     if destroy is not None:
-        answer = api.ask("DELETE", f"/v1/volumes/{destroy}").json()
+        answer = api.told("DELETE", f"/v1/volumes/{segment(destroy)}")
         click.echo(f"destroying {destroy} on {answer['host']} as soon as its agent offers it")
         return
-    found = api.ask("GET", "/v1/volumes").json()
+    found = api.told("GET", "/v1/volumes")
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -300,35 +296,43 @@ def volumes(api: Api, destroy: str | None, as_json: bool) -> None:
         )
         for item in found
     ]
-    click.echo("\n".join(aligned(rows)))
+    click.echo("\n".join(fitted(rows, look.width())))
 
 
-@command.command("why")
+@command.command("why", short_help="Why instances of an app do not start.")
 @_NAME
 @_AS_JSON
 @click.pass_obj
 def why(api: Api, name: str, as_json: bool) -> None:
-    """Why instances of an app do not start."""
-    found = api.ask("GET", f"/v1/apps/{name}/why").json()
+    """Why instances of an app do not start.
+
+    \b
+    mesokit app why web
+    """
+    found = api.told("GET", f"/v1/apps/{segment(name)}/why")
     if as_json:
         click.echo(json.dumps(found))
         return
-    click.echo(f"{found['missing']} missing: {found['why']}" if found["missing"] else found["why"])
+    told = f"{found['missing']} missing: {found['why']}" if found["missing"] else found["why"]
+    click.echo(printable(told))
     rows = [("OFFERS", "REASON", "LAST SEEN")]
     rows += [(str(item["offers"]), item["reason"], item["example"]) for item in found["reasons"]]
     if found["missing"] and found["reasons"]:
-        click.echo("\n".join(aligned(rows)))
+        click.echo("\n".join(fitted(rows, look.width())))
 
 
-@command.command("events")
+@command.command("events", short_help="What happens, as it happens.")
 @click.option("--since", type=click.IntRange(0), help="The number of the last event that was seen.")
 @_AS_JSON
 @click.pass_obj
 def events(api: Api, since: int | None, as_json: bool) -> None:
-    """What happens, as it happens."""
+    """What happens, as it happens.
+
+    \b
+    mesokit app events --since 0    and all that is remembered
+    """
     path = "/v1/events" + (f"?since={since}" if since is not None else "")
-    response = api.ask("GET", path, stream=True)
-    for number, document in _events(response):
+    for number, document in _events(api, api.ask("GET", path, stream=True)):
         if as_json:
             click.echo(json.dumps({"number": number, **document}))
             continue
@@ -338,17 +342,25 @@ def events(api: Api, since: int | None, as_json: bool) -> None:
             for key, value in document.items()
             if key not in ("time", "kind") and value not in ("", None)
         )
-        click.echo(f"{number:>6} {when} {document.get('kind', 'behind')} {rest}")
+        click.echo(printable(f"{number:>6} {when} {document.get('kind', 'behind')} {rest}"))
 
 
-def _events(response: requests.Response) -> Iterator[tuple[int, dict[str, Any]]]:
-    number = 0
-    for line in response.iter_lines(chunk_size=1):
-        key, _, value = line.decode().partition(": ")
-        if key == "id":
-            number = int(value)
-        elif key == "data":
-            yield number, json.loads(value)
+def _events(api: Api, response: requests.Response) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Events and their numbers, for ever. Raises click.ClickException where the stream ends."""
+    number, why = 0, "it ended the stream"
+    try:
+        for line in response.iter_lines(chunk_size=1):
+            key, _, value = line.decode("utf-8", "replace").partition(": ")
+            if key == "id":
+                number = int(value)
+            elif key == "data":
+                yield number, json.loads(value)
+    except requests.RequestException as error:
+        why = brief(error)
+    except ValueError:
+        why = "that is no event"
+    since = f"; go on with: mesokit app events --since {number}" if number else ""
+    raise click.ClickException(f"{api.base} tells no more events: {why}{since}")
 
 
 @command.command("logs", short_help="Show what an instance printed.")
@@ -359,12 +371,16 @@ def _events(response: requests.Response) -> Iterator[tuple[int, dict[str, Any]]]
 def logs(api: Api, what: str, errors: bool, follow: bool) -> None:
     """What an instance printed, read from its agent through the framework. The name of an app will do where
     it has one instance.
+
+    \b
+    mesokit app logs web --follow
+    mesokit app logs web.0123456789abcdef --stderr
     """
     instance = _only_instance(api, what)
     offset = 0
     name = "stderr" if errors else "stdout"
     while True:
-        answer = api.ask("GET", f"/v1/instances/{instance}/logs/{name}?offset={offset}").json()
+        answer = api.told("GET", f"/v1/instances/{segment(instance)}/logs/{name}?offset={offset}")
         data = answer["data"]
         if data:
             sys.stdout.write(data)
@@ -378,14 +394,14 @@ def logs(api: Api, what: str, errors: bool, follow: bool) -> None:
 
 def _only_instance(api: Api, what: str) -> str:
     """The instance of that name, or that an app has alone. Raises click.ClickException."""
-    if what not in {item["name"] for item in api.ask("GET", "/v1/apps").json()}:
+    if what not in {item["name"] for item in api.told("GET", "/v1/apps")}:
         return what
-    live = [str(item["id"]) for item in api.ask("GET", f"/v1/apps/{what}").json()["live"]]
+    live = [str(item["id"]) for item in api.told("GET", f"/v1/apps/{segment(what)}")["live"]]
     if len(live) == 1:
         return live[0]
     if live:
         raise click.ClickException(f"{what} has {len(live)} instances, name one: {' '.join(live)}")
-    past = [str(item["id"]) for item in api.ask("GET", f"/v1/apps/{what}/history").json()]
+    past = [str(item["id"]) for item in api.told("GET", f"/v1/apps/{segment(what)}/history")]
     if not past:
         raise click.ClickException(f"{what} has had no instance yet: mesokit app why {what}")
     return past[0]

@@ -111,6 +111,9 @@ def forget(network: str, container: str, ifname: str | None) -> None:
     DEL and GC fail, and keep what they know, while a plugin that took part in an ADD is missing or broken.
     When it will not come back, this is the end: everything else is taken down, and what that plugin made
     stays where it is and is named.
+
+    \b
+    mesokit cni forget app-net 4c7f0a52-web
     """
     from cni_plugins.plugins.registry import Handlers  # noqa: PLC0415 - every other command does without
     from cni_plugins.spec import dispatch  # noqa: PLC0415

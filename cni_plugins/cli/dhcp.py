@@ -35,6 +35,10 @@ def command(ctx: click.Context, socket_path: str, pidfile: str, host_prefix: str
     """Renew the leases of dhcp, and those of prefixes for host-local (prefixDelegation), until SIGTERM.
 
     Not needed where the node service runs.
+
+    \b
+    mesokit dhcp            renew, until Ctrl-C
+    mesokit dhcp leases     what there is
     """
     if ctx.invoked_subcommand is None:
         if sys.stderr.isatty():
@@ -58,6 +62,10 @@ def leases(as_json: bool) -> None:
     """Show the leases of this node: address or prefix, server, and for how long they hold.
 
     The prefix of a network has no container.
+
+    \b
+    mesokit dhcp leases
+    mesokit dhcp leases --json | jq 'select(.state != "bound")'
     """
     roots = roots_from(os.environ)
     _require_readable(roots.lib / "leases")

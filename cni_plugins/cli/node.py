@@ -53,6 +53,11 @@ def command(
 
     Plugins find the service by its socket, /run/mesokit/node.sock (under MESOKIT_ROOT), and work without it
     as well. A service that starts while another runs takes over its socket.
+
+    \b
+    mesokit node                              until Ctrl-C
+    mesokit node --watch-networks show        and say which containers differ from changed files
+    mesokit node status                       what a running one did
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -68,6 +73,9 @@ def command(
 def status(as_json: bool) -> None:
     """Show what the running service did: calls, errors by code, latency, the last calls that failed, and
     which attachments are not as their networks' files are now.
+
+    \b
+    mesokit node status
     """
     try:
         answer = ask.status(socket_path())

@@ -120,6 +120,9 @@ def check(place: Path | None, as_json: bool) -> None:
 
     Exit status 2 when they are refused. What is odd (a selector that nobody matches now, egress rules without
     DNS) is told and is no error.
+
+    \b
+    mesokit policy check web.yaml      before it is put into /etc/mesokit/policy.d
     """
     policies = _read(place)
     try:
@@ -135,9 +138,13 @@ def check(place: Path | None, as_json: bool) -> None:
     click.echo(f"{len(policies)} polic{'y' if len(policies) == 1 else 'ies'}, all right")
 
 
-@command.command("schema")
+@command.command("schema", short_help="Print the JSON Schema of a policy file.")
 def schema() -> None:
-    """Print the JSON Schema (draft 2020-12) of a policy file."""
+    """Print the JSON Schema (draft 2020-12) of a policy file.
+
+    \b
+    mesokit policy schema > policy.schema.json
+    """
     click.echo(json.dumps(SCHEMA, indent=2))
 
 
@@ -150,6 +157,9 @@ def apply(place: Path | None, as_json: bool) -> None:
     Flows that exist are judged too: one that is no longer allowed ends with the change. It may be run at any
     time, beside a node service too, and puts right what somebody flushed. Exit status 2 when a file is
     refused; nothing is changed then.
+
+    \b
+    mesokit policy apply
     """
     require_root()
     policies = tuple(_read(place))
@@ -189,7 +199,12 @@ def apply(place: Path | None, as_json: bool) -> None:
 @command.command("show", short_help="Show who is under policy, and what holds.")
 @_AS_JSON
 def show(as_json: bool) -> None:
-    """Show who is under policy, what holds for them, how it is enforced, and what is not."""
+    """Show who is under policy, what holds for them, how it is enforced, and what is not.
+
+    \b
+    mesokit policy show
+    mesokit policy show --json | jq '.endpoints[] | select(.groups | index("web"))'
+    """
     state, host = _state(), _host()
     compiler = Compiler(state.policies)
     try:
@@ -300,6 +315,9 @@ def audit(as_json: bool) -> None:
 
     What they count is also logged to netfilter log group 5, 50 a second at most, with the prefix "mesokit
     audit".
+
+    \b
+    mesokit policy audit
     """
     state = _state()
     try:

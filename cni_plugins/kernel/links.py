@@ -28,7 +28,7 @@ from cni_plugins.kernel.netlink.route import (
 )
 from cni_plugins.kernel.netlink.socket import Request
 
-IFF_UP, IFF_LOOPBACK, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x8, 0x100, 0x200
+IFF_UP, IFF_LOOPBACK, IFF_PROMISC, IFF_ALLMULTI, IFF_LOWER_UP = 0x1, 0x8, 0x100, 0x200, 0x10000
 _NO_LINK = frozenset((errno.ENODEV,))
 _HEADER = struct.Struct("=BxHiII")
 _BODY = 16 + _HEADER.size
@@ -105,6 +105,11 @@ class Link:
     @property
     def up(self) -> bool:
         return bool(self.flags & IFF_UP)
+
+    @property
+    def carrier(self) -> bool:
+        """Whether there is one. Other than `running` also of `lo` and those whose driver tells no state."""
+        return bool(self.flags & IFF_LOWER_UP)
 
     @property
     def forwarding(self) -> bool:

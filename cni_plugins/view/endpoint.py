@@ -130,7 +130,7 @@ def _interface(netlink: Netlink, link: Link, about: set[str] | None) -> Interfac
         link.mac,
         link.mtu,
         link.up,
-        link.running,
+        link.carrier,
         tuple(given),
         counters.of_link(netlink, link.index),
         tuple(known),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
@@ -22,6 +23,21 @@ def test_help_lists_every_subcommand() -> None:
 def test_every_subcommand_can_be_loaded(name: str) -> None:
     answer = CliRunner().invoke(main, [name, "--help"])
     assert answer.exit_code == 0, answer.output
+
+
+def test_the_help_of_every_command_has_an_example() -> None:
+    def without(found: click.Command, path: str) -> list[str]:
+        lacking = [] if f"{path}" in f"{found.help}{found.epilog}" else [path]
+        for name, inner in found.commands.items() if isinstance(found, click.Group) else ():
+            lacking += without(inner, f"{path} {name}")
+        return lacking
+
+    lacking = [
+        each
+        for name, entry in COMMANDS.items()
+        for each in without(importlib.import_module(entry.module).command, f"mesokit {name}")
+    ]
+    assert lacking == []
 
 
 def test_help_and_completion_load_none_of_them() -> None:
