@@ -1,10 +1,13 @@
 """From a TaskInfo to what is started for it, with everything refused that this executor cannot honour."""
 
+import logging
+import os
 import re
 import resource
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from mesos.v1 import mesos_pb2
 from mesos.v1.executor import executor_pb2
@@ -18,6 +21,8 @@ from executor.process.identity import Identity, resolve
 from executor.process.launch import Launch, Limit
 from executor.task import environment
 from executor.task.command import InvalidTaskError, find_command, find_program
+
+log = logging.getLogger(__name__)
 
 _LIMITS = {
     kind: getattr(resource, name.replace("RLMT_", "RLIMIT_"))
@@ -115,6 +120,7 @@ def prepare(
     """
     _refuse_containers(task)
     command = find_command(task, executor)
+    _look_for_files(task, command, around.settings.sandbox)
     program = find_program(command)
     user = resolve(command.user) if command.HasField("user") else None
     return Launch(
@@ -164,6 +170,19 @@ def _refuse_containers(task: mesos_pb2.TaskInfo) -> None:
     for field, wished in wishes.items():
         if wished:
             raise InvalidTaskError(f"{field} is not for tasks of this executor: set it in ExecutorInfo")
+
+
+def _look_for_files(task: mesos_pb2.TaskInfo, command: mesos_pb2.CommandInfo, sandbox: Path) -> None:
+    """Nobody fetches what a task of a custom executor wants fetched but `mesokit run`: say so once."""
+    names = [uri.output_file or uri.value.rpartition("/")[2] for uri in command.uris]
+    missing = [name for name in names if "\0" in name or not os.path.lexists(sandbox / name)]
+    if missing:
+        log.warning(
+            "task %r: command.uris are not fetched, and not in the sandbox: %s; an agent fetches those of "
+            "ExecutorInfo.command alone",
+            task.task_id.value,
+            ", ".join(map(repr, missing[:5])),
+        )
 
 
 def _limits(info: mesos_pb2.RLimitInfo) -> list[Limit]:

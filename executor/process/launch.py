@@ -144,8 +144,12 @@ def _limit_text(launch: Launch, detail: bytes) -> str:
 def _exec_reason(launch: Launch, number: int, reason: str, detail: bytes) -> str:
     """errno's text, made plainer where the same number has several causes."""
     if number == errno.E2BIG:
-        size = sum(len(os.fsencode(entry)) + 1 for entry in launch.argv)
-        return f"{reason} ({len(launch.argv)} arguments of {size} bytes in all)"
+        arguments = sum(len(os.fsencode(entry)) + 1 for entry in launch.argv)
+        variables = sum(len(os.fsencode(entry)) + 2 for pair in launch.env.items() for entry in pair)
+        return (
+            f"{reason} ({len(launch.argv)} arguments of {arguments} bytes and {len(launch.env)} environment "
+            f"variables of {variables} bytes in all)"
+        )
     if number == errno.ENOENT:
         if "/" not in launch.file:
             return f"{reason} (looked in PATH={launch.env.get('PATH', '')})"

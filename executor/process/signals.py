@@ -17,8 +17,9 @@ from executor.process.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
-PERSISTENCE = 10.0
-"""Seconds for which SIGKILL is sent again to a tree that goes on growing."""
+PERSISTENCE = 1.5
+"""Seconds for which SIGKILL is sent again to a tree that goes on growing: less than a shutdown's grace leaves
+after SIGKILL."""
 
 BREATH = 0.005
 """Seconds in between, for all else that the loop has to do."""

@@ -305,7 +305,9 @@ class Session:
             self._denials += 1
             if self._denials >= MAX_DENIALS:
                 return self._close(now, what, 1)
-        elif status < 500 and status != 404:
+        elif status == 400 or (status < 500 and status != 404 and not self._ever_subscribed):
+            # Who took SUBSCRIBE before knows how it is written: anything but "unknown" is said by somebody in
+            # the agent's place, or on the way to it, and the tasks run on as when it is away.
             return self._close(now, what, 1)
         log.warning("%s", what)
         return self._disconnected(what, self._policy.busy_delay, now)

@@ -54,6 +54,17 @@ def test_the_environment_in_its_three_layers() -> None:
     assert not {"MESOS_EXECUTOR_AUTHENTICATION_TOKEN", "MESOKIT_STAY"} & environment.keys()
 
 
+def test_files_that_nobody_fetches_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    info = task()
+    for value, file in (("http://h/etc", ""), ("http://h/x/no-such.tgz", ""), ("http://h/etc", "none/here")):
+        uri = info.command.uris.add(value=value)
+        if file:
+            uri.output_file = file
+    launched(info)
+    (said,) = caplog.messages
+    assert "'no-such.tgz', 'none/here'; an agent fetches those of ExecutorInfo.command alone" in said
+
+
 def test_another_user_is_at_home() -> None:
     launch = launched(task(command=mesos_pb2.CommandInfo(value="true", user="nobody")))
     assert launch.user is not None

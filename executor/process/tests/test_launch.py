@@ -178,6 +178,13 @@ def test_too_long_arguments() -> None:
     error = failure(launch("true", "x" * 3_000_000))
     assert (error.stage, error.errno) == (Stage.EXEC, errno.E2BIG)
     assert len(error.text) < 500
+    assert "2 arguments of 3000006 bytes" in error.text
+
+
+def test_too_large_an_environment_is_told_as_that() -> None:
+    error = failure(launch("true", env={f"A{number}": "v" * 1000 for number in range(4000)}))
+    assert (error.stage, error.errno) == (Stage.EXEC, errno.E2BIG)
+    assert "4000 environment variables of 40" in error.text
 
 
 def test_zero_byte_in_an_argument() -> None:

@@ -186,6 +186,24 @@ def test_other_refusals_are_final_at_once(status: int) -> None:
     assert session.phase is Phase.CLOSED
 
 
+@pytest.mark.parametrize("status", [202, 307, 405, 406, 415, 429, 502])
+def test_after_a_subscription_whatever_stands_in_the_agents_place_ends_nothing(status: int) -> None:
+    """A port that somebody else has taken while the agent is away, a proxy: until the recovery timeout."""
+    session = make()
+    session.start(0.0)
+    join(session)
+    session.lost(1, "gone", 5.0)
+    now, attempts = 5.0, 0
+    while now < 5.0 + POLICY.recovery_timeout - 2.0:
+        retry(session, now)
+        assert not only(session.refused(session.attempts, status, "who?", now), Shutdown)
+        now, attempts = session.next_deadline() or now, attempts + 1
+    assert attempts > 5
+    retry(session, now)
+    join(session, now)
+    assert session.phase is Phase.SUBSCRIBED
+
+
 def test_an_agent_that_never_comes_is_given_up() -> None:
     session = make()
     session.start(0.0)
