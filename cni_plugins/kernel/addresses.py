@@ -2,6 +2,7 @@
 
 import errno
 import struct
+from _socket import inet_ntoa
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv6Interface
 
@@ -49,17 +50,19 @@ def _body(
     *,
     broadcast: bool = True,
 ) -> bytes:
+    plain, length = str(address).partition("/")[0], address.network.prefixlen
     fields = {
         "family": _AF_INET if address.version == 4 else _AF_INET6,
-        "prefixlen": address.network.prefixlen,
+        "prefixlen": length,
         "index": index,
         "flags": flags & 0xFF,
     }
-    listed: list[tuple[str, object]] = [("IFA_LOCAL", str(address.ip)), ("IFA_ADDRESS", str(address.ip))]
+    listed: list[tuple[str, object]] = [("IFA_LOCAL", plain), ("IFA_ADDRESS", plain)]
     if flags > 0xFF:
         listed.append(("IFA_FLAGS", flags))
-    if broadcast and isinstance(address, IPv4Interface) and address.network.prefixlen < 31:
-        listed.append(("IFA_BROADCAST", str(address.network.broadcast_address)))
+    if broadcast and isinstance(address, IPv4Interface) and length < 31:
+        last = int(address) | (1 << 32 - length) - 1
+        listed.append(("IFA_BROADCAST", inet_ntoa(last.to_bytes(4, "big"))))
     if lifetimes is not None:
         preferred, valid = lifetimes
         listed.append(("IFA_CACHEINFO", {"ifa_preferred": preferred, "ifa_valid": valid}))

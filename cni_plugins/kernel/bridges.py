@@ -33,6 +33,7 @@ STAYS = "mesokit, stays"
 _VLAN_FILTERING, _DEFAULT_PVID = 7, 39
 # linux/if_bridge.h, linux/sockios.h; a port's number has ten bits, as 802.1D's port identifiers
 _BRCTL_GET_PORT_LIST, _SIOCDEVPRIVATE, _PORTS = 7, 0x89F0, 1024
+_SIOCGIFHWADDR = 0x8927  # netdevice(7)
 _NO_QUESTION = frozenset((errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENODEV))
 
 
@@ -156,7 +157,7 @@ def _ports(netlink: Netlink, name: str) -> set[int] | None:
     """Indices of a bridge's ports by brctl's question, None where the kernel does not know it, or no such
     bridge. CniError 999.
     """
-    indices = (ctypes.c_int * _PORTS)()
+    indices = ctypes.create_string_buffer(4 * _PORTS)
     question = (ctypes.c_ulong * 4)(_BRCTL_GET_PORT_LIST, ctypes.addressof(indices), _PORTS, 0)
     request = struct.pack("16sP16x", name.encode(), ctypes.addressof(question))
     try:
@@ -166,7 +167,19 @@ def _ports(netlink: Netlink, name: str) -> set[int] | None:
         if error.errno not in _NO_QUESTION:
             raise CniError(Code.INTERNAL, f"cannot ask bridge {name} for its ports", str(error)) from error
         return None
-    return set(indices) - {0}
+    found = indices.raw.rstrip(b"\0")  # the lowest free number is given out: hardly anything is left
+    found += bytes(-len(found) % 4)
+    return set(struct.unpack(f"={len(found) // 4}i", found)) - {0}
+
+
+def _mac(netlink: Netlink, name: str) -> str:
+    """The MAC address of a link, "" without one: asked for without the lock for network configuration."""
+    request = struct.pack("16s24x", name.encode())
+    with entered(netlink.namespace), closing(socket(AF_UNIX, SOCK_DGRAM)) as asking:
+        try:
+            return fcntl.ioctl(asking.fileno(), _SIOCGIFHWADDR, request)[18:24].hex(":")
+        except OSError:
+            return ""
 
 
 def is_only_port(netlink: Netlink, name: str, index: int) -> bool:
@@ -191,6 +204,8 @@ def release(netlink: Netlink, name: str, mac: str) -> bool:
     """Remove a bridge of ours that has no port left; whether it was removed. Its lock must be held. CniError
     999.
     """
+    if _mac(netlink, name) != mac and _ports(netlink, name):
+        return False  # as most DELs find it
     link = links.find(netlink, name)
     if link is None or link.kind != "bridge" or not (link.alias == ALIAS or link.mac == mac):
         return False

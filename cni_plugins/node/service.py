@@ -7,7 +7,9 @@ beyond it callers wait in the socket's queue, and after five seconds do their ca
 
 Two calls at once in one process are slower than one after the other: at each of a hundred system calls they
 wake each other. So while a call is in work the leader waits a moment, longer than most calls take, before it
-takes the next one; another worker may be quicker.
+listens for the next one. Of the workers that listen the kernel wakes one for a connection (EPOLLEXCLUSIVE),
+and always the same one while that is enough: what calls write into the pages that workers share is then
+written once, not once for each worker.
 
 A thread is given a connection only when its message has come whole. Until then the leader holds it, beside a
 bounded number of others and for a bounded time, so that callers who are slow to speak cost nobody a thread.
@@ -96,7 +98,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self._door = Door(self._warnings)
-        self._events.register(self.listening.fileno(), select.EPOLLIN)
+        self._events.register(self.listening.fileno(), select.EPOLLIN | select.EPOLLEXCLUSIVE)
         self._events.register(self.wake, select.EPOLLIN)
 
     def start(self) -> None:
@@ -189,11 +191,11 @@ class Service:
             self._accepting = False
             self._events.unregister(self.listening.fileno())
             self._events.unregister(self.wake)
+        with self._count:
+            self._count.wait_for(lambda: self._stopping or not self._busy, _MOMENT)
         now = time.monotonic()
         soonest = min((deadline for _, deadline in self._waiting.values()), default=None)
         found = self._events.poll(None if soonest is None else max(0.0, soonest - now))
-        with self._count:
-            self._count.wait_for(lambda: self._stopping or not self._busy, _MOMENT)
         for fd, _ in found:
             if fd in self._waiting:
                 incoming, _ = self._waiting[fd]

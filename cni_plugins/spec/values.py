@@ -178,8 +178,8 @@ def first_host(address: IpInterface) -> Ip:
 def fold(mapping: Mapping[str, Any], key: str) -> Any:
     """The value of `key` in a JSON object, found as Go's decoder does: case ignored, the last one wins."""
     found = None
-    folded = key.casefold()
+    length = len(key)
     for name, value in mapping.items():
-        if name == key or name.casefold() == folded:
+        if len(name) == length and (name == key or name.casefold() == key.casefold()):
             found = value
     return found

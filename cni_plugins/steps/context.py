@@ -166,7 +166,7 @@ def collection_lock(call: Call, *, shared: bool = False) -> AbstractContextManag
     anything to see. CniError 5 or 11.
     """
     return locked(
-        f"{call.roots.run}/locks/gc-{records.folder(call.roots, call.network).name}",
+        f"{call.roots.run}/locks/gc-{records.folder_name(call.network)}",
         call.deadline,
         shared=shared,
     )

@@ -127,11 +127,15 @@ def kind_of(step: Step) -> Kind:
 
 def encode(step: Step) -> JsonObject:
     """A step's fields as JSON."""
-    return {item: _plain(getattr(step, item)) for item in _names(type(step))}
+    return _fields_of(step)
 
 
-def _names(cls: type[Any]) -> tuple[str, ...]:
-    return tuple(cls.__dataclass_fields__)
+def _fields_of(value: Any) -> JsonObject:
+    found = {name: getattr(value, name) for name in type(value).__dataclass_fields__}
+    for name, item in found.items():
+        if type(item) not in _PLAIN:
+            found[name] = _plain(item)
+    return found
 
 
 _PLAIN = frozenset((type(None), bool, int, str))
@@ -147,7 +151,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if is_dataclass(value):
-        return {item: _plain(getattr(value, item)) for item in _names(type(value))}
+        return _fields_of(value)
     return str(value)
 
 

@@ -68,15 +68,20 @@ class Contents:
         return Identity(self.head["network"], self.head["containerID"], self.head["ifname"])
 
 
+def folder_name(network: str) -> str:
+    """Of a network's records, and of what else there is for each network."""
+    return network if len(network) <= 200 else "long-" + hashlib.sha256(network.encode()).hexdigest()
+
+
 def folder(roots: Roots, network: str) -> Path:
-    name = network if len(network) <= 200 else "long-" + hashlib.sha256(network.encode()).hexdigest()
-    return Path(f"{roots.run}/attachments/{name}")
+    return Path(f"{roots.run}/attachments/{folder_name(network)}")
 
 
 def path_of(roots: Roots, identity: Identity, plugin: str) -> Path:
     """Where the record is. Plugins of one chain that are called one by one have a record each."""
     key = "\0".join((identity.container_id, identity.ifname, plugin))
-    return Path(f"{folder(roots, identity.network)}/{hashlib.sha256(key.encode()).hexdigest()[:40]}")
+    name = hashlib.sha256(key.encode()).hexdigest()[:40]
+    return Path(f"{roots.run}/attachments/{folder_name(identity.network)}/{name}")
 
 
 def _is_head(entry: JsonObject) -> bool:

@@ -266,7 +266,7 @@ def forget_headless(node: Node, roots: Roots, network: str | None) -> list[str]:
     on one; what could not be, in sentences.
     """
     problems = []
-    place = records.folder(roots, network).name if network is not None else ""
+    place = records.folder_name(network) if network is not None else ""
     for path in node.seen.headless:
         if place and path.parent.name != place and not path.name.startswith(f"{place}-"):
             continue

@@ -58,7 +58,7 @@ def encode(kind: Any, fields: Mapping[str, Any], listed: Attributes) -> bytes:
     if not isinstance(kind, Layout):
         return _encode_by_class(kind, fields, listed)
     try:
-        header = kind.header.pack(*(fields.get(name, 0) for name in kind.fields))
+        header = kind.header.pack(*[fields.get(name, 0) for name in kind.fields])
         return header + pack(kind.table, listed)
     except Unknown:
         return _encode_by_class(_class_of(kind), fields, listed)

@@ -5,8 +5,8 @@ neighbour.h, pkt_sched.h, pkt_cls.h, if_bridge.h and netfilter/nfnetlink_conntra
 """
 
 import struct
+from _socket import AF_INET, AF_INET6, inet_pton
 from collections.abc import Callable, Mapping
-from ipaddress import ip_address
 from typing import Any
 
 from cni_plugins.kernel.netlink.codec import Layout, Table, Unknown, load, pack
@@ -25,7 +25,7 @@ def _mac(value: str) -> bytes:
 
 
 def _ip(value: str) -> bytes:
-    return ip_address(value).packed
+    return inet_pton(AF_INET6 if ":" in value else AF_INET, value)
 
 
 def _raw(value: bytes) -> bytes:

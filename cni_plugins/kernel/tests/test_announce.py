@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from cni_plugins.conftest import World, new_namespace
 from cni_plugins.kernel import announce
-from cni_plugins.spec.deadline import after
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -35,10 +34,9 @@ def test_a_neighbour_believes_it(world: World) -> None:
         world.run("ip", "neigh", "replace", address, *other)
     for name in ("ipv4/conf/x0/arp_notify", "ipv6/conf/x0/ndisc_notify"):
         world.run("sh", "-c", f"echo 1 >/proc/sys/net/{name}", box="c1")
-    announce.prepared(box, "x0", after(30))()
+    announce.prepared(box, "x0")()
     until(lambda: {neighbour(world, "10.9.0.3"), neighbour(world, "fd00::3")} == {"02:00:00:00:00:05"})
 
 
 def test_a_container_that_has_gone_is_no_error() -> None:
-    announce.prepared(new_namespace(), "eth0", after(30))()
-    announce.prepared(new_namespace(), "eth0", after(0))()
+    announce.prepared(new_namespace(), "eth0")()

@@ -17,7 +17,6 @@ them wins). A `dns` object replaces what `ipam` found.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Any
 
 from cni_plugins.attach import added, delegation, policing, translation, veth, wishes
@@ -32,7 +31,7 @@ from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import BOOL, INTERFACE_NAME, integer, list_of, mtu, nested, option
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Interface, Result, Route
-from cni_plugins.spec.values import IpInterface, parse_cidr
+from cni_plugins.spec.values import IpInterface, interface_of, parse_cidr
 from cni_plugins.steps import registry
 from cni_plugins.steps.addresses import Addresses
 from cni_plugins.steps.bridge import Bridge, BridgePort, Gateway
@@ -163,7 +162,7 @@ def add(call: Call, config: BridgeConfig, tx: Transaction) -> Result:
         interface.wait_forwarding(tx.context.host, pair.name, call.deadline)
     if ips:
         sysctl.put(tx.context.inside, interface.notify(addresses.plan()))
-        call.later.append(announce.prepared(tx.context.inside, call.ifname, call.deadline))
+        call.later.append(announce.prepared(tx.context.inside, call.ifname))
     return Result(
         interfaces=(
             Interface(config.bridge, bridge.mac),
@@ -335,7 +334,7 @@ def _gateway_addresses(config: BridgeConfig, ips: Sequence[Address]) -> list[IpI
     if not config.gateway:
         return []
     return [
-        ip_interface(f"{entry.gateway}/{entry.address.network.prefixlen}")
+        interface_of(entry.gateway.packed, entry.address.network.prefixlen)
         for entry in ips
         if entry.gateway is not None
     ]
