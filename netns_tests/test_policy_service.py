@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from netns_tests.node import Node, until
+from netns_tests.node import Node, started, until
 from netns_tests.plugins import MESOKIT, service
 from netns_tests.policy_box import Box, conf, write
 from netns_tests.policy_lan import lan
@@ -171,3 +173,41 @@ def test_another_takes_the_place_of_one_that_is_killed(node: Node, ours: str) ->
             process = applier(node, process)
             write(node, [DB | {"ingress": []}] if number % 2 == 0 else [])
             until(partial(judges, web, db, number % 2 == 1), what="the policy holds")
+
+
+LOCK = "/run/mesokit/locks/policy"
+
+
+@contextmanager
+def lock_held(node: Node) -> Iterator[None]:
+    """By another one, while the block runs."""
+    script = "rm -f /run/go; touch /run/held; until test -e /run/go; do sleep 0.02; done; rm /run/held"
+    holder = node.popen(["flock", LOCK, "sh", "-c", script])
+    until(node.path("/run/held").exists, what="the lock is held")
+    yield
+    node.path("/run/go").touch()
+    holder.wait()
+
+
+def awaits_lock(process: Path) -> bool:
+    return any(str(each.readlink()).endswith(LOCK) for each in (process / "fd").iterdir())
+
+
+def test_what_holds_is_what_lies_there_when_its_turn_has_come(node: Node, ours: str) -> None:
+    """Who reads the files and then waits for another one's change must not take that back."""
+    Box(node, ours, "db", conf(), role="db")
+    with lock_held(node):
+        write(node, [DB])
+        applying = node.popen([MESOKIT, "policy", "apply"])
+        until(partial(awaits_lock, node.path(f"/proc/{applying.pid}")), what="it waits for the lock")
+        write(node, [])
+    assert applying.wait().text.startswith("0 policies hold")
+    with started(node.popen([MESOKIT, "node"])) as running:
+        process = applier(node)
+        at_rest(process)
+        with lock_held(node):
+            write(node, [DB])
+            until(partial(awaits_lock, process), what="it waits for the lock")
+            write(node, [])
+        at_rest(process)
+        assert b"policies applied" not in running.errors()

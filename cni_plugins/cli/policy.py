@@ -162,10 +162,11 @@ def apply(place: Path | None, as_json: bool) -> None:
     mesokit policy apply
     """
     require_root()
-    policies = tuple(_read(place))
     roots, began = _roots(), time.monotonic()
     try:
         with policy_state.opened(roots, _host(), after(_SECONDS)) as store:
+            # Under the lock: what was read before may not be put in the place of what is newer.
+            policies = tuple(_read(place))
             before = len(store.state.policies)
             done = store.update(lambda state: replace(state, policies=policies, read=True))
             mended = store.restore()

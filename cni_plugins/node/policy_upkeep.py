@@ -24,6 +24,7 @@ from cni_plugins.node.policy_process import NOTHING_TO_DO
 from cni_plugins.node.policy_watch import PolicyWatch
 from cni_plugins.policy.compile import Compiler
 from cni_plugins.policy.explain import Packet, judge
+from cni_plugins.policy.model import Policy
 from cni_plugins.policy.profile import Entry
 from cni_plugins.policy.read import Refused, read_directory
 from cni_plugins.spec.deadline import after
@@ -163,15 +164,21 @@ def upkeep(roots: Roots, host: Namespace, memory: Memory | None = None) -> None:
         log.error("policy: %s", error)
 
 
-def _upkeep(roots: Roots, host: Namespace, memory: Memory) -> None:
-    policies = None
+def _read(roots: Roots, memory: Memory) -> tuple[Policy, ...] | None:
+    """The policies of the files; None when those are refused."""
     try:
-        policies = tuple(read_directory(policy_state.directory(roots), memory.parsed))
+        return tuple(read_directory(policy_state.directory(roots), memory.parsed))
     except Refused as error:
         for problem in error.problems:
             log.error("policy: %s", problem)
         log.error("policy: the files are refused; what was applied before holds on")
+        return None
+
+
+def _upkeep(roots: Roots, host: Namespace, memory: Memory) -> None:
     with policy_state.opened(roots, host, after(_SECONDS), memory) as store:
+        # Under the lock: what was read before may not be put in the place of what is newer.
+        policies = _read(roots, memory)
         if policies is not None and policies != store.state.policies:
             done = store.update(lambda state: replace(state, policies=policies, read=True))
             log.warning(
