@@ -87,7 +87,7 @@ def apply(node: Node, policies: list[dict[str, Any]] | None = None) -> dict[str,
 
 
 def reaches(source: Netns, addresses: Sequence[str]) -> bool:
-    """By ping, all or none. Where some answer the others are asked for longer: a packet may have been late."""
+    """By ping, all or none. Where some answer, the others are asked for longer: a packet may be late."""
     with ThreadPoolExecutor(len(addresses)) as at_once:
         answers = list(at_once.map(lambda each: source.ping(each, seconds=_PATIENCE), addresses))
     silent = [each for each, answered in zip(addresses, answers, strict=True) if not answered]

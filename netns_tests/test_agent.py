@@ -150,7 +150,8 @@ def test_an_interrupt_at_any_moment_leaves_nothing(
         else:
             run.wait_for("StatusUpdate", state=moment)
         run.running.kill(number)
-        assert run.end() == 128 + number
+        # Before it has begun to listen for signals it ends by the signal, which a shell tells the same way.
+        assert run.end() in (128 + number, *([-number] if moment == "at once" else []))
         assert run.states()[-1:] in (["TASK_KILLED"], [])
     nothing_left(node, before)
 
