@@ -21,6 +21,11 @@ _READINGS = 8
 # ends, and whose child does the same, is another one at every look.
 _WALKS = 16
 
+# Readings of /proc that a walk may need before it is asked whether a scan would need fewer; and scans until
+# one is whole.
+_CHEAP = 512
+_SCANS = 3
+
 
 class Stat:
     """One line of /proc/PID/stat (proc_pid_stat(5)). Times are in clock ticks, `rss` in pages."""
@@ -131,26 +136,20 @@ def descendants(root: int) -> list[Stat]:
     """Every process below `root`, parents before their children.
 
     Walks the kernel's own lists of children (CONFIG_PROC_CHILDREN), whose cost is that of our own processes
-    and not of the machine's; where the kernel has none, reads every process once.
+    and not of the machine's. Where the kernel has none, or ours have so many threads, each with a list of its
+    own, that it is the dearer way, reads every process of the machine.
     """
-    if _read("/proc/thread-self/children") is not None:
-        return _walk(root)
-    by_parent: dict[int, list[Stat]] = {}
-    for entry in everything():
-        by_parent.setdefault(entry.parent, []).append(entry)
-    found: list[Stat] = []
-    waiting = [root]
-    while waiting:
-        below = by_parent.get(waiting.pop(), [])
-        found.extend(below)
-        waiting.extend(entry.pid for entry in below)
-    return found
+    found = _walk(root) if _read("/proc/thread-self/children") is not None else None
+    return _scan(root) if found is None else found
 
 
-def _walk(root: int) -> list[Stat]:
-    """All below `root`, a subreaper: who loses its parent during the walk is its child when we look again."""
+def _walk(root: int) -> list[Stat] | None:
+    """All below `root`, a subreaper: who loses its parent during the walk is its child when we look again.
+    None where a scan is cheaper.
+    """
     found: list[Stat] = []
     seen: set[int] = set()
+    readings, most = 0, _CHEAP
     for _ in range(_WALKS):
         waiting = list(_settled_children(root) - seen)
         if not waiting:
@@ -159,9 +158,36 @@ def _walk(root: int) -> list[Stat]:
             pid = waiting.pop()
             seen.add(pid)
             entry = stat(pid)
-            if entry is not None:
-                found.append(entry)
-                waiting.extend(child for child in children(pid) if child not in seen)
+            if entry is None:
+                continue
+            found.append(entry)
+            readings += 2 + entry.threads
+            if readings > most:
+                most = max(most, sum(entry.name.isdigit() for entry in os.scandir("/proc")))
+                if readings > most:
+                    return None
+            waiting.extend(child for child in children(pid) if child not in seen)
+    return found
+
+
+def _scan(root: int) -> list[Stat]:
+    """All below `root`, from the whole machine's processes. One whose parent ended meanwhile hangs from
+    nothing: then it is done again.
+    """
+    for _ in range(_SCANS):
+        entries = everything()
+        known = {entry.pid for entry in entries}
+        if all(entry.parent in known for entry in entries if entry.parent):
+            break
+    by_parent: dict[int, list[Stat]] = {}
+    for entry in entries:
+        by_parent.setdefault(entry.parent, []).append(entry)
+    found: list[Stat] = []
+    waiting = [root]
+    while waiting:
+        below = by_parent.get(waiting.pop(), [])
+        found.extend(below)
+        waiting.extend(entry.pid for entry in below)
     return found
 
 

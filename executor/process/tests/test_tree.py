@@ -253,6 +253,36 @@ def test_descendants_with_and_without_the_kernels_lists(walk: bool, monkeypatch:
         eventually(lambda: len(supervisor.survivors(process)) == 3, "three processes")
 
 
+THREADS = """
+import os, threading, time
+threading.stack_size(65536)
+for _ in range(1000):
+    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+os.spawnlp(os.P_WAIT, "sleep", "sleep", "1000")
+"""
+
+
+def test_a_look_at_a_task_of_many_threads_does_not_read_a_list_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every look for any task looks at them too."""
+    real = procfs._read
+    with supervised() as supervisor:
+        process = supervisor.start(python(THREADS))
+        eventually(lambda: len(supervisor.survivors(process)) == 2, "the last thing it makes")
+        paths: list[str] = []
+
+        def read(path: str) -> bytes | None:
+            paths.append(path)
+            return real(path)
+
+        monkeypatch.setattr(procfs, "_read", read)
+        assert supervisor.signal_tree(process, signal.SIGKILL) == 2
+        monkeypatch.setattr(procfs, "_read", real)
+        ending(supervisor, process)
+    assert len([path for path in paths if path.endswith("/children")]) < 1000
+
+
 def test_a_list_of_children_that_is_new_at_every_look_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with processes that fork and end, and whose children do the same."""
     numbers = iter(range(10**8, 10**8 + 10_000))
