@@ -56,16 +56,16 @@ def _guarded() -> tuple[Warden, str]:
     """
     _forget_what_python_set()
     token = take_token(os.environ)
-    if not token:
-        hide_memory()
-        return spawn(), ""
     # In the one-file form our parent is the boot loader, which was started with the same environment.
     folder = getattr(sys, "_MEIPASS", "").rpartition("/")[2]
     others = [os.getppid()] if folder.startswith("_MEI") else []
+    if not token:
+        hide_memory()
+        return spawn(*others), ""
     held = set_aside(token, *others)
     del token
     hide_memory()
-    warden = spawn()
+    warden = spawn(*others)
     return warden, take_back(held)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from executor.eventloop import READ, WRITE, Loop, Timer
-from executor.process import ipc, procfs
+from executor.process import ipc, oom, procfs
 from executor.process.launch import Exit, Launch, LaunchError, Process, Stage, explain
 from executor.process.procfs import Stat
 from executor.process.tree import Lineage, Signalled, signal_members
@@ -208,6 +208,8 @@ class Supervisor:
             start.started(explain(start.launch, Stage.FORK, errno.EMFILE, b""))
         else:
             pid, started = facts
+            if not self._warden.lowered:
+                oom.put_forward(pid, started)
             process = Process(
                 start.launch.key, pid, descriptors[0], started, start.cookie, number, start.mark
             )

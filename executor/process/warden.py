@@ -39,7 +39,7 @@ import signal
 import socket
 import time
 
-from executor.process import child, ipc, procfs
+from executor.process import child, ipc, oom, procfs
 from executor.process.prctl import become_subreaper
 
 TYPE_CHECKING = False  # as type checkers see it: the warden does without `typing`
@@ -59,19 +59,23 @@ _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal
 
 
 class Warden:
-    """The executor's end: a connected socket and the warden's pid."""
+    """The executor's end: a connected socket and the warden's pid. `lowered` says whether both have a lower
+    score than tasks when memory runs out (oom.py).
+    """
 
-    __slots__ = ("channel", "pid")
+    __slots__ = ("channel", "lowered", "pid")
 
-    def __init__(self, channel: socket.socket, pid: int) -> None:
+    def __init__(self, channel: socket.socket, pid: int, *, lowered: bool) -> None:
         self.channel = channel
         self.pid = pid
+        self.lowered = lowered
 
 
-def spawn() -> Warden:
-    """Fork the warden. Call it first thing, before threads and large imports. Raises OSError when there is
-    no room.
+def spawn(*loader: int) -> Warden:
+    """Fork the warden. Call it first thing, before threads and large imports. `loader` is the boot loader's
+    pid, where there is one. Raises OSError when there is no room.
     """
+    task_score = oom.lower(*loader)
     ours, theirs = socket.socketpair()
     gc.collect()
     gc.freeze()
@@ -85,16 +89,16 @@ def spawn() -> Warden:
         gc.unfreeze()
         # The executor adopts too: should the warden be killed, its children come here and can be collected.
         become_subreaper()
-        return Warden(ours, pid)
+        return Warden(ours, pid, lowered=task_score is not None)
     try:
         gc.disable()
         ours.close()
-        _serve(theirs, executor)
+        _serve(theirs, executor, task_score)
     finally:
         os._exit(1)
 
 
-def _serve(connected: socket.socket, executor: int) -> "NoReturn":
+def _serve(connected: socket.socket, executor: int, task_score: int | None) -> "NoReturn":
     os.setsid()
     become_subreaper()
     _detach(connected)
@@ -105,7 +109,7 @@ def _serve(connected: socket.socket, executor: int) -> "NoReturn":
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     channel = ipc.Channel(connected)
-    children = _Children(channel)
+    children = _Children(channel, task_score)
     try:
         while os.getppid() == executor:
             ready = children.wait(wake_read)
@@ -158,8 +162,9 @@ class _Start:
 class _Children:
     """The warden's children: those that are being started, and those whose ends are ours to tell."""
 
-    def __init__(self, channel: ipc.Channel) -> None:
+    def __init__(self, channel: ipc.Channel, task_score: int | None) -> None:
         self._channel = channel
+        self._task_score = task_score
         self._starts: dict[int, _Start] = {}
         self._numbers: dict[int, int] = {}
         self._silent = False
@@ -208,6 +213,8 @@ class _Children:
                 # They are closed by exec anyhow; until then there may be no other descriptors left.
                 os.close(start.report)
                 os.close(start.pidfd)
+            if self._task_score is not None:
+                oom.restore(self._task_score)
             child.become(plan, descriptors, write, self._ignored)
         os.close(write)
         try:

@@ -63,6 +63,8 @@ class WaitingSupervisor(Supervisor):
 @contextlib.contextmanager
 def supervised(loop: Loop | None = None) -> Iterator[WaitingSupervisor]:
     """A supervisor whose warden and tasks are gone afterwards; `loop` serves it."""
+    score = Path("/proc/self/oom_score_adj")
+    before = score.read_text()
     supervisor = WaitingSupervisor(spawn())
     if loop is not None:
         supervisor.attach(loop)
@@ -71,6 +73,7 @@ def supervised(loop: Loop | None = None) -> Iterator[WaitingSupervisor]:
     finally:
         supervisor.close(PATIENCE)
         _adopt_nobody()
+        score.write_text(before)
 
 
 def _adopt_nobody() -> None:

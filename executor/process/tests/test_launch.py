@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from executor.process import oom
 from executor.process.identity import Identity, UnknownUserError, resolve
 from executor.process.launch import Launch, LaunchError, Limit, Stage
 from executor.process.tests.fixtures import (
@@ -216,6 +217,33 @@ def test_a_failed_start_leaves_nothing_behind() -> None:
                 supervisor.start(launch("/no/such/program"))
         assert descriptors() <= before
         assert left(supervisor) == []
+
+
+def test_tasks_are_ended_first_when_memory_runs_out() -> None:
+    """A task of many small processes reaches a control group's limit with none as large as the executor."""
+
+    def score(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    with supervised() as supervisor:
+        process = supervisor.start(launch("sleep", "1000"))
+        eventually(
+            lambda: score(process.pid) - score(supervisor.warden_pid) == 500, "half of the memory apart"
+        )
+        assert score(os.getpid()) == score(supervisor.warden_pid)
+        supervisor.signal_tree(process, signal.SIGKILL)
+        ending(supervisor, process)
+
+
+def test_a_process_that_has_ended_is_not_put_forward() -> None:
+    with supervised() as supervisor:
+        process = supervisor.start(launch("sleep", "1000"))
+        before = Path(f"/proc/{process.pid}/oom_score_adj").read_text()
+        oom.put_forward(process.pid, process.started + 1)
+        assert Path(f"/proc/{process.pid}/oom_score_adj").read_text() == before
+        supervisor.signal_tree(process, signal.SIGKILL)
+        ending(supervisor, process)
+        oom.put_forward(process.pid, process.started)
 
 
 def test_many_short_processes_each_with_its_own_exit_code() -> None:
