@@ -382,7 +382,8 @@ def test_a_chain_that_sets_the_mark_is_the_operators(node: Node, plugins: str) -
     assert node.cni("DEL", f"{plugins}/portmap", conf, "c1", box).code == 0
 
 
-def test_a_port_of_a_container_on_two_networks(node: Node, plugins: str) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_port_of_a_container_on_two_networks(node: Node, plugins: str, backend: str) -> None:
     """The runtime asks for the same ports on each network, as podman does: the first one has them, also after
     the rules were flushed, and the second one from when the first is left. Nobody else gets them meanwhile.
     """
@@ -390,7 +391,7 @@ def test_a_port_of_a_container_on_two_networks(node: Node, plugins: str) -> None
     box = node.netns("c1")
     before = snapshot(node, [box])
     asked = {"portMappings": [TCP, UDP]}
-    portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
+    portmap = {"type": "portmap", "backend": backend, "capabilities": {"portMappings": True}}
 
     def on(name: str, number: int, cid: str = "c1", into: Netns = box) -> Attachment:
         lan = bridge_on(local(f"10.9.{number}.0/24"), bridge=f"br{number}", isGateway=True)
@@ -404,7 +405,10 @@ def test_a_port_of_a_container_on_two_networks(node: Node, plugins: str) -> None
     with server(box, "tcp", 80):
         assert ask(world, "tcp", "192.0.2.2", 8080) == "192.0.2.1"
         assert first.check().error is None and second.check().error is None
-        node.run(["nft", "flush", "ruleset"])
+        if backend == "iptables":
+            node.run(["iptables", "--table", "nat", "--flush", "CNI-HOSTPORT-DNAT"])
+        else:
+            node.run(["nft", "flush", "ruleset"])
         node.run([f"{TOP}/.venv/bin/mesokit", "reload"])
         assert ask(world, "tcp", "192.0.2.2", 8080) == "192.0.2.1"
         assert first.check().error is None and second.check().error is None

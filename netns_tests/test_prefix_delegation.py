@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 
 from netns_tests.dhcp_lan import began, kill_daemon, leases
 from netns_tests.node import Netns, Node, started, until
@@ -12,6 +12,7 @@ from netns_tests.test_dhcp6 import at_once, bridged, global_of, kea6, lan6, text
 from netns_tests.test_dhcp6_hostile import hostile
 
 POOL = ("fd78::/48", 60)
+RELEASE = b"8"  # what the hostile server answered
 
 
 def unreachable(node: Node) -> list[str]:
@@ -201,3 +202,53 @@ def test_host_local_of_somebody_elses_bridge(node: Node, ours: str) -> None:
         assert "ipam.prefixDelegation.subnet is 16, and fd78:" in str(small.error)
         assert "/60, which the router delegated, has 16 of /64" in str(small.error)
         assert (leases(node), unreachable(node)) == ([], [])
+
+
+def test_a_server_that_goes_by_the_duid_alone(node: Node, ours: str) -> None:
+    """It gives two networks one prefix: the second is refused, with the way out, and the first keeps it."""
+    conf, box, other = bridged(), node.netns("c1"), node.netns("c2")
+    far = bridged() | {"name": "far", "bridge": "far0"}
+    with lan6(node) as server, started(node.popen([MESOKIT, "dhcp"])):
+        until(node.path("/run/mesokit/dhcp.sock").is_socket, what="the lease daemon listens")
+        with hostile(server, "once", given="fd78:0:0:10::/60", seconds=60) as running:
+            node.cni("ADD", f"{ours}/bridge", conf, "c1", box).ok()
+            refused = node.cni("ADD", f"{ours}/bridge", far, "c2", other)
+            assert "the prefix fd78:0:0:10::/60, which network web has" in str(refused.error)
+            assert "prefixDelegation.duid of its own" in str(refused.error)
+            node.cni("DEL", f"{ours}/bridge", far, "c2", other).ok()
+            assert RELEASE not in running.output().split(), "that would take it from both"
+            assert (prefix_of(node), unreachable(node)) == ("fd78:0:0:10::/60", ["fd78:0:0:10::/60"])
+            node.cni("DEL", f"{ours}/bridge", conf, "c1", box).ok()
+            until(lambda: RELEASE in running.output().split(), what="the last one gives it back")
+            assert (leases(node), unreachable(node)) == ([], [])
+
+
+def test_a_prefix_outlives_an_upgrade_and_a_reboot(node: Node, ours: str) -> None:
+    """A service that takes over goes on renewing; after a reboot, when records and containers are gone, the
+    network has the same prefix again, and the DEL of a container of before leaves it.
+    """
+    conf, box, later = bridged(), node.netns("c1"), node.netns("c2")
+    with lan6(node) as server, kea6(server, seconds=6, delegated=POOL):
+        with service(node):
+            node.cni("ADD", f"{ours}/bridge", conf, "c1", box).ok()
+            prefix = prefix_of(node)
+            with service(node):
+                before = began(node)
+                until(lambda: began(node) > before, what="the successor renews it")
+                assert (prefix_of(node), unreachable(node), deprecated(box)) == (prefix, [prefix], [])
+        box.delete()
+        node.shell(
+            f"ip link del web0; ip -6 route del unreachable {prefix}; rm -r /run/mesokit\n"
+            "echo 11111111-2222-3333-4444-555555555555 > /tmp/boot_id\n"
+            "mount --bind /tmp/boot_id /proc/sys/kernel/random/boot_id"
+        )
+        with service(node):
+            result = node.cni("ADD", f"{ours}/bridge", conf, "c2", later).ok()
+            assert (prefix_of(node), unreachable(node)) == (prefix, [prefix])
+            assert ip_interface(result["ips"][1]["address"]).ip in ip_network(prefix)
+            node.cni("DEL", f"{ours}/bridge", conf, "c1").ok()
+            before = began(node)
+            until(lambda: began(node) > before, what="it is renewed in the new boot")
+            assert prefix_of(node) == prefix
+            node.cni("DEL", f"{ours}/bridge", conf, "c2", later).ok()
+            assert (leases(node), unreachable(node)) == ([], [])

@@ -66,8 +66,9 @@ def typed(plugin: Plugin[Any], call: Call, *, lenient: bool = False) -> Any:
         what = "is missing" if document is None else f"is {shown(document)}, which is not an object"
         raise CniError(
             Code.INVALID_CONFIG,
-            f"key 'ipam' {what}",
-            f'it holds the keys of {plugin.name}: "ipam": {{"type": "{plugin.name}", …}}',
+            "IPAM config missing 'ipam' key",
+            f"key 'ipam' {what}; it holds the keys of {plugin.name}: "
+            f'"ipam": {{"type": "{plugin.name}", …}}',
         )
     place = suspicions.IPAM if ipam else suspicions.TOP
     return decode(

@@ -27,6 +27,7 @@ AT_ONCE = 255  # preference, RFC 8415 section 21.8
 _REQUESTS, _DECLINES, _RELEASES = 3, 2, 2
 _RELEASE_SECONDS = 0.5
 _CONFLICTS = 3
+_EMPTY_ROUNDS = 2  # of questions that are answered with "nothing left": some three seconds
 _MOST_SAID, _MOST_OFFERS = 4, 16  # a flood of answers costs the call no memory
 _LINK_LOCAL_SECONDS = 5.0
 _LINK_LOCAL_NAP = 0.05
@@ -135,7 +136,8 @@ def acquire(
 def _nothing(lease: Lease6, deadline: Deadline, refusals: Refusals) -> str:
     said = f"; they said: {', '.join(refusals.said)}" if refusals.said else ""
     what = "a prefix" if lease.delegated else "an address"
-    return f"no DHCPv6 server gave {lease.place.ifname} {what} within {deadline.seconds:g} s{said}"
+    within = "" if deadline.remaining() > 0 else f" within {deadline.seconds:g} s"
+    return f"no DHCPv6 server gave {lease.place.ifname} {what}{within}{said}"
 
 
 def refusal_of(lease: Lease6) -> Kind:
@@ -145,9 +147,10 @@ def refusal_of(lease: Lease6) -> Kind:
 
 def _solicit(exchange: Exchange6, lease: Lease6, deadline: Deadline, refusals: Refusals) -> Message | None:
     """Ask all servers: the REPLY of one that commits at once, else the best ADVERTISE of the first round, the
-    first one of any later (RFC 8415 section 18.2.1). None at the deadline.
+    first one of any later (RFC 8415 section 18.2.1). None at the deadline, or when servers said in two rounds
+    that they have nothing to give, and none said anything else.
     """
-    wait = 0.0
+    wait, empty = 0.0, 0
     while deadline.remaining() > 0:
         first = not wait
         wait = spread(TIMEOUT, first=True) if first else next_timeout(wait, TIMEOUT, lease.longest)
@@ -155,9 +158,10 @@ def _solicit(exchange: Exchange6, lease: Lease6, deadline: Deadline, refusals: R
             exchange.send(Kind.SOLICIT, address=lease.address)
         until = time.monotonic() + min(wait, deadline.remaining())
         offers: list[Message] = []
+        nothing = False
         for message in _answers(exchange, (Kind.ADVERTISE, Kind.REPLY), until):
             if offered(message, lease) is None:
-                _note(message, lease, refusals)
+                nothing |= _note(message, lease, refusals) in {Status.NO_ADDRESS, Status.NO_PREFIX}
                 continue
             if message.kind is Kind.REPLY or message.preference == AT_ONCE or not first:
                 return message
@@ -166,6 +170,9 @@ def _solicit(exchange: Exchange6, lease: Lease6, deadline: Deadline, refusals: R
         found = best(offers)
         if found is not None:
             return found
+        empty += nothing
+        if empty == _EMPTY_ROUNDS:
+            return None
     return None
 
 

@@ -365,7 +365,7 @@ class Daemon:
         log.warning("%s: %s is in use by %s: declined", entry.name, grant.address, holder)
         with contextlib.suppress(OSError):
             if isinstance(grant, Lease6):
-                states6.decline(entry, grant)
+                states6.decline(self, entry, grant)
             else:
                 states4.decline(entry, grant)
         self.close(entry)

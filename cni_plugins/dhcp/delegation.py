@@ -54,6 +54,19 @@ def subnet_of(prefix: IPv6Network, number: int) -> IPv6Network | None:
     return IPv6Network((int(prefix.network_address) + (number << (128 - SUBNET)), SUBNET))
 
 
+def shared(store: Store, lease: Lease6) -> Lease6 | None:
+    """The lease of another network that holds this one's prefix, None when none does. A server that tells
+    its clients by their DUID alone gives all networks of an uplink the same; a release would take it from
+    all.
+    """
+    for other in store.every():
+        if isinstance(other, Lease6) and other.delegated and other.identity != lease.identity:
+            both = other.holds and lease.address is not None and other.prefix.overlaps(lease.prefix)
+            if both:
+                return other
+    return None
+
+
 def used_by(store: Store, found: Found, grant: Lease6, before: IPv6Interface | None) -> str | None:
     """Who uses a prefix already that a server gives: another network, or a link of the host (which may have
     gateways in it if it is the one that the network had); None when nobody does. CniError 999.
@@ -61,10 +74,9 @@ def used_by(store: Store, found: Found, grant: Lease6, before: IPv6Interface | N
     prefix = grant.prefix
     if before == grant.address:
         return None
-    for lease in store.every():
-        other = isinstance(lease, Lease6) and lease.delegated and lease.identity != grant.identity
-        if other and isinstance(lease, Lease6) and lease.holds and lease.prefix.overlaps(prefix):
-            return f"network {lease.identity.network}, whose prefix is {lease.prefix}"
+    other = shared(store, grant)
+    if other is not None:
+        return f"network {other.identity.network}, whose prefix is {other.prefix}"
     with Netlink(found.namespace, after(_SECONDS)) as netlink:
         for item in addresses.every(netlink):
             if item.scope == addresses.GLOBAL and _is_in_the_way(item, prefix, found.link.index):

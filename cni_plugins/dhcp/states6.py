@@ -143,7 +143,9 @@ def _probe(daemon: Daemon, entry: Entry, lease: Lease6, grant: Lease6) -> None:
         daemon.probing(entry, grant, probe.sock, probe.ask, probe.holder)
 
 
-def decline(entry: Entry, grant: Lease6) -> None:
-    """Give back what somebody uses. OSError."""
+def decline(daemon: Daemon, entry: Entry, grant: Lease6) -> None:
+    """Give back what somebody uses, unless that is another network of ours. OSError."""
+    if grant.delegated and delegation.shared(daemon.store, grant) is not None:
+        return
     if isinstance(entry.exchange, Exchange6) and grant.address is not None:
         entry.exchange.send(refusal_of(grant), grant.server_id, grant.address)

@@ -62,13 +62,16 @@ def check(context: Context, store: Store, identity: Identity, version: int = 4) 
         )
 
 
-def give_back(context: Context, store: Store, socket: str, identity: Identity, version: int = 4) -> None:
-    """Release a lease if there is one, whether a daemon runs or not. The namespace may be gone: then the
-    lease ends by itself on its server. CniError 5 or 11 when the file cannot be removed.
+def give_back(
+    context: Context, store: Store, socket: str, identity: Identity, version: int = 4, *, release: bool = True
+) -> None:
+    """Release a lease if there is one (`release` false: let it be), whether a daemon runs or not. The
+    namespace may be gone: then the lease ends by itself on its server. CniError 5 or 11 when the file cannot
+    be removed.
     """
     lease = store.read(identity, version)
     store.remove(identity, context.deadline, version)
-    if lease is not None:
+    if lease is not None and release:
         _release(context, lease)
     forget(context, socket, identity, version)
 

@@ -61,11 +61,12 @@ class PrefixLease(Step):
             forget(
                 context, self.socket, identity, delegation.VERSION
             )  # before the route: it would make it again
-            if lease is not None:
+            shared = lease is not None and delegation.shared(store, lease) is not None
+            if lease is not None and not shared:
                 with link.opened(lease.place) as found:
                     if found is not None:
                         link.withdraw(found, lease)
-            give_back(context, store, self.socket, identity, delegation.VERSION)
+            give_back(context, store, self.socket, identity, delegation.VERSION, release=not shared)
 
     def is_used(self) -> bool:
         """Whether an IPv6 address of the network is reserved, for a container that has not ended with an

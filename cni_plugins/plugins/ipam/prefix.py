@@ -101,6 +101,16 @@ def _acquired(
             store.write(lease)
 
     def used(lease: Lease6) -> str | None:
+        other = delegation.shared(store, lease)
+        if other is not None and other.wish.duid == who:
+            keep(wanted)  # so that nobody releases it
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"the DHCPv6 server on {config.uplink} gave network {call.network} the prefix "
+                f"{lease.prefix}, which network {other.identity.network} has",
+                "it tells its clients by their DUID alone: give one of the two networks a "
+                f"{WHERE}.duid of its own",
+            )
         return delegation.used_by(store, found, lease, address)
 
     store.prepare()

@@ -75,6 +75,7 @@ WORDS: list[tuple[dict[str, Any], dict[str, str], str]] = [
         {},
         'specify either "device", "hwaddr", "kernelpath" or "pciBusID"',
     ),
+    (IPAM | {"ipam": None}, {}, "IPAM config missing 'ipam' key"),
     (IPAM | {"ipam": {"type": "host-local"}}, {}, "no IP ranges specified"),
     (
         IPAM | {"ipam": ONE | {"rangeEnd": "10.9.0.8", "rangeStart": "10.9.0.8", "gateway": "10.9.0.8"}},
