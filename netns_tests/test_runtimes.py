@@ -168,6 +168,35 @@ def test_podman_two_networks(node: Node, podman: Podman) -> None:
     assert_clean(node, before, allowed=RUNTIME)
 
 
+@pytest.mark.parametrize("plugins", ["service"], indirect=True)
+def test_podman_changes_networks_of_a_running_container(node: Node, podman: Podman) -> None:
+    """Connected, disconnected and connected again; reloaded after a flush; restarted; killed and started."""
+    world = node.uplink()
+    _configure(node, "blue", [bridge(V4, isDefaultGateway=True), _portmap(), {"type": "firewall"}])
+    red = bridge(local("10.10.0.0/24"), bridge="br1", isGateway=True, capabilities={"ips": True})
+    _configure(node, "red", [red, _portmap()])
+    podman.run("--network", "none", command="true")
+    before = snapshot(node)
+    serve = "while true; do echo hello | nc -l -p 80 >/dev/null; done"
+
+    def changed(*argv: str) -> None:
+        node.run(["podman", *argv])
+        assert ask(world, "tcp", "192.0.2.2", 8080, seconds=20) == "hello", argv
+
+    with podman.container("one", "--network", "blue", "--publish", "8080:80", command=serve):
+        changed("network", "connect", "red", "one")
+        changed("network", "disconnect", "red", "one")
+        changed("network", "connect", "--ip", "10.10.0.77", "red", "one")
+        assert node.ping("10.10.0.77")
+        node.run(["nft", "flush", "ruleset"])
+        changed("network", "reload", "--all")
+        changed("restart", "--time", "0", "one")
+        assert node.ping("10.10.0.77")
+        node.run(["podman", "kill", "one"])
+        changed("start", "one")
+    assert_clean(node, before, allowed=RUNTIME)
+
+
 @contextmanager
 def _containerd(node: Node) -> Iterator[Running]:
     with started(node.popen(["containerd"])) as running:
