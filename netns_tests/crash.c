@@ -27,7 +27,8 @@
 
 static volatile uint64_t *counter;
 
-__attribute__((constructor)) static void setup(void)
+/* When it is loaded; and on request in a process that was forked from one that had loaded it (warm.py). */
+__attribute__((constructor)) void crash_count(void)
 {
     const char *path = getenv("CRASH_COUNTER");
     int fd = path != NULL ? open(path, O_RDWR | O_CLOEXEC) : -1;
@@ -56,12 +57,14 @@ static void change(const char *what)
 static int regular(int fd)
 {
     struct stat status;
-    return fd > 2 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+    return counter != NULL && fd > 2 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
 }
 
 /* Route netlink asks with types 2 mod 4 and netfilter with its own numbers; dumps of both carry a flag. */
 static int question(int fd, const void *data, size_t length)
 {
+    if (counter == NULL)
+        return 1;
     const struct nlmsghdr *header = data;
     int domain = 0, protocol = 0;
     socklen_t size = sizeof domain;
@@ -138,7 +141,7 @@ int ioctl(int fd, unsigned long request, ...)
 static int creates(int at, const char *path, int flags)
 {
     struct stat status;
-    return (flags & O_CREAT) != 0 && fstatat(at, path, &status, 0) != 0 && errno == ENOENT;
+    return counter != NULL && (flags & O_CREAT) != 0 && fstatat(at, path, &status, 0) != 0 && errno == ENOENT;
 }
 
 #define MODE(flags, last) \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import subprocess
@@ -22,3 +23,13 @@ def compiled() -> Path:
         subprocess.run(argv, check=True)
         fresh.rename(made)
     return made
+
+
+def loaded() -> bool:
+    """Whether this process was started with it."""
+    return hasattr(ctypes.CDLL(None), "crash_count")
+
+
+def count() -> None:
+    """Lets it count from now on, in the file that CRASH_COUNTER names."""
+    ctypes.CDLL(None).crash_count()

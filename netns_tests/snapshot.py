@@ -71,11 +71,12 @@ _ASKED = (
     ("ip -6 -d", ("addr", "route show table all", "rule")),
     ("bridge", ("fdb", "vlan")),
 )
+#: Words that a shell hands over itself: a pipe from `echo` is two more processes.
 _BATCHES = [
-    f"echo '{chr(10).join(questions)}' | {program} -j -force -batch -" for program, questions in _ASKED
+    "\n".join((f"{program} -j -force -batch - <<'@'", *questions, "@")) for program, questions in _ASKED
 ]
-_SCRIPT = "; echo @@@@; ".join(
-    (*_BATCHES, "nft -j list ruleset", f"cd /proc/sys/net && grep -rs '' {_SYSCTLS} || true")
+_SCRIPT = "\necho @@@@\n".join(
+    (*_BATCHES, "nft -j list ruleset", f"cd /proc/sys/net && busybox grep -rs '' {_SYSCTLS} || true")
 )
 
 #: Keys of iproute2's and nft's JSON that change without anybody changing the configuration.

@@ -6,6 +6,7 @@ process of pytest. Each node's process 1 is forked from it, in namespaces of its
 
     .venv/bin/mesokit ...       the command, the node service
     FOLDER/PLUGIN               a plugin of `plugins.make_folder`, when no node service is there to ask
+    crash_driver.py             where crash.c is loaded already (in QEMU)
 
 Such a child is a process like any other: its pid, session, descriptors, environment, arguments (as /proc
 shows them), name and exit status are those of the program, and it enters by the program's own entry, so that
@@ -42,12 +43,13 @@ from typing import Any
 from cni_plugins.cli import start
 from cni_plugins.node import plugins
 from cni_plugins.plugins import registry
-from netns_tests import node_init
+from netns_tests import crash_shim, node_init
 from netns_tests.node_init import Body
 
 TOP = Path(__file__).resolve().parents[1]
 COMMAND = str(TOP / ".venv" / "bin" / "mesokit")
 _ENTRY = TOP / "packaging" / "bundle" / "mesokit_entry.py"
+_DRIVER = "netns_tests.crash_driver"
 _SERVICE = "run/mesokit/node.sock"
 _STDIN_LIMIT = 16 << 20  # launcher.c
 _NAMESPACES = 0x20000 | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000  # mount, uts, ipc, pid, net
@@ -155,7 +157,8 @@ def known(message: dict[str, Any], stdin: int) -> Body | None:
     """What to run for a request in a child of this process; None for what has to be executed."""
     argv, environment = message["run"], message["env"]
     if any(name.startswith(("LD_", "PYTHON")) for name in environment):
-        return None
+        driver = argv[1:] == ["-m", _DRIVER] and _DRIVER in sys.modules
+        return partial(_driver, argv, environment) if driver else None
     if argv[0] == COMMAND:
         return partial(_command, argv, environment)
     folder, _, _name = argv[0].rpartition("/")
@@ -195,6 +198,12 @@ def _plugin(argv: list[str], environment: dict[str, str]) -> None:
     _dress([f"{TOP}/.venv/bin/python", *program], {**environment, "MESOKIT_CALL": call})
     sys.argv = program
     _end(partial(runpy.run_path, str(_ENTRY), run_name="__main__"))
+
+
+def _driver(argv: list[str], environment: dict[str, str]) -> None:
+    _dress(argv, environment)
+    crash_shim.count()
+    _end(sys.modules[_DRIVER].main)
 
 
 def _dress(argv: list[str], environment: dict[str, str]) -> None:
@@ -262,6 +271,7 @@ def import_all() -> None:
         *_LAYOUTS,
         "cni_plugins.main",
         "packed",
+        *([_DRIVER] if crash_shim.loaded() else []),
     ):
         importlib.import_module(module)
 
