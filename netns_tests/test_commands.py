@@ -4,10 +4,12 @@ full disk, Ctrl-C at any moment, JSON.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
 import re
-import shlex
+import termios
 import time
 from collections.abc import Callable
 
@@ -109,14 +111,54 @@ def prepare(node: Node, ours: str, kind: Callable[[Node, str], None]) -> None:
     kind(node, ours)
 
 
-def said(node: Node, line: str, **env: str) -> tuple[int, str, str]:
-    """A shell line's status and what it wrote, of which nothing acts on a terminal."""
-    told = node.run(["bash", "-c", line], check=False, env=env)
-    output, errors = told.stdout.decode(), told.stderr.decode()
-    for text in (output, errors):
-        assert "Traceback" not in text and "a mistake in" not in text, (line, text)
-        harmless = re.sub(r"\x1b\[\d*m", "", text)  # our own colours
-        assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202e]", harmless), (line, text)
+def harmless(words: str, *texts: bytes) -> list[str]:
+    """What a command wrote, of which nothing acts on a terminal."""
+    decoded = [text.decode() for text in texts]
+    for text in decoded:
+        assert "Traceback" not in text and "a mistake in" not in text, (words, text)
+        bare = re.sub(r"\x1b\[\d*m", "", text)  # our own colours
+        assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202e]", bare), (words, text)
+    return decoded
+
+
+def said(node: Node, words: str) -> tuple[int, str, str]:
+    """A command's status and what it wrote."""
+    told = node.run([MESOKIT, *words.split()], check=False)
+    output, errors = harmless(words, told.stdout, told.stderr)
+    return told.status, output, errors
+
+
+def shown(node: Node, words: str) -> tuple[int, str]:
+    """The same in a terminal of 60 columns, whose two streams are one."""
+    screen, end = os.openpty()
+    termios.tcsetwinsize(end, (24, 60))
+    with os.fdopen(screen, "rb", buffering=0) as reading:
+        try:
+            running = node.popen(
+                [MESOKIT, *words.split()], env={"TERM": "xterm"}, stdin=end, stdout=end, stderr=end
+            )
+        finally:
+            os.close(end)
+        found = b""
+        with contextlib.suppress(OSError):  # EIO: nobody has the terminal any more
+            while chunk := reading.read(1 << 16):
+                found += chunk
+        status = running.wait().status
+    (text,) = harmless(words, found)
+    return status, text
+
+
+def begun(node: Node, words: str) -> tuple[int, str, str]:
+    """The same for a reader that leaves after the first line."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", buffering=0) as first:
+        try:
+            running = node.popen([MESOKIT, *words.split()], stdout=writing)
+        finally:
+            os.close(writing)
+        found = first.readline()
+    told = running.wait()
+    output, errors = harmless(words, found, told.stderr)
     return told.status, output, errors
 
 
@@ -125,22 +167,20 @@ def test_in_a_terminal_piped_and_as_json(node: Node, ours: str, kind: Callable[[
     prepare(node, ours, kind)
     wrong: list[str] = []
     for words in COMMANDS if kind is not three_hundred else LOOKS:
-        command = f"{MESOKIT} {words}"
         try:
-            line = f"stty cols 60 rows 24; {command}"
-            status, shown, _ = said(node, f"script -qec {shlex.quote(line)} /dev/null", TERM="xterm")
+            status, screen = shown(node, words)
             assert status in {0, 1, 2}
-            bare = re.sub(r"\x1b\[\d*m", "", shown)
+            bare = re.sub(r"\x1b\[\d*m", "", screen)
             if words in CUT:
-                assert max(map(len, bare.splitlines()), default=0) <= 60, shown
+                assert max(map(len, bare.splitlines()), default=0) <= 60, screen
             if kind in {one_container, hostile_names}:  # what a reader that leaves does is the same elsewhere
-                status, output, errors = said(node, f"set -o pipefail; {command} | head -n 1")
+                status, output, errors = begun(node, words)
                 assert status in {0, 1, 2, 141}
                 sentences = [line for line in errors.splitlines() if line.startswith("Error: ")]
                 told = output or sentences or "refused: " in errors
                 assert len(sentences) <= 1 and (status in {0, 141} or told), errors
             if not words.startswith(WITHOUT_JSON):
-                status, output, errors = said(node, f"{command} --json")
+                status, output, errors = said(node, f"{words} --json")
                 assert status in {0, 1, 2} and (output or errors or words == "events")
                 if words.partition(" ")[0] in {"events", "trace", "ps"}:
                     list(map(json.loads, output.splitlines()))
@@ -158,7 +198,8 @@ def test_a_full_disk_is_one_sentence(node: Node, ours: str) -> None:
         whole = node.run(["bash", "-c", f"{MESOKIT} {words}"], check=False)
         if not whole.stdout:
             continue  # nothing to write, nothing lost
-        status, _, errors = said(node, f"{MESOKIT} {words} > /dev/full")
+        full = node.run(["bash", "-c", f"{MESOKIT} {words} > /dev/full"], check=False)
+        status, (errors,) = full.status, harmless(words, full.stderr)
         lines = [line for line in errors.splitlines() if line not in whole.stderr.decode()]
         if status in {0, 70} or len(lines) != 1 or "No space left on device" not in lines[0]:
             wrong.append(f"{words}: status {status}: {errors}")
