@@ -18,6 +18,7 @@ from executor import logs
 from executor.app.connection import Connection
 from executor.app.executor import Executor
 from executor.app.launch_spec import Surroundings
+from executor.app.rehearsal import rehearse
 from executor.app.sandbox import Sandbox
 from executor.app.task_manager import TaskManager
 from executor.app.task_run import Services
@@ -71,12 +72,14 @@ def _serve(
     _allow_descriptors()
     sandbox = Sandbox.of(settings, loop, directory)
     services = Services(loop, supervisor, Sweep(loop, supervisor), sandbox.prepare, settings)
-    tasks = TaskManager(services, Surroundings.of(settings, os.environ))
+    around = Surroundings.of(settings, os.environ)
+    tasks = TaskManager(services, around)
     executor = Executor(settings, loop, connection, tasks)
     observers = Observers(settings, loop, executor, connection.session, supervisor, sandbox=directory)
     supervisor.attach(loop)
     _heed_signals(loop, executor, supervisor)
     loop.watch(supervisor.warden_pidfd, READ, lambda: _warden_lost(loop, supervisor, executor))
+    rehearse(settings.encoding, around)
     try:
         status = executor.run()
     except BaseException:
