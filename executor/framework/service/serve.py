@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import ssl
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -133,10 +133,9 @@ async def run(
     stop = made.stop
     server = _server(site, place)
     made.port = sockets[0].getsockname()[1]
-    api = asyncio.create_task(server.serve(sockets))
+    await server.startup(sockets)
+    dates = asyncio.create_task(_keep_date(server))
     try:
-        while not server.started:
-            await asyncio.sleep(0.01)
         made.listening.set()
         advertised = place.advertised or f"{place.host}:{made.port}"
         site.names = frozenset((browsers.host_name(advertised), socket.gethostname().lower()))
@@ -148,9 +147,8 @@ async def run(
         _warn_of_loopback(settings, base)
         return await _lead(settings, advertised, stop, zookeeper_masters, made)
     finally:
-        server.should_exit = True
-        with suppress(asyncio.CancelledError):
-            await api
+        dates.cancel()
+        await server.shutdown(sockets)
         await store.close()
 
 
@@ -212,10 +210,19 @@ def _server(site: Site, place: Place) -> uvicorn.Server:
         ssl_keyfile=place.key,
         ssl_version=ssl.PROTOCOL_TLS_SERVER,
     )
+    config.load()
     server = uvicorn.Server(config)
-    # Signals are this process's own: uvicorn would end before the stream is closed.
-    server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
+    server.lifespan = config.lifespan_class(config)
     return server
+
+
+async def _keep_date(server: uvicorn.Server) -> None:
+    """The `Date` of answers, once a second: all that is left of `Server.serve`, which looks ten times a
+    second whether it is to end, and takes signals that are this process's own.
+    """
+    while True:
+        await server.on_tick(0)
+        await asyncio.sleep(1.0)
 
 
 def _delivered(settings: Settings, files: dict[str, Served], base: str) -> Settings:

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from cni_plugins.cli.framework import command
-from executor.framework.service.serve import Place, Stored, run
+from executor.framework.sdk.client import Settings as ClientSettings
+from executor.framework.service.serve import Instance, Place, Stored, run
 from executor.framework.service.tests.setup import settings_for
 
 
@@ -61,3 +62,30 @@ def test_what_is_no_certificate_is_named(tmp_path: Path) -> None:
 def test_options_that_cannot_be_meant(options: list[str], told: str) -> None:
     result = CliRunner().invoke(command, options)
     assert result.exit_code == 2 and told in result.output, result.output
+
+
+def test_a_framework_with_nothing_to_do_is_hardly_woken(tmp_path: Path) -> None:
+    """Its web server alone looked ten times a second whether it was to end."""
+
+    async def scenario() -> int:
+        made = Instance()
+        settings = settings_for("", client=ClientSettings(()), tick=1.0)
+        task = asyncio.create_task(run(settings, Place(port=0), Stored(sqlite=tmp_path / "s.db"), made=made))
+        await made.leading.wait()
+        selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
+        waits: list[float | None] = []
+        select = selector.select
+
+        def counted(timeout: float | None = None) -> object:
+            if timeout is None or timeout > 0:
+                waits.append(timeout)
+            return select(timeout)
+
+        selector.select = counted
+        await asyncio.sleep(2)
+        selector.select = select
+        made.stop.set()
+        await task
+        return len(waits)
+
+    assert asyncio.run(scenario()) <= 12
