@@ -52,7 +52,8 @@ def acquire(namespace: Namespace, lease: Lease, deadline: Deadline, keep: Callab
         while True:
             offer = _ask(exchange, exchange.discover, frozenset((Kind.OFFER,)), deadline, None)
             if offer is None:
-                raise CniError(Code.TRY_AGAIN, _nothing(lease, deadline, nak), "; ".join(conflicts))
+                told = "; ".join((_nothing(lease, deadline, nak), *conflicts))
+                raise CniError(Code.TRY_AGAIN, "error calling DHCP.Allocate: no more tries", told)
             asked = replace(
                 lease,
                 state=State.REQUESTING,

@@ -54,8 +54,8 @@ def ask(path: Path, message: dict[str, Any], seconds: float = _SECONDS) -> dict[
     except OSError as error:
         raise CniError(
             Code.TRY_AGAIN,
-            f"no lease daemon answers on {path} (ipam.daemonSocketPath)",
-            f"{error}; {_WAY_OUT}",
+            f"error dialing DHCP daemon: dial unix {path}: connect: {(error.strerror or str(error)).lower()}",
+            f"no lease daemon answers on {path} (ipam.daemonSocketPath); {_WAY_OUT}",
         ) from error
     try:
         answer = json.loads(line)

@@ -154,6 +154,13 @@ def test_the_message_is_the_references(
     assert answer.document["details"]
 
 
+def test_a_lease_that_nobody_renews(world: World) -> None:
+    refused = world.refused(BRIDGE | {"ipam": {"type": "dhcp"}})
+    socket = f"{world.root}/run/mesokit/dhcp.sock"
+    words = f"error dialing DHCP daemon: dial unix {socket}: connect: no such file or directory"
+    assert refused["msg"] == words, refused
+
+
 def test_a_sysctl_that_stands_twice(world: World) -> None:
     world.box("c1")
     twice = b'{"net.core.somaxconn": "1", "net.core.somaxconn": "2"}'

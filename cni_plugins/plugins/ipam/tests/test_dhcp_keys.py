@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cni_plugins.conftest import World
+from cni_plugins.conftest import World, told
 
 
 @pytest.mark.parametrize("key", ["prefixDelegation", "iaPd", "IA_PD", "pd", "prefix", "dhcpv6-pd"])
@@ -36,5 +36,5 @@ def test_keys_of_a_delegation(world: World, delegation: Any, said: str) -> None:
     ipam = {"type": "host-local", "prefixDelegation": delegation}
     conf = {"cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "br0", "ipam": ipam}
     refused = world.refused(conf)
-    assert said in refused["msg"]
+    assert said in told(refused)
     assert world.links("c1") == ["lo"] and world.records() == []
