@@ -3,6 +3,7 @@ one of them.
 """
 
 import importlib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -39,8 +40,9 @@ class Plugins(Mapping[str, Plugin[Any]]):
     """Every plugin of the toolkit, imported on demand."""
 
     def __getitem__(self, name: str) -> Plugin[Any]:
-        plugin: Plugin[Any] = importlib.import_module(MODULES[name]).PLUGIN
-        return plugin
+        module = MODULES[name]
+        known: Plugin[Any] | None = getattr(sys.modules.get(module), "PLUGIN", None)
+        return known or importlib.import_module(module).PLUGIN
 
     def __iter__(self) -> Iterator[str]:
         return iter(MODULES)

@@ -223,6 +223,7 @@ class Key:
 
 
 _described: dict[type[Any], tuple[Key, ...]] = {}
+_by_folded: dict[type[Any], Mapping[str, Key]] = {}
 
 
 def keys_of(schema: type[Any]) -> tuple[Key, ...]:
@@ -235,6 +236,13 @@ def keys_of(schema: type[Any]) -> tuple[Key, ...]:
     if schema not in _described:
         _described[schema] = tuple(describe(item) for item in fields(schema) if "key" in item.metadata)
     return _described[schema]
+
+
+def _folded(schema: type[Any]) -> Mapping[str, Key]:
+    """The keys of a configuration dataclass by their names without case."""
+    if schema not in _by_folded:
+        _by_folded[schema] = {key.key.casefold(): key for key in keys_of(schema)}
+    return _by_folded[schema]
 
 
 def _near(unknown: str, known: Iterable[str]) -> str | None:
@@ -275,7 +283,7 @@ def decode(
     CniError 7 or 2 names the key and the value. With `lenient` (DEL, which needs no valid configuration) a
     bad value is its default and nothing is refused. `unknown` is told of each key that the schema has not.
     """
-    known = {key.key.casefold(): key for key in keys_of(schema)}
+    known = _folded(schema)
     values: dict[str, Any] = {}
     for name, value in doc.items():
         key = known.get(name.casefold())
