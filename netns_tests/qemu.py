@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from netns_tests import crash_shim, qemu_image
+from netns_tests import crash_shim, observed, qemu_image
 from netns_tests.node import NodeError
 from netns_tests.plugins import TOP, compiled
 
@@ -114,12 +114,15 @@ class Qemu:
         init = self._folder / "init"
         init.write_text(_init(crash_shim.compiled()))
         init.chmod(0o755)
+        versions = self._folder / "versions"
+        versions.write_bytes(observed.versions())
         base = qemu_image.base(image, TOP / "build" / "qemu")
         with initramfs.open("wb") as stream:
             with base.open("rb") as packages:
                 shutil.copyfileobj(packages, stream, 1 << 20)
             files = qemu_image.checkout(TOP, compiled(), crash_shim.compiled())
-            qemu_image.write(stream, {"/init": init, **qemu_image.with_bytecode(files, base.parent)})
+            files = qemu_image.with_bytecode(files, base.parent) | observed.for_qemu()
+            qemu_image.write(stream, {**files, "/init": init, os.fspath(observed.VERSIONS): versions})
         program, console = _MACHINES[platform.machine()]
         ours, theirs = socket.socketpair()
         argv = ["setpriv", "--pdeathsig", "KILL", *program.split(), "-accel", "tcg", "-nodefaults"]
@@ -184,6 +187,8 @@ class Qemu:
             message = self._message(_SILENCE_SECONDS)
             if "report" in message:
                 found.append(message["report"])
+            elif "observed" in message:
+                observed.bring(message["observed"])
             else:
                 self._ended = message
         return found

@@ -3,7 +3,8 @@
 Requests and answers are lines of JSON on a virtio port:
 
     {"collect": [node ids]}               at first, and once
-    {"run": node id, "next": id or null}  ->  {"report": ...} for each phase of the test
+    {"run": node id, "next": id or null}  ->  {"report": ...} for each phase of the test; before the last one
+                                              {"observed": ...} if there is news (observed.Changes)
     when pytest has ended                 ->  {"end": status, "output": text}
 
 Only what is asked for runs, because whoever asks may be one of several that share the tests of a session.
@@ -43,8 +44,11 @@ class Runner:
     """A plugin of pytest that runs tests on request and sends every report on."""
 
     def __init__(self, port: Any) -> None:
+        from netns_tests import observed  # noqa: PLC0415 - after main() has set the path
+
         self._port = port
         self._config: Any = None
+        self._changes = observed.Changes()
 
     def pytest_configure(self, config: Any) -> None:
         self._config = config
@@ -57,6 +61,8 @@ class Runner:
         return True
 
     def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.when == "teardown" and (changes := self._changes()):
+            tell(self._port, {"observed": changes})
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
         tell(self._port, {"report": data})
 
