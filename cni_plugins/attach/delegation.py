@@ -249,9 +249,8 @@ def run_add(plugin: Plugin[Any], call: Call, tx: Transaction) -> Result:
                 Code.INVALID_CONFIG,
                 "This plugin must be called as chained plugin",
                 f"missing prevResult from earlier plugin: {plugin.name} changes what another plugin made, "
-                "and "
-                "there is no prevResult; run it after another plugin, or give it that plugin's configuration "
-                "under 'delegate'",
+                "and there is no prevResult; run it after another plugin, or give it that plugin's "
+                "configuration under 'delegate'",
             )
     return plugin.add(call, config, tx)
 

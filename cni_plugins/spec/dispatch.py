@@ -109,8 +109,7 @@ def _namespaces(
                     Code.INVALID_NETNS,
                     "plugin's netns and netns from CNI_NETNS should not be the same",
                     f"CNI_NETNS={sandbox.path} is the plugin's own network namespace; a container's "
-                    "interface "
-                    "is never made in the host's namespace; nothing was changed",
+                    "interface is never made in the host's namespace; nothing was changed",
                 )
             sandbox = None  # its ADD was refused, so nothing in there is the container's
         yield host, sandbox

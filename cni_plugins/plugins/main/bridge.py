@@ -122,8 +122,7 @@ def validate(call: Call, config: BridgeConfig) -> None:
             Code.INVALID_CONFIG,
             "cannot use IPAM when DisableContainerInterface flag is set",
             "disableContainerInterface is true and there is an ipam: an interface that is down has no use "
-            "for "
-            "addresses",
+            "for addresses",
         )
     bridge_vlan.validate(config.trunk)
     wishes.validate(call, host_name=config.host_interface)

@@ -141,8 +141,7 @@ def _keys(config: PortmapConfig) -> IptablesKeys | None:
             Code.UNSUPPORTED_FIELD,
             _others(config, backend),
             f"{named}, which has no meaning for backend nftables: its maps translate without marking "
-            "packets; "
-            "leave the key out, or set backend to iptables",
+            "packets; leave the key out, or set backend to iptables",
         )
     if bit is not None and chain:
         raise CniError(

@@ -71,8 +71,7 @@ def _table(config: VrfConfig, context: Context) -> int:
             Code.INVALID_CONFIG,
             f"VRF {config.vrf} already exist with different routing table {table}",
             f"table is {config.table}, and the container has VRF {config.vrf} with table {table} already: "
-            "leave "
-            "table out, or choose another vrfname",
+            "leave table out, or choose another vrfname",
         )
     return table
 
