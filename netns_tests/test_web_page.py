@@ -51,6 +51,7 @@ def test_every_view(node: Node, ours: str, served: Web, browser: Browser, look: 
     assert page.get(ROWS) == [item["container_id"] for item in asked(node, "ls")["items"]]
     assert page.get("document.title") == "node \u2013 mesokit"
     assert page.get("document.querySelectorAll('#rows tr').length") == 3
+    assert page.get("document.getElementById('count').textContent") == "3 attachments"
     page.picture(tmp_path / "list.png")
     background, text = (
         page.get(f"getComputedStyle(document.body).{name}") for name in ("backgroundColor", "color")
@@ -71,10 +72,15 @@ def test_every_view(node: Node, ours: str, served: Web, browser: Browser, look: 
         assert page.get("document.querySelector('nav [aria-current]').hash") == f"#/{name}"
         page.picture(tmp_path / f"{name}.png")
         assert page.get("document.documentElement.scrollWidth") <= width, name
+        if name == "picture":
+            wider = page.get("$('drawing').scrollWidth > $('drawing').clientWidth")
+            assert wider == (width == 360) == page.get("!$('wider').hidden"), "what is cut off is told"
     page.get("location.hash = '#/inspect/9ab2c3d4-db'")
     page.until("document.querySelector('.steps .bad')")
     page.picture(tmp_path / "inspect.png")
     assert page.get("document.getElementById('about').scrollWidth") <= width
+    cut = "[...document.querySelectorAll('#about pre')].filter(one => one.scrollWidth > one.clientWidth)"
+    assert page.get(f"{cut}.length") == 0, "a command can be read as a whole"
     shown = page.get("document.getElementById('about').textContent")
     (item,) = asked(node, "inspect", "9ab2c3d4-db")["items"]
     for text in (item["mac"], item["nsenter"], *(step["remedy"] for step in item["steps"])):

@@ -112,7 +112,8 @@ def _interface(item: Interface) -> Iterator[str]:
         errors = carried.received_errors + carried.sent_errors
         yield (
             f"    received {carried.received_packets} packets, {carried.received_bytes} bytes; "
-            f"sent {carried.sent_packets}, {carried.sent_bytes}; dropped {lost}, errors {errors}"
+            f"sent {carried.sent_packets} packets, {carried.sent_bytes} bytes; "
+            f"dropped {lost}, errors {errors}"
         )
     for entry in item.neighbours:
         yield printable(f"    neighbour {entry}")

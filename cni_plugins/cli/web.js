@@ -150,7 +150,7 @@ function filter() {
     if (row.tr.hidden === fits) row.tr.hidden = !fits;
     count += fits;
   }
-  $("count").textContent = count === rows.size ? `${count}` : `${count} of ${rows.size}`;
+  $("count").textContent = `${count === rows.size ? "" : `${count} of `}${rows.size} attachment${rows.size === 1 ? "" : "s"}`;
   $("table").hidden = !count;
   $("nothing").hidden = Boolean(count);
   $("nothing").textContent = rows.size ? "Nothing here is like that." : "Nothing is attached here.";
@@ -233,7 +233,11 @@ async function draw() {
     $("drawing").replaceChildren(made);
     if (focused) for (const part of made.querySelectorAll("[data-container]")) if (part.dataset.container === focused) { part.focus(); break; }
   } catch (error) { $("drawing").replaceChildren(element("p", error.message, "bad")); }
+  fits();
 }
+
+function fits() { $("wider").hidden = $("drawing").scrollWidth <= $("drawing").clientWidth; }
+addEventListener("resize", fits);
 
 let drawing = null;
 function drawSoon() { if (drawing === null) drawing = setTimeout(() => { drawing = null; draw(); }, 300); }
@@ -276,7 +280,7 @@ function facts(pairs) {
 function interfaceOf(item) {
   const carried = item.counters, flags = item.up && item.running ? "up" : item.up ? "up, no carrier" : "DOWN";
   return facts([[item.name, [item.kind || "device", flags, `mtu ${item.mtu}`, item.mac].filter(Boolean).join("  ")], ["addresses", item.addresses.join(", ")],
-    ["carried", carried && `received ${carried.received_packets} packets, ${carried.received_bytes} bytes; sent ${carried.sent_packets}, ${carried.sent_bytes}; dropped ${carried.received_dropped + carried.sent_dropped}, errors ${carried.received_errors + carried.sent_errors}`],
+    ["carried", carried && `received ${carried.received_packets} packets, ${carried.received_bytes} bytes; sent ${carried.sent_packets} packets, ${carried.sent_bytes} bytes; dropped ${carried.received_dropped + carried.sent_dropped}, errors ${carried.received_errors + carried.sent_errors}`],
     ["neighbours", item.neighbours.join(", ")]]);
 }
 
