@@ -86,9 +86,10 @@ def _of_the_dead(place: Place, item: Attachment) -> Iterator[str]:
 
     note, columns = collect.awaited(place.roots).get(item.identity), look.width()
     gone = f"its network namespace is gone: {item.netns}"
+    pid = collect.holders([item]).get(item.netns_id)
     if note is None:
-        yield from prose(gone, columns, "  ", "  ")
-        yield "  remedy: mesokit gc"
+        yield from prose(gone if pid is None else collect.lives(item, pid), columns, "  ", "  ")
+        yield printable(f"  remedy: {'mesokit gc' if pid is None else collect.lead_there(item, pid)}")
         return
     why = f"{gone}; a Mesos agent has a note of it and would detach it: {note}"
     running = runtimes.agents()

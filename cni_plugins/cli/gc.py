@@ -71,6 +71,7 @@ def command(network: str | None, dry_run: bool, forget: bool, as_json: bool) -> 
                 left=plain(left),
                 foreign=plain(todo.foreign),
                 awaited=plain(todo.awaited),
+                held=plain(todo.held),
                 errors=[*(plain(item) for item in failures), *problems],
             )
         )
@@ -91,6 +92,8 @@ def _show(todo: Plan, left: tuple[Stale, ...], *, dry_run: bool) -> None:
         way_out = collect.leave_to_us(item.paths[0])
         text = f"left to its Mesos agent: {_named(item)}; if no agent will come back for it: {way_out}"
         click.echo(printable(text), err=True)
+    for item in todo.held:
+        click.echo(printable(f"left alone: {_named(item)}; mesokit check has the way out"), err=True)
     others: Counter[str] = Counter()
     for item in todo.foreign:
         others[item.network] += not item.paths
@@ -113,7 +116,13 @@ def _only(todo: Plan, network: str | None) -> Plan:
     def chosen(items: tuple[Stale, ...]) -> tuple[Stale, ...]:
         return tuple(item for item in items if network in {None, item.network})
 
-    return Plan(chosen(todo.stale), todo.valid, chosen(todo.foreign), todo.listed_at, chosen(todo.awaited))
+    return replace(
+        todo,
+        stale=chosen(todo.stale),
+        foreign=chosen(todo.foreign),
+        awaited=chosen(todo.awaited),
+        held=chosen(todo.held),
+    )
 
 
 def _named(item: Stale) -> str:

@@ -57,7 +57,8 @@ _AF_INET, _INET_CONF = 2, 1
 # linux/net_namespace.h
 _RTM_GETNSID, _NETNSA_NSID, _NETNSA_FD = 90, 1, 3
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_DATA = 1, 2, 5
-_BRPORT_STATE, _BRPORT_MODE, _BRPORT_ISOLATED = 1, 4, 33
+_BRPORT_STATE, _BRPORT_MODE, _BRPORT_BROADCAST, _BRPORT_ISOLATED, _BRPORT_LOCKED = 1, 4, 30, 33, 39
+_BR_STP_STATE = 5
 _OPERSTATE_UP, _FORWARDING = 6, 3
 _SKIP_STATS = ("IFLA_EXT_MASK", 8)
 
@@ -126,6 +127,25 @@ class Link:
     def forwarding(self) -> bool:
         """Whether a bridge port passes frames: its carrier is there and the bridge has let it in."""
         return self.running and self.port.get(_BRPORT_STATE, b"\0")[0] == _FORWARDING
+
+    @property
+    def port_state(self) -> int:
+        """BR_STATE_* of a bridge port; that of one that passes frames for any other link."""
+        return self.port.get(_BRPORT_STATE, bytes((_FORWARDING,)))[0]
+
+    @property
+    def spanning_tree(self) -> bool:
+        """Whether a bridge runs a spanning tree protocol."""
+        return any(self.data.get(_BR_STP_STATE, b""))
+
+    @property
+    def locked(self) -> bool:
+        return self.port.get(_BRPORT_LOCKED, b"\0")[0] == 1
+
+    @property
+    def deaf(self) -> bool:
+        """Whether a bridge port is spared broadcasts."""
+        return self.port.get(_BRPORT_BROADCAST, b"\1")[0] == 0
 
     @property
     def hairpin(self) -> bool:

@@ -19,7 +19,7 @@ from cni_plugins.kernel.netlink.route import (
     Netlink,
 )
 from cni_plugins.spec.result import Route
-from cni_plugins.spec.values import Ip, IpInterface, interface_of
+from cni_plugins.spec.values import Ip, IpInterface, IpNetwork, interface_of
 
 _AF_INET, _AF_INET6 = 2, 10
 _HEADER = struct.Struct("=BBBBBBBBI")
@@ -30,9 +30,12 @@ SCOPE_LINK, SCOPE_HOST = 253, 254
 PROTOCOL_KERNEL, PROTOCOL_BOOT, PROTOCOL_ROUTER = 2, 3, 9  # router: of its advertisements
 ROUTER_METRIC = 1024  # of IPv6 routes, unless somebody says otherwise (IP6_RT_PRIO_USER)
 _UNICAST, _UNREACHABLE = 1, 7
+#: RTN_* of routes that let nothing pass, as ip-route(8) calls them.
+REFUSALS: Mapping[int, str] = {6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _CLONED = 0x200  # RTM_F_CLONED: a cached next hop
 _FOR_EVER = 0xFFFFFFFF
 _LAST = 0xFFFFFFFF  # the greatest metric
+_RTA_SRC, _RTA_IIF = 2, 3
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS = 1, 4, 5, 6, 7, 8
 _RTA_MULTIPATH, _RTA_TABLE = 9, 15
 _READ = frozenset(
@@ -42,6 +45,7 @@ _RTAX_MTU, _RTAX_ADVMSS = 2, 8
 _LOOKUP_TABLE, _FIB_MATCH = 0x1000, 0x2000
 _GONE = frozenset((errno.ESRCH, errno.ENODEV, errno.ENOENT, errno.ENETUNREACH))
 _NO_TABLE = frozenset((errno.ENOENT,))
+_NO_WAY = frozenset((errno.EXDEV, errno.EPERM))
 _NO_ROUTE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL))
 # Addresses that are nobody's: reserved for future use, and for documentation (RFC 1112, 3849, 6666).
 _NOBODY: Mapping[int, tuple[Ip, ...]] = {
@@ -60,6 +64,15 @@ class KernelRoute:
     index: int
     protocol: int
     source: Ip | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A route that lets nothing pass: `kind` is blackhole, unreachable or prohibit."""
+
+    kind: str
+    network: IpNetwork
+    table: int
 
 
 def _body(route: Route, index: int, source: Ip | None, protocol: int) -> bytes:
@@ -287,6 +300,31 @@ def parse(packet: bytes) -> KernelRoute | None:
     if not index and len(hops) >= _NEXT_HOP.size:
         index = _NEXT_HOP.unpack_from(hops)[3]
     return KernelRoute(route, index, protocol, _ip(found.get(_RTA_PREFSRC)))
+
+
+def refusal(packet: bytes) -> Refusal | None:
+    """The route of an RTM_NEWROUTE message that lets nothing pass, None for another."""
+    family, length, _, _, table, _, _, kind, _ = _HEADER.unpack_from(packet, 16)
+    if kind not in REFUSALS or family not in {_AF_INET, _AF_INET6}:
+        return None
+    found = attributes(packet, 16 + _HEADER.size, _READ)
+    raw = found.get(_RTA_DST, bytes(4 if family == _AF_INET else 16))
+    return Refusal(REFUSALS[kind], interface_of(raw, length).network, number(found, _RTA_TABLE) or table)
+
+
+def forwarded(netlink: Netlink, source: Ip, destination: Ip, incoming: int) -> int:
+    """0, or the errno with which the kernel would refuse to forward a packet that comes in by the link
+    `incoming`: its rules and routes, and whether it believes the source (rp_filter). CniError 999.
+    """
+    family = _AF_INET if destination.version == 4 else _AF_INET6
+    raw, origin = destination.packed, source.packed
+    body = _HEADER.pack(family, 8 * len(raw), 8 * len(origin), 0, 0, 0, 0, 0, 0)
+    body += struct.pack("=HH", 4 + len(raw), _RTA_DST) + raw
+    body += struct.pack("=HH", 4 + len(origin), _RTA_SRC) + origin
+    body += struct.pack("=HHI", 8, _RTA_IIF, incoming)
+    doing = f"find the way from {source} to {destination}"
+    (answer,) = netlink.request(Message(doing, RTM_GETROUTE, 0, body, _NO_ROUTE | _NO_WAY))
+    return answer.error
 
 
 def way(packet: bytes) -> tuple[bytes, int, bytes | None, int] | None:

@@ -15,6 +15,7 @@ from cni_plugins.kernel.netlink.route import (
     Message,
     Netlink,
 )
+from cni_plugins.kernel.routes import REFUSALS
 from cni_plugins.spec.values import IpInterface
 
 _AF_INET, _AF_INET6 = 2, 10
@@ -25,7 +26,8 @@ _DST, _SRC, _IIFNAME, _PRIORITY, _MARK, _TABLE, _MASK, _OIFNAME = 1, 2, 3, 6, 10
 @dataclass(frozen=True, slots=True)
 class Rule:
     """Packets of a family (4, 6) that match everything given here are looked up in `table`. `priority` None
-    lets the kernel choose: before all others but the first. `mask` counts with `mark` only.
+    lets the kernel choose: before all others but the first. `mask` counts with `mark` only. One that
+    `refuses` (blackhole, unreachable, prohibit) leads to no table: its packets end there.
     """
 
     version: int
@@ -37,6 +39,7 @@ class Rule:
     outgoing: str = ""
     mark: int = 0
     mask: int = 0xFFFFFFFF
+    refuses: str = ""
 
 
 def _body(rule: Rule) -> bytes:
@@ -85,12 +88,21 @@ def every(netlink: Netlink, version: int) -> list[Rule]:
     """The rules of a family that lead to a table, in their order. CniError 999."""
     body = encode(RULE, {"family": _AF_INET if version == 4 else _AF_INET6}, [])
     found = (_parse(packet) for packet in netlink.dump("list rules", RTM_GETRULE, body))
-    return [rule for rule in found if rule is not None]
+    return [rule for rule in found if rule is not None and not rule.refuses]
+
+
+def of_all(netlink: Netlink) -> list[Rule]:
+    """The rules of both families, those that lead to no table as well. CniError 999."""
+    found = []
+    for family in (_AF_INET, _AF_INET6):
+        packets = netlink.dump("list rules", RTM_GETRULE, encode(RULE, {"family": family}, []))
+        found += [rule for rule in map(_parse, packets) if rule is not None]
+    return found
 
 
 def _parse(packet: bytes) -> Rule | None:
     family, dst, src, _, table, action, _ = RULE.header.unpack_from(packet, 16)
-    if action != _TO_TABLE or family not in {_AF_INET, _AF_INET6}:
+    if action not in {_TO_TABLE, *REFUSALS} or family not in {_AF_INET, _AF_INET6}:
         return None
     found = attributes(packet, 16 + RULE.header.size)
     mark = number(found, _MARK)
@@ -104,6 +116,7 @@ def _parse(packet: bytes) -> Rule | None:
         outgoing=text(found, _OIFNAME),
         mark=mark,
         mask=number(found, _MASK) if mark else 0xFFFFFFFF,
+        refuses=REFUSALS.get(action, ""),
     )
 
 

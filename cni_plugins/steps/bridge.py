@@ -82,6 +82,7 @@ class Bridge(Step):
             raise CniError(
                 Code.INTERNAL,
                 f"{self.name} has MAC address {bridge.mac}, prevResult says {entry.mac}: it was made anew",
+                f"ip link set {self.name} address {entry.mac}",
             )
         if self.promisc and not bridge.flags & links.IFF_PROMISC:
             raise CniError(Code.INTERNAL, f"bridge {self.name} is not promiscuous")

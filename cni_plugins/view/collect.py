@@ -16,10 +16,12 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cni_plugins.kernel.namespace import fingerprint
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.nft import elements, owner
 from cni_plugins.plugins.registry import MODULES, Handlers
@@ -28,7 +30,7 @@ from cni_plugins.spec.call import LISTED, Request
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.identity import Identity
-from cni_plugins.spec.namespace import Namespace
+from cni_plugins.spec.namespace import Namespace, open_namespace
 from cni_plugins.spec.roots import Roots
 from cni_plugins.spec.values import JsonObject
 from cni_plugins.store import records
@@ -64,7 +66,8 @@ class Stale:
 class Plan:
     """What is stale, what stays of each network, and what is left alone, and told: what others reserved, and
     (with `paths`) what belongs to a record that cannot be read. `awaited` are attachments of containers that
-    are no more which a Mesos agent has a note of, and will detach; `paths` are its notes.
+    are no more which a Mesos agent has a note of, and will detach; `paths` are its notes. `held` are those
+    whose namespace has no path any more, and a process that lives in it.
     """
 
     stale: tuple[Stale, ...]
@@ -72,6 +75,7 @@ class Plan:
     foreign: tuple[Stale, ...]
     listed_at: int  # nanoseconds of CLOCK_BOOTTIME
     awaited: tuple[Stale, ...] = ()
+    held: tuple[Stale, ...] = ()
 
     @property
     def networks(self) -> list[str]:
@@ -93,39 +97,83 @@ def plan(node: Node, roots: Roots, host: Namespace, seen: Sequence[Pool] | None 
     """
     moment = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     noted = _noted(roots)
-    stale, kept, awaited = [], set(noted), []
+    stale, kept, awaited, alive = [], set(noted), [], []
+    held = holders(item for item in node.attachments if node.state(item) is State.STALE)
     for item in node.attachments:
         state = node.state(item)
         note = noted.get(item.identity)
         if state is State.STALE and note is not None:
             about, place = "its network namespace is gone", Path(note.netns).parent
             awaited.append(Stale("attachment", item.network, item.container_id, item.ifname, about, (place,)))
+        elif state is State.STALE and item.netns_id in held:
+            pid = held[item.netns_id]
+            alive.append(Stale("attachment", item.network, item.container_id, item.ifname, lives(item, pid)))
+            kept.add(item.identity)
         elif state in {State.STALE, State.UNFINISHED} and note is None:
             why = "its network namespace is gone" if state is State.STALE else "its ADD did not come through"
             stale.append(Stale("attachment", item.network, item.container_id, item.ifname, why, item.paths))
         else:
             kept.add(item.identity)
-    recorded = {item.identity for item in node.attachments}
     foreign = []
-    for pool in pools(node, roots) if seen is None else seen:
-        for one, ours in _unheld(pool, recorded | kept):
-            spoilt = _spoilt(one, node, roots)
-            if ours and spoilt is None:
-                stale.append(one)
-            else:
-                foreign.append(one if spoilt is None else spoilt)
-                kept.add(Identity(pool.network, one.container_id, one.interface))
-    for one in _elements(host, recorded | kept):
+    for one, ours in _unowned(node, roots, host, seen, kept):
         spoilt = _spoilt(one, node, roots)
-        if spoilt is None:
+        if ours and spoilt is None:
             stale.append(one)
         else:
-            foreign.append(spoilt)
+            foreign.append(one if spoilt is None else spoilt)
             kept.add(Identity(one.network, one.container_id, one.interface))
     valid: dict[str, list[Identity]] = {}
     for identity in sorted(kept, key=lambda item: (item.network, item.container_id, item.ifname)):
         valid.setdefault(identity.network, []).append(identity)
-    return Plan(tuple(stale), valid, tuple(foreign), moment, tuple(awaited))
+    return Plan(tuple(stale), valid, tuple(foreign), moment, tuple(awaited), tuple(alive))
+
+
+def _unowned(
+    node: Node, roots: Roots, host: Namespace, seen: Sequence[Pool] | None, kept: set[Identity]
+) -> Iterator[tuple[Stale, bool]]:
+    """Reservations, then elements, that neither a record nor `kept`, as it is by then, has; whether they are
+    ours.
+    """
+    recorded = {item.identity for item in node.attachments}
+    for pool in pools(node, roots) if seen is None else seen:
+        yield from _unheld(pool, recorded | kept)
+    for one in _elements(host, recorded | kept):
+        yield one, True
+
+
+def holders(items: Iterable[Attachment]) -> dict[tuple[int, ...], int]:
+    """A process that lives in each network namespace of these attachments that some process lives in, by the
+    namespace's fingerprint. One that the kernel gives no cookie is nobody's: its number may be another's now.
+    """
+    wanted = {item.netns_id[:2]: item.netns_id for item in items if len(item.netns_id) > 2}
+    found: dict[tuple[int, ...], int] = {}
+    for place in Path("/proc").glob("[0-9]*/ns/net") if wanted else ():
+        with suppress(OSError, CniError):
+            status = place.stat()
+            identity = wanted.get((status.st_dev, status.st_ino))
+            if identity is not None and identity not in found and _fingerprint(place) == identity:
+                found[identity] = int(place.parts[2])
+    return found
+
+
+def _fingerprint(place: Path) -> tuple[int, ...]:
+    namespace = open_namespace(str(place))
+    if namespace is None:
+        return ()
+    try:
+        return tuple(fingerprint(namespace))
+    finally:
+        os.close(namespace.fd)
+
+
+def lives(item: Attachment, pid: int) -> str:
+    return f"process {pid} lives in its network namespace, and {item.netns} does not lead there any more"
+
+
+def lead_there(item: Attachment, pid: int) -> str:
+    """What gives a namespace its path back."""
+    path = shlex.quote(item.netns)
+    return f"touch {path}; mount --bind /proc/{pid}/ns/net {path}"
 
 
 def awaited(roots: Roots) -> dict[Identity, Path]:

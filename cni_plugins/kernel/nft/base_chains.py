@@ -21,7 +21,7 @@ FAMILIES: Mapping[int, str] = {
     NFPROTO_IPV6: "ip6",
     NFPROTO_BRIDGE: "bridge",
 }
-FORWARD = 2  # NF_INET_FORWARD, NF_BR_FORWARD
+PREROUTING, FORWARD, OUTPUT, POSTROUTING = 0, 2, 3, 4  # NF_INET_*, NF_BR_*
 _GETCHAIN = 4
 # linux/netfilter/nf_tables.h: NFTA_CHAIN_*, NFTA_HOOK_*
 _TABLE, _NAME, _HOOK, _POLICY, _USE, _TYPE = 1, 3, 4, 5, 6, 7

@@ -6,14 +6,14 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
-from cni_plugins.kernel import addresses
+from cni_plugins.kernel import addresses, neighbours
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.nft import elements, owner
 from cni_plugins.spec.errors import CniError
-from cni_plugins.spec.values import parse_cidr
+from cni_plugins.spec.values import parse_cidr, parse_ip
 from cni_plugins.steps import registry
 from cni_plugins.view.attachments import Attachment, State, listed
-from cni_plugins.view.doctor.facts import Facts, Finding, Level
+from cni_plugins.view.doctor.facts import Facts, Finding, Inside, Level
 from cni_plugins.view.remedies import remedy
 
 #: Kinds of steps whose elements stand in our tables, and how their sets' names begin.
@@ -91,7 +91,7 @@ def inside(facts: Facts) -> Iterator[Finding]:
                 problems.append(f"address {entry.address} is missing")
             elif seen.address.version == 6 and seen.flags & addresses.DADFAILED:
                 problems.append(f"address {entry.address} is a duplicate (dadfailed)")
-        problems += _missing_routes(item, {str(route.route.dst.network) for route in there.routes})
+        problems += _missing_routes(item, there)
         if problems:
             yield Finding(
                 "inside",
@@ -102,15 +102,25 @@ def inside(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _missing_routes(item: Attachment, there: set[str]) -> Iterator[str]:
+def _missing_routes(item: Attachment, inside: Inside) -> Iterator[str]:
     """Of the newest result, which an update or a later plugin may have changed; in whatever table."""
     result = next((each.result for each in reversed(item.contents) if each.result is not None), {})
+    there: dict[tuple[bytes, int], set[bytes | None]] = {}
+    for route in inside.routes:
+        network = route.route.dst.network
+        gateway = route.route.gw.packed if route.route.gw is not None else None
+        there.setdefault((network.network_address.packed, network.prefixlen), set()).add(gateway)
     for route in listed(result or {}, "routes"):
         if not isinstance(route, dict):
             continue
         with suppress(TypeError, ValueError):  # of a result that nobody of ours wrote
-            if str(parse_cidr(str(route.get("dst"))).network) not in there:
+            network = parse_cidr(str(route.get("dst"))).network
+            ways = there.get((network.network_address.packed, network.prefixlen))
+            gateway = parse_ip(str(route["gw"])).packed if route.get("gw") else None
+            if ways is None:
                 yield f"the route to {route.get('dst')} is missing"
+            elif gateway is not None and not ways & {gateway, None}:
+                yield f"the route to {route.get('dst')} does not go by {route.get('gw')}"
 
 
 def host_routes(facts: Facts) -> Iterator[Finding]:
@@ -214,6 +224,16 @@ def duplicate_addresses(facts: Facts) -> Iterator[Finding]:
             continue
         there = facts.inside.get(known)
         if there is not None and there.link is not None and there.link.mac == neighbour.mac:
+            continue
+        if neighbour.state & neighbours.State.PERMANENT:
+            link = facts.name_of(neighbour.index)
+            yield Finding(
+                "duplicate-addresses",
+                Level.FAIL,
+                f"the host was told by hand that {neighbour.address} is somebody else, and not {_of(known)}",
+                f"{neighbour.mac} at {link}, permanent; the container has {known.mac}",
+                f"ip neigh del {neighbour.address} dev {link}",
+            )
             continue
         evidence = (
             f"{neighbour.mac} answers at {facts.name_of(neighbour.index)}, the container has {known.mac}"

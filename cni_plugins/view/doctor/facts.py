@@ -9,7 +9,8 @@ from enum import StrEnum
 from cni_plugins.kernel.addresses import LinkAddress
 from cni_plugins.kernel.links import Link
 from cni_plugins.kernel.neighbours import Neighbour
-from cni_plugins.kernel.routes import KernelRoute
+from cni_plugins.kernel.routes import KernelRoute, Refusal
+from cni_plugins.kernel.rules import Rule
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import Roots
 from cni_plugins.view.attachments import Attachment, State
@@ -51,6 +52,8 @@ class Facts:
     neighbours: tuple[Neighbour, ...]
     inside: Mapping[Attachment, Inside]
     seconds: float  # that the kernel took to list its links
+    refusals: tuple[Refusal, ...] = ()
+    rules: tuple[Rule, ...] = ()
 
     def living(self) -> Iterator[Attachment]:
         """The attachments of this host whose namespace is there."""

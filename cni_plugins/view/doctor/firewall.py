@@ -52,8 +52,8 @@ def foreign_forward_drop(facts: Facts) -> Iterator[Finding]:
         concerned = versions.intersection(_OF_FAMILY.get(chain.family, ()))
         if not concerned:
             continue
-        text = _table(chain)
-        rules = _chains(text)
+        text = table_text(chain)
+        rules = chains_of(text)
         own = rules.get(chain.name, [])
         last = bool(own) and bool(_DROPS.match(own[-1]))
         if not (chain.drops or last):
@@ -96,7 +96,7 @@ def _remedy(chain: BaseChain, name: str, *, docker: bool) -> str:
     return f"{place} {one} {name} accept; {place} {other} {name} accept"
 
 
-def _table(chain: BaseChain) -> str:
+def table_text(chain: BaseChain) -> str:
     argv = ["nft", "--terse", "--stateless", "list", "table", chain.family, chain.table]
     try:
         done = subprocess.run(argv, capture_output=True, timeout=_SECONDS, check=False)
@@ -105,7 +105,7 @@ def _table(chain: BaseChain) -> str:
     return done.stdout.decode(errors="replace")
 
 
-def _chains(text: str) -> dict[str, list[str]]:
+def chains_of(text: str) -> dict[str, list[str]]:
     """The rules of each chain of a table."""
     found: dict[str, list[str]] = {}
     rules: list[str] | None = None

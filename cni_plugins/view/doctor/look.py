@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from cni_plugins.kernel import addresses, links, neighbours, routes, sandboxes
+from cni_plugins.kernel import addresses, links, neighbours, routes, rules, sandboxes
 from cni_plugins.kernel.netlink.route import Netlink
 from cni_plugins.kernel.sandboxes import Sandbox
 from cni_plugins.spec.deadline import after
@@ -16,10 +16,13 @@ from cni_plugins.view.attachments import Attachment, State
 from cni_plugins.view.doctor import (
     containers,
     firewall,
+    foreign_rules,
     host,
     neighbourhood,
     networks,
     policy,
+    ports,
+    routing,
     runtime,
     state,
 )
@@ -33,10 +36,13 @@ _SECONDS = 10.0
 CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     *host.CHECKS,
     *firewall.CHECKS,
+    *foreign_rules.CHECKS,
     *policy.CHECKS,
     *networks.CHECKS,
     *containers.CHECKS,
     *neighbourhood.CHECKS,
+    *ports.CHECKS,
+    *routing.CHECKS,
     *state.CHECKS,
     *runtime.CHECKS,
 )
@@ -48,16 +54,20 @@ def look(node: Node, roots: Roots, namespace: Namespace) -> Facts:
         began = time.monotonic()
         links.count(netlink)
         seconds = time.monotonic() - began
+        ways = routes.packets(netlink)
+        known = [(routes.version_of(packet), routes.parse(packet)) for packet in ways]
         return Facts(
             roots,
             namespace,
             node,
             tuple(pools(node, roots)),
             tuple(addresses.every(netlink)),
-            {version: tuple(routes.every(netlink, version)) for version in (4, 6)},
+            {version: tuple(route for of, route in known if route and of == version) for version in (4, 6)},
             tuple(entry for version in (4, 6) for entry in neighbours.every(netlink, version)),
             _inside(node, namespace),
             seconds,
+            tuple(found for found in map(routes.refusal, ways) if found is not None),
+            tuple(rules.of_all(netlink)),
         )
 
 

@@ -36,6 +36,16 @@ def stale(facts: Facts) -> Iterator[Finding]:
             f"{one.container_id} on network {one.network}: {one.paths[0]}",
             f"systemctl start mesos-slave  # or, if none will come back: {leave_to_us(one.paths[0])}",
         )
+    if todo.held:
+        one, count = todo.held[0], len(todo.held)
+        yield Finding(
+            "stale",
+            Level.FAIL,
+            f"containers that are alive ({count}) cannot be reached by the paths of their network "
+            "namespaces: nothing can be checked, changed or detached in them",
+            f"{one.container_id} on network {one.network}: {one.about}",
+            f"mesokit check {shlex.quote(one.container_id)}  # has the command that gives it its path back",
+        )
     counts = Counter(item.what for item in found)
     if counts:
         what = ", ".join(
