@@ -217,3 +217,48 @@ def test_a_container_that_lives_without_a_path(node: Node, night: dict[str, str]
     node.shell("umount /run/netns/c2; rm /run/netns/c2")
     assert b"left alone" not in node.run([MESOKIT, "gc"], check=False, env=ENV).stderr
     assert [item["container_id"] for item in node.run([MESOKIT, "ls", "--json"]).json()["items"]] == ["c1"]
+
+
+WAYS = [
+    # harm, what puts it right, where packets to the uplink's router end, and what is said
+    (
+        "ip rule add from 10.9.0.0/24 blackhole pref 100",
+        "ip rule del pref 100",
+        "the host's routes",
+        "from 10.9.0.2",
+    ),
+    (
+        "ip route add blackhole 10.9.0.2/32",
+        "ip route del blackhole 10.9.0.2/32",
+        "the host's routes",
+        "to 10.9.0.2",
+    ),
+    (
+        "ip rule add iif web0 prohibit pref 90",
+        "ip rule del pref 90",
+        "the host's routes",
+        "prohibited",
+    ),
+    (
+        inside("c1", "ip route replace default via 10.9.0.99"),
+        inside("c1", "ip route replace default via 10.9.0.1"),
+        "neighbour 10.9.0.99",
+        "does not answer",
+    ),
+    (
+        inside("c1", "ip neigh replace 10.9.0.1 lladdr 02:00:00:00:00:99 nud permanent dev eth0"),
+        inside("c1", "ip neigh del 10.9.0.1 dev eth0"),
+        "neighbour 10.9.0.1",
+        "told by hand that it is 02:00:00:00:00:99",
+    ),
+]
+
+
+def test_ping_says_where_packets_end_at_night(node: Node, night: dict[str, str]) -> None:
+    words = [MESOKIT, "ping", "c1", "192.0.2.1", "--seconds", "0.1", "--json"]
+    for harm, right, place, says in WAYS:
+        node.run(["sh", "-ec", harm], env=night)
+        (found,) = node.run(words, check=False, env=ENV).json()["items"]
+        assert found["ends"] == place and says in found["about"], (harm, found)
+        node.run(["sh", "-ec", right], env=night)
+        assert node.run(words, check=False, env=ENV).status == 0, right

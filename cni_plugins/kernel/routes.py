@@ -217,7 +217,7 @@ def default_link(netlink: Netlink, version: int) -> int:
     an address that hardly any other route covers; only if another one does, or another table's, it is a dump.
     """
     for probe in _NOBODY[version]:
-        found = _matched(netlink, probe)
+        found = matched(netlink, probe)
         if found is not None and not found.route.dst.network.prefixlen and found.route.table == MAIN_TABLE:
             return found.index
     defaults = [
@@ -228,7 +228,7 @@ def default_link(netlink: Netlink, version: int) -> int:
     return min(defaults, key=lambda item: item.route.priority or 0).index if defaults else 0
 
 
-def _matched(netlink: Netlink, destination: Ip) -> KernelRoute | None:
+def matched(netlink: Netlink, destination: Ip) -> KernelRoute | None:
     """The route as it stands in its table that leads to `destination`, None when there is none."""
     raw = destination.packed
     family, flags = (_AF_INET, _FIB_MATCH | _LOOKUP_TABLE) if len(raw) == 4 else (_AF_INET6, _FIB_MATCH)
@@ -324,6 +324,8 @@ def forwarded(netlink: Netlink, source: Ip, destination: Ip, incoming: int) -> i
     body += struct.pack("=HHI", 8, _RTA_IIF, incoming)
     doing = f"find the way from {source} to {destination}"
     (answer,) = netlink.request(Message(doing, RTM_GETROUTE, 0, body, _NO_ROUTE | _NO_WAY))
+    if answer.packet and _HEADER.unpack_from(answer.packet, 16)[7] in REFUSALS:
+        return errno.EINVAL
     return answer.error
 
 

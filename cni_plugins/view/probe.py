@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from cni_plugins.kernel import addresses, counters, ip_counters, links, neighbours, routes
 from cni_plugins.kernel.counters import Counters
@@ -33,6 +34,14 @@ from cni_plugins.view.rules import Rules
 
 _SECONDS = 30.0
 _TRIES = 3
+#: What the kernel answers to a question for a way, in words.
+_REFUSALS = {
+    errno.EINVAL: "a blackhole, or a source that it believes to be elsewhere",
+    errno.EXDEV: "it believes the source to be elsewhere (rp_filter)",
+    errno.EHOSTUNREACH: "unreachable, or no forwarding",
+    errno.EACCES: "prohibited",
+    errno.ENETUNREACH: "no route",
+}
 _BESIDE_THE_HOST = frozenset(("macvlan", "ipvlan"))
 
 
@@ -240,7 +249,7 @@ def _checksum(data: bytes) -> int:
 
 def _hops(one: Attachment, other: Attachment | None, target: Ip, look: _Look) -> Iterator[Hop]:
     yield from _leaving(one, target, look)
-    yield from _host(other, target, look)
+    yield from _host(one, other, target, look)
     if other is not None:
         yield from _arriving(other, target, look)
 
@@ -262,7 +271,10 @@ def _leaving(one: Attachment, target: Ip, look: _Look) -> Iterator[Hop]:
         for entry in neighbours.of_link(look.near, index, target.version)
         if entry.state in {Known.FAILED, Known.INCOMPLETE}
     ]
-    asked = [str(entry.address) for entry in failed if str(entry.address) in {str(target), *_gateways(one)}]
+    route = routes.matched(look.near, target)
+    next_hop = route.route.gw if route is not None and route.route.gw is not None else target
+    wanted = {target, next_hop, *map(ip_address, _gateways(one))}
+    asked = [str(entry.address) for entry in failed if entry.address in wanted]
     sent = look.gained(0, name, "sent_packets")
     yield Hop(place, True, f"{sent} packets left by {name}")
     host = one.host_interface
@@ -279,6 +291,7 @@ def _leaving(one: Attachment, target: Ip, look: _Look) -> Iterator[Hop]:
                 yield Hop(one.parent, False, f"{host} is no port of {one.parent}")
             elif not master.up:
                 yield Hop(one.parent, False, f"bridge {one.parent} is down")
+    yield from _by_hand(one, index, next_hop, look)
     if asked and not look.drops:
         who = ", ".join(asked)
         yield Hop(
@@ -286,11 +299,35 @@ def _leaving(one: Attachment, target: Ip, look: _Look) -> Iterator[Hop]:
         )
 
 
+def _by_hand(one: Attachment, index: int, next_hop: Ip, look: _Look) -> Iterator[Hop]:
+    """The container was told another MAC address of its gateway than the host's side has."""
+    gateway = links.find(look.middle, one.parent or one.host_interface)
+    known = neighbours.find(look.near, index, next_hop)
+    if gateway is None or known is None or str(next_hop) not in _gateways(one):
+        return
+    if known.state & Known.PERMANENT and known.mac != gateway.mac and one.type in {"bridge", "ptp"}:
+        about = f"the container was told by hand that it is {known.mac}, and {gateway.name} has {gateway.mac}"
+        yield Hop(f"neighbour {next_hop}", False, about)
+
+
 def _gateways(one: Attachment) -> set[str]:
     return {entry.gateway for entry in one.addresses if entry.gateway}
 
 
-def _host(other: Attachment | None, target: Ip, look: _Look) -> Iterator[Hop]:
+def _refused(one: Attachment, target: Ip, out: int, look: _Look) -> str:
+    """Why the host's rules and routes let neither a packet pass nor its answer, "" when they do."""
+    come = links.find(look.middle, one.parent or one.host_interface)
+    if come is None or one.type not in {"bridge", "ptp"} or out in {0, come.index}:
+        return ""
+    for source, destination, by in ((look.source, target, come.index), (target, look.source, out)):
+        error = routes.forwarded(look.middle, source, destination, by)
+        if error:
+            why = _REFUSALS.get(error, os.strerror(error))
+            return f"the host does not forward from {source} to {destination}: {why}"
+    return ""
+
+
+def _host(one: Attachment, other: Attachment | None, target: Ip, look: _Look) -> Iterator[Hop]:
     rules = Rules()
     for drop in look.drops:
         whose = rules.whose(drop.family, drop.table, drop.chain)
@@ -300,6 +337,10 @@ def _host(other: Attachment | None, target: Ip, look: _Look) -> Iterator[Hop]:
     index = routes.towards(look.middle, target)
     if not index:
         yield Hop("the host's routes", False, f"the host has no route to {target}")
+        return
+    refused = _refused(one, target, index, look) if not look.drops else ""
+    if refused:
+        yield Hop("the host's routes", False, f"{refused} (ip rule; ip route)")
         return
     way = links.find_index(look.middle, index)
     name = way.name if way is not None else str(index)
