@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,5 +53,5 @@ def test_neighbours(mocker: MockerFixture, count: int, told: int) -> None:
 
 
 def test_a_slow_kernel_is_told(tmp_path: Path) -> None:
-    slow = Facts(*(getattr(facts(), name) for name in Facts.__slots__[:-1]), 2.5)  # type: ignore[call-arg]
+    slow = replace(facts(), seconds=2.5)
     assert [item.evidence for item in host.slow_kernel(slow)] == ["a list of links took 2.5 s"]
