@@ -358,17 +358,12 @@ class Compiler:
                 yield Entry(f"policy_known{ip.version}", ip.packed)
             return
         assigned = self.assignment(endpoint)
-        guarded = bool(endpoint.port) and bool(self.policies or endpoint.default is not Default.OPEN)
-        prefix = "port" if endpoint.bridged else "policy"
-        if guarded:
-            yield Entry(f"{prefix}_guarded", interface(endpoint.port))
+        if endpoint.port and (self.policies or endpoint.default is not Default.OPEN):
+            yield from _guarded(endpoint, assigned)
         for ip in endpoint.addresses:
             v, key = ip.version, ip.packed
             yield Entry(f"policy_known{v}", key)
-            if guarded:
-                yield Entry(f"{prefix}_source{v}", interface(endpoint.port) + key)
-            if assigned.shut_out or assigned.shut_in:
-                yield Entry(f"policy_self{v}", key + key)
+            yield Entry(f"policy_self{v}", key + key)
             if assigned.shut_out:
                 yield Entry(f"policy_shut_out{v}", key)
             if assigned.shut_in:
@@ -420,6 +415,21 @@ class Compiler:
             for endpoint in group.members
             if endpoint.identity not in arrived
         ]
+
+
+def _guarded(endpoint: Endpoint, assigned: Assignment) -> Iterator[Entry]:
+    """What the guard of sources and receivers knows of an endpoint's port."""
+    port, prefix = interface(endpoint.port), "port" if endpoint.bridged else "policy"
+    yield Entry(f"{prefix}_guarded", port)
+    for ip in endpoint.addresses:
+        yield Entry(f"{prefix}_source{ip.version}", port + ip.packed)
+    if endpoint.bridged:
+        for ip in endpoint.of_family(6):
+            yield Entry("port_target6", port + ip.packed)
+        if assigned.shut_in:
+            yield Entry("port_shut_in", port)
+        if assigned.shut_out:
+            yield Entry("port_shut_out", port)
 
 
 _NOBODY = Members(())

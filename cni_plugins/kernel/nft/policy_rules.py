@@ -29,7 +29,14 @@ DENY = (
 #: What the bridge family has of the sets, by how their names begin.
 _BETWEEN = ("policy_out", "policy_in", "policy_shut", "policy_known", "policy_closed", "policy_self")
 _GUARDED = "set port_guarded { type ifname ; }"
+_OF_PORTS = (
+    _GUARDED,
+    "set port_shut_in { type ifname ; }",
+    "set port_shut_out { type ifname ; }",
+    "set port_target6 { typeof iifname . @th,64,128 ; }",
+)
 _ITSELF = tuple(f"{ip} saddr . {ip} daddr @policy_self{v} accept" for ip, v in (("ip", 4), ("ip6", 6)))
+_NOBODYS = "{ 131, 132, 133, 135, 143 }"  # what is sent before there is an address
 _ND = f"{{ {', '.join(map(str, NEIGHBOUR_TYPES))} }}"
 
 
@@ -89,6 +96,20 @@ def _judging(version: int) -> tuple[Chain, ...]:
             (f"{ip} saddr vmap @policy_in{v}", f"{ip} saddr @policy_shut_in{v} goto policy_deny"),
         ),
         Chain(
+            # Errors come from routers, and from the two ends of the flow that they are about.
+            f"policy_related{v}",
+            (
+                f"meta l4proto != {'icmp' if v == 4 else 'icmpv6'} goto policy_new{v}",
+                f"{ip} saddr != @policy_known{v} accept",
+                *(
+                    f"{ip} saddr . ct {side} @policy_self{v} accept"
+                    for side in (f"original {ip} saddr", f"original {ip} daddr", f"reply {ip} saddr")
+                ),
+                f"{ip} saddr @policy_shut_out{v} counter drop",
+                f"{ip} daddr @policy_shut_in{v} counter drop",
+            ),
+        ),
+        Chain(
             f"policy_invalid{v}",
             tuple(
                 f"{ip} {side}addr @policy_shut_{way}{v} counter drop"
@@ -109,8 +130,10 @@ def _sets(version: int) -> tuple[str, ...]:
     )
 
 
-def _first(link: str) -> tuple[Chain, ...]:
-    """Where flows begin; `link` is what came in by, at layer 3."""
+def _first(link: str, six: str = "") -> tuple[Chain, ...]:
+    """Where flows begin; `link` is what came in by, at layer 3, `six` how an IPv6 packet is told where a VLAN
+    tag may be before it.
+    """
     return (
         Chain(
             "policy_new4",
@@ -119,7 +142,7 @@ def _first(link: str) -> tuple[Chain, ...]:
         Chain(
             "policy_new6",
             (
-                f"icmpv6 type {_ND} accept",
+                f"{six}icmpv6 type {_ND} accept",
                 f"ip6 saddr fe80::/10 {link} @policy_links goto policy_unknown",
                 f"ip6 daddr fe80::/10 {link} @policy_links goto policy_unknown",
                 "ip6 saddr @policy_closed6 ip6 saddr != @policy_known6 goto policy_unknown",
@@ -131,7 +154,13 @@ def _first(link: str) -> tuple[Chain, ...]:
 
 def _by_state(key: str, names: tuple[str, str]) -> str:
     """The rule that leads a packet on; `names` are those of both families, by `key`."""
-    ways = (("established", ""), ("new", "new"), ("untracked", "new"), ("invalid", "invalid"))
+    ways = (
+        ("established", ""),
+        ("new", "new"),
+        ("related", "related"),
+        ("untracked", "new"),
+        ("invalid", "invalid"),
+    )
     listed = (
         f"{state} . {name} : goto policy_{chain}{v}"
         for state, chain in ways
@@ -142,7 +171,7 @@ def _by_state(key: str, names: tuple[str, str]) -> str:
 
 SECTION = Section(
     family=NFPROTO_INET,
-    version="policy_1",
+    version="policy_2",
     sets=(
         *_sets(4),
         *_sets(6),
@@ -189,7 +218,7 @@ SECTION = Section(
 #: Addresses that routed interfaces may send from.
 SOURCES = Section(
     family=NFPROTO_INET,
-    version="policy_sources_1",
+    version="policy_sources_2",
     sets=("set policy_guarded { type ifname ; }", *(_source("policy", version) for version in (4, 6))),
     chains=(
         Chain(
@@ -197,7 +226,8 @@ SOURCES = Section(
             (
                 "meta nfproto ipv4 iifname @policy_guarded "
                 "iifname . ip saddr != @policy_source4 counter drop",
-                "meta nfproto ipv6 ip6 saddr != { ::, fe80::/10 } iifname @policy_guarded "
+                f"ip6 saddr :: icmpv6 type {_NOBODYS} accept",
+                "meta nfproto ipv6 ip6 saddr != fe80::/10 iifname @policy_guarded "
                 "iifname . ip6 saddr != @policy_source6 counter drop",
             ),
             "type filter hook prerouting priority -310",
@@ -207,44 +237,67 @@ SOURCES = Section(
 
 
 def _ports(version: str, protocol: str, more: tuple[str, ...] = ()) -> Section:
-    """Addresses that ports of a bridge may send from. What is as it should be is let pass by one look-up:
-    every packet comes by here. `protocol` is how frames of a protocol are told.
+    """Addresses that ports of a bridge may send from, and are sent to. What is as it should be is let pass by
+    one look-up: every packet comes by here. `protocol` is how frames of a protocol are told.
+
+    Whoever is closed gets what is for his own addresses, and is judged; nothing of his neighbours that is for
+    all, for a group, or for an address that nobody gave him: no policy would look at that. Neither does
+    a neighbour who is closed outwards send it to those under policy.
     """
     return Section(
         family=NFPROTO_BRIDGE,
         version=version,
-        sets=(_GUARDED, *(_source("port", version) for version in (4, 6))),
+        sets=(*_OF_PORTS, *(_source("port", version) for version in (4, 6))),
         chains=(
             Chain(
                 "policy_guard",
                 (
                     f"{protocol} ip iifname . ip saddr @port_source4 accept",
                     *more,
-                    f"{protocol} ip ip saddr != 0.0.0.0 iifname @port_guarded counter drop",
+                    f"{protocol} ip ip saddr 0.0.0.0 udp dport 67 accept",
+                    f"{protocol} ip ip saddr 0.0.0.0 ip protocol igmp accept",
+                    f"{protocol} ip iifname @port_guarded counter drop",
                     f"{protocol} arp arp saddr ip != 0.0.0.0 iifname @port_guarded "
                     "iifname . arp saddr ip != @port_source4 counter drop",
-                    "icmpv6 type { 134, 137 } iifname @port_guarded counter drop",
+                    f"{protocol} ip6 icmpv6 type {{ 134, 137 }} iifname @port_guarded counter drop",
+                    f"{protocol} ip6 icmpv6 type 136 @th,64,10 != 0x3fa iifname @port_guarded "
+                    "iifname . @th,64,128 != @port_target6 counter drop",
                     f"{protocol} ip6 iifname . ip6 saddr @port_source6 accept",
-                    f"{protocol} ip6 ip6 saddr != {{ ::, fe80::/10 }} iifname @port_guarded counter drop",
+                    f"{protocol} ip6 ip6 saddr :: icmpv6 type {_NOBODYS} accept",
+                    f"{protocol} ip6 ip6 saddr != fe80::/10 iifname @port_guarded counter drop",
                 ),
                 "type filter hook prerouting priority -310",
+            ),
+            Chain(
+                "policy_receivers",
+                (
+                    f"{protocol} ip oifname . ip daddr @port_source4 accept",
+                    f"{protocol} ip6 oifname . ip6 daddr @port_source6 accept",
+                    f"{protocol} arp accept",
+                    f"{protocol} ip6 icmpv6 type {_ND} accept",
+                    "oifname @port_shut_in counter drop",
+                    "iifname @port_shut_out oifname @port_guarded counter drop",
+                ),
+                "type filter hook forward priority -11",
             ),
         ),
     )
 
 
 #: A VLAN tag hides no address here.
-PORTS = _ports("policy_3", "meta protocol")
-#: The same where br_netfilter judges, which lets pass whatever has a VLAN tag; the bridge, or who gets it,
-#: may take that off again.
+PORTS = _ports("policy_4", "meta protocol")
+#: The same where br_netfilter judges, which lets pass what is neither of IP nor ARP, or has a VLAN tag that
+#: the bridge, or who gets it, may take off again.
 PORTS_UNTAGGED = _ports(
-    "policy_untagged_3", "ether type", ("ether type { 8021q, 8021ad } iifname @port_guarded counter drop",)
+    "policy_untagged_4",
+    "ether type",
+    ("ether type != { ip, ip6, arp } iifname @port_guarded counter drop",),
 )
 
 #: Beside PORTS where connections are tracked in the bridge family.
 BRIDGED = Section(
     family=NFPROTO_BRIDGE,
-    version="policy_bridge_1",
+    version="policy_bridge_2",
     sets=(
         *(each for version in (4, 6) for each in _sets(version) if each.split()[1].startswith(_BETWEEN)),
         "set policy_links { type ifname ; }",
@@ -255,7 +308,7 @@ BRIDGED = Section(
         Chain("policy_unknown", ("counter drop",)),
         *_judging(4),
         *_judging(6),
-        *_first("meta ibrname"),
+        *_first("meta ibrname", "meta protocol ip6 "),
         Chain(
             "policy_ports",
             (
