@@ -289,7 +289,8 @@ def test_chains_of_an_older_release_are_written_anew(node: Node, ours: str) -> N
     now, held = node.run(chain).text, node.shell(elements)
     node.shell(
         "nft 'delete chain bridge mesokit policy_untagged_4; add chain bridge mesokit policy_1; "
-        "flush chain bridge mesokit policy_guard; add rule bridge mesokit policy_guard "
+        "flush set bridge mesokit port_target6; flush chain bridge mesokit policy_guard; "
+        "add rule bridge mesokit policy_guard "
         "ether type ip ip saddr != 0.0.0.0 iifname @port_guarded iifname . ip saddr != @port_source4 drop'"
     )
     assert db.call("CHECK").error
@@ -297,6 +298,7 @@ def test_chains_of_an_older_release_are_written_anew(node: Node, ours: str) -> N
     assert node.run(chain).text.count("\n") == now.count("\n") and "igmp" in node.run(chain).text
     late.call("DEL").ok()
     assert node.shell(elements) == held
+    assert node.shell("nft list set bridge mesokit port_target6").count("0xfd09") == 2
     assert web.reaches(db) and not db.call("CHECK").error
 
 

@@ -138,7 +138,7 @@ class Store:
             was, now = bool(old_members.here.endpoints), bool(members.here.endpoints)
             if not whole and (change or (now and not was)):
                 made = verified and _sections(after) == _sections(before)
-                tried = _try(socket, change, after, made=made and was)
+                tried = _try(socket, change, after, made=made and was, was=was)
                 whole, count = tried is None, tried or 0
             if whole:
                 change = synchronise(socket, compiler, after)
@@ -313,12 +313,13 @@ def with_policies(roots: Roots, state: State) -> State:
         ) from error
 
 
-def _try(socket: Nfnetlink, change: Change, state: State, *, made: bool) -> int | None:
+def _try(socket: Nfnetlink, change: Change, state: State, *, made: bool, was: bool) -> int | None:
     """Make a change of differences; the number of its transactions, None when the kernel did not hold what it
-    starts from. `made`: the fixed chains are known to be there; what makes them is not counted.
+    starts from. `made`: the fixed chains are known to be there; what makes them is not counted. `was`: there
+    are endpoints; chains of another release want other elements of them.
     """
-    if not made:
-        kernel.ensure(socket, _sections(state))
+    if not made and kernel.ensure(socket, _sections(state)) and was:
+        return None
     try:
         return kernel.apply(
             socket,

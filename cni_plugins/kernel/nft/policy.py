@@ -96,10 +96,10 @@ def _batch(socket: Nfnetlink, messages: Sequence[Message]) -> int:
     return 1 if messages else 0
 
 
-def ensure(socket: Nfnetlink, fixed: Iterable[sections.Section]) -> None:
-    """The fixed chains. CniError 999."""
-    for section in fixed:
-        sections.ensure(socket, section)
+def ensure(socket: Nfnetlink, fixed: Iterable[sections.Section]) -> bool:
+    """The fixed chains; whether some were not there, or of another release. CniError 999."""
+    written = [sections.ensure(socket, section) for section in fixed]
+    return any(written)
 
 
 def bridge_tracks(socket: Nfnetlink) -> str:

@@ -61,9 +61,10 @@ def _expected_uses(section: Section) -> dict[str, int]:
     return {chain.name: len(chain.rules) + words.count(chain.name) for chain in section.chains}
 
 
-def ensure(socket: Nfnetlink, section: Section, extra: Iterable[Chain] = ()) -> None:
-    """Make `section` and the chains of `extra` exist, and rules that somebody flushed. Costs a look-up for
-    each chain when they do; rules of a chain that elements lead to are not counted: see `repair`.
+def ensure(socket: Nfnetlink, section: Section, extra: Iterable[Chain] = ()) -> bool:
+    """Make `section` and the chains of `extra` exist, and rules that somebody flushed; whether the section
+    was not there whole. Costs a look-up for each chain when it is; rules of a chain that elements lead to are
+    not counted: see `repair`.
 
     CniError 999 with nft's text when the kernel has no such thing.
     """
@@ -77,6 +78,7 @@ def ensure(socket: Nfnetlink, section: Section, extra: Iterable[Chain] = ()) -> 
     have = counts[len(expected) :]
     missing = tuple(chain for chain, count in zip(wanted, have, strict=True) if count is None)
     _write(socket, section, missing, whole=whole)
+    return not whole
 
 
 def broken(
