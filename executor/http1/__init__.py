@@ -13,7 +13,7 @@ call, does not hear of such a pair of request and answer.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -56,13 +56,18 @@ class _Asked:
 
     method: str
     target: str
-    fields: tuple[tuple[str, str], ...]
-    body: bytes
+    fields: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes = field(repr=False)
 
     @property
     def kind(self) -> tuple[str, str, tuple[tuple[str, str], ...]]:
         """What requests have in common that differ in their body alone."""
-        return self.method, self.target, tuple(one for one in self.fields if one[0] != "Content-Length")
+        length = ("Content-Length", str(len(self.body)))
+        return (
+            self.method,
+            self.target,
+            tuple(("its length", "") if one == length else one for one in self.fields),
+        )
 
     @property
     def written(self) -> bytes:
@@ -80,7 +85,7 @@ class _Known:
     open.
     """
 
-    kind: object
+    kind: object = field(repr=False)
     raw: bytes
     answer: Answer
 

@@ -222,6 +222,18 @@ def test_answers_that_come_again_are_read_as_they_were_the_first_time(
         assert conversation(client, body, pieces) == conversation(Client(BUDGET), body, pieces)
 
 
+def test_a_request_that_cannot_be_written_is_none_behind_a_known_answer_either() -> None:
+    for first in ([], [("Content-Length", "0")]):
+        client = Client(BUDGET)
+        for _ in range(2):
+            client.request("POST", "/x", [("Host", "h"), *first])
+            client.receive(ANSWERS[0])
+            while not client.ended:
+                client.next()
+        with pytest.raises(HttpError, match="cannot carry"):
+            client.request("POST", "/x", [("Host", "h"), ("Content-Length", "1")], b"more")
+
+
 def test_what_comes_behind_a_known_answer_or_in_its_place_is_noticed() -> None:
     answer = ANSWERS[0]
     for odd in (answer + b"HTTP", answer[:-2] + b"X"):
