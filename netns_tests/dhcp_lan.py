@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import signal
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 from netns_tests.node import Netns, Node, Running, started, until
 from netns_tests.plugins import MESOKIT
+from netns_tests.process import memory_of
 
 SERVER = "10.77.0.1"
 
@@ -196,11 +196,9 @@ def multiplied(node: Node, count: int, version: int = 4) -> None:
 
 
 def cost_of(node: Node) -> tuple[int, int]:
-    """Open descriptors and kB of memory (PSS) of the lease daemon."""
+    """Open descriptors and kB of memory of the lease daemon."""
     process = node.path(f"/proc/{daemon_of(node)}")
-    found = re.search(r"^Pss:\s+(\d+) kB", (process / "smaps_rollup").read_text(), re.MULTILINE)
-    assert found is not None
-    return len(list((process / "fd").iterdir())), int(found[1])
+    return len(list((process / "fd").iterdir())), memory_of(process)
 
 
 def a_thousand_wait(node: Node, plugin: str, conf: dict[str, Any], *, version: int) -> None:
@@ -216,7 +214,7 @@ def a_thousand_wait(node: Node, plugin: str, conf: dict[str, Any], *, version: i
         until(node.path("/run/mesokit/dhcp.sock").is_socket, what="the lease daemon listens")
         await_rest(node)  # all have been looked at, and given their lifetime
         descriptors, memory = cost_of(node)
-        sys.stderr.write(f"1000 leases of IPv{version}: {descriptors} descriptors, {memory} kB (PSS)\n")
+        sys.stderr.write(f"1000 leases of IPv{version}: {descriptors} descriptors, {memory} kB\n")
         assert descriptors < 30
         assert memory < 60_000
         assert not running.ended()

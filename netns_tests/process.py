@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 #: Sends a signal (second) to a program by its number in the node (first).
@@ -115,6 +117,16 @@ def until(condition: Callable[[], object], *, seconds: float = 120, what: str = 
             raise TimeoutError(f"after {seconds} s still not: {what}")
         time.sleep(pause)
         pause = min(0.1, pause * 2)
+
+
+def memory_of(process: Path) -> int:
+    """Of a process by its directory in /proc: kB of its proportional share, without that of files: it grows
+    when others who have them open end.
+    """
+    found = re.search(r"^Pss_Anon:\s+(\d+) kB", (process / "smaps_rollup").read_text(), re.MULTILINE)
+    if found is None:
+        raise NodeError(f"{process} has no memory: it has ended")
+    return int(found[1])
 
 
 @contextmanager

@@ -300,7 +300,7 @@ def test_fifty_leases_are_renewed_and_cost_nothing_between(node: Node, ours: str
         )
         assert {address_of(box)[0] for box in boxes} == given
         until(lambda: cost_of(node)[0] < 30, what="none has a socket between its renewals")
-        sys.stderr.write(f"50 leases: {cost_of(node)[1]} kB of memory (PSS)\n")
+        sys.stderr.write(f"50 leases: {cost_of(node)[1]} kB of memory\n")
         valid = [{"containerID": "c0", "ifname": "eth0"}]
         gc = {**macvlan(), "cniVersion": "1.1.0", "cni.dev/valid-attachments": valid}
         node.cni("GC", f"{ours}/macvlan", gc, "", None, ifname="").ok()

