@@ -5,7 +5,6 @@ from the same metadata that decodes configurations; it cannot say what the code 
 """
 
 import importlib
-import inspect
 import json
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -112,7 +111,7 @@ def _rows(keys: tuple[Key, ...], prefix: str) -> Iterator[Row]:
 def page(name: str) -> Page:
     """The page of one plugin. KeyError when there is none of that name."""
     plugin: Plugin[Any] = Plugins()[name]
-    text = inspect.cleandoc(importlib.import_module(MODULES[name]).__doc__ or "")
+    text = (importlib.import_module(MODULES[name]).__doc__ or "").strip()
     prefix = "ipam." if plugin.kind is Kind.IPAM else ""
     rows = tuple(_rows(keys_of(plugin.config), prefix))
     return Page(name, KINDS[plugin.kind], plugin.about, plugin.versions, text, rows)

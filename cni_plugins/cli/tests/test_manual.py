@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from cni_plugins.cli import manual
 from cni_plugins.cli.main import main
+from cni_plugins.plugins.main import ptp
 from cni_plugins.plugins.registry import MODULES
 from cni_plugins.spec.config import COMMON_KEYS
 
@@ -82,6 +83,11 @@ def test_examples_are_whole_networks_that_validate(name: str, tmp_path: Path) ->
         problems = json.loads(told.stdout)
         wrong = [each for each in problems["problems"] if each["kind"] != "missing"]
         assert wrong == []
+
+
+def test_a_page_of_one_line_and_an_example_has_its_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ptp, "__doc__", 'ptp: a pair.\n\n    {"type": "ptp"}\n')
+    assert examples(manual.page("ptp").text) == ['{"type": "ptp"}']
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
