@@ -26,8 +26,8 @@ import pytest
 
 from netns_tests.machine import Machine
 from netns_tests.node import Node, NodeError
-from netns_tests.plugins import TOP, make_folder, service
-from netns_tests.qemu import IN_QEMU, Qemu
+from netns_tests.plugins import IN_QEMU, TOP, make_folder, service
+from netns_tests.qemu import Qemu
 from netns_tests.unit import dpkg
 from netns_tests.warm import Warm
 

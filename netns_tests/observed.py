@@ -19,12 +19,12 @@ from functools import cache
 from pathlib import Path
 
 from netns_tests.case import Case
-from netns_tests.plugins import TOP
+from netns_tests.plugins import IN_QEMU, TOP
 
 #: The user's, so that each checkout of a machine has it; without it all is observed anew.
 FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mesokit-tests", "observed")
 _FROM_QEMU = FOLDER.with_name("observed-in-qemu")
-_IN_QEMU = Path("/root/.cache/mesokit-tests/observed")
+_INSIDE = Path("/root/.cache/mesokit-tests/observed")
 #: In QEMU: what `versions` says outside.
 VERSIONS = Path("/versions")
 _PACKAGES = ("containernetworking-plugins", "conntrack", "iproute2", "iptables", "nftables")
@@ -33,7 +33,7 @@ _OBSERVERS = ("case", "compare", "node", "node_init", "process", "runtime", "sna
 
 def versions() -> bytes:
     """Of the packages that observations depend on."""
-    if "MESOKIT_IN_QEMU" in os.environ:
+    if IN_QEMU:
         return VERSIONS.read_bytes()
     query = ["dpkg-query", "-W", "-f=${Package} ${Version}\n", *_PACKAGES]
     return subprocess.run(query, stdout=subprocess.PIPE, check=True).stdout
@@ -80,7 +80,7 @@ def forget(case: Case) -> None:
 
 def for_qemu() -> dict[str, Path]:
     """Files of a machine in QEMU, by their paths there."""
-    return {str(_IN_QEMU / path.name): path for path in _FROM_QEMU.glob("[!.]*")}
+    return {str(_INSIDE / path.name): path for path in _FROM_QEMU.glob("[!.]*")}
 
 
 class Changes:

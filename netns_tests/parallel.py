@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-IN_QEMU = "in QEMU"
+QEMU = "in QEMU"
 #: Seconds of groups that take long, where no earlier run has told: so they begin first.
 LONG = {
-    IN_QEMU: 900.0,
+    QEMU: 900.0,
     "netns_tests/test_differential.py": 300.0,
     "netns_tests/test_crash.py": 200.0,
     "netns_tests/test_update_networks.py": 180.0,
@@ -165,4 +165,4 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 def kept_together(nodeid: str) -> str:
     """The group of a test: its file, or all that runs in QEMU."""
     file = nodeid.partition("::")[0]
-    return IN_QEMU if "/test_qemu_" in file else file
+    return QEMU if "/test_qemu_" in file else file

@@ -5,6 +5,7 @@ process of its own) or with the node service behind them.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 from netns_tests.node import Node, NodeError, started, until
 
 TOP = Path(__file__).resolve().parents[1]
+#: Whether this is the machine that qemu.py boots.
+IN_QEMU = "MESOKIT_IN_QEMU" in os.environ
 MESOKIT = str(TOP / ".venv" / "bin" / "mesokit")
 
 

@@ -9,8 +9,7 @@ from itertools import permutations
 from typing import Any
 
 from netns_tests.node import Answer, Netns, Node
-from netns_tests.plugins import MESOKIT
-from netns_tests.qemu import IN_QEMU
+from netns_tests.plugins import IN_QEMU, MESOKIT
 
 _PATIENCE = 3.0 if IN_QEMU else 0.6  # seconds
 SUBNETS = ["10.9.0.0/24", "fd09::/64"]

@@ -29,7 +29,6 @@ from netns_tests import crash_shim, observed, qemu_image
 from netns_tests.node import NodeError
 from netns_tests.plugins import TOP, compiled
 
-IN_QEMU = "MESOKIT_IN_QEMU" in os.environ
 KERNELS = TOP / "build" / "kernel"
 PORT = "/dev/vport0p1"
 

@@ -41,10 +41,12 @@ from pathlib import Path
 from typing import Any
 
 from cni_plugins.cli import start
+from cni_plugins.kernel.netlink import pyroute
 from cni_plugins.node import plugins
 from cni_plugins.plugins import registry
 from netns_tests import crash_shim, node_init
 from netns_tests.node_init import Body
+from netns_tests.plugins import IN_QEMU
 
 TOP = Path(__file__).resolve().parents[1]
 COMMAND = str(TOP / ".venv" / "bin" / "mesokit")
@@ -58,9 +60,9 @@ _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _ROOM = 4096
 
 #: What kernel/netlink imports to know the layouts that pyroute2 has.
-_LAYOUTS = tuple(f"pyroute2.netlink.rtnl.{name}" for name in ("ifaddrmsg", "ifinfmsg", "iw_event", "rtmsg"))
+_LAYOUTS = tuple(f"netlink.rtnl.{name}" for name in ("ifaddrmsg", "ifinfmsg", "iw_event", "rtmsg"))
 
-_LARGE = re.compile(r"cni_plugins\.cli\.(framework|run|web|manual)\w*")
+_LARGE = re.compile(rf"cni_plugins\.cli\.(framework|run|web|manual{'|app' if IN_QEMU else ''})\w*")
 
 
 class Warm:
@@ -265,10 +267,10 @@ def import_all() -> None:
         for item in pkgutil.iter_modules(folder.__path__, f"cni_plugins.{package}."):
             if not item.ispkg and not _LARGE.fullmatch(item.name):
                 importlib.import_module(item.name)
+    pyroute.load(*_LAYOUTS)
     for module in (
         *registry.MODULES.values(),
         *plugins.IMPORTED_LATE,
-        *_LAYOUTS,
         "cni_plugins.main",
         "packed",
         *([_DRIVER] if crash_shim.loaded() else []),

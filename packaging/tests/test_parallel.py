@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from netns_tests.parallel import IN_QEMU, LONG, kept_together
+from netns_tests.parallel import LONG, QEMU, kept_together
 
 pytest_plugins = ["pytester"]
 TOP = Path(__file__).resolve().parents[2]
@@ -29,10 +29,10 @@ def test_what_takes_long_begins_first(pytester: pytest.Pytester, monkeypatch: py
 
 def test_the_table_names_files_that_are_there() -> None:
     for group in LONG:
-        assert group == IN_QEMU or (TOP / group).is_file(), group
+        assert group == QEMU or (TOP / group).is_file(), group
 
 
 def test_a_file_stays_together() -> None:
     assert kept_together("netns_tests/test_gc.py::test_x[1]") == "netns_tests/test_gc.py"
-    assert kept_together("netns_tests/test_qemu_links.py::test_x") == IN_QEMU
-    assert kept_together("netns_tests/test_qemu_differential.py::test_x") == IN_QEMU
+    assert kept_together("netns_tests/test_qemu_links.py::test_x") == QEMU
+    assert kept_together("netns_tests/test_qemu_differential.py::test_x") == QEMU
