@@ -36,7 +36,11 @@ class DelegationConfig:
         "subnet", integer(0, _SUBNETS - 1), 0, "which /64 of a larger prefix is the network's; the first is 0"
     )
     duid: bytes = option(
-        "duid", DUID, b"", "who the host is to servers; default made of the uplink's MAC address"
+        "duid",
+        DUID,
+        b"",
+        "who the host is to servers, default made of the uplink's MAC address; a network needs one of its "
+        "own where a server gives one prefix to a DUID, whoever asks",
     )
     daemon_socket: str = option(
         "daemonSocketPath",
