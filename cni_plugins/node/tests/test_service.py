@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import select
 import socket
 import threading
 from pathlib import Path
@@ -51,6 +53,16 @@ def test_a_call_reaches_the_handler_with_everything(path: Path) -> None:
         taken, status, stdout, stderr = call(path, request("bridge", env, b"x" * 300_000, netns=True), 2)
     assert (taken, status, stderr) == (wire.TAKEN, 0, b"warned\n")
     assert json.loads(stdout) == {"plugin": "bridge", "env": env, "stdin": 300_000, "netns": True}
+
+
+def test_a_connection_wakes_one_worker_of_those_that_listen(path: Path) -> None:
+    """As the kernel has it: the others sleep on, and what they share with it is not written a second time."""
+    with running(path, echo) as there:
+        listening = there.service.listening.fileno()
+        told = "".join(item.read_text() for item in Path("/proc/self/fdinfo").iterdir() if item.exists())
+        found = re.findall(r"tfd: +(\d+) events: +([0-9a-f]+)", told)
+        masks = [int(events, 16) for descriptor, events in found if int(descriptor) == listening]
+    assert [mask & select.EPOLLEXCLUSIVE for mask in masks] == [select.EPOLLEXCLUSIVE]
 
 
 def test_bytes_that_are_no_utf8_survive(path: Path) -> None:
