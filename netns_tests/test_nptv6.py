@@ -159,3 +159,21 @@ def test_gc_takes_the_rules_and_the_route(node: Node, ours: str) -> None:
     node.cni("GC", f"{ours}/bridge", made | {"cni.dev/valid-attachments": []}).ok()
     assert "2001:db8:9::/64" not in node.shell("ip -6 route show table all")
     assert "nptv6" not in node.shell("nft list ruleset")
+
+
+def test_an_update_translates_what_it_adds(node: Node, ours: str) -> None:
+    """And no more what it takes away, while the rest of the prefix goes on; the prefixes themselves stay."""
+    world = world_of(node)
+    box = Box(node, ours, "c1", conf(None, nptv6=PAIR))
+    (pair,) = nptv6.parse(PAIR, "nptv6")
+    more = str(pair.external_of(parse_ip("fd09::77")))
+    node.run([MESOKIT, "update", "c1", "addresses+=fd09::77/64"])
+    assert world.ping(more, seconds=3) and world.ping(outside(box), seconds=3)
+    node.run([MESOKIT, "update", "c1", "addresses-=fd09::77", "--disrupt"])
+    assert not world.ping(more, seconds=1) and world.ping(outside(box), seconds=3)
+    assert not box.call("CHECK").error
+    refused = node.run([MESOKIT, "update", "c1", "nptv6=x"], check=False)
+    assert refused.status != 0 and "attach the container anew" in refused.stderr.decode()
+    box.call("DEL").ok()
+    assert "nptv6" not in node.shell("nft list ruleset; ls /run/mesokit/claims 2>&1; ip -6 route")
+    assert "2001:db8:9::/64" not in node.shell("ip -6 route show table all")

@@ -3,14 +3,16 @@
 What does it is imported where a network asks: hardly half of them hide addresses, and few translate prefixes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from ipaddress import IPv6Network
 from typing import TYPE_CHECKING, Any
 
 from cni_plugins.spec.call import Call
 from cni_plugins.spec.config import parsed_by
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address
-from cni_plugins.spec.values import IpInterface, fold
+from cni_plugins.spec.values import IpInterface, JsonObject, fold, parse_cidr
 from cni_plugins.steps.masquerade import NFTABLES, Masquerade
 from cni_plugins.steps.step import Step
 
@@ -30,6 +32,49 @@ def _pairs(value: Any, where: str) -> "tuple[PrefixPair, ...]":
 
 
 NPTV6 = parsed_by("object of IPv6 prefixes", _pairs)
+
+
+def validate(call: Call, pairs: "tuple[PrefixPair, ...]") -> None:
+    """CniError 7 when the file itself says that `nptv6` is for no address that `ipam` could give."""
+    if not pairs:
+        return
+    ipam = fold(call.config, "ipam")
+    if not isinstance(ipam, dict) or not fold(ipam, "type"):
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"nptv6 is set ({', '.join(map(str, pairs))}), and without ipam the container has no address",
+            "give the network an ipam, or leave nptv6 out",
+        )
+    subnets = list(_subnets(ipam)) if fold(ipam, "type") == "host-local" else []
+    if subnets and not any(item.overlaps(pair.internal.network) for item in subnets for pair in pairs):
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"nptv6 translates {_prefixes(pairs)}, and no subnet of ipam is in it: {_listed(subnets)}",
+            "name the prefix that holds the subnet of ipam, or leave nptv6 out",
+        )
+
+
+def _subnets(ipam: JsonObject) -> Iterator[IPv6Network]:
+    """Of host-local's ranges; none where some of its addresses come from elsewhere."""
+    if fold(ipam, "prefixDelegation") is not None:
+        return
+    listed = fold(ipam, "ranges")
+    sets = listed if isinstance(listed, list) else []
+    entries = [item for each in sets if isinstance(each, list) for item in each]
+    for entry in (ipam, *entries):
+        subnet = fold(entry, "subnet") if isinstance(entry, dict) else None
+        with suppress(TypeError, ValueError):  # host-local says what is wrong with it
+            network = parse_cidr(subnet).network
+            if isinstance(network, IPv6Network):
+                yield network
+
+
+def _prefixes(pairs: "tuple[PrefixPair, ...]") -> str:
+    return _listed(pair.internal.network for pair in pairs)
+
+
+def _listed(items: Iterable[object]) -> str:
+    return ", ".join(map(str, items))
 
 
 def hidden(call: Call, ips: Sequence[Address]) -> tuple[IpInterface, ...]:
@@ -71,12 +116,11 @@ def _translated(
 ) -> tuple[IpInterface, ...]:
     from cni_plugins.spec import nptv6
 
-    prefixes = ", ".join(str(pair.internal.network) for pair in pairs)
     if not mine:
-        there = ", ".join(str(entry.address.ip) for entry in ips) or "none at all"
+        there = _listed(entry.address.ip for entry in ips) or "none at all"
         raise CniError(
             Code.INVALID_CONFIG,
-            f"nptv6 translates {prefixes}, and no address of the container is in it: it has {there}",
+            f"nptv6 translates {_prefixes(pairs)}, and no address of the container is in it: it has {there}",
             "name the prefix that holds the subnet of ipam, or leave nptv6 out",
         )
     for entry in mine:

@@ -126,6 +126,7 @@ def validate(call: Call, config: BridgeConfig) -> None:
         )
     bridge_vlan.validate(config.trunk)
     wishes.validate(call, host_name=config.host_interface)
+    translation.validate(call, config.nptv6)
     if config.gateway:
         _gateway_name(config)
 

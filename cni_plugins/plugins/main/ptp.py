@@ -58,6 +58,7 @@ class PtpConfig:
 
 def validate(call: Call, config: PtpConfig) -> None:
     wishes.validate(call, host_name=config.host_interface)
+    translation.validate(call, config.nptv6)
 
 
 def add(call: Call, config: PtpConfig, tx: Transaction) -> Result:

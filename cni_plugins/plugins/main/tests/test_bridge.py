@@ -86,6 +86,13 @@ def test_delete_needs_neither_namespace_nor_valid_configuration(world: World) ->
         ({"runtimeConfig": {"mac": "zz"}}, 7, "runtimeConfig.mac"),
         ({"dns": {"nameservers": "x"}}, 6, "dns.nameservers"),
         ({"ipam": {"type": "no-such"}}, 7, "no-such"),
+        ({"nptv6": {"fd00:88::/64": "2001:db8::/48"}}, 7, "nptv6['fd00:88::/64']"),
+        ({"nptv6": {"fd00:88::/64": "2001:db8::/64"}}, 7, "no address of the container is in it"),
+        (
+            {"nptv6": {"fd00:88::/64": "2001:db8::/64"}, "ipam": DUAL},
+            7,
+            "no subnet of ipam is in it: fd00:9::/64",
+        ),
         ({"ipMasqBackend": "pf"}, 7, "ipMasqBackend"),
     ],
 )
