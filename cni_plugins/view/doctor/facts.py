@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from cni_plugins.kernel.addresses import LinkAddress
 from cni_plugins.kernel.links import Link
@@ -13,6 +14,7 @@ from cni_plugins.kernel.routes import KernelRoute, Refusal
 from cni_plugins.kernel.rules import Rule
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import Roots
+from cni_plugins.spec.values import IpNetwork, interface_of, packed_cidr
 from cni_plugins.view.attachments import Attachment, State
 from cni_plugins.view.node import Node
 from cni_plugins.view.pools import Pool
@@ -71,6 +73,20 @@ class Facts:
 def is_routed(item: Attachment) -> bool:
     """Whether its packets are forwarded by the host, and not by a bridge or a master alone."""
     return any(line.get("step") == "forwarding" for line in item.steps)
+
+
+def subnet_of(address: str) -> IpNetwork:
+    """The network of an address with a prefix length. A node's containers have few of them, and making one
+    costs more than all else that is asked of an address. ValueError if it is none.
+    """
+    raw, length = packed_cidr(address)
+    rest = 8 * len(raw) - length
+    return _network(int.from_bytes(raw, "big") >> rest << rest, len(raw), length)
+
+
+@lru_cache(maxsize=64)
+def _network(number: int, size: int, length: int) -> IpNetwork:
+    return interface_of(number.to_bytes(size, "big"), length).network
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from cni_plugins.kernel.netlink.netfilter import Nfnetlink
 from cni_plugins.kernel.nft import base_chains
 from cni_plugins.kernel.nft.base_chains import FORWARD, BaseChain
 from cni_plugins.kernel.nft.elements import TABLE
-from cni_plugins.view.doctor.facts import Facts, Finding, Level
+from cni_plugins.view.doctor.facts import Facts, Finding, Level, subnet_of
 
 _SECONDS = 10
 _NAMES = re.compile(r'"([^"]+)"')
@@ -37,7 +37,7 @@ def foreign_forward_drop(facts: Facts) -> Iterator[Finding]:
     ours: dict[str, tuple[set[str], set[str]]] = {}  # bridge, or subnet: names of links, subnets
     for item in routed:
         for entry in item.addresses:
-            subnet = str(ip_network(entry.address, strict=False))
+            subnet = str(subnet_of(entry.address))
             names, subnets = ours.setdefault(item.parent or subnet, (set(), set()))
             names.update(name for name in (item.parent, item.host_interface) if name)
             subnets.add(subnet)

@@ -17,7 +17,7 @@ from cni_plugins.kernel.nft.base_chains import FORWARD, OUTPUT, POSTROUTING, PRE
 from cni_plugins.kernel.nft.elements import TABLE
 from cni_plugins.spec.values import IpNetwork
 from cni_plugins.view.attachments import Published
-from cni_plugins.view.doctor.facts import Facts, Finding, Level
+from cni_plugins.view.doctor.facts import Facts, Finding, Level, subnet_of
 from cni_plugins.view.doctor.firewall import chains_of, table_text
 
 _HOOKS = frozenset((PREROUTING, FORWARD, POSTROUTING, OUTPUT))
@@ -37,7 +37,7 @@ def foreign_rules(facts: Facts) -> Iterator[Finding]:
     if not routed:
         return
     links = {name for item in routed for name in (item.parent, item.host_interface) if name}
-    subnets = {ip_network(entry.address, strict=False) for item in routed for entry in item.addresses}
+    subnets = {subnet_of(entry.address) for item in routed for entry in item.addresses}
     ports = {
         (port.protocol, port.host_port): (item.container_id, port) for item in routed for port in item.ports
     }

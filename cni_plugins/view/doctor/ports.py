@@ -31,13 +31,14 @@ def bridge_ports(facts: Facts) -> Iterator[Finding]:
 
 def _arguments(item: Attachment) -> dict[str, object] | None:
     """How the port was made; None where an update has changed its flags, which are nobody's fault then."""
-    if any(line.get("step") == _CHANGED for line in item.steps):
-        return None
+    made = None
     for line in item.steps:
-        found = line.get("args")
-        if line.get("step") == "bridge-port" and isinstance(found, dict):
-            return found
-    return None
+        kind, found = line.get("step"), line.get("args")
+        if kind == _CHANGED:
+            return None
+        if kind == "bridge-port" and isinstance(found, dict):
+            made = found
+    return made
 
 
 def _wrong(link: Link, bridge: Link, made: dict[str, object]) -> Iterator[tuple[str, str, str]]:

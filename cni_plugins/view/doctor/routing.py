@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 from cni_plugins.kernel import routes
 from cni_plugins.kernel.rules import Rule
 from cni_plugins.spec.values import IpNetwork
 from cni_plugins.view.attachments import Attachment
-from cni_plugins.view.doctor.facts import Facts, Finding, Level
+from cni_plugins.view.doctor.facts import Facts, Finding, Level, subnet_of
 
 _MAIN = 32766  # the priority of the rule that leads to the main table (ip-rule(8))
 _LOCAL = 255
@@ -60,7 +60,7 @@ def refusing_rules(facts: Facts) -> Iterator[Finding]:
     subnets: dict[IpNetwork, Attachment] = {}
     for item in routed:
         for entry in item.addresses:
-            subnets.setdefault(ip_network(entry.address, strict=False), item)
+            subnets.setdefault(subnet_of(entry.address), item)
     for rule in facts.rules:
         if (rule.priority or 0) >= _MAIN or rule.mark or rule.outgoing:
             continue
