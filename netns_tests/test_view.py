@@ -261,6 +261,7 @@ def test_a_picture_has_all_containers_and_marks_what_is_wrong(node: Node, ours: 
     tree = ElementTree.fromstring(document)
     texts = " ".join(tree.itertext())
     assert "<web>&\\x1b.1" in texts and "10.8.0.2" in texts
+    assert "web0  DOWN  bridge 10.9.0.1/24" in texts
     assert [item for item in tree.iter() if item.get("class") == "bad"]
 
 

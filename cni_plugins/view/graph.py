@@ -107,12 +107,15 @@ def text(found: Sequence[Branch], title: str) -> Iterator[str]:
     yield printable(title)
     for number, branch in enumerate(found):
         last = number == len(found) - 1
-        mark = "" if branch.good else "  DOWN"
-        yield printable(f"{'└' if last else '├'}─ {branch.name}  {branch.about}{mark}")
+        yield printable(f"{'└' if last else '├'}─ {branch.name}  {branch.about}{_mark(branch)}")
         for index, leaf in enumerate(branch.leaves):
             end = index == len(branch.leaves) - 1
             link = f"{leaf.link} ── " if leaf.link else ""
             yield printable(f"{' ' if last else '│'}  {'└' if end else '├'}─ {link}{leaf.text}")
+
+
+def _mark(branch: Branch) -> str:
+    return "" if branch.good else "  DOWN"
 
 
 def svg(found: Sequence[Branch], title: str) -> str:
@@ -120,14 +123,17 @@ def svg(found: Sequence[Branch], title: str) -> str:
     parts: list[str] = []
     y = 40
     wide = max((len(leaf.text) for branch in found for leaf in branch.leaves), default=0) * _LETTER + 20
-    for branch in found:
+    # What is wrong stands first in a box: its end may be cut.
+    heads = [f"{branch.name}{_mark(branch)}  {branch.about}" for branch in found]
+    left = min(max([_WIDE, *(len(head) * _LETTER + 20 for head in heads)]), 2 * _WIDE)
+    for branch, head in zip(found, heads, strict=True):
         top, rows = y, max(len(branch.leaves), 1)
         middle = top + (rows * _ROW) / 2
-        body = [_box(_EDGE, middle - 10, _WIDE, f"{branch.name}  {branch.about}", branch.about)]
+        body = [_box(_EDGE, middle - 10, left, head, branch.about)]
         for leaf in branch.leaves:
-            x, end = _EDGE + _WIDE, _EDGE + _WIDE + _GAP + 100
-            line = f'<path d="M{x} {middle:g}H{x + _GAP // 2}V{y + 10:g}H{end}"/>'
-            label = f'<text x="{x + _GAP // 2 + 4}" y="{y + 7:g}">{_safe(leaf.link)}</text>'
+            x, end = _EDGE + left, _EDGE + left + _GAP + 100
+            line = f'<path d="M{x:g} {middle:g}H{x + _GAP // 2:g}V{y + 10:g}H{end:g}"/>'
+            label = f'<text x="{x + _GAP // 2 + 4:g}" y="{y + 7:g}">{_safe(leaf.link)}</text>'
             inner = line + label + _box(end, y, max(wide, _WIDE), leaf.text, leaf.about)
             body.append(_group(inner, good=leaf.good, container=leaf.container))
             y += _ROW
@@ -135,10 +141,10 @@ def svg(found: Sequence[Branch], title: str) -> str:
             y += _ROW
         parts.append(_group("".join(body), good=branch.good))
         y += 10
-    size = _EDGE * 2 + _WIDE + _GAP + 100 + max(wide, _WIDE)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{size:g}" height="{y + _EDGE}" role="img">'
+    size = _EDGE * 2 + left + _GAP + 100 + max(wide, _WIDE)
+    start = f'<svg xmlns="http://www.w3.org/2000/svg" width="{size:g}" height="{y + _EDGE}" role="img">'
     named = f'<title>{_safe(title)}</title><text x="{_EDGE}" y="24">{_safe(title)}</text>'
-    return f"{head}<style>{STYLE}</style>{named}{''.join(parts)}</svg>\n"
+    return f"{start}<style>{STYLE}</style>{named}{''.join(parts)}</svg>\n"
 
 
 def _group(inner: str, *, good: bool, container: str = "") -> str:
