@@ -166,6 +166,12 @@ def configured_route(value: object, where: str) -> Route:
         raise CniError(
             Code.INVALID_CONFIG, f"{where}.gw is {route.gw}, a multicast address: no router has one"
         )
+    # 0.0.0.0 is Linux's way to say that the destination is on the link; :: is not.
+    if route.gw is not None and (route.gw.is_loopback or (route.gw.version == 6 and route.gw.is_unspecified)):
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"{where}.gw is {route.gw}, which no router has: leave it out for what is on the link",
+        )
     return route
 
 

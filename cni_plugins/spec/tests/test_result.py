@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni_plugins.spec.errors import CniError
-from cni_plugins.spec.result import Result, decode, encode
+from cni_plugins.spec.result import Result, configured_route, decode, encode
 from cni_plugins.spec.versions import VERSIONS
 
 FULL: dict[str, Any] = {
@@ -115,3 +115,16 @@ def test_any_json_is_a_result_or_a_typed_error(document: Any, version: str) -> N
     except CniError:
         return
     encode(result, version)
+
+
+@pytest.mark.parametrize(
+    ("dst", "gw"), [("::/0", "::"), ("::/0", "::1"), ("0.0.0.0/0", "127.0.0.1"), ("::/0", "ff02::1")]
+)
+def test_a_gateway_that_no_router_has_is_refused(dst: str, gw: str) -> None:
+    with pytest.raises(CniError) as refused:
+        configured_route({"dst": dst, "gw": gw}, "ipam.routes[1]")
+    assert refused.value.code == 7 and f"ipam.routes[1].gw is {gw}" in refused.value.msg
+
+
+def test_a_gateway_of_zeros_says_that_the_destination_is_on_the_link() -> None:
+    assert str(configured_route({"dst": "10.0.0.0/8", "gw": "0.0.0.0"}, "r").gw) == "0.0.0.0"
