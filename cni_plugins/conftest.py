@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from cni_plugins.kernel.namespace import entered
 from cni_plugins.main import handle
@@ -20,6 +21,10 @@ from cni_plugins.spec.call import Request
 from cni_plugins.spec.namespace import Namespace, from_descriptor
 
 _CLONE_NEWNET = 0x40000000
+
+# What is drawn is the same in each run, so that a run tells what the change did; as in executor/conftest.py.
+settings.register_profile("room", deadline=None, derandomize=True)
+settings.load_profile("room")
 
 
 def new_namespace() -> Namespace:
