@@ -6,6 +6,8 @@ import re
 
 from mesos.v1.scheduler import scheduler_pb2
 
+from executor.framework.sdk.calls import Call
+
 Event = scheduler_pb2.Event
 
 _FATAL = (
@@ -27,6 +29,15 @@ def superseded(error: str) -> bool:
 def superseded_call(refusal: str) -> bool:
     """Whether a call's refusal says so."""
     return _SUPERSEDED_CALL.search(refusal) is not None
+
+
+def ends_subscription(status: int, text: str, call: Call) -> bool:
+    """Whether a call's refusal means that only a new subscription helps: the master does not lead any more,
+    or does not know this framework. A change that is not authorized is refused again with each.
+    """
+    if status == 403 and call.type == Call.UPDATE_FRAMEWORK:
+        return "not subscribed" in text
+    return status in (307, 401, 403, 503) or (status == 400 and "cannot be found" in text)
 
 
 def of_constraints(error: str) -> bool:

@@ -26,6 +26,7 @@ from mesos.v1 import mesos_pb2
 from mesos.v1.scheduler import scheduler_pb2
 
 from executor.framework.sdk.answers import (
+    ends_subscription,
     fatal,
     has_body,
     leader_of,
@@ -33,7 +34,7 @@ from executor.framework.sdk.answers import (
     superseded,
     superseded_call,
 )
-from executor.framework.sdk.calls import Call, repeatable, subscribe
+from executor.framework.sdk.calls import repeatable, subscribe
 from executor.framework.sdk.session_events import (
     Action,
     Answered,
@@ -344,7 +345,7 @@ class Session:
             return [Outcome(given.token, Fate.TAKEN, given.status), *self._next_call(now)]
         if given.status == 400 and superseded_call(given.text):
             return self._superseded(f"a call was refused: {given.text}")
-        if self._is_over(given, pending.call):
+        if ends_subscription(given.status, given.text, pending.call):
             why = f"a call was answered {given.status}: {given.text}".removesuffix(": ")
             fresh = [RefreshCredential()] if given.status == 401 else []
             return [*fresh, *self._again(now, why)]
@@ -356,17 +357,6 @@ class Session:
         self._state.under_way.popleft()
         if self._state.under_way:
             self._state.under_way[0].since = now
-
-    @staticmethod
-    def _is_over(given: Answered, call: Call) -> bool:
-        """Whether a refusal means that only a new subscription helps: the master does not lead any more, or
-        does not know this framework. A change that is not authorized is refused again with each.
-        """
-        if given.status == 403 and call.type == Call.UPDATE_FRAMEWORK:
-            return "not subscribed" in given.text
-        return given.status in (307, 401, 403, 503) or (
-            given.status == 400 and "cannot be found" in given.text
-        )
 
     def _call_lost(self, given: Input, now: float) -> list[Action]:
         """A connection that the master closed while it was idle, or said it would close, is made anew; else
