@@ -56,11 +56,20 @@ class Lineage:
         """It was not."""
         self._starting.pop(mark, None)
 
-    def strangers(self) -> list[Stat]:
-        """Running processes right below the warden of whom nothing is known yet."""
+    def strangers(self) -> tuple[list[Stat], set[tuple[int, int]]]:
+        """Of whom nothing is known yet right below the warden: the running, and the identities of those that
+        have ended since they were listed (started at 0 where even that is not known any more).
+        """
         known = {pid for pid, _ in self._known} | {process.pid for process in self._living.values()}
-        fresh = (procfs.stat(pid) for pid in procfs.children(self._root()) if pid not in known)
-        return [entry for entry in fresh if entry is not None and entry.state in "RSD"]
+        running: list[Stat] = []
+        ended: set[tuple[int, int]] = set()
+        for pid in procfs.children(self._root()):
+            entry = None if pid in known else procfs.stat(pid)
+            if entry is not None and entry.state in "RSD":
+                running.append(entry)
+            elif pid not in known and (entry is None or entry.dead):
+                ended.add((pid, 0) if entry is None else entry.identity)
+        return running, ended
 
     def members(self, processes: Iterable[Process]) -> dict[str, list[Stat]]:
         """The living processes of each task, by cookie, from one look at all that is below the warden."""
@@ -164,7 +173,7 @@ def _marks(processes: Iterable[Process]) -> dict[int, str]:
 @dataclass(frozen=True, slots=True)
 class Signalled:
     """What came of a signal to trees: how many processes got it, and the cookies of those trees in which new
-    ones appeared to the last.
+    ones appeared to the last, or may have.
     """
 
     count: int
@@ -176,24 +185,34 @@ def signal_members(lineage: Lineage, processes: list[Process], number: int) -> S
 
     A process that is stopped cannot fork between the look and the signal. One that forks and ends, and whose
     child does the same in a session of its own, would be another at every look: so whoever turns up below the
-    warden is stopped first, then asked whose it is, and goes on if it is nobody's of these.
+    warden is stopped first, then asked whose it is, and goes on if it is nobody's of these. Who has ended
+    before he could be stopped may have left such a child, so there is one more look.
     """
     stopped: dict[tuple[int, int], Stat] = {}
     held: dict[tuple[int, int], Stat] = {}
+    ended: set[tuple[int, int]] = set()
+    grown: set[str] = set()
+    moving = True
     until = time.monotonic() + _LIMIT
     for rounds in itertools.count(1):
         if rounds > 1:
-            held |= {entry.identity: entry for entry in lineage.strangers() if _stop(entry)}
+            running, left = lineage.strangers()
+            stoppable = {entry.identity: entry for entry in running if _stop(entry)}
+            moving = not left <= ended or len(stoppable) < len(running)
+            held |= stoppable
+            ended |= left
         new = {
             cookie: fresh
             for cookie, entries in lineage.members(processes).items()
             if (fresh := [entry for entry in entries if entry.identity not in stopped])
         }
         arrived = [entry for entries in new.values() for entry in entries]
+        grown |= new.keys() if rounds > 1 else set()
         for entry in arrived:
             _stop(entry)
             stopped[entry.identity] = entry
-        if not arrived or (rounds >= _LEAST_ROUNDS and time.monotonic() >= until):
+        settled = not arrived and not moving
+        if settled or (rounds >= _LEAST_ROUNDS and time.monotonic() >= until):
             break
         _wait_stopped(arrived)
     for identity in held.keys() - stopped.keys():
@@ -202,7 +221,7 @@ def signal_members(lineage: Lineage, processes: list[Process], number: int) -> S
     if number != signal.SIGKILL:
         for entry in stopped.values():
             procfs.send_signal(entry, signal.SIGCONT)
-    return Signalled(signalled, frozenset(new))
+    return Signalled(signalled, frozenset(new.keys() | (grown if moving else set())))
 
 
 def _stop(entry: Stat) -> bool:
