@@ -60,7 +60,7 @@ def test_policy_is_explained_as_the_command_does(node: Node, ours: str, served: 
     assert served.ask("v1/explain?from=web-1&to=db-1&traffic=tcp/80").json() == told
     assert {item["allowed"] for item in told} == {False}
     wrong = served.ask("v1/explain?from=web-1&to=nobody&traffic=tcp/80")
-    assert wrong.status == 422 and "no container under policy begins so" in wrong.json()["message"]
+    assert wrong.status == 422 and "is no container under policy" in wrong.json()["message"]
 
 
 REFUSED: list[tuple[str, dict[str, str], int, str]] = [

@@ -197,7 +197,7 @@ def test_policy_says_who_refuses(node: Node, ours: str, served: Web, browser: Br
     page.type("x")
     page.press("Enter")
     page.until(
-        "document.querySelector('#verdict').textContent.includes('no container under policy begins so')"
+        "document.querySelector('#verdict').textContent.includes('is no container under policy')"
     )
 
 

@@ -78,7 +78,7 @@ def said(api: str, *words: str) -> Result:
 )
 def test_what_a_task_or_an_agent_says_does_nothing_to_a_terminal(framework: str, words: list[str]) -> None:
     result = said(framework, *words)
-    assert "\\x1b]0;owned" in result.output
+    assert "\\x1b]0;ow" in result.output  # a narrow table ends it there
     assert "\x1b" not in result.output and "\x07" not in result.output
 
 

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,4 +114,17 @@ def zookeeper(folder: Path) -> Iterator[Server]:
     argv = ["java", "-Xmx256m", "-cp", ":".join(jars)]
     argv += ["org.apache.zookeeper.server.ZooKeeperServerMain", str(folder / "zoo.cfg")]
     with _running(argv, port, folder, {}) as server:
+        _until_serving(port)
         yield server
+
+
+def _until_serving(port: int) -> None:
+    """A session that is asked for between listening and serving may get no answer at all."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as connection:
+            connection.sendall(b"srvr")
+            if b"Mode:" in connection.makefile("rb").read():
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"ZooKeeper on {port} listens, and does not serve")
