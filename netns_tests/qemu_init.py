@@ -12,6 +12,7 @@ pytest has a process of its own, forked from this one when it is imported alread
 """
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -44,7 +45,7 @@ class Runner:
     """A plugin of pytest that runs tests on request and sends every report on."""
 
     def __init__(self, port: Any) -> None:
-        from netns_tests import observed  # noqa: PLC0415 - after main() has set the path
+        from netns_tests import observed
 
         self._port = port
         self._config: Any = None
@@ -75,7 +76,7 @@ def tell(port: Any, message: dict[str, Any]) -> None:
 
 
 def run(port: Any, tests: list[str]) -> None:
-    import pytest  # noqa: PLC0415 - imported already, where the environment for it is set
+    import pytest
 
     said = io.StringIO()
     options = ["-p", "pytest_mock", "-p", "pytest_timeout", "-p", "no:cacheprovider", "--timeout=400"]
@@ -106,12 +107,11 @@ def main() -> None:
     os.chdir(TOP)
     prepare()
     sys.path[:1] = [str(TOP), str(TOP / "proto")]  # for this file's own folder
-    from netns_tests import node, warm  # noqa: PLC0415
+    from netns_tests import node, warm
 
     node.Node.maker = warm.forked()
-    import pytest  # noqa: F401, PLC0415 - see run()
-
-    import netns_tests.snapshot  # noqa: F401, PLC0415
+    for module in ("pytest", "netns_tests.snapshot"):  # run()'s, before it is forked
+        importlib.import_module(module)
 
     # A line is read byte by byte: what follows it is another process's.
     with open(sys.argv[1], "r+b", buffering=0) as raw:  # noqa: PTH123 - a device

@@ -196,9 +196,7 @@ def test_policy_says_who_refuses(node: Node, ours: str, served: Web, browser: Br
     page.click("input[name=to]")
     page.type("x")
     page.press("Enter")
-    page.until(
-        "document.querySelector('#verdict').textContent.includes('is no container under policy')"
-    )
+    page.until("document.querySelector('#verdict').textContent.includes('is no container under policy')")
 
 
 def test_without_the_link_nothing_is_shown(node: Node, ours: str, served: Web, browser: Browser) -> None:

@@ -82,7 +82,7 @@ def command(name: str | None, network: str | None, verbose: bool, as_json: bool)
 
 def _of_the_dead(place: Place, item: Attachment) -> Iterator[str]:
     """Why it is not as made, and the way out: whose business its removal is."""
-    from cni_plugins.view import collect, runtimes  # noqa: PLC0415 - for who met a dead one
+    from cni_plugins.view import collect, runtimes
 
     note, columns = collect.awaited(place.roots).get(item.identity), look.width()
     gone = f"its network namespace is gone: {item.netns}"
@@ -112,8 +112,8 @@ def _told(
         if len(sure) == len(listed):
             return [(item, []) for item in listed]
         # Of every kind of step: most of what this command would import, and hardly ever needed.
-        from cni_plugins.plugins.registry import Plugins  # noqa: PLC0415
-        from cni_plugins.view import endpoint  # noqa: PLC0415
+        from cni_plugins.plugins.registry import Plugins
+        from cni_plugins.view import endpoint
 
         with endpoint.checking(place.roots, place.host, Plugins(), found.seen.links, brief=brief) as checks:
             return [(item, [] if item in sure else endpoint.check(item, checks)) for item in listed]

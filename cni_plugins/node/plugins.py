@@ -32,6 +32,7 @@ IMPORTED_LATE = (
     "cni_plugins.kernel.nft.orphans",
     "cni_plugins.kernel.nft.spoof",
     "cni_plugins.plugins.ipam.prefix",
+    "cni_plugins.plugins.ipam.resolv_conf",
     "cni_plugins.steps.policy_endpoints",
     "cni_plugins.steps.version1",
     "subprocess",

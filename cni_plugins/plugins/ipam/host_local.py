@@ -173,31 +173,6 @@ def _requested(call: Call) -> list[Ip]:
     return wanted
 
 
-def resolv_conf(path: str) -> Dns:
-    """A resolv.conf as the result's dns. CniError 5 when it cannot be read."""
-    servers: list[str] = []
-    search: tuple[str, ...] = ()
-    options: list[str] = []
-    domain = ""
-    try:
-        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    except (OSError, ValueError) as error:
-        raise CniError(Code.IO, f"cannot read resolvConf {path}", str(error)) from error
-    for line in lines:
-        words = line.split()
-        if not words or words[0][0] in "#;":
-            continue
-        if words[0] == "nameserver" and len(words) > 1:
-            servers.append(words[1])
-        elif words[0] == "domain" and len(words) > 1:
-            domain = words[1]
-        elif words[0] == "search":
-            search = tuple(words[1:])
-        elif words[0] == "options":
-            options += words[1:]
-    return Dns(tuple(servers), domain, search, tuple(options))
-
-
 def _memory(call: Call, config: HostLocalConfig, number: int) -> sticky.Memory | None:
     if not config.sticky:
         return None
@@ -309,7 +284,11 @@ def add(call: Call, config: HostLocalConfig, tx: Transaction) -> Result:
 
 def _reserved(call: Call, config: HostLocalConfig, tx: Transaction, delegated: IPv6Network | None) -> Result:
     plan = _plan(call, config, delegated)
-    dns = resolv_conf(config.resolv_conf) if config.resolv_conf else Dns()
+    dns = Dns()
+    if config.resolv_conf:
+        from cni_plugins.plugins.ipam import resolv_conf
+
+        dns = resolv_conf.read(config.resolv_conf)
     owner = Owner(call.container_id, call.ifname)
     ips: list[Address] = []
     with opened(

@@ -12,7 +12,7 @@ from mesos.v1.scheduler import scheduler_pb2
 
 from executor.framework.service import core, wishes
 from executor.framework.service.tests.setup import Bench, agent, app, bench, until
-from executor.framework.store.interface import StoreError
+from executor.framework.store.interface import Leadership, StoreError, Txn
 from executor.protocol.encoding import Encoding, encode
 from executor.protocol.recordio import frame
 
@@ -153,12 +153,12 @@ def test_a_store_that_stalls_holds_up_the_master_and_not_the_memory(
             down = True
             commit = here.store.commit
 
-            async def failing(txn: object, fence: object) -> None:
+            async def failing(txn: Txn, fence: Leadership) -> None:
                 if down:
                     raise StoreError("no answer")
-                await commit(txn, fence)  # type: ignore[arg-type]
+                await commit(txn, fence)
 
-            here.store.commit = failing  # type: ignore[method-assign]
+            monkeypatch.setattr(here.store, "commit", failing)
             deployed = asyncio.create_task(here.framework.wish(wishes.deploy(app())))
             await until(lambda: "the store does not answer" in here.framework.books.problem)
             said = 3000
