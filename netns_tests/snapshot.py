@@ -283,4 +283,11 @@ def assert_clean(node: Node, before: Snapshot, why: str = "", **more: Any) -> No
     """`residue` with the same arguments is empty."""
     left = residue(node, before, **more)
     shown = "\n".join(line[:300] for line in left[:40])
-    assert not left, f"{why}: left behind, {len(left)} facts:\n{shown}"
+    doing = [_doing(node, found[1]) for line in left if (found := re.match(r"\+ process (\d+) ", line))]
+    assert not left, "\n".join([f"{why}: left behind, {len(left)} facts:", shown, *doing[:3]])
+
+
+def _doing(node: Node, pid: str) -> str:
+    """Why a process does not end: its state, and where in the kernel it is."""
+    files = " ".join(f"/proc/{pid}/{name}" for name in ("stat", "wchan", "stack"))
+    return f"process {pid}: {node.shell(f'cat {files} 2>&1', check=False)}"
