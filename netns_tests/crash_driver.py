@@ -1,12 +1,12 @@
 """Runs inside a node, under crash.c: serves plugin calls, each in a forked child that may be told to die at
 a change.
 
-A line of JSON on standard input is one call: {"env": {...}, "conf": {...}, "plugin": name, "crash": N};
-with N > 0 the child is killed just before its N-th change. The answer is a line: {"status": exit status or
--9, "changes": N, "stdout": text}. With "update": [KEY=VALUE, …] it is `mesokit update` of all containers
-of the network, with "network": a list it is added to container c1, or taken away from it without plugins.
-A fork of a process that has everything imported stands for a one-shot
-process, and costs a fiftieth of one.
+It says when it is ready. A line of JSON on standard input is one call:
+{"env": {...}, "conf": {...}, "plugin": name, "crash": N}; with N > 0 the child is killed just before its N-th
+change. The answer is a line: {"status": exit status or -9, "changes": N, "stdout": text}. With "update":
+[KEY=VALUE, …] it is `mesokit update` of all containers of the network, with "network": a list it is added to
+container c1, or taken away from it without plugins. A fork of a process that has everything imported stands
+for a one-shot process, and costs a fiftieth of one.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ def main() -> None:
         plugins[name]
     with Path(os.environ["CRASH_COUNTER"]).open("r+b") as file:
         counter = mmap.mmap(file.fileno(), 16)
+    sys.stdout.write("ready\n")  # whoever looks at the node's processes meets this one as it stays
+    sys.stdout.flush()
     for line in sys.stdin:
         sys.stdout.write(json.dumps(call(json.loads(line), counter)) + "\n")
         sys.stdout.flush()

@@ -265,6 +265,7 @@ def driver(node: Node, shim: Path, conf: dict[str, Any]) -> Iterator[Driver]:
         os.fdopen(request_write, "wb", buffering=0) as requests,
         os.fdopen(answer_read, "rb") as answers,
     ):
+        assert answers.readline() == b"ready\n"
         yield Driver(requests, answers, conf)
 
 
