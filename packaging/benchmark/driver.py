@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, os.fspath(Path(__file__).parent))
+import calls
 import floor
 from calls import Failed, Network, Side, call, chained, dual, netns, reserve, run, simple, timed
 
@@ -289,8 +290,7 @@ def pss(pid: int) -> int:
     total = 0
     for member in (pid, *children(pid)):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # one that has ended meanwhile
-            rollup = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()
-            total += sum(int(line.split()[1]) * 1024 for line in rollup if line.startswith("Pss:"))
+            total += calls.pss(member)
     return total
 
 

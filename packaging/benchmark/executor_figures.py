@@ -20,6 +20,7 @@ import threading
 import time
 from pathlib import Path
 
+import calls
 from mesos.v1 import mesos_pb2
 from mesos.v1.executor import executor_pb2
 
@@ -28,7 +29,7 @@ from executor.tests.scenarios import acknowledgements
 from executor.tests.scenarios.events import acknowledged, launch, task
 from executor.tests.scenarios.executor_process import Executor
 from executor.tests.scenarios.ledger import TERMINAL, state_name
-from executor.tests.scenarios.processes import memory, wait_until
+from executor.tests.scenarios.processes import wait_until
 from executor.tests.scenarios.scene import Scene
 from executor.tests.scenarios.scripted_agent import ScriptedAgent
 
@@ -47,7 +48,7 @@ def arrival(agent: ScriptedAgent, state: str) -> float:
 
 def size(pids: list[int]) -> int:
     """Proportional shares of memory added up, in bytes."""
-    return sum(memory(pid) for pid in pids)
+    return sum(calls.pss(pid) for pid in pids)
 
 
 def ended(executor: Executor) -> float:

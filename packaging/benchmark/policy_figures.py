@@ -27,6 +27,8 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+import calls
+
 from cni_plugins.kernel.netlink.netfilter import Nfnetlink
 from cni_plugins.kernel.nft import policy as kernel
 from cni_plugins.policy.model import Default, Endpoint
@@ -139,12 +141,6 @@ def applier(service: int) -> int:
     raise SystemExit("policy_figures: the service has no process for policies")
 
 
-def pss(pid: int) -> int:
-    """Bytes of proportional size."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in rollup if line.startswith("Pss:"))
-
-
 def ticks(pid: int) -> int:
     """Of a processor, in hundredths of a second."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -197,7 +193,7 @@ def main() -> int:
             found["service"].append(timed(partial(until_other, host, key, chain)))
             time.sleep(1)  # what it does after the change
         found["cpu"] = [(ticks(child) - began) * 10 / rounds]
-        found["memory"] = [pss(child) / (1 << 20)]
+        found["memory"] = [calls.pss(child) / (1 << 20)]
     finally:
         service.send_signal(signal.SIGTERM)
         service.wait(60)
