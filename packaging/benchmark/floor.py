@@ -163,7 +163,8 @@ def _calls(text: str) -> Iterator[Call]:
     """The calls of one thread that came to an end, in order."""
     pending: tuple[str, tuple[str, ...], int, str] | None = None
     data = bytearray()
-    for line in text.splitlines():
+    whole, _, _ = text.rpartition("\n")  # strace may be in the middle of a line
+    for line in whole.splitlines():
         if line.startswith(" | "):
             data += bytes.fromhex(line[10:59])
             continue
