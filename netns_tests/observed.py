@@ -21,10 +21,11 @@ from pathlib import Path
 from netns_tests.case import Case
 from netns_tests.plugins import IN_QEMU, TOP
 
+_USERS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mesokit-tests")
+_FROM_QEMU = _USERS / "observed-in-qemu"
+_INSIDE = Path("/observed")
 #: The user's, so that each checkout of a machine has it; without it all is observed anew.
-FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mesokit-tests", "observed")
-_FROM_QEMU = FOLDER.with_name("observed-in-qemu")
-_INSIDE = Path("/root/.cache/mesokit-tests/observed")
+FOLDER = _INSIDE if IN_QEMU else _USERS / "observed"
 #: In QEMU: what `versions` says outside.
 VERSIONS = Path("/versions")
 _PACKAGES = ("containernetworking-plugins", "conntrack", "iproute2", "iptables", "nftables")

@@ -68,7 +68,7 @@ def test_what_is_observed_is_there_for_the_next_machine(
     assert [next(iter(each)) for each in messages] == ["report", "report", "observed", "report"] * 2
     news = [each["observed"] for each in messages if "observed" in each]
     observed.bring(news[0])
-    assert observed.for_qemu() == {"/root/.cache/mesokit-tests/observed/case-1.json": outside / "case-1.json"}
+    assert observed.for_qemu() == {"/observed/case-1.json": outside / "case-1.json"}
     assert (outside / "case-1.json").read_text() == "seen"
     observed.bring(news[1])
     assert observed.for_qemu() == {}

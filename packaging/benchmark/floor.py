@@ -21,8 +21,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import straced
+from straced import Call
+
 _ATTACHED_WITHIN_SECONDS, _WRITTEN_WITHIN_SECONDS, _LOOK_SECONDS = 30, 10, 0.02
-_SHOWN = 65536  # bytes of a buffer, the largest that the kernel sends
 _AT_FDCWD = -100
 _SIOCGIFNAME, _SIOCGIFINDEX, _SIOCDEVPRIVATE = 0x8910, 0x8933, 0x89F0
 _NEWLINK, _DELLINK, _NLMSG_ERROR, _NETLINK_NETFILTER = 16, 17, 2, 12
@@ -31,7 +33,6 @@ _NEWLINK, _DELLINK, _NLMSG_ERROR, _NETLINK_NETFILTER = 16, 17, 2, 12
 _IN_HEADER = (*range(16, 20), *range(20, 23), *range(28, 31), *range(36, 47))
 _IN_ATTRIBUTES = {16: (16, (5, 10)), 19: (16, (5, 10)), 24: (12, (4,)), 25: (12, (4,))}
 
-_LINE = re.compile(r"(\w+)\((.*)\)\s+= (-?\d+|0x[0-9a-f]+|\?)(?:<.*?>(?:\(deleted\))?)?(?: (E[A-Z0-9]+))?.*")
 _STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 _DESCRIPTOR = re.compile(r"^(-?\d+)<(.*)>(?:\(deleted\))?$")
 
@@ -77,19 +78,6 @@ class Unfinished(Exception):
     """What was heard is not the whole of a call."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A system call as strace shows it: arguments as text, the result, 0 or errno's name, and the bytes that
-    went either way.
-    """
-
-    name: str
-    arguments: tuple[str, ...]
-    result: int
-    error: str
-    data: bytes
-
-
 @dataclass(slots=True)
 class Recording:
     """Steps, and what of them a test compares: how often each type of netlink message was sent, and which
@@ -104,7 +92,7 @@ class Recording:
 def record(pids: Sequence[int], call: Callable[[], object]) -> Recording:
     """What the service with these processes does for `call`. Unknown; Unfinished when it cannot be heard."""
     with tempfile.TemporaryDirectory(prefix="floor-", dir="/tmp") as folder:
-        argv = [*strace(Path(folder)), *(word for pid in pids for word in ("-p", str(pid)))]
+        argv = [*straced.command(Path(folder)), *(word for pid in pids for word in ("-p", str(pid)))]
         tracer = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
         try:
             _until_attached(tracer, pids)
@@ -115,15 +103,11 @@ def record(pids: Sequence[int], call: Callable[[], object]) -> Recording:
             tracer.wait()
 
 
-def strace(folder: Path) -> list[str]:
-    """What writes the calls of each thread into a file of `folder`."""
-    argv = ["strace", "-ff", "-f", "-xx", "-X", "raw", "-yy", "-s", str(_SHOWN), "-o", f"{folder}/thread"]
-    return [*argv, "-e", "read=all", "-e", "write=all", "-e", "trace=!futex,brk,rt_sigaction,rt_sigprocmask"]
-
-
 def sent(folder: Path) -> Counter[int]:
     """How often each type of netlink message was sent by the threads in `folder`."""
-    calls = (call for path in folder.iterdir() for call in _calls(path.read_text()) if _is_netlink(call))
+    calls = (
+        call for path in folder.iterdir() for call in straced.calls(path.read_text()) if _is_netlink(call)
+    )
     return Counter(
         struct.unpack_from("=H", call.data, begin + 4)[0]
         for call in calls
@@ -137,7 +121,7 @@ def _translated(folder: Path) -> Recording:
     while True:
         time.sleep(_LOOK_SECONDS)
         try:
-            return translate([list(_calls(path.read_text())) for path in sorted(folder.iterdir())])
+            return translate([list(straced.calls(path.read_text())) for path in sorted(folder.iterdir())])
         except Unfinished:
             if time.monotonic() > deadline:
                 raise
@@ -157,44 +141,6 @@ def _is_traced(pid: int, tracer: int) -> bool:
     with suppress(FileNotFoundError, ProcessLookupError):
         return all(line in (path / "status").read_text() for path in Path(f"/proc/{pid}/task").iterdir())
     return True
-
-
-def _calls(text: str) -> Iterator[Call]:
-    """The calls of one thread that came to an end, in order."""
-    pending: tuple[str, tuple[str, ...], int, str] | None = None
-    data = bytearray()
-    whole, _, _ = text.rpartition("\n")  # strace may be in the middle of a line
-    for line in whole.splitlines():
-        if line.startswith(" | "):
-            data += bytes.fromhex(line[10:59])
-            continue
-        if line.startswith(" *"):
-            continue
-        if pending is not None:
-            yield Call(*pending, bytes(data))
-        pending, found = None, _LINE.fullmatch(line)
-        data.clear()
-        if found is not None and found[3] != "?":
-            pending = found[1], tuple(_split(found[2])), int(found[3], 0), found[4] or ""
-    if pending is not None:
-        yield Call(*pending, bytes(data))
-
-
-def _split(text: str) -> Iterator[str]:
-    """Arguments at the outermost commas."""
-    depth, quoted, begun = 0, False, 0
-    for place, letter in enumerate(text):
-        if letter == '"':
-            quoted = not quoted
-        elif not quoted and letter in "[{<":
-            depth += 1
-        elif not quoted and letter in "]}>" and text[place - 1 : place + 1] not in {"->", "=>"}:
-            depth -= 1
-        elif not quoted and letter == "," and depth == 0:
-            yield text[begun:place].strip()
-            begun = place + 1
-    if text[begun:].strip():
-        yield text[begun:].strip()
 
 
 def translate(threads: Iterable[Sequence[Call]]) -> Recording:

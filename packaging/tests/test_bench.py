@@ -16,6 +16,7 @@ from pathlib import Path
 
 import floor
 import pytest
+import straced
 
 from netns_tests.load import bridge
 from netns_tests.node import Netns, Node, until
@@ -123,6 +124,6 @@ def replayed(node: Node, box: Netns, program: Path, recorded: floor.Recording, f
     folder.mkdir()
     steps = folder.with_suffix(".steps")
     steps.write_text("\n".join(recorded.steps) + "\n")
-    argv = [*floor.strace(folder), str(program)]
+    argv = [*straced.command(folder), str(program)]
     node.run(argv, env={"FLOOR_STEPS": str(steps), "CNI_NETNS": box.path})
     return floor.sent(folder)
