@@ -40,8 +40,8 @@ def _addresses(
     return value
 
 
-_SECONDS = click.FloatRange(0, 292e6)
-"""As many as the nanoseconds of Mesos' 64 bits hold, and then some."""
+_SECONDS = click.FloatRange(0, 9.2e9)
+"""As many as the nanoseconds of Mesos' 64 bits hold."""
 
 
 def _seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:

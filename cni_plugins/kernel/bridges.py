@@ -116,8 +116,7 @@ def give_addresses(
                 f'failed to set bridge addr: "{bridge.name}" already has an IP address different from '
                 f"{missing[0]}",
                 f"{bridge.name} has address {old}, which conflicts with gateway {missing[0]}; "
-                "forceAddress: true "
-                "replaces it",
+                "forceAddress: true replaces it",
             )
         changes.append(addresses.delete(bridge.index, old))
     changes += [addresses.add(bridge.index, gateway, dad=dad) for gateway in missing]

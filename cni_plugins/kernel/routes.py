@@ -228,12 +228,19 @@ def default_link(netlink: Netlink, version: int) -> int:
     return min(defaults, key=lambda item: item.route.priority or 0).index if defaults else 0
 
 
+def _question(destination: bytes, flags: int = 0, *, source: bytes = b"") -> bytes:
+    """What asks for the way to an address, from another one where that is given."""
+    family = _AF_INET if len(destination) == 4 else _AF_INET6
+    body = _HEADER.pack(family, 8 * len(destination), 8 * len(source), 0, 0, 0, 0, 0, flags)
+    for kind, raw in ((_RTA_DST, destination), (_RTA_SRC, source)):
+        if raw:
+            body += struct.pack("=HH", 4 + len(raw), kind) + raw
+    return body
+
+
 def matched(netlink: Netlink, destination: Ip) -> KernelRoute | None:
     """The route as it stands in its table that leads to `destination`, None when there is none."""
-    raw = destination.packed
-    family, flags = (_AF_INET, _FIB_MATCH | _LOOKUP_TABLE) if len(raw) == 4 else (_AF_INET6, _FIB_MATCH)
-    body = _HEADER.pack(family, 8 * len(raw), 0, 0, 0, 0, 0, 0, flags)
-    body += struct.pack("=HH", 4 + len(raw), _RTA_DST) + raw
+    body = _question(destination.packed, _FIB_MATCH | (_LOOKUP_TABLE if destination.version == 4 else 0))
     doing = f"find the route to {destination}"
     (answer,) = netlink.request(Message(doing, RTM_GETROUTE, 0, body, _NO_ROUTE))
     return parse(answer.packet) if answer.packet else None
@@ -243,10 +250,7 @@ def is_routed(netlink: Netlink, destination: IpInterface) -> bool:
     """Whether what goes to a network has a route of that network or a narrower one, so that it takes no
     default route. CniError 999.
     """
-    raw = destination.network.network_address.packed
-    family = _AF_INET if len(raw) == 4 else _AF_INET6
-    body = _HEADER.pack(family, 8 * len(raw), 0, 0, 0, 0, 0, 0, _FIB_MATCH)
-    body += struct.pack("=HH", 4 + len(raw), _RTA_DST) + raw
+    body = _question(destination.network.network_address.packed, _FIB_MATCH)
     doing = f"find the route to {destination.network}"
     (answer,) = netlink.request(Message(doing, RTM_GETROUTE, 0, body, _NO_ROUTE))
     if not answer.packet:  # an unreachable one answers so, and none at all otherwise
@@ -257,10 +261,7 @@ def is_routed(netlink: Netlink, destination: IpInterface) -> bool:
 
 def towards(netlink: Netlink, destination: Ip) -> int:
     """The index of the link that packets to `destination` leave by, 0 without a route. CniError 999."""
-    family = _AF_INET if destination.version == 4 else _AF_INET6
-    raw = destination.packed
-    body = _HEADER.pack(family, 8 * len(raw), 0, 0, 0, 0, 0, 0, 0)
-    body += struct.pack("=HH", 4 + len(raw), _RTA_DST) + raw
+    body = _question(destination.packed)
     (answer,) = netlink.request(Message(f"find the way to {destination}", RTM_GETROUTE, 0, body, _NO_ROUTE))
     if not answer.packet:
         return 0
@@ -316,12 +317,7 @@ def forwarded(netlink: Netlink, source: Ip, destination: Ip, incoming: int) -> i
     """0, or the errno with which the kernel would refuse to forward a packet that comes in by the link
     `incoming`: its rules and routes, and whether it believes the source (rp_filter). CniError 999.
     """
-    family = _AF_INET if destination.version == 4 else _AF_INET6
-    raw, origin = destination.packed, source.packed
-    body = _HEADER.pack(family, 8 * len(raw), 8 * len(origin), 0, 0, 0, 0, 0, 0)
-    body += struct.pack("=HH", 4 + len(raw), _RTA_DST) + raw
-    body += struct.pack("=HH", 4 + len(origin), _RTA_SRC) + origin
-    body += struct.pack("=HHI", 8, _RTA_IIF, incoming)
+    body = _question(destination.packed, source=source.packed) + struct.pack("=HHI", 8, _RTA_IIF, incoming)
     doing = f"find the way from {source} to {destination}"
     (answer,) = netlink.request(Message(doing, RTM_GETROUTE, 0, body, _NO_ROUTE | _NO_WAY))
     if answer.packet and _HEADER.unpack_from(answer.packet, 16)[7] in REFUSALS:

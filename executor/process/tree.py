@@ -198,7 +198,9 @@ def signal_members(lineage: Lineage, processes: list[Process], number: int) -> S
         if rounds > 1:
             running, left = lineage.strangers()
             stoppable = {entry.identity: entry for entry in running if _stop(entry)}
-            moving = not left <= ended or len(stoppable) < len(running)
+            gone = [entry for entry in running if entry.identity not in stoppable and not _may_go_on(entry)]
+            left |= {entry.identity for entry in gone}
+            moving = not left <= ended
             held |= stoppable
             ended |= left
         new = {

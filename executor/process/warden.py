@@ -336,7 +336,10 @@ def _kill_children(children: _Children) -> None:
             os._exit(0)
         living = set(procfs.children(os.getpid()))
         for pid in living:
-            os.kill(pid, signal.SIGKILL)
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                continue  # a program of somebody else's (setuid) is not ours to kill; the others are
         if living <= killed:
             return
         killed = living

@@ -269,8 +269,7 @@ def _add_addresses(made: Plan, old: Addresses, fresh: list[Address], context: Co
     step_ = AddedAddresses(old.ifname, listed, prefix_route=not old.by_gateway)
     made.additions.append(Operation(step_, f"address {named} on {old.ifname}"))
     admitted = made.first(Admit)
-    for made_step, of in _translations(made, listed):
-        made.additions.append(Operation(made_step, f"{of[0]} of {of[1]}"))
+    made.additions += [Operation(made_step, what) for made_step, what in _translations(made, listed)]
     if admitted is not None:
         more = replace(admitted, addresses=tuple(item.ip for item in listed))
         made.additions.append(Operation(more, f"the firewall lets {named} forward"))
@@ -282,8 +281,7 @@ def _remove_addresses(made: Plan, old: Addresses, gone: list[Address], left: lis
     effect = f"every flow that uses {named} ends at once"
     made.disruptions.append(f"{effect}, for good")
     admitted = made.first(Admit)
-    for made_step, of in _translations(made, listed):
-        made.removals.append(Operation(made_step, f"no {of[0]} of {of[1]}"))
+    made.removals += [Operation(made_step, f"no {what}") for made_step, what in _translations(made, listed)]
     if admitted is not None:
         less = replace(admitted, addresses=tuple(item.ip for item in listed))
         made.removals.append(Operation(less, f"the firewall does not let {named} forward"))
@@ -302,15 +300,15 @@ def _remove_addresses(made: Plan, old: Addresses, gone: list[Address], left: lis
             made.swap(item, None)
 
 
-def _translations(made: Plan, listed: Sequence[IpInterface]) -> Iterator[tuple[Step, tuple[str, str]]]:
-    """The steps that translate some addresses, each with what it does, and to which."""
+def _translations(made: Plan, listed: Sequence[IpInterface]) -> Iterator[tuple[Step, str]]:
+    """The steps that translate some addresses, each with what it does."""
     hidden, mapped = made.first(Masquerade), made.first(Nptv6)
     rest = _hidden(made, listed)
     own = tuple(item for item in listed if item not in rest)
     if mapped is not None and own:
-        yield replace(mapped, addresses=own), ("translation", ", ".join(map(str, own)))
+        yield replace(mapped, addresses=own), f"translation of {', '.join(map(str, own))}"
     if hidden is not None and rest:
-        yield replace(hidden, addresses=rest), ("masquerading", ", ".join(map(str, rest)))
+        yield replace(hidden, addresses=rest), f"masquerading of {', '.join(map(str, rest))}"
 
 
 def _judge(made: Plan, old: Addresses, new: Addresses) -> None:

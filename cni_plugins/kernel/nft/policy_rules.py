@@ -8,15 +8,8 @@ from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET
 from cni_plugins.kernel.nft.sections import Chain, Section
 
 AGENT_PORT = 5051
-NEIGHBOUR_TYPES = (
-    130,
-    131,
-    132,
-    133,
-    135,
-    136,
-    143,
-)  #: of ICMPv6: neighbours, listeners, who looks for routers
+#: Of ICMPv6: neighbours, listeners, who looks for routers.
+NEIGHBOUR_TYPES = (130, 131, 132, 133, 135, 136, 143)
 
 #: How a packet is refused.
 DENY = (

@@ -56,7 +56,7 @@ def _wrong(link: Link, bridge: Link, made: dict[str, object]) -> Iterator[tuple[
         yield (
             "takes no frame of a station that it has not heard of before from",
             "locked on",
-            (f"{change} locked off"),
+            f"{change} locked off",
         )
     if link.deaf:
         yield "sends no broadcast, such as ARP questions, to", "bcast_flood off", f"{change} bcast_flood on"
@@ -64,7 +64,7 @@ def _wrong(link: Link, bridge: Link, made: dict[str, object]) -> Iterator[tuple[
         yield (
             "sends nothing back to where it came from, its own published ports, to",
             "hairpin off",
-            (f"{change} hairpin on"),
+            f"{change} hairpin on",
         )
 
 
