@@ -17,7 +17,8 @@ from cni_plugins.dhcp import options
 from cni_plugins.dhcp.lease import Lease
 from cni_plugins.dhcp.lease6 import AnyLease
 from cni_plugins.dhcp.program import Options, run
-from cni_plugins.dhcp.store import read, stores
+from cni_plugins.dhcp.store import read
+from cni_plugins.dhcp.stores import stores
 from cni_plugins.spec.roots import roots_from
 from cni_plugins.spec.text import printable
 from cni_plugins.store import boot

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 
 import click
 
@@ -14,6 +13,7 @@ from cni_plugins.cli.colour import coloured
 from cni_plugins.cli.look import Place
 from cni_plugins.cli.root import told
 from cni_plugins.cli.table import prose
+from cni_plugins.cli.version import version
 from cni_plugins.node import ask
 from cni_plugins.spec.text import printable
 from cni_plugins.store import failures
@@ -97,7 +97,7 @@ def _service() -> Iterator[Finding]:
             "systemctl restart mesokit-node",
         )
     else:
-        mine = version("mesokit")
+        mine = version()
         if answer.get("version") != mine:
             yield Finding(
                 "node-service",

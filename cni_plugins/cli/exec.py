@@ -10,7 +10,7 @@ import click
 from cni_plugins.cli import look
 from cni_plugins.kernel.namespace import move_into
 from cni_plugins.spec.text import printable
-from cni_plugins.view.endpoint import inside_of
+from cni_plugins.view.inside import inside_of
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": True})

@@ -11,6 +11,7 @@ import click
 
 from cni_plugins.cli import look
 from cni_plugins.cli.root import require_root
+from cni_plugins.kernel.nft.elements import Sets
 from cni_plugins.spec.text import printable
 from cni_plugins.view import collect
 from cni_plugins.view.collect import Plan, Stale
@@ -39,27 +40,29 @@ def command(network: str | None, dry_run: bool, forget: bool, as_json: bool) -> 
     """
     if not dry_run:
         require_root()
+        # All that a plugin's call imports: who only looks does without.
+        from cni_plugins.view import removal
     place = look.here()
     found = look.node(place, tasks=False)
     look.require_network(found, place, network)
     with look.sentences():
-        todo = _only(collect.plan(found, place.roots, place.host), network)
-        failures = [] if dry_run else collect.collect(todo, found, place.roots)
+        todo = _only(collect.plan(found, place.roots, Sets(place.host)), network)
+        failures = [] if dry_run else removal.collect(todo, found, place.roots)
         left: tuple[Stale, ...] = todo.stale
         if not dry_run:
             after = look.node(place, tasks=False, again=True)
-            left = _only(collect.plan(after, place.roots, place.host), network).stale
+            left = _only(collect.plan(after, place.roots, Sets(place.host)), network).stale
     problems: list[str] = []
     if forget and not dry_run:
         for item in left:
-            problems += collect.forget(item)
-        problems += collect.forget_headless(after, place.roots, network)
+            problems += removal.forget(item)
+        problems += removal.forget_headless(after, place.roots, network)
         with look.sentences():
             after = look.node(place, tasks=False, again=True)
-            rest = _only(collect.plan(after, place.roots, place.host), network)
-            failures += collect.collect(rest, after, place.roots)
+            rest = _only(collect.plan(after, place.roots, Sets(place.host)), network)
+            failures += removal.collect(rest, after, place.roots)
             after = look.node(place, tasks=False, again=True)
-            left = _only(collect.plan(after, place.roots, place.host), network).stale
+            left = _only(collect.plan(after, place.roots, Sets(place.host)), network).stale
             more = tuple(item for item in rest.stale if item not in todo.stale)
             todo = replace(todo, stale=(*todo.stale, *more), foreign=rest.foreign)
     if as_json:

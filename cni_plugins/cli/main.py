@@ -5,6 +5,7 @@ To add one: write `cni_plugins/cli/NAME.py` with a click command called `command
 
 from __future__ import annotations
 
+import gc
 import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 
 from cni_plugins.cli.near import nearest
 from cni_plugins.cli.root import told
+from cni_plugins.cli.version import version
 from cni_plugins.spec.errors import CniError
 
 
@@ -111,6 +113,9 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         loaded: object = importlib.import_module(COMMANDS[cmd_name].module).command
+        # What was imported stays: a collection need not look at it.
+        gc.freeze()
+        gc.enable()
         assert isinstance(loaded, click.Command), f"{COMMANDS[cmd_name].module}.command is no click command"
         return loaded
 
@@ -137,7 +142,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="mesokit", prog_name="mesokit")
+@click.custom_version_option(lambda _: f"mesokit, version {version()}")
 def main() -> None:
     """Run Mesos tasks, and look after the networks of a Mesos agent."""
 

@@ -8,12 +8,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import click
 
 from cni_plugins.cli.root import told
+from cni_plugins.cli.version import version
 from cni_plugins.node import ask
 from cni_plugins.node.ask import socket_path
 from cni_plugins.node.main import Options, serve
@@ -65,7 +65,7 @@ def command(
 
     options = Options(threads, workers or 0, metrics_port or 0, flags["verbose"], watching=flags["watch"])
     again = partial(restore, flags["watch"])
-    sys.exit(serve(options, version("mesokit"), prepare, reload=again, policies=policies))
+    sys.exit(serve(options, version(), prepare, reload=again, policies=policies))
 
 
 @command.command("status", short_help="Show calls, errors, latency of the service.")

@@ -15,6 +15,7 @@ It imports next to nothing before it has seen to standard streams and signals.
 
 import _signal
 import errno
+import gc
 import os
 import sys
 
@@ -23,6 +24,7 @@ def main() -> None:
     """The program `mesokit`; does not return."""
     # Until a command asks for it, an interrupt ends the process at once: nothing has been begun.
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    gc.disable()  # until the command is imported (main.py): there is nothing to collect
     _stand_in_for_closed_streams()
     try:
         status = _command()

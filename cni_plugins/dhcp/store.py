@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
+from cni_plugins.dhcp import stores
 from cni_plugins.dhcp.lease6 import AnyLease, decode_any, encode_any
 from cni_plugins.spec import files
 from cni_plugins.spec.deadline import Deadline
@@ -27,7 +28,6 @@ from cni_plugins.spec.values import dump_json, parse_json
 from cni_plugins.store.locks import locked
 
 _OWNER = ".daemon"
-_SUFFIX = ".json"
 _NEW = ".new"
 _LONGEST = 200
 
@@ -48,13 +48,13 @@ class Store:
         name = quote(socket, safe="").replace(".", "%2E") if socket else "default"
         if len(name) > _LONGEST:
             name = "long-" + hashlib.sha256(socket.encode()).hexdigest()
-        self.directory = roots.lib / "leases" / name
+        self.directory = stores.directory(roots) / name
         self._lock = roots.run / "locks" / f"leases-{name}"
 
     def path(self, identity: Identity, version: int = 4) -> Path:
         names = (identity.network, identity.container_id, identity.ifname)
         key = "\0".join(names if version == 4 else (*names, f"ipv{version}"))
-        return self.directory / (hashlib.sha256(key.encode()).hexdigest()[:40] + _SUFFIX)
+        return self.directory / (hashlib.sha256(key.encode()).hexdigest()[:40] + stores.SUFFIX)
 
     def prepare(self) -> None:
         """Make the directories, which only root may read. CniError 5."""
@@ -121,7 +121,7 @@ class Store:
 
     def paths(self) -> list[Path]:
         try:
-            return sorted(path for path in self.directory.iterdir() if path.suffix == _SUFFIX)
+            return sorted(path for path in self.directory.iterdir() if path.suffix == stores.SUFFIX)
         except OSError:
             return []
 
@@ -159,11 +159,3 @@ def read(path: Path) -> AnyLease | None:
         return decode_any(document) if isinstance(document, dict) else None
     except (OSError, ValueError):
         return None
-
-
-def stores(roots: Roots) -> list[Path]:
-    """The directories of all stores."""
-    try:
-        return sorted(path for path in (roots.lib / "leases").iterdir() if path.is_dir())
-    except OSError:
-        return []

@@ -105,14 +105,14 @@ class Link:
         return int.from_bytes(conf[start : start + 4], sys.byteorder)
 
     @property
-    def data(self) -> dict[int, bytes]:
+    def data(self) -> Mapping[int, bytes]:
         """The attributes of its kind, by number."""
-        return attributes(self.kind_data)
+        return _cut(self.kind_data)
 
     @property
-    def port(self) -> dict[int, bytes]:
+    def port(self) -> Mapping[int, bytes]:
         """The attributes of its master's kind, by number."""
-        return attributes(self.port_data)
+        return _cut(self.port_data)
 
     @property
     def up(self) -> bool:
@@ -154,6 +154,12 @@ class Link:
     @property
     def isolated(self) -> bool:
         return self.port.get(_BRPORT_ISOLATED, b"\0")[0] == 1
+
+
+@lru_cache(maxsize=8)
+def _cut(data: bytes) -> Mapping[int, bytes]:
+    """Who wants to know one thing of a link asks for the next one then."""
+    return attributes(data)
 
 
 def parse(packet: bytes) -> Link:

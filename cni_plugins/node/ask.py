@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
+from _socket import AF_UNIX, SOCK_STREAM, socket
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def get(path: Path, resource: str) -> bytes:
 
 def _exchange(path: Path, resource: str) -> bytes:
     """The whole answer, b"" from a service that hung up."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+    with closing(socket(AF_UNIX, SOCK_STREAM)) as connection:
         connection.settimeout(_SECONDS)
         try:
             connection.connect(os.fspath(path))
@@ -52,8 +53,10 @@ def _exchange(path: Path, resource: str) -> bytes:
             raise
         try:
             connection.sendall(f"GET {resource} HTTP/1.0\r\n\r\n".encode())
-            with connection.makefile("rb") as stream:
-                return stream.read()
+            answer = b""
+            while part := connection.recv(1 << 16):
+                answer += part
+            return answer
         except (BrokenPipeError, ConnectionResetError):
             return b""
 

@@ -27,6 +27,7 @@ log = logging.getLogger("mesokit.node")
 
 #: What functions import when they run, to spare a process of one call.
 IMPORTED_LATE = (
+    "cni_plugins.attach.lifecycle",
     "cni_plugins.kernel.iptables",
     "cni_plugins.kernel.nft.masquerade",
     "cni_plugins.kernel.nft.orphans",

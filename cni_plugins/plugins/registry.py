@@ -1,15 +1,17 @@
 """The plugins by name. Modules are imported when their plugin is first called: a process of one call needs
-one of them.
+one of them, and one that looks at the node none.
 """
+
+from __future__ import annotations
 
 import importlib
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cni_plugins.attach.lifecycle import handler
-from cni_plugins.attach.plugin import Plugin
-from cni_plugins.spec.dispatch import Handler
+if TYPE_CHECKING:
+    from cni_plugins.attach.plugin import Plugin
+    from cni_plugins.spec.dispatch import Handler
 
 MODULES: Mapping[str, str] = {
     "bandwidth": "cni_plugins.plugins.meta.bandwidth",
@@ -36,7 +38,7 @@ MODULES: Mapping[str, str] = {
 }
 
 
-class Plugins(Mapping[str, Plugin[Any]]):
+class Plugins(Mapping[str, "Plugin[Any]"]):
     """Every plugin of the toolkit, imported on demand."""
 
     def __getitem__(self, name: str) -> Plugin[Any]:
@@ -51,10 +53,12 @@ class Plugins(Mapping[str, Plugin[Any]]):
         return len(MODULES)
 
 
-class Handlers(Mapping[str, Handler]):
+class Handlers(Mapping[str, "Handler"]):
     """Every plugin as `spec.dispatch.handle` wants it."""
 
     def __getitem__(self, name: str) -> Handler:
+        from cni_plugins.attach.lifecycle import handler
+
         plugins = Plugins()
         return handler(plugins[name], plugins)
 

@@ -22,6 +22,8 @@ JsonObject: TypeAlias = dict[str, Any]
 Ip: TypeAlias = IPv4Address | IPv6Address
 IpInterface: TypeAlias = IPv4Interface | IPv6Interface
 IpNetwork: TypeAlias = IPv4Network | IPv6Network
+#: A network as bytes in network order and the length of its prefix: for who compares many.
+Network: TypeAlias = tuple[bytes, int]
 
 _SEPARATORS = str.maketrans("", "", ":-.")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -138,6 +140,13 @@ def parse_cidr(text: str) -> IpInterface:
     if isinstance(address, IPv6Interface) and address.ip.ipv4_mapped is not None and int(length) >= 96:
         return IPv4Interface((address.ip.ipv4_mapped, int(length) - 96))
     return address
+
+
+@lru_cache(maxsize=512)
+def packed_network(text: str) -> Network:
+    """The network of an address with its prefix length. ValueError if it is none."""
+    found = parse_cidr(text).network
+    return found.network_address.packed, found.prefixlen
 
 
 @lru_cache(maxsize=2048)

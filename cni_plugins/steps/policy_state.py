@@ -33,7 +33,7 @@ from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import Roots
-from cni_plugins.steps import policy_file, policy_kernel
+from cni_plugins.steps import policy_file, policy_kernel, policy_places
 from cni_plugins.steps.policy_bridged import Bridging
 from cni_plugins.steps.policy_file import Lines, State
 from cni_plugins.steps.policy_inside import Inside, Look, Seen
@@ -276,7 +276,7 @@ def _mark(status: os.stat_result) -> tuple[int, ...]:
 
 def load(roots: Roots, host: Namespace, lines: Lines | None = None) -> State:
     """The state, read without its lock; empty where there is none of this namespace. CniError 5."""
-    path = roots.run / "policy" / "state.json"
+    path = policy_places.state_file(roots)
     lines = lines or Lines()
     try:
         mark = _mark(path.stat())

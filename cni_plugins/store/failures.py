@@ -16,11 +16,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cni_plugins.spec.call import Reply, Request
 from cni_plugins.spec.text import printable
 from cni_plugins.spec.values import fold, parse_json
+
+if TYPE_CHECKING:
+    from cni_plugins.spec.call import Reply, Request
 
 _SIZE = 256 << 10  # bytes of a file
 _LINE = 4096  # bytes of a failure

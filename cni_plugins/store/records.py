@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from cni_plugins.spec import files
 from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.identity import Identity
@@ -329,17 +330,18 @@ def every(
     base = roots.run / "attachments"
     folders = [folder(roots, network)] if network is not None else _entries(base)
     for place in folders:
-        for path in _entries(place):
+        for name in _names(place):
+            path = f"{place}/{name}"
             try:
-                contents = _parse(path.read_bytes())
+                contents = _parse(files.read(path))
             except (FileNotFoundError, PermissionError):
                 continue
             except OSError:
                 contents = None
             if contents is not None:
-                yield path, contents
+                yield Path(path), contents
             elif headless is not None:
-                headless.append(path)
+                headless.append(Path(path))
 
 
 def look(path: Path) -> Contents | None:
@@ -385,8 +387,12 @@ def blank(roots: Roots, network: str) -> Iterator[Path]:
 
 
 def _entries(place: Path) -> list[Path]:
+    return [place / name for name in _names(place)]
+
+
+def _names(place: Path) -> list[str]:
     try:
-        return sorted(place.iterdir())
+        return sorted(os.listdir(place))
     except (FileNotFoundError, NotADirectoryError):
         return []
 

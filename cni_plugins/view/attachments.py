@@ -143,10 +143,11 @@ def _attachment(identity: Identity, found: Sequence[tuple[Path, Contents]]) -> A
     inside = next(
         (item for item in interfaces if item.get("sandbox") and item.get("name") == identity.ifname), {}
     )
-    made = _arguments(steps, "veth")
-    child = _arguments(steps, "child-link")
+    arguments = _by_kind(steps)
+    made = _first(arguments, "veth")
+    child = _first(arguments, "child-link")
     outside = [str(item.get("name", "")) for item in interfaces if not item.get("sandbox")]
-    bridge = str(made.get("bridge") or _arguments(steps, "bridge").get("name", ""))
+    bridge = str(made.get("bridge") or _first(arguments, "bridge").get("name", ""))
     host = str(made.get("name", "")) or next((name for name in outside if name.startswith("veth")), "")
     config = first.get("config", {})
     return Attachment(
@@ -164,7 +165,7 @@ def _attachment(identity: Identity, found: Sequence[tuple[Path, Contents]]) -> A
         host_mac=str(made.get("mac", "")),
         parent=bridge or str(child.get("master", "")) or next((n for n in outside if n != host), ""),
         addresses=tuple(_assigned(result, interfaces, identity.ifname)),
-        ports=tuple(_published(steps)),
+        ports=tuple(_published(arguments.get("ports", ()))),
         steps=steps,
         config=config,
         paths=tuple(path for path, _ in found),
@@ -176,7 +177,7 @@ def _result(every: Sequence[Contents]) -> Mapping[str, Any]:
     """What the last plugin answered; of one whose record an update has changed what that says since."""
     found = next((item.result for item in reversed(every) if item.result is not None), None) or {}
     for item in every:
-        if item.updated and item.result is not None and any(_every_arguments(item.steps, "addresses")):
+        if item.updated and item.result is not None and _first(_by_kind(item.steps), "addresses"):
             return {**found, "ips": item.result.get("ips", [])}
     return found
 
@@ -191,15 +192,18 @@ def _numbers(value: object) -> tuple[int, ...]:
     return tuple(item for item in value if isinstance(item, int)) if isinstance(value, list) else ()
 
 
-def _arguments(steps: Iterable[JsonObject], kind: str) -> Mapping[str, Any]:
-    return next(_every_arguments(steps, kind), {})
-
-
-def _every_arguments(steps: Iterable[JsonObject], kind: str) -> Iterator[Mapping[str, Any]]:
+def _by_kind(steps: Iterable[JsonObject]) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    """The arguments of all steps, by their kinds."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
     for line in steps:
-        arguments = line.get("args")
-        if line.get("step") == kind and isinstance(arguments, dict):
-            yield arguments
+        kind, arguments = line.get("step"), line.get("args")
+        if isinstance(kind, str) and isinstance(arguments, dict):
+            found.setdefault(kind, []).append(arguments)
+    return found
+
+
+def _first(arguments: Mapping[str, Sequence[Mapping[str, Any]]], kind: str) -> Mapping[str, Any]:
+    return next(iter(arguments.get(kind, ())), {})
 
 
 def _assigned(
@@ -219,7 +223,7 @@ def _assigned(
 
 
 def _external(steps: Iterable[JsonObject]) -> Iterator[str]:
-    for arguments in _every_arguments(steps, "nptv6"):
+    for arguments in _by_kind(steps).get("nptv6", ()):
         with suppress(CniError, KeyError, TypeError, ValueError):  # of a record that is not as we write it
             pairs = nptv6.parse({each["internal"]: each["external"] for each in arguments["pairs"]}, "pairs")
             for address in listed(arguments, "addresses"):
@@ -236,9 +240,9 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _published(steps: Iterable[JsonObject]) -> Iterator[Published]:
+def _published(every: Iterable[Mapping[str, Any]]) -> Iterator[Published]:
     seen = set()
-    for arguments in _every_arguments(steps, "ports"):
+    for arguments in every:
         wanted = arguments.get("wanted")
         for item in listed(wanted, "forwards") if isinstance(wanted, dict) else ():
             if not isinstance(item, dict):

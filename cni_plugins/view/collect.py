@@ -1,17 +1,13 @@
-"""What containers that are no more left behind, and its removal.
+"""What containers that are no more left behind (removal.py removes it).
 
 Stale is: an attachment whose namespace is gone or whose ADD did not come through, a reservation of ours and
 an element of our tables that no attachment has. What a runtime still keeps a note of is left to the runtime:
 a Mesos agent detaches what its directories hold, podman and containerd (libcni) what they keep a result of
 while its namespace is there. What an attachment has whose record cannot be read stays too: it may be alive.
-Removal is GC of the plugins, with what is not stale as the list of what is
-valid, so that it decides under the same locks: what an ADD makes meanwhile is younger than the list and
-stays.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -22,32 +18,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cni_plugins.kernel.namespace import fingerprint
-from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Nfnetlink
-from cni_plugins.kernel.nft import elements, owner
-from cni_plugins.plugins.registry import MODULES, Handlers
-from cni_plugins.spec import dispatch
-from cni_plugins.spec.call import LISTED, Request
-from cni_plugins.spec.deadline import after
+from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET
+from cni_plugins.kernel.nft import owner
+from cni_plugins.kernel.nft.elements import Sets
+from cni_plugins.plugins.registry import MODULES
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.identity import Identity
-from cni_plugins.spec.namespace import Namespace, open_namespace
+from cni_plugins.spec.namespace import open_namespace
 from cni_plugins.spec.roots import Roots
-from cni_plugins.spec.values import JsonObject
 from cni_plugins.store import records
 from cni_plugins.view.attachments import Attachment, State
-from cni_plugins.view.configurations import configurations
 from cni_plugins.view.load import namespaces
 from cni_plugins.view.node import Node
 from cni_plugins.view.pools import HIDDEN, Pool, pools
 from cni_plugins.view.runtimes import Known, known
 
 _NET = re.compile(r", net: (?P<network>[^,]+), if: (?P<ifname>[^,]*), id: (?P<container>.*)")
-#: GC of a network that no configuration is known of.
-_ANY: JsonObject = {
-    "cniVersion": "1.1.0",
-    "type": "chain",
-    "plugins": [{"type": "bridge", "ipam": {"type": "host-local"}}, {"type": "portmap"}],
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +68,7 @@ class Plan:
         return sorted({item.network for item in self.stale})
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What GC of a network left, in the plugin's words."""
-
-    network: str
-    plugin: str
-    error: str
-
-
-def plan(node: Node, roots: Roots, host: Namespace, seen: Sequence[Pool] | None = None) -> Plan:
+def plan(node: Node, roots: Roots, sets: Sets, seen: Sequence[Pool] | None = None) -> Plan:
     """Look for what is stale; nothing is changed. `node` is older than what this returns: take it first, and
     then the pools, if they were `seen` already.
     """
@@ -115,7 +92,7 @@ def plan(node: Node, roots: Roots, host: Namespace, seen: Sequence[Pool] | None 
         else:
             kept.add(item.identity)
     foreign = []
-    for one, ours in _unowned(node, roots, host, seen, kept):
+    for one, ours in _unowned(node, roots, sets, seen, kept):
         spoilt = _spoilt(one, node, roots)
         if ours and spoilt is None:
             stale.append(one)
@@ -129,7 +106,7 @@ def plan(node: Node, roots: Roots, host: Namespace, seen: Sequence[Pool] | None 
 
 
 def _unowned(
-    node: Node, roots: Roots, host: Namespace, seen: Sequence[Pool] | None, kept: set[Identity]
+    node: Node, roots: Roots, sets: Sets, seen: Sequence[Pool] | None, kept: set[Identity]
 ) -> Iterator[tuple[Stale, bool]]:
     """Reservations, then elements, that neither a record nor `kept`, as it is by then, has; whether they are
     ours.
@@ -137,7 +114,7 @@ def _unowned(
     recorded = {item.identity for item in node.attachments}
     for pool in pools(node, roots) if seen is None else seen:
         yield from _unheld(pool, recorded | kept)
-    for one in _elements(host, recorded | kept):
+    for one in _elements(sets, recorded | kept):
         yield one, True
 
 
@@ -221,109 +198,17 @@ def _unheld(pool: Pool, owners: set[Identity]) -> Iterator[tuple[Stale, bool]]:
             yield Stale("reservation", pool.network, held.container_id, held.interface, about), held.ours
 
 
-def _elements(host: Namespace, owners: set[Identity]) -> Iterator[Stale]:
+def _elements(sets: Sets, owners: set[Identity]) -> Iterator[Stale]:
     tags = {owner.tag(item) for item in owners}
     found: dict[tuple[str, str, str], list[str]] = {}
-    with Nfnetlink(host) as socket:
-        for family in (NFPROTO_INET, NFPROTO_BRIDGE):
-            for name in elements.sets(socket, family):
-                for item in elements.listed(socket, family, name):
-                    match = _NET.search(item.comment)
-                    if match and item.comment.partition(",")[0] not in tags:
-                        key = (match["network"], match["container"], match["ifname"])
-                        found.setdefault(key, []).append(name)
+    for family in (NFPROTO_INET, NFPROTO_BRIDGE):
+        for name, listed in sets.of(family).items():
+            for item in listed:
+                if item.comment.partition(",")[0] in tags:
+                    continue
+                match = _NET.search(item.comment)
+                if match:
+                    key = (match["network"], match["container"], match["ifname"])
+                    found.setdefault(key, []).append(name)
     for (network, container, ifname), names in sorted(found.items()):
         yield Stale("element", network, container, ifname, f"in {', '.join(sorted(set(names)))}")
-
-
-def collect(todo: Plan, node: Node, roots: Roots) -> list[Failure]:
-    """Have the plugins remove what is stale; what they could not."""
-    failures = []
-    for network in todo.networks:
-        for plugin, config in _calls(network, node, roots):
-            valid = [
-                {"containerID": item.container_id, "ifname": item.ifname}
-                for item in todo.valid.get(network, ())
-            ]
-            document = {
-                **config,
-                "cniVersion": "1.1.0",
-                "name": network,
-                "type": plugin,
-                "cni.dev/valid-attachments": valid,
-            }
-            env = {
-                **os.environ,
-                "CNI_COMMAND": "GC",
-                "CNI_PATH": os.environ.get("CNI_PATH", "/opt/cni/bin"),
-                LISTED: str(todo.listed_at),
-            }
-            request = Request(plugin, env, json.dumps(document).encode())
-            reply = dispatch.handle(request, Handlers())
-            for work in (*reply.later, *reply.idle):
-                work()
-            if reply.status:
-                failures.append(Failure(network, plugin, _error(reply.stdout)))
-    return failures
-
-
-def _calls(network: str, node: Node, roots: Roots) -> Iterator[tuple[str, JsonObject]]:
-    """Plugin and configuration of each GC of a network: one for each plugin that has records there."""
-    seen = set()
-    for item in reversed(node.attachments):
-        if item.network != network:
-            continue
-        for contents in item.contents:
-            plugin = str(contents.head.get("plugin", ""))
-            if plugin in MODULES and plugin not in seen:
-                seen.add(plugin)
-                yield plugin, contents.head.get("config", {})
-    if seen:
-        return
-    for name, config in configurations(node, roots):
-        if name == network and config.get("type") in MODULES:
-            yield str(config["type"]), config
-            return
-    yield "chain", _ANY
-
-
-def _error(stdout: bytes) -> str:
-    try:
-        document = json.loads(stdout)
-        return ": ".join(str(document[key]) for key in ("msg", "details") if document.get(key))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return stdout[:300].decode(errors="replace")
-
-
-def forget(item: Attachment | Stale) -> list[str]:
-    """Remove the records of an attachment whatever is left of it; what could not be, in sentences."""
-    problems = []
-    for path in item.paths:
-        try:
-            record = records.open_path(path, after(1))
-            if record is not None:
-                with record:
-                    record.remove()
-        except (CniError, OSError) as error:
-            problems.append(str(error))
-    return problems
-
-
-def forget_headless(node: Node, roots: Roots, network: str | None) -> list[str]:
-    """Remove the files among the records (of a network) that do not tell whose they are, unless a call works
-    on one; what could not be, in sentences.
-    """
-    problems = []
-    place = records.folder_name(network) if network is not None else ""
-    for path in node.seen.headless:
-        if place and path.parent.name != place and not path.name.startswith(f"{place}-"):
-            continue
-        try:
-            record = records.open_path(path, after(1))  # a directory is set aside by that
-            if record is not None:
-                with record:
-                    if record.contents is None:
-                        record.remove()
-        except (CniError, OSError) as error:
-            problems.append(str(error))
-    return problems

@@ -21,7 +21,7 @@ from cni_plugins.kernel.nft import elements, owner
 from cni_plugins.kernel.nft.tables import Counts
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError, Code
-from cni_plugins.spec.namespace import Namespace, open_namespace
+from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import Roots
 from cni_plugins.spec.values import JsonObject
 from cni_plugins.steps import registry
@@ -29,6 +29,7 @@ from cni_plugins.steps.context import Context, Shared
 from cni_plugins.steps.step import Step
 from cni_plugins.store.records import Contents
 from cni_plugins.view.attachments import Attachment
+from cni_plugins.view.inside import inside_of
 from cni_plugins.view.remedies import remedy
 from cni_plugins.view.verdict import StepState, Verdict
 
@@ -60,33 +61,6 @@ class Endpoint:
     outside: tuple[Interface, ...]
     rules: tuple[str, ...]
     missing: str = ""
-
-
-def opened(attachment: Attachment, host: Namespace) -> Namespace | None:
-    """The attachment's namespace, None when it is gone or its path leads to another. CniError 8."""
-    found = open_namespace(attachment.netns) if attachment.netns else None
-    if found is None:
-        return None
-    wanted = attachment.netns_id
-    if found.same(host) or (wanted and (found.device, found.inode) != wanted[:2]):
-        os.close(found.fd)
-        return None
-    return found
-
-
-@contextmanager
-def inside_of(attachment: Attachment, host: Namespace) -> Iterator[Namespace]:
-    """The attachment's namespace, for the block. CniError 8 when it is gone."""
-    found = opened(attachment, host)
-    if found is None:
-        raise CniError(
-            Code.INVALID_NETNS,
-            f"the network namespace of {attachment.container_id} is gone: {attachment.netns}",
-        )
-    try:
-        yield found
-    finally:
-        os.close(found.fd)
 
 
 def endpoint(attachment: Attachment, host: Namespace) -> Endpoint:

@@ -7,7 +7,6 @@ parent with more containers than fit is drawn by groups of one task name.
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -162,5 +161,9 @@ def _box(x: float, y: float, wide: float, label: str, about: str) -> str:
     )
 
 
+#: What XML reads in a text and in an attribute as more than a character.
+_SPECIAL = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
+
+
 def _safe(text_: str) -> str:
-    return html.escape(printable(text_))
+    return printable(text_).translate(_SPECIAL)

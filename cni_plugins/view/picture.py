@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import os
 
 from cni_plugins.kernel import addresses, routes
 from cni_plugins.kernel.netlink.route import Netlink
@@ -28,4 +28,4 @@ def parts(found: Node, host: Namespace, network: str | None) -> list[graph.Branc
 
 def title(found: Node) -> str:
     count = len(found.attachments)
-    return f"{socket.gethostname()}: {count} attachment{'' if count == 1 else 's'}"
+    return f"{os.uname().nodename}: {count} attachment{'' if count == 1 else 's'}"

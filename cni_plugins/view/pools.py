@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from ipaddress import IPv6Interface
 from pathlib import Path
 
-from cni_plugins.plugins.ipam import prefix, prefix_keys
+from cni_plugins.plugins.ipam import prefix_keys
 from cni_plugins.plugins.ipam.prefix_keys import DelegationConfig
 from cni_plugins.plugins.ipam.ranges import RangeConfig, RangeSet, Remarks, make_range, make_set
 from cni_plugins.spec.config import decode
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.roots import Roots
-from cni_plugins.spec.values import IpNetwork, JsonObject, parse_ip
+from cni_plugins.spec.values import Ip, IpNetwork, JsonObject, parse_ip
 from cni_plugins.store.reservations import Reservation, directory_of, read_reservation
 from cni_plugins.view.attachments import State
 from cni_plugins.view.configurations import configurations, sections
@@ -79,15 +79,18 @@ def pools(node: Node, roots: Roots) -> list[Pool]:
     for (network, place), sets in sorted(known.items()):
         try:
             held = [
-                Held(
-                    str(one.address),
-                    one.container_id,
-                    one.ifname,
-                    moment,
-                    State.UNKNOWN.value
-                    if one.container_id == HIDDEN
-                    else _state(states.get((network, one.container_id), {}), one.ifname),
-                    bool(one.boot),
+                (
+                    one.address,
+                    Held(
+                        str(one.address),
+                        one.container_id,
+                        one.ifname,
+                        moment,
+                        State.UNKNOWN.value
+                        if one.container_id == HIDDEN
+                        else _state(states.get((network, one.container_id), {}), one.ifname),
+                        bool(one.boot),
+                    ),
                 )
                 for one, moment in _reservations(Path(place))
             ]
@@ -103,13 +106,19 @@ def _state(interfaces: Mapping[str, State], ifname: str) -> str:
     return state.value if state is not None else "unrecorded"
 
 
-def _pools(network: str, place: str, sets: list[RangeSet], held: list[Held]) -> Iterator[Pool]:
-    rest = held
-    addresses = {item.address: parse_ip(item.address) for item in held}
+def _pools(network: str, place: str, sets: list[RangeSet], held: Iterable[tuple[Ip, Held]]) -> Iterator[Pool]:
+    numbered = [(address.version, int(address), item) for address, item in held]
+    ordered = sorted(numbered, key=lambda each: each[:2])
+    rest = dict(enumerate(ordered))
     for ranges in sets:
-        inside = [item for item in held if any(addresses[item.address] in one for one in ranges)]
-        there = {item.address for item in inside}
-        rest = [item for item in rest if item.address not in there]
+        bounds = [(one.start.version, int(one.start), int(one.end)) for one in ranges]
+        inside = [
+            (place_of, item)
+            for place_of, (version, number, item) in enumerate(ordered)
+            if any(version == of and first <= number <= last for of, first, last in bounds)
+        ]
+        for place_of, _ in inside:
+            rest.pop(place_of, None)
         size = sum(
             int(one.end) - int(one.start) + 1 - (one.gateway is not None and one.gateway in one)
             for one in ranges
@@ -122,14 +131,11 @@ def _pools(network: str, place: str, sets: list[RangeSet], held: list[Held]) -> 
             size,
             len(inside),
             max(size - len(inside), 0),
-            _ordered(inside),
+            tuple(item for _, item in inside),
         )
     if rest:
-        yield Pool(network, place, (), (), 0, len(rest), 0, _ordered(rest))
-
-
-def _ordered(held: list[Held]) -> tuple[Held, ...]:
-    return tuple(sorted(held, key=lambda item: (":" in item.address, int(parse_ip(item.address)))))
+        left = tuple(item for _, _, item in rest.values())
+        yield Pool(network, place, (), (), 0, len(left), 0, left)
 
 
 def _reservations(place: Path) -> Iterator[tuple[Reservation, float]]:
@@ -187,6 +193,8 @@ def _sets(ipam: JsonObject, network: str, roots: Roots) -> Iterable[RangeSet]:
             yield make_set(item, "ipam.ranges", remarks)
     delegated = ipam.get("prefixDelegation")
     if isinstance(delegated, dict):
+        from cni_plugins.plugins.ipam import prefix
+
         with suppress(CniError):
             keys = decode(DelegationConfig, delegated, where="", unknown=remarks.unknown)
             subnet = prefix.known(roots, network, keys)

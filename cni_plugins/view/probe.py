@@ -29,7 +29,7 @@ from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import Ip
 from cni_plugins.view.attachments import Attachment
-from cni_plugins.view.endpoint import inside_of
+from cni_plugins.view.inside import inside_of
 from cni_plugins.view.rules import Rules
 
 _SECONDS = 30.0

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from functools import lru_cache
 from typing import Any
 
 from cni_plugins.kernel import addresses, bridges, forwarding, links, routes, sandboxes, sysctl
@@ -28,14 +27,13 @@ from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.identity import Identity
 from cni_plugins.spec.namespace import Namespace
-from cni_plugins.spec.values import IpInterface, JsonObject, packed_cidr, parse_cidr
+from cni_plugins.spec.values import IpInterface, JsonObject, Network, packed_cidr, packed_network, parse_cidr
 from cni_plugins.store.records import Contents
 from cni_plugins.store.reservations import Owner
 from cni_plugins.view.attachments import Attachment, State
 from cni_plugins.view.node import Node
 
 _SECONDS = 30.0
-Network = tuple[bytes, int]
 #: Kinds of steps with nothing to check (a test holds this against their classes).
 PASSIVE = frozenset(
     (
@@ -117,7 +115,7 @@ class Host:
     def has_chains(self, make: Callable[[IpInterface], Any], address: str) -> bool:
         """The rules of a section that masquerade and ports need, and the chain of an address' subnet."""
         return self.once(
-            (make, _network(address)), lambda: self._has(make(parse_cidr(address)))
+            (make, packed_network(address)), lambda: self._has(make(parse_cidr(address)))
         ) and self.once(nat.SECTION.version, lambda: self._has(*nat.SECTION.chains))
 
     def _has(self, *chains: Any) -> bool:
@@ -276,7 +274,7 @@ def _has_routes(args: JsonObject, there: Looked) -> bool:
     for route in there.result.get("routes", ()):
         if not route.keys() <= _OF_ROUTE:
             return False
-        wanted.append((_network(route["dst"]), _gateway_of(route.get("gw"))))
+        wanted.append((packed_network(route["dst"]), _gateway_of(route.get("gw"))))
     lengths = {length for (_, length), _ in wanted}
     listed = [way for way in map(routes.way, there.sandbox.routes_with(lengths)) if way is not None]
     return all(
@@ -293,7 +291,7 @@ def _inner(entry: JsonObject) -> Iterator[tuple[Network, bytes | None]]:
     gateway = _gateway_of(entry["gateway"])
     if gateway is not None:
         yield (gateway, 8 * len(gateway)), None
-        subnet = _network(entry["address"])
+        subnet = packed_network(entry["address"])
         if subnet[1] < 8 * len(gateway):
             yield subnet, gateway
 
@@ -331,12 +329,6 @@ def _published(item: JsonObject, there: Looked) -> bool:
 
 def _of_family(name: str, address: str) -> str:
     return f"{name}{6 if ':' in address else 4}"
-
-
-@lru_cache(maxsize=512)
-def _network(address: str) -> Network:
-    found = parse_cidr(address).network
-    return found.network_address.packed, found.prefixlen
 
 
 _KINDS: Mapping[str, Callable[[JsonObject, Looked], bool]] = {

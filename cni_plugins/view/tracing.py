@@ -19,8 +19,8 @@ from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import Roots
 from cni_plugins.view import ended
 from cni_plugins.view.attachments import Attachment
-from cni_plugins.view.endpoint import inside_of
 from cni_plugins.view.follow import Follower, Packet, Step
+from cni_plugins.view.inside import inside_of
 from cni_plugins.view.node import Node
 from cni_plugins.view.rules import Rules
 

@@ -8,7 +8,8 @@
 * `re` compiles a pattern in Python, 0.1 ms each. The file carries what comes of those that modules compile
   when they are imported; others are compiled as ever.
 * `click` imports `inspect`, and with it the parsers of Python, for one function that takes the indentation
-  out of a text. It gets that function, and the rest when it is asked for.
+  out of a text. It gets that function, and the rest when it is asked for. So it is with `uuid` and
+  `datetime`, for kinds of arguments that we have none of.
 * What was found in `METHODS` is taken out: it is not needed a second time, and is 0.4 MB.
 * `logging` imports `traceback` for errors that are told with where they happened, and protobuf the pool of
   those who have no compiled one (0.4 MB): the first is imported when used, the second is left out.
@@ -195,6 +196,7 @@ def pack(
         "click.core": _without_inspect(build, "click.core"),
         "click.decorators": _without_inspect(build, "click.decorators"),
         "click.termui": _without_inspect(build, "click.termui"),
+        "click.types": _click_types(build),
         "re._compiler": _re_compiler(build),
         "urllib.parse": _urllib_parse(build),
         "logging": _logging(build),
@@ -350,6 +352,25 @@ def _without_inspect(build: Path, name: str) -> str:
     return _written(
         build / f"{name}.py", source.replace("import inspect\n", _LATER.format(cleandoc=cleandoc))
     )
+
+
+def _click_types(build: Path) -> str:
+    spec = find_spec("click.types")
+    uuid, datetime = "import uuid\n", "from datetime import datetime\n"
+    classes = ("ParamType[uuid.UUID]", "ParamType[datetime]")
+    used = {
+        "            return datetime.strptime(value, format)": f"            {datetime}",
+        "        if isinstance(value, datetime):": f"        {datetime}",
+        "        if isinstance(value, uuid.UUID):": f"        {uuid}",
+        "            return uuid.UUID(value)": f"            {uuid}",
+    }
+    source = _source_of(spec.origin if spec else None, uuid, datetime, *classes, *used)
+    source = source.replace(uuid, "").replace(datetime, "")
+    for one in classes:
+        source = source.replace(one, "ParamType[t.Any]")
+    for line, before in used.items():
+        source = source.replace(line, before + line)
+    return _written(build / "click.types.py", source)
 
 
 def _logging(build: Path) -> str:

@@ -6,12 +6,13 @@ them. The comment goes where nft puts it, so `nft list` shows it.
 
 import errno
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cni_plugins.kernel.netlink import netfilter as nfnetlink
 from cni_plugins.kernel.netlink.codec import attribute, attributes, every_attribute, nested, string
 from cni_plugins.kernel.netlink.netfilter import Message, Nfnetlink
+from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import Ip
 
 TABLE = "mesokit"
@@ -165,6 +166,25 @@ def sets(socket: Nfnetlink, family: int) -> list[str]:
         for kind, payload in every_attribute(entry)
         if kind == _SET_NAME
     ]
+
+
+class Sets:
+    """All sets and maps of our tables in a namespace with their elements (see `listed`), listed when they are
+    first asked for.
+    """
+
+    __slots__ = ("_host", "_known")
+
+    def __init__(self, host: Namespace) -> None:
+        self._host = host
+        self._known: dict[int, dict[str, list[Element]]] = {}
+
+    def of(self, family: int) -> Mapping[str, Sequence[Element]]:
+        """Those of one family, by name. CniError 999 when the kernel refuses."""
+        if family not in self._known:
+            with Nfnetlink(self._host) as socket:
+                self._known[family] = {name: listed(socket, family, name) for name in sets(socket, family)}
+        return self._known[family]
 
 
 def _entries(body: bytes) -> list[tuple[bytes, str]]:

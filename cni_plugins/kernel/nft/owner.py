@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from functools import lru_cache
 
 from cni_plugins.kernel.nft.elements import COMMENT_BYTES
 from cni_plugins.spec.identity import Identity
@@ -13,6 +14,7 @@ def _hash(text: str) -> str:
     return hashlib.sha512(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+@lru_cache(maxsize=64)
 def network_tag(network: str) -> str:
     """What the comment of every element of a network begins with."""
     return f"{_hash(network)}-"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from typing import Any
 
-from cni_plugins.kernel import addresses, neighbours
-from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Nfnetlink
-from cni_plugins.kernel.nft import elements, owner
+from cni_plugins.kernel import addresses, neighbours, routes
+from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET
+from cni_plugins.kernel.nft import owner
 from cni_plugins.spec.errors import CniError
-from cni_plugins.spec.values import parse_cidr, parse_ip
+from cni_plugins.spec.values import Network, packed_cidr, packed_network, parse_ip
 from cni_plugins.steps import registry
 from cni_plugins.view.attachments import Attachment, State, listed
 from cni_plugins.view.doctor.facts import Facts, Finding, Inside, Level
@@ -83,13 +84,14 @@ def inside(facts: Facts) -> Iterator[Finding]:
                 "end the container and start it anew",
             )
             continue
-        found = {str(entry.address): entry for entry in there.addresses}
+        given = map(addresses.given, there.sandbox.addresses)
+        found = {(raw, length): flags for raw, length, flags in given}
         problems = [] if there.link.up else [f"{item.ifname} is down"]
         for entry in item.addresses:
-            seen = found.get(entry.address)
-            if seen is None:
+            flags = found.get(packed_cidr(entry.address))
+            if flags is None:
                 problems.append(f"address {entry.address} is missing")
-            elif seen.address.version == 6 and seen.flags & addresses.DADFAILED:
+            elif ":" in entry.address and flags & addresses.DADFAILED:
                 problems.append(f"address {entry.address} is a duplicate (dadfailed)")
         problems += _missing_routes(item, there)
         if problems:
@@ -105,22 +107,23 @@ def inside(facts: Facts) -> Iterator[Finding]:
 def _missing_routes(item: Attachment, inside: Inside) -> Iterator[str]:
     """Of the newest result, which an update or a later plugin may have changed; in whatever table."""
     result = next((each.result for each in reversed(item.contents) if each.result is not None), {})
-    there: dict[tuple[bytes, int], set[bytes | None]] = {}
-    for route in inside.routes:
-        network = route.route.dst.network
-        gateway = route.route.gw.packed if route.route.gw is not None else None
-        there.setdefault((network.network_address.packed, network.prefixlen), set()).add(gateway)
+    wanted: list[tuple[dict[str, Any], Network, bytes | None]] = []
     for route in listed(result or {}, "routes"):
         if not isinstance(route, dict):
             continue
         with suppress(TypeError, ValueError):  # of a result that nobody of ours wrote
-            network = parse_cidr(str(route.get("dst"))).network
-            ways = there.get((network.network_address.packed, network.prefixlen))
             gateway = parse_ip(str(route["gw"])).packed if route.get("gw") else None
-            if ways is None:
-                yield f"the route to {route.get('dst')} is missing"
-            elif gateway is not None and not ways & {gateway, None}:
-                yield f"the route to {route.get('dst')} does not go by {route.get('gw')}"
+            wanted.append((route, packed_network(str(route.get("dst"))), gateway))
+    there: dict[Network, set[bytes | None]] = {}
+    for way in map(routes.way, inside.sandbox.routes_with({network[1] for _, network, _ in wanted})):
+        if way is not None and (4 if len(way[0]) == 4 else 6) in inside.versions:
+            there.setdefault(way[:2], set()).add(way[2])
+    for route, network, gateway in wanted:
+        ways = there.get(network)
+        if ways is None:
+            yield f"the route to {route.get('dst')} is missing"
+        elif gateway is not None and not ways & {gateway, None}:
+            yield f"the route to {route.get('dst')} does not go by {route.get('gw')}"
 
 
 def host_routes(facts: Facts) -> Iterator[Finding]:
@@ -179,25 +182,24 @@ def flushed_rules(facts: Facts) -> Iterator[Finding]:
                 wanted.setdefault(kind, []).append(item)
     if not wanted:
         return
-    with Nfnetlink(facts.host) as socket:
-        for kind, items in wanted.items():
-            family, beginning = _SETS[kind]
-            tags = {
-                entry.comment.partition(",")[0]
-                for name in elements.sets(socket, family)
-                if name.startswith((beginning, "address_port"))
-                for entry in elements.listed(socket, family, name)
-            }
-            lost = [item for item in items if owner.tag(item.identity) not in tags]
-            if lost:
-                names = ", ".join(item.container_id for item in lost[:5]) + (" …" if len(lost) > 5 else "")
-                yield Finding(
-                    "flushed-rules",
-                    Level.FAIL,
-                    f"somebody flushed rules: {kind} is gone for {len(lost)} of {len(items)} attachments",
-                    names,
-                    "mesokit reload",
-                )
+    for kind, items in wanted.items():
+        family, beginning = _SETS[kind]
+        tags = {
+            entry.comment.partition(",")[0]
+            for name, entries in facts.sets.of(family).items()
+            if name.startswith((beginning, "address_port"))
+            for entry in entries
+        }
+        lost = [item for item in items if owner.tag(item.identity) not in tags]
+        if lost:
+            names = ", ".join(item.container_id for item in lost[:5]) + (" …" if len(lost) > 5 else "")
+            yield Finding(
+                "flushed-rules",
+                Level.FAIL,
+                f"somebody flushed rules: {kind} is gone for {len(lost)} of {len(items)} attachments",
+                names,
+                "mesokit reload",
+            )
 
 
 def duplicate_addresses(facts: Facts) -> Iterator[Finding]:

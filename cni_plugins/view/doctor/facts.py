@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
+from cni_plugins.kernel import sandboxes
 from cni_plugins.kernel.addresses import LinkAddress
 from cni_plugins.kernel.links import Link
 from cni_plugins.kernel.neighbours import Neighbour
+from cni_plugins.kernel.nft.elements import Sets
 from cni_plugins.kernel.routes import KernelRoute, Refusal
 from cni_plugins.kernel.rules import Rule
+from cni_plugins.kernel.sandboxes import Sandbox
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import Roots
 from cni_plugins.spec.values import IpNetwork, interface_of, packed_cidr
@@ -54,6 +57,7 @@ class Facts:
     neighbours: tuple[Neighbour, ...]
     inside: Mapping[Attachment, Inside]
     seconds: float  # that the kernel took to list its links
+    sets: Sets
     refusals: tuple[Refusal, ...] = ()
     rules: tuple[Rule, ...] = ()
 
@@ -91,8 +95,22 @@ def _network(number: int, size: int, length: int) -> IpNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Inside:
-    """The container's side: its interface (None when it is gone), addresses and routes of that interface."""
+    """The container's side: its interface (None when it is gone), the addresses of that, and the routes.
+    Most checks compare them as the kernel's own messages.
+    """
 
-    link: Link | None
-    addresses: tuple[LinkAddress, ...]
-    routes: tuple[KernelRoute, ...]
+    sandbox: Sandbox
+    versions: frozenset[int]  # of the addresses that the attachment has
+
+    @property
+    def link(self) -> Link | None:
+        return self.sandbox.link
+
+    @property
+    def addresses(self) -> tuple[LinkAddress, ...]:
+        return sandboxes.addresses_of(self.sandbox)
+
+    @property
+    def routes(self) -> tuple[KernelRoute, ...]:
+        """Of these versions."""
+        return sandboxes.routes_of(self.sandbox, self.versions)

@@ -12,7 +12,7 @@ from cni_plugins.kernel.netlink.netfilter import Nfnetlink
 from cni_plugins.kernel.nft import library
 from cni_plugins.spec.errors import CniError
 from cni_plugins.view.doctor.facts import Facts, Finding, Inside, Level, is_routed
-from cni_plugins.view.endpoint import inside_of
+from cni_plugins.view.inside import inside_of
 from cni_plugins.view.remedies import enter
 
 _FORWARDING = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from cni_plugins.kernel import addresses, links, neighbours, routes, rules, sandboxes
 from cni_plugins.kernel.netlink.route import Netlink
+from cni_plugins.kernel.nft.elements import Sets
 from cni_plugins.kernel.sandboxes import Sandbox
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
@@ -66,6 +67,7 @@ def look(node: Node, roots: Roots, namespace: Namespace) -> Facts:
             tuple(entry for version in (4, 6) for entry in neighbours.every(netlink, version)),
             _inside(node, namespace),
             seconds,
+            Sets(namespace),
             tuple(found for found in map(routes.refusal, ways) if found is not None),
             tuple(rules.of_all(netlink)),
         )
@@ -86,8 +88,7 @@ def _inside(node: Node, host_namespace: Namespace) -> Mapping[Attachment, Inside
 
 
 def _of(there: Sandbox, item: Attachment) -> Inside:
-    versions = {6 if ":" in entry.ip else 4 for entry in item.addresses}
-    return Inside(there.link, sandboxes.addresses_of(there), sandboxes.routes_of(there, versions))
+    return Inside(there, frozenset(6 if ":" in entry.ip else 4 for entry in item.addresses))
 
 
 def examine(facts: Facts) -> list[Finding]:

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Iterator
 from ipaddress import IPv6Address
 from itertools import combinations
+from typing import TYPE_CHECKING
 
-from cni_plugins.dhcp.lease6 import Lease6
-from cni_plugins.dhcp.store import read, stores
+from cni_plugins.dhcp.stores import lease_files
 from cni_plugins.kernel import routes
 from cni_plugins.spec.text import printable
 from cni_plugins.spec.values import IpNetwork
@@ -16,6 +16,9 @@ from cni_plugins.store import network_files
 from cni_plugins.view import configurations, differences, pools
 from cni_plugins.view.attachments import Attachment
 from cni_plugins.view.doctor.facts import Facts, Finding, Level, is_routed
+
+if TYPE_CHECKING:
+    from cni_plugins.dhcp.lease6 import Lease6
 
 _NEARLY = 10  # percent of a pool
 _LEAST_IPV6 = 1280
@@ -113,11 +116,16 @@ def full_pools(facts: Facts) -> Iterator[Finding]:
 
 def delegated_prefixes(facts: Facts) -> Iterator[Finding]:
     """A network whose prefix has ended, and containers with addresses of one that it had before."""
-    for directory in stores(facts.roots):
-        for path in sorted(directory.glob("*.json")):
-            lease = read(path)
-            if isinstance(lease, Lease6) and lease.delegated and lease.address is not None:
-                yield from _delegated(facts, lease)
+    files = lease_files(facts.roots)
+    if not files:
+        return
+    from cni_plugins.dhcp import lease6
+    from cni_plugins.dhcp.store import read
+
+    for path in files:
+        lease = read(path)
+        if isinstance(lease, lease6.Lease6) and lease.delegated and lease.address is not None:
+            yield from _delegated(facts, lease)
 
 
 def _delegated(facts: Facts, lease: Lease6) -> Iterator[Finding]:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from cni_plugins.steps import policy_state
+from cni_plugins.steps import policy_places
 from cni_plugins.view.doctor.facts import Facts, Finding, Level
-from cni_plugins.view.unjudged import Outside, unjudged
+
+if TYPE_CHECKING:
+    from cni_plugins.view.unjudged import Outside
 
 
 def outside_policy(facts: Facts) -> Iterator[Finding]:
     """Once for each network."""
+    if not policy_places.state_file(facts.roots).exists():
+        return
+    from cni_plugins.steps import policy_state
+    from cni_plugins.view.unjudged import unjudged
+
     state = policy_state.load(facts.roots, facts.host)
     networks: dict[tuple[str, str], list[Outside]] = {}
     for each in unjudged(facts.node, state):

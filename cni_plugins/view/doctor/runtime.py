@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import struct
+from _socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM, socket
 from collections.abc import Iterator
 from contextlib import closing
 from ipaddress import ip_address
@@ -18,7 +18,7 @@ from cni_plugins.store import network_files
 from cni_plugins.view import configurations
 from cni_plugins.view.attachments import Attachment
 from cni_plugins.view.doctor.facts import Facts, Finding, Level
-from cni_plugins.view.endpoint import opened
+from cni_plugins.view.inside import opened
 from cni_plugins.view.runtimes import Agent, agents
 
 _SECONDS = 1.0
@@ -117,9 +117,9 @@ def _one_of_each(facts: Facts) -> Iterator[tuple[Attachment, Namespace]]:
 
 def _connect(namespace: Namespace, host: str, port: int) -> str:
     """Why a connection does not come about, "" when it does or is refused by a listener that is not there."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = AF_INET6 if ":" in host else AF_INET
     with entered(namespace):
-        opened_ = socket.socket(family, socket.SOCK_STREAM)
+        opened_ = socket(family, SOCK_STREAM)
     with closing(opened_) as connection:
         connection.settimeout(_SECONDS)
         try:
@@ -203,9 +203,9 @@ def _is_loopback(server: str) -> bool:
 
 
 def _answers(namespace: Namespace, server: str) -> bool:
-    family = socket.AF_INET6 if ":" in server else socket.AF_INET
+    family = AF_INET6 if ":" in server else AF_INET
     with entered(namespace):
-        opened_ = socket.socket(family, socket.SOCK_DGRAM)
+        opened_ = socket(family, SOCK_DGRAM)
     with closing(opened_) as connection:
         connection.settimeout(_SECONDS)
         try:

@@ -23,7 +23,7 @@ _KINDS = frozenset(kind.value for kind in registry.Kind)
 
 
 def stale(facts: Facts) -> Iterator[Finding]:
-    todo = plan(facts.node, facts.roots, facts.host, facts.pools)
+    todo = plan(facts.node, facts.roots, facts.sets, facts.pools)
     found = todo.stale
     if todo.awaited and not agents():
         one = todo.awaited[0]

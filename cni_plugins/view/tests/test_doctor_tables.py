@@ -9,6 +9,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 from cni_plugins.kernel.neighbours import Neighbour, State
+from cni_plugins.kernel.nft.elements import Sets
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.roots import roots_from
 from cni_plugins.spec.values import parse_ip
@@ -24,7 +25,9 @@ def facts(neighbours: int = 0) -> Facts:
         for number in range(neighbours)
     )
     namespace = Namespace(-1, "", 0, 0)
-    return Facts(roots_from({}), namespace, node_of(seen), (), (), {4: (), 6: ()}, there, {}, 0.0)
+    return Facts(
+        roots_from({}), namespace, node_of(seen), (), (), {4: (), 6: ()}, there, {}, 0.0, Sets(namespace)
+    )
 
 
 @pytest.mark.parametrize(
