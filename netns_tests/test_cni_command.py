@@ -161,6 +161,35 @@ def test_validate_accepts_what_is_right(node: Node) -> None:
     assert said.status == 0, said.text
 
 
+def test_validate_takes_several_files_and_directories(node: Node, tmp_path: Path) -> None:
+    """Of one name only within a directory: nobody reads two directories as one."""
+    for folder, name in (("one", "a"), ("one", "b"), ("two", "a")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        document = {"cniVersion": "1.0.0", "name": name, "plugins": [{"type": "loopback"}]}
+        (tmp_path / folder / f"{name}.conflist").write_text(json.dumps(document))
+    first, second = tmp_path / "one/a.conflist", tmp_path / "two"
+    said = node.run([*CNI, "validate", str(first), str(second)], check=False)
+    assert (said.status, said.text) == (0, "2 files, 0 problems\n")
+    assert "2 files" in node.run([*CNI, "validate", str(first), str(tmp_path / "one")], check=False).text
+    (tmp_path / "two/b.conflist").write_text((tmp_path / "two/a.conflist").read_text())
+    said = node.run([*CNI, "validate", str(first), str(second)], check=False)
+    assert said.status == 1 and "is in a.conflist already" in said.text
+    assert node.run([*CNI, "validate"], check=False).status == 2
+
+
+def test_forget_takes_the_beginning_of_an_id(node: Node, plugins: str) -> None:
+    """Which is enough where one container on that network begins so."""
+    for name, container in (("net", "4c7f-web"), ("net", "9ab2-db"), ("other", "4c7f-too")):
+        subnet = "10.9.0.0/24" if name == "net" else "10.8.0.0/24"
+        conf: dict[str, Any] = {"cniVersion": "1.0.0", "name": name, "type": "ptp"}
+        conf |= {"ipam": {"type": "host-local", "subnet": subnet}}
+        node.cni("ADD", f"{plugins}/ptp", conf, container, node.netns(container)).ok()
+    said = mesokit(node, "forget", "net", "4c7")
+    assert said.text == "eth0 of 4c7f-web is detached from net\n"
+    left = node.run([MESOKIT, "ls", "-q"]).text.split()
+    assert left == ["9ab2-db", "4c7f-too"]
+
+
 def test_validate_twice_and_torn(node: Node, tmp_path: Path) -> None:
     path = tmp_path / "x.conflist"
     path.write_text('{"name": "a", "name": "b", "plugins": [{"type": "loopback"}]}')

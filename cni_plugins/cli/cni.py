@@ -11,11 +11,13 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from cni_plugins.cli import installation, manual
+from cni_plugins.cli import installation, look, manual
 from cni_plugins.cli.cni_call import COMMANDS
 from cni_plugins.cli.cni_validate import validate
 from cni_plugins.cli.near import nearest
+from cni_plugins.cli.root import require_root
 from cni_plugins.plugins.registry import MODULES
+from cni_plugins.spec.text import printable
 
 
 @click.group("cni")
@@ -106,7 +108,8 @@ def install(directory: Path) -> None:
 @click.argument("container")
 @click.option("--ifname", help="Only this interface; without it, all of the container on the network.")
 def forget(network: str, container: str, ifname: str | None) -> None:
-    """Detach CONTAINER from NETWORK though a foreign plugin cannot take down what it made.
+    """Detach CONTAINER, by any of its names, from NETWORK though a foreign plugin cannot take down what it
+    made.
 
     DEL and GC fail, and keep what they know, while a plugin that took part in an ADD is missing or broken.
     When it will not come back, this is the end: everything else is taken down, and what that plugin made
@@ -114,22 +117,22 @@ def forget(network: str, container: str, ifname: str | None) -> None:
 
     \b
     mesokit cni forget app-net 4c7f0a52-web
+    mesokit cni forget app-net 4c7f
     """
+    require_root()
     from cni_plugins.plugins.registry import Handlers  # noqa: PLC0415 - every other command does without
     from cni_plugins.spec import dispatch  # noqa: PLC0415
     from cni_plugins.spec.call import Request  # noqa: PLC0415
-    from cni_plugins.spec.roots import roots_from  # noqa: PLC0415
     from cni_plugins.steps.delegate import FORGET  # noqa: PLC0415
-    from cni_plugins.store import records  # noqa: PLC0415
 
-    found = [
-        contents
-        for _, contents in records.every(roots_from(os.environ), network)
-        if contents.identity.container_id == container and ifname in {None, contents.identity.ifname}
-    ]
-    if not found:
-        raise click.ClickException(f"no record knows an attachment of {container} on network {network}")
-    for contents in found:
+    place = look.here()
+    seen = look.node(place)
+    look.require_network(seen, place, network)
+    listed = [item for item in look.named_on(seen, container, network) if ifname in {None, item.ifname}]
+    if not listed:
+        raise click.ClickException(printable(f"{container} has no interface {ifname} on network {network}"))
+    container = listed[0].container_id
+    for contents in (each for item in listed for each in reversed(item.contents)):
         env = {
             "CNI_COMMAND": "DEL",
             "CNI_CONTAINERID": container,
@@ -148,4 +151,4 @@ def forget(network: str, container: str, ifname: str | None) -> None:
         if reply.status:
             failure = json.loads(reply.stdout)
             raise click.ClickException(f"{failure['msg']}: {failure.get('details', '')}".rstrip(": "))
-        click.echo(f"{contents.identity.ifname} of {container} is detached from {network}")
+        click.echo(printable(f"{contents.identity.ifname} of {container} is detached from {network}"))

@@ -390,7 +390,9 @@ def _together(paths: Sequence[Path]) -> Iterator[Problem]:
 
 
 @click.command("validate", short_help="Say what is wrong with network files.")
-@click.argument("place", metavar="FILE|DIR", type=click.Path(exists=True, path_type=Path))
+@click.argument(
+    "places", metavar="FILE|DIR…", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path)
+)
 @click.option(
     "--plugin-dir",
     envvar="CNI_PATH",
@@ -399,31 +401,35 @@ def _together(paths: Sequence[Path]) -> Iterator[Problem]:
     help="Where others' plugins are.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def validate(place: Path, plugin_dir: str, *, as_json: bool) -> None:
-    """Say all that is wrong with a network file, or with every one of a directory. Nothing is attached.
+def validate(places: tuple[Path, ...], plugin_dir: str, *, as_json: bool) -> None:
+    """Say all that is wrong with network files, or with every one of a directory. Nothing is attached.
 
     Unknown and misspelt keys, wrong values, keys that contradict one another, plugins and abilities of the
     kernel that are missing here. Exit status 1 if there is anything.
 
     \b
     mesokit cni validate /etc/cni/net.d
-    mesokit cni validate web.conflist --json
+    mesokit cni validate web.conflist db.conflist --json
     """
     host = open_namespace(OWN_NETNS)
     if host is None:
         raise click.ClickException(f"cannot open {OWN_NETNS}: is /proc mounted?")
     path = tuple(item for item in plugin_dir.split(":") if item)
     try:
-        paths = libcni.files_of(place) if place.is_dir() else [place]
+        listed = [libcni.files_of(place) if place.is_dir() else [place] for place in places]
     except CniError as error:
         raise click.ClickException(printable(told(error))) from error
+    paths = list(dict.fromkeys(each for some in listed for each in some))
     found = [problem for item in paths for problem in inspect(item, host, path)]
-    found += _together(paths)
+    folders: dict[Path, list[Path]] = {}
+    for item in paths:
+        folders.setdefault(item.parent.absolute(), []).append(item)
+    found += [problem for together in folders.values() for problem in _together(together)]
     if as_json:
-        listed = [
+        problems = [
             {"file": one.file, "where": one.where, "kind": one.kind, "problem": one.text} for one in found
         ]
-        click.echo(json.dumps({"files": len(paths), "problems": listed}, indent=2))
+        click.echo(json.dumps({"files": len(paths), "problems": problems}, indent=2))
     else:
         for one in found:
             where = "" if one.where == "." else f"{one.where}: "

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
@@ -21,7 +21,7 @@ from cni_plugins.spec.roots import Roots, roots_from
 from cni_plugins.spec.text import printable
 from cni_plugins.view import configurations, find, load
 from cni_plugins.view.attachments import Attachment
-from cni_plugins.view.node import Node
+from cni_plugins.view.node import Node, node_of
 
 _NEVER_OFTEN = 100_000  # objects between two collections
 
@@ -94,6 +94,14 @@ def require_network(found: Node, place: Place, name: str | None) -> None:
 def named(found: Node, name: str) -> list[Attachment]:
     with sentences():
         return find.find(found, name)
+
+
+def named_on(found: Node, name: str, network: str) -> list[Attachment]:
+    """The same among the attachments to one network, which a beginning has to tell apart from no others."""
+    there = tuple(item for item in found.attachments if item.network == network)
+    if not there:
+        raise click.ClickException(printable(f"no container is attached to network {network!r}"))
+    return named(node_of(replace(found.seen, attachments=there)), name)
 
 
 def container(found: Node, name: str) -> str:

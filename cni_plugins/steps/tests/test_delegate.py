@@ -122,6 +122,14 @@ def test_a_plugin_that_is_gone_has_an_explicit_end(world: World, tmp_path: Path)
         assert "eth0" not in world.links("c1")
     gone = conf | {"cni.dev/valid-attachments": []}
     assert "mesokit cni forget n c1" in world.call("GC", gone, **env).document["details"]
+    for words, said in (
+        (["m", "c1"], "no network 'm' on this node: there are n"),
+        (["n", "c2"], "nothing here goes by 'c2'"),
+        (["n", "c1", "--ifname", "eth7"], "c1 has no interface eth7 on network n"),
+    ):
+        with entered(world.host):
+            done = CliRunner().invoke(command, ["forget", *words], env={"MESOKIT_ROOT": str(world.root)})
+        assert (done.exit_code, said in done.output) == (1, True), done.output
     with entered(world.host):
         done = CliRunner().invoke(command, ["forget", "n", "c1"], env={"MESOKIT_ROOT": str(world.root)})
     assert done.exit_code == 0, done.output
