@@ -14,14 +14,16 @@ It imports next to nothing before it has seen to standard streams and signals.
 """
 
 import _signal
+import _thread
+import atexit
 import errno
 import gc
 import os
 import sys
 
 
-def main() -> None:
-    """The program `mesokit`; does not return."""
+def main(*, alone: bool = False) -> None:
+    """The program `mesokit`; does not return. `alone`: nothing comes after it in this process."""
     # Until a command asks for it, an interrupt ends the process at once: nothing has been begun.
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     gc.disable()  # until the command is imported (main.py): there is nothing to collect
@@ -38,6 +40,10 @@ def main() -> None:
         else:
             status = _mistake(error)
     status = _flushed(status)
+    # What a command has to do at its end it has done, and has written what it had to write. Taking every
+    # object apart is left to the kernel, unless somebody asked to be called, or runs still.
+    if alone and not _thread._count() and not atexit._ncallbacks():
+        os._exit(status)
     sys.exit(status)
 
 

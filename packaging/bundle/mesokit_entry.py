@@ -9,8 +9,6 @@ import _signal
 # The compiled half of `signal`, which imports nothing: an interrupt may come before the next line.
 _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
-import _thread  # noqa: E402
-import atexit  # noqa: E402
 import gc  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
@@ -44,14 +42,7 @@ def main() -> int:
         return status
     from cni_plugins.cli.start import main as command  # noqa: PLC0415
 
-    try:
-        command()
-    except SystemExit as ended:
-        # What a command has to do at its end it has done, and has written what it had to write. Taking every
-        # object apart is left to the kernel, unless somebody asked to be called, or runs still.
-        if isinstance(ended.code, int) and not _thread._count() and not atexit._ncallbacks():
-            os._exit(ended.code)
-        raise
+    command(alone=True)
     return 0
 
 
