@@ -115,6 +115,8 @@ class SelectorLoop:
     def post(self, callback: Callable[[], None]) -> None:
         self._posted.append(callback)
         if self._asleep:
+            # One that wakes it is enough: whoever comes until it has woken sees that somebody does.
+            self._asleep = False
             self._wake()
 
     def run_once(self, limit: float | None = None) -> None:

@@ -76,7 +76,16 @@ class RotatingLog(logging.Handler):
 
 
 class Formatter(logging.Formatter):
-    """Lines as ever, and tracebacks without the text of the source."""
+    """Lines as ever, and tracebacks without the text of the source. The text of a second is made once."""
+
+    _second: tuple[int, str] = 0, ""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """As the other does it, which asks for the time zone for every line."""
+        second = int(record.created)
+        if second != self._second[0]:
+            self._second = second, super().formatTime(record, datefmt)
+        return self._second[1]
 
     def formatException(self, ei: _Raised) -> str:
         """Each exception with its frames, innermost last, the one that caused it before it."""

@@ -54,8 +54,8 @@ class Transport(Protocol):
     def subscribe(self, attempt: int, body: bytes) -> None:
         """Open the stream of a new attempt."""
 
-    def send(self, attempt: int, uuid: bytes | None, body: bytes) -> None:
-        """Post a call of the current attempt, after those before it."""
+    def send(self, attempt: int, uuid: bytes | None, body: bytes, task: str | None = None) -> None:
+        """Post a call of the current attempt, after those before it. `task`: whose update it is."""
 
     def drop(self) -> None:
         """Close the current attempt's connections."""
@@ -151,7 +151,8 @@ class Connection:
 
     def _send(self, attempt: int, uuid: bytes | None, call: executor_pb2.Call) -> None:
         try:
-            self._link.send(attempt, uuid, encode_call(call, self._encoding))
+            task = call.update.status.task_id.value if uuid is not None else None
+            self._link.send(attempt, uuid, encode_call(call, self._encoding), task)
         except _SCARCE as error:
             self._hear_soon(CallAnswered(attempt, uuid, None, f"cannot send: {error!r}"))
 

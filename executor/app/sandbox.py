@@ -105,8 +105,12 @@ class Sandbox:
             if progress is not None:
                 progress.finish()
             raise
-        equipped = replace(launch, env=environment, stdout=output.stdout, stderr=output.stderr)
-        checks = equipped if rotated else replace(launch, env=environment)
+        checks = launch if environment is launch.env else replace(launch, env=environment)
+        equipped = checks
+        if (output.stdout, output.stderr) != (checks.stdout, checks.stderr):
+            equipped = replace(checks, stdout=output.stdout, stderr=output.stderr)
+        if rotated:
+            checks = equipped
         return TaskFiles(equipped, checks, output, progress)
 
     def _admit(self, user: Identity) -> None:

@@ -32,6 +32,8 @@ LAST_CHUNK = b"0\r\n"
 
 Fields = Sequence[tuple[str, str]]
 
+_OPEN = ((h11.DONE, h11.DONE), (h11.IDLE, h11.IDLE))
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -106,22 +108,45 @@ class Client:
         self._raw = b""
         """What has come of the answer; h11 has seen it unless `_unseen`."""
         self._unseen = False
+        self._rest = b""
+        """What has come behind a known answer."""
         self.ended = False
         """Whether the answer has been read to its end."""
 
+    def ahead(self, method: str, target: str, fields: Fields, body: bytes = b"") -> bytes | None:
+        """A request to be sent ahead of the answers to those before (RFC 9112 9.3.2), and to be given to
+        `request` when its answer is next. None unless one of its kind was answered without a body and with
+        the connection left open.
+        """
+        asked = _Asked(method, target, tuple(fields), body)
+        return asked.written if self._known is not None and self._known.kind == asked.kind else None
+
     def request(self, method: str, target: str, fields: Fields, body: bytes = b"") -> bytes:
-        """The bytes of a request. Raises HttpError where it cannot be written; the text holds no value."""
+        """The bytes of a request. Raises HttpError where it cannot be written; the text holds no value. What
+        came behind the answer before is taken for the beginning of this one's.
+        """
+        came = self.behind
+        if came != self._rest:
+            self._begin_anew()
         asked = self._asked = _Asked(method, target, tuple(fields), body)
-        self._raw, self._answer = b"", None
+        self._raw, self._rest, self._answer = b"", b"", None
         self._unseen = self._known is not None and self._known.kind == asked.kind
         self.ended = False
         if self._unseen:
-            return asked.written
-        self._known = None
-        data = self._tell(asked)
-        if self._front.lenient or data != asked.written:
-            self._asked = None
+            data = asked.written
+        else:
+            self._known = None
+            data = self._tell(asked)
+            if self._front.lenient or data != asked.written:
+                self._asked = None
+        if came:
+            self.receive(came)
         return data
+
+    def _begin_anew(self) -> None:
+        """h11 and the reader in front of it may hold what is of the next answer: others get it."""
+        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=self._budget.head + MAX_LINE)
+        self._front = Front(self._budget, self._front.lenient)
 
     def _tell(self, asked: _Asked) -> bytes:
         """Have h11 write a request, and wait for its answer."""
@@ -139,6 +164,11 @@ class Client:
 
     def receive(self, data: bytes) -> None:
         """Take what came on the connection; none is its end."""
+        if self._known is not None and self._unseen and data:
+            raw, whole = self._raw + data, self._known.raw
+            if raw.startswith(whole):
+                self._raw, self._rest = whole, self._rest + raw[len(whole) :]
+                return
         if self._asked is not None and len(self._raw) <= MAX_KNOWN:
             self._raw += data
         if not self._unseen:
@@ -165,9 +195,10 @@ class Client:
             and self._answer is not None
             and whole
             and not self._length
-            and self.reusable
+            and self.keeps_open
         ):
-            self._known = _Known(self._asked.kind, self._raw, self._answer)
+            raw = self._raw[: len(self._raw) - len(self.behind)]
+            self._known = _Known(self._asked.kind, raw, self._answer)
 
     def next(self) -> Answer | bytes | None:
         """The head of the answer, then pieces of its body, of which an empty one is the end (`ended`); None:
@@ -226,17 +257,18 @@ class Client:
         """Whether another request may follow: the answer has ended, neither side closes, and nothing came
         that was not asked for.
         """
-        return self.keeps_open and not self._h11.trailing_data[0] and self._front.empty
+        return self.keeps_open and not self._rest and not self._h11.trailing_data[0] and self._front.empty
 
     @property
     def keeps_open(self) -> bool:
         """Whether the answer has ended and neither side closes, whatever has come behind it."""
-        return (self._h11.our_state, self._h11.their_state) == (h11.DONE, h11.DONE)
+        # h11 that began anew has not heard of an answer that is known.
+        return self.ended and (self._h11.our_state, self._h11.their_state) in _OPEN
 
     @property
     def behind(self) -> bytes:
         """What came behind the end of the answer: the next one's, where requests were sent ahead."""
-        return self._h11.trailing_data[0] + self._front.waiting
+        return self._rest + self._h11.trailing_data[0] + self._front.waiting
 
 
 class Server:

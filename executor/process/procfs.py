@@ -114,14 +114,19 @@ def mark(pid: int) -> int:
     return slack if 0 < slack <= MARKS else 0
 
 
-def children(pid: int) -> list[int]:
-    """The children of a process, of all its threads; none where the kernel has no such lists."""
+def children(pid: int, threads: int = 0) -> list[int]:
+    """The children of a process, of all its threads; none where the kernel has no such lists. Of how many
+    `threads` is known to be, 0 for unknown: one thread's list is read without a listing of threads, and
+    where it has made another meanwhile, that one's children come with the next look.
+    """
+    if threads == 1:
+        return list(map(int, (_read(f"/proc/{pid}/task/{pid}/children") or b"").split()))
     try:
-        threads = [entry.name for entry in os.scandir(f"/proc/{pid}/task")]
+        names = [entry.name for entry in os.scandir(f"/proc/{pid}/task")]
     except OSError:
         return []
     found: list[int] = []
-    for thread in threads:
+    for thread in names:
         found.extend(map(int, (_read(f"/proc/{pid}/task/{thread}/children") or b"").split()))
     return found
 
@@ -151,7 +156,7 @@ def _walk(root: int) -> list[Stat] | None:
     seen: set[int] = set()
     readings, most = 0, _CHEAP
     for _ in range(_WALKS):
-        waiting = list(_settled_children(root) - seen)
+        waiting = list(settled_children(root) - seen)
         if not waiting:
             break
         while waiting:
@@ -166,7 +171,7 @@ def _walk(root: int) -> list[Stat] | None:
                 most = max(most, sum(entry.name.isdigit() for entry in os.scandir("/proc")))
                 if readings > most:
                     return None
-            waiting.extend(child for child in children(pid) if child not in seen)
+            waiting.extend(child for child in children(pid, entry.threads) if child not in seen)
     return found
 
 
@@ -191,15 +196,17 @@ def _scan(root: int) -> list[Stat]:
     return found
 
 
-def _settled_children(pid: int) -> set[int]:
+def settled_children(pid: int) -> set[int]:
     """Everybody named in readings of the list until two agree.
 
     The kernel counts its way through the list: when one ends meanwhile, another may be left out.
     """
-    last = children(pid)
+    entry = stat(pid)
+    threads = entry.threads if entry is not None else 0
+    last = children(pid, threads)
     named = set(last)
     for _ in range(_READINGS):
-        now = children(pid)
+        now = children(pid, threads)
         named.update(now)
         if now == last:
             break

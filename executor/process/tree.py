@@ -63,7 +63,7 @@ class Lineage:
         known = {pid for pid, _ in self._known} | {process.pid for process in self._living.values()}
         running: list[Stat] = []
         ended: set[tuple[int, int]] = set()
-        for pid in procfs.children(self._root()):
+        for pid in procfs.settled_children(self._root()):
             entry = None if pid in known else procfs.stat(pid)
             if entry is not None and entry.state in "RSD":
                 running.append(entry)
@@ -186,23 +186,22 @@ def signal_members(lineage: Lineage, processes: list[Process], number: int) -> S
     A process that is stopped cannot fork between the look and the signal. One that forks and ends, and whose
     child does the same in a session of its own, would be another at every look: so whoever turns up below the
     warden is stopped first, then asked whose it is, and goes on if it is nobody's of these. Who has ended
-    before he could be stopped may have left such a child, so there is one more look.
+    before he could be stopped may have left such a child, so there is one more look. Where nobody turns up
+    and nobody has ended, as at the end of most tasks, one look is all.
     """
     stopped: dict[tuple[int, int], Stat] = {}
     held: dict[tuple[int, int], Stat] = {}
     ended: set[tuple[int, int]] = set()
     grown: set[str] = set()
-    moving = True
     until = time.monotonic() + _LIMIT
     for rounds in itertools.count(1):
-        if rounds > 1:
-            running, left = lineage.strangers()
-            stoppable = {entry.identity: entry for entry in running if _stop(entry)}
-            gone = [entry for entry in running if entry.identity not in stoppable and not _may_go_on(entry)]
-            left |= {entry.identity for entry in gone}
-            moving = not left <= ended
-            held |= stoppable
-            ended |= left
+        running, left = lineage.strangers()
+        stoppable = {entry.identity: entry for entry in running if _stop(entry)}
+        gone = [entry for entry in running if entry.identity not in stoppable and not _may_go_on(entry)]
+        left |= {entry.identity for entry in gone}
+        moving = not left <= ended
+        held |= stoppable
+        ended |= left
         new = {
             cookie: fresh
             for cookie, entries in lineage.members(processes).items()

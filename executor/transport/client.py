@@ -10,29 +10,24 @@ it dials to the head of its answer; the stream has one for the head of its own, 
 silent for half an hour at a time (the session's watchdog is for that). Events that the owner has not come to
 are held up to MAX_WAITING bytes, then the stream is not read: TCP tells the agent.
 
-Calls are posted one after the other. One that fails on a connection that was kept from the call before it is
-posted once more on a new one: always where nothing of it was sent; where it may have been taken only if it
-is an update, which an agent recognises by its uuid. When an update cannot be delivered, those behind it are
-not sent either, lest they overtake it: the session subscribes anew and they travel in SUBSCRIBE.
+How calls are posted is told in calls.py.
 """
 
 import contextlib
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from mesos.v1.executor import executor_pb2
 
 from executor.http1 import HttpError
 from executor.protocol import DecodeError, FramingError, RecordIODecoder, decode_repaired
+from executor.transport.calls import BODY_PATIENCE, MAX_ERROR_TEXT, Call, Calls
 from executor.transport.connection import OK, HttpConnection
 from executor.transport.dial import AbortedError
 from executor.transport.reports import (
-    CallAnswered,
     EventReceived,
     Noise,
     Report,
@@ -44,9 +39,6 @@ from executor.transport.reports import (
 
 log = logging.getLogger(__name__)
 
-MAX_ERROR_TEXT = 500
-"""Bytes of an error answer's body that are kept for the log."""
-
 MAX_WAITING = 256 * 1024
 """Bytes of records, and of a little more for each, that may wait for the owner thread; one record is always
 let through, whatever its size."""
@@ -56,12 +48,6 @@ RECORD_COST = 512
 
 MAX_COMPLAINTS = 100
 """Records without an event that are logged."""
-
-BODY_PATIENCE = 1.0
-"""Seconds for the rest of an answer whose status is known; the connection is given up after them."""
-
-MAX_REST = 64 * 1024
-"""Bytes of such a rest that are read for the sake of the connection."""
 
 
 class Link:
@@ -77,14 +63,14 @@ class Link:
         self._target = target
         self._post = post
         self._hear = hear
-        self._threads: tuple[_Stream, _Calls] | None = None
+        self._threads: tuple[_Stream, Calls] | None = None
 
     def subscribe(self, attempt: int, body: bytes) -> None:
         """Open the stream of a new attempt; what belongs to an older one is dropped. Raises RuntimeError
         where there is no room for the threads; it may be tried again.
         """
         if self._threads is None:
-            calls = _Calls(self._target, self._tell)
+            calls = Calls(self._target, self._tell)
             try:
                 self._threads = _Stream(self._target, self._post, self._hear), calls
             except BaseException:
@@ -94,10 +80,10 @@ class Link:
         calls.begin(attempt)
         stream.begin(attempt, body)
 
-    def send(self, attempt: int, uuid: bytes | None, body: bytes) -> None:
-        """Post a call of the current attempt, after those before it."""
+    def send(self, attempt: int, uuid: bytes | None, body: bytes, task: str | None = None) -> None:
+        """Post a call of the current attempt, after those before it. `task`: whose update it is."""
         if self._threads is not None:
-            self._threads[1].send(_Call(attempt, uuid, body))
+            self._threads[1].send(Call(attempt, uuid, body, task))
 
     def drop(self) -> None:
         """Close the current attempt's connections; calls that wait are forgotten."""
@@ -241,115 +227,3 @@ class _Stream:
             with self._changed:
                 self._waiting -= cost
                 self._changed.notify_all()
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    attempt: int
-    uuid: bytes | None
-    body: bytes
-
-
-class _Calls:
-    """A thread that posts calls. `report` is called from it."""
-
-    def __init__(self, target: Target, report: Callable[[Report], None]) -> None:
-        self._target = target
-        self._report = report
-        self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._attempt = 0
-        self._connection: HttpConnection | None = None
-        threading.Thread(target=self._run, name="calls", daemon=True).start()
-
-    def begin(self, attempt: int) -> None:
-        """From now on only calls of this attempt are posted (0: none at all), on a connection of its own."""
-        with self._lock:
-            self._attempt = attempt
-            if self._connection is not None:
-                self._connection.abort()
-
-    def send(self, call: _Call) -> None:
-        """Post a call after those before it."""
-        self._queue.put(call)
-
-    def close(self) -> None:
-        """End the thread."""
-        self.begin(0)
-        self._queue.put(None)
-
-    def _run(self) -> None:
-        owner = blocked = 0
-        while (call := self._queue.get()) is not None:
-            if call.attempt == self._attempt and call.attempt != blocked:
-                if owner != call.attempt:
-                    self._hang_up()
-                    owner = call.attempt
-                try:
-                    answer = self._post(call)
-                except Exception as error:
-                    log.exception("a defect: a call is lost")
-                    self._hang_up()
-                    answer = CallAnswered(call.attempt, call.uuid, None, f"a defect: {type(error).__name__}")
-                if call.uuid is not None and (answer.status is None or answer.status > 400):
-                    blocked = call.attempt
-                self._report(answer)
-        self._hang_up()
-
-    def _post(self, call: _Call) -> CallAnswered:
-        deadline = time.monotonic() + self._target.timeout
-        kept = self._kept()
-        try:
-            try:
-                return self._converse(kept or self._dial(call, deadline), call, deadline)
-            except (TimeoutError, AbortedError):
-                raise
-            except (OSError, HttpError):
-                taken = call.uuid is None and kept is not None and kept.sent
-                self._hang_up()
-                if kept is None or taken or call.attempt != self._attempt:
-                    raise
-                return self._converse(self._dial(call, deadline), call, deadline)
-        except TimeoutError:
-            failure = f"the agent did not answer within {self._target.timeout:g} s"
-        except (OSError, HttpError, ValueError) as error:
-            failure = str(error) or type(error).__name__
-        self._hang_up()
-        return CallAnswered(call.attempt, call.uuid, None, failure)
-
-    def _kept(self) -> HttpConnection | None:
-        """The connection of the call before, if it is as it was left."""
-        if self._connection is not None and not self._connection.quiet:
-            self._hang_up()
-        return self._connection
-
-    def _dial(self, call: _Call, deadline: float) -> HttpConnection:
-        connection = HttpConnection.to(self._target.dialler)
-        with self._lock:
-            if call.attempt != self._attempt:
-                raise AbortedError("the attempt was given up")
-            self._connection = connection
-        connection.open(deadline)
-        return connection
-
-    def _converse(self, connection: HttpConnection, call: _Call, deadline: float) -> CallAnswered:
-        status = self._target.post(connection, call.body, deadline, subscribing=False)
-        text = ""
-        try:
-            rest = min(deadline, time.monotonic() + BODY_PATIENCE)
-            text = connection.read_text(MAX_ERROR_TEXT, rest)
-            length = len(text)
-            while length < MAX_REST and (data := connection.read_some(rest)):
-                length += len(data)
-        except (OSError, HttpError) as error:
-            # The call is answered; what cannot be read is only the connection's end.
-            log.debug("the rest of an answer: %s", error)
-        if not connection.reusable:
-            self._hang_up()
-        return CallAnswered(call.attempt, call.uuid, status, text)
-
-    def _hang_up(self) -> None:
-        with self._lock:
-            connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()

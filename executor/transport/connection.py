@@ -35,6 +35,26 @@ class HttpConnection:
         """Send a request."""
         self._wire.send(self._http.request("POST", path, fields, body), deadline)
 
+    def post_together(
+        self, path: str, requests: Sequence[tuple[Sequence[tuple[str, str]], bytes]], deadline: float
+    ) -> int:
+        """Send the first of these requests, and those behind it ahead of its answer, where one like it has
+        been answered as `Client.ahead` wants it; how many were sent. `follow` has the next one's answer read.
+        """
+        (fields, body), *others = requests
+        data = [self._http.request("POST", path, fields, body)]
+        for fields, body in others:
+            more = self._http.ahead("POST", path, fields, body)
+            if more is None:
+                break
+            data.append(more)
+        self._wire.send(b"".join(data), deadline)
+        return len(data)
+
+    def follow(self, path: str, fields: Sequence[tuple[str, str]], body: bytes) -> None:
+        """The answer before was read to its end: the next is to this request, which was sent ahead."""
+        self._http.request("POST", path, fields, body)
+
     def read_head(self, deadline: float | None) -> int:
         """The status of the answer."""
         while not isinstance(piece := self._http.next(), Answer):
@@ -63,6 +83,11 @@ class HttpConnection:
         behind it that was not asked for.
         """
         return self._http.reusable
+
+    @property
+    def keeps_open(self) -> bool:
+        """The same, whatever came behind it."""
+        return self._http.keeps_open
 
     @property
     def quiet(self) -> bool:

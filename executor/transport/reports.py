@@ -1,5 +1,6 @@
 """What the link is told, and what it tells: the agent's API, and reports with the attempt they belong to."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mesos.v1.executor import executor_pb2
@@ -76,13 +77,25 @@ class Target:
     timeout: float
 
     def post(self, connection: HttpConnection, body: bytes, deadline: float, *, subscribing: bool) -> int:
-        """Post a call and read the status of its answer. Raises what HttpConnection does.
+        """Post a call and read the status of its answer. Raises what HttpConnection does."""
+        fields = self._fields(body, subscribing=subscribing)
+        connection.post(self.dialler.endpoint.executor_path, fields, body, deadline)
+        return connection.read_head(deadline)
 
-        The headers are exactly what an agent wants: it refuses any parameter of the types.
-        """
-        endpoint = self.dialler.endpoint
+    def post_together(self, connection: HttpConnection, bodies: Sequence[bytes], deadline: float) -> int:
+        """See HttpConnection: for calls."""
+        requests = [(self._fields(body, subscribing=False), body) for body in bodies]
+        return connection.post_together(self.dialler.endpoint.executor_path, requests, deadline)
+
+    def follow(self, connection: HttpConnection, body: bytes) -> None:
+        """Likewise."""
+        fields = self._fields(body, subscribing=False)
+        connection.follow(self.dialler.endpoint.executor_path, fields, body)
+
+    def _fields(self, body: bytes, *, subscribing: bool) -> list[tuple[str, str]]:
+        """Exactly what an agent wants: it refuses any parameter of the types."""
         fields = [
-            ("Host", endpoint.authority),
+            ("Host", self.dialler.endpoint.authority),
             ("Content-Type", self.encoding.content_type),
             ("Content-Length", str(len(body))),
             ("Connection", "keep-alive"),
@@ -91,5 +104,4 @@ class Target:
             fields.append(("Accept", self.encoding.content_type))
         if self.token is not None:
             fields.append(("Authorization", f"Bearer {self.token}"))
-        connection.post(endpoint.executor_path, fields, body, deadline)
-        return connection.read_head(deadline)
+        return fields

@@ -197,7 +197,7 @@ class Wire:
         self.attempt = attempt
         self.calls.append(decode_call(body, Encoding.PROTOBUF))
 
-    def send(self, attempt: int, uuid: bytes | None, body: bytes) -> None:
+    def send(self, attempt: int, uuid: bytes | None, body: bytes, task: str | None = None) -> None:
         if self.refuse is not None:
             raise self.refuse
         self.calls.append(decode_call(body, Encoding.PROTOBUF))

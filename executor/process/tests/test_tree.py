@@ -286,7 +286,7 @@ def test_a_look_at_a_task_of_many_threads_does_not_read_a_list_for_each(
 def test_a_list_of_children_that_is_new_at_every_look_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with processes that fork and end, and whose children do the same."""
     numbers = iter(range(10**8, 10**8 + 10_000))
-    monkeypatch.setattr(procfs, "children", lambda _: [next(numbers)])
+    monkeypatch.setattr(procfs, "children", lambda *_: [next(numbers)])
     assert procfs.descendants(1) == []
 
 

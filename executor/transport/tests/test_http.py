@@ -222,6 +222,32 @@ def test_answers_that_come_again_are_read_as_they_were_the_first_time(
         assert conversation(client, body, pieces) == conversation(Client(BUDGET), body, pieces)
 
 
+def joined(pieces: list[object]) -> bytes:
+    return b"".join(piece for piece in pieces if isinstance(piece, bytes))
+
+
+@given(st.lists(st.sampled_from(ANSWERS), min_size=1, max_size=8), st.sets(st.integers(0, 999), max_size=9))
+def test_answers_that_come_ahead_of_their_turn_are_read_as_those_that_do_not(
+    answers: list[bytes], cuts: set[int]
+) -> None:
+    """The bytes of all of them, cut anywhere; a request is told of when its answer is next."""
+    client = Client(BUDGET)
+    pieces = parts(b"".join(answers), cuts)
+    for number, answer in enumerate(answers):
+        body, read = b"b" * number, list[object]()
+        sent = client.request("POST", "/x", [("Host", "h"), ("Content-Length", str(number))], body)
+        while not client.ended:
+            while not client.ended and (event := client.next()) is not None:
+                read += [event] if event else []
+            if not client.ended:
+                client.receive(pieces.pop(0))
+        head, *data = read
+        own_sent, (own_head, *own_data), own_open = conversation(Client(BUDGET), body, [answer])
+        assert (sent, head, client.keeps_open) == (own_sent, own_head, own_open)
+        assert joined(data) == joined(own_data)
+    assert not pieces
+
+
 def test_a_request_that_cannot_be_written_is_none_behind_a_known_answer_either() -> None:
     for first in ([], [("Content-Length", "0")]):
         client = Client(BUDGET)

@@ -239,6 +239,96 @@ def test_nothing_overtakes_an_update_that_failed(stage: Stage) -> None:
     assert stage.accept().request()[1] == b"third"
 
 
+def waiting_updates(stage: Stage, *updates: tuple[str, str], answer: bytes = ACCEPTED) -> Connection:
+    """The calls' connection, on which updates (of a task, and what it says) wait for the answer to one before
+    them, which has come.
+    """
+    stage.subscribed()
+    stage.link.send(1, b"first", b"first", "first")
+    calls = stage.accept()
+    assert calls.request()[1] == b"first"
+    calls.send(ACCEPTED)
+    assert stage.report() == CallAnswered(1, b"first", 202, "")
+    stage.link.send(1, b"before", b"before", "before")
+    assert calls.request()[1] == b"before"
+    for task, text in updates:
+        stage.link.send(1, text.encode(), text.encode(), task)
+    calls.send(answer)
+    assert stage.report() == CallAnswered(1, b"before", 202, "")
+    return calls
+
+
+def test_updates_that_wait_are_sent_in_one_go_those_of_one_task_never(stage: Stage) -> None:
+    calls = waiting_updates(stage, ("t", "t1"), ("u", "u1"), ("v", "v1"), ("t", "t2"), ("u", "u2"))
+    assert [calls.request()[1] for _ in range(3)] == [b"t1", b"u1", b"v1"]
+    calls.sock.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        calls.request()
+    calls.sock.settimeout(PATIENCE)
+    calls.send(ACCEPTED + ACCEPTED[:9])
+    calls.send(ACCEPTED[9:])
+    calls.send(ACCEPTED)
+    assert [calls.request()[1] for _ in range(2)] == [b"t2", b"u2"]
+    # Another form, and one behind it: h11 has both.
+    calls.send(b"HTTP/1.1 202 Accepted\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + ACCEPTED)
+    for each in (b"t1", b"u1", b"v1", b"t2", b"u2"):
+        assert stage.report() == CallAnswered(1, each, 202, "")
+
+
+def test_an_answer_with_a_body_or_none_yet_lets_nothing_be_sent_ahead(stage: Stage) -> None:
+    odd = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\nok"
+    stage.subscribed()
+    for text in (b"a", b"b", b"c"):
+        stage.link.send(1, text, text, text.decode())
+    calls = stage.accept()
+    for text in (b"a", b"b", b"c"):
+        assert calls.request()[1] == text
+        calls.sock.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            calls.request()
+        calls.sock.settimeout(PATIENCE)
+        calls.send(odd)
+        assert stage.report() == CallAnswered(1, text, 202, "ok")
+
+
+@pytest.mark.parametrize("end", [Connection.close, Connection.reset, None])
+def test_updates_without_an_answer_are_posted_again_in_order(
+    stage: Stage, end: Callable[[Connection], None] | None
+) -> None:
+    calls = waiting_updates(stage, ("t", "t1"), ("u", "u1"), ("v", "v1"))
+    assert [calls.request()[1] for _ in range(3)] == [b"t1", b"u1", b"v1"]
+    calls.send(ACCEPTED if end else ACCEPTED.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    assert stage.report() == CallAnswered(1, b"t1", 202, "")
+    if end:
+        end(calls)
+    again = stage.accept()
+    for each in (b"u1", b"v1"):
+        assert again.request()[1] == each
+        again.send(ACCEPTED)
+        assert stage.report() == CallAnswered(1, each, 202, "")
+
+
+def test_nothing_is_heard_of_what_was_sent_behind_an_update_that_failed(stage: Stage) -> None:
+    calls = waiting_updates(stage, ("t", "t1"), ("u", "u1"), ("v", "v1"))
+    assert [calls.request()[1] for _ in range(3)] == [b"t1", b"u1", b"v1"]
+    calls.send(ACCEPTED + b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n" + ACCEPTED)
+    assert stage.report() == CallAnswered(1, b"t1", 202, "")
+    assert stage.report() == CallAnswered(1, b"u1", 503, "")
+    assert calls.request() == (b"", b"")
+    stage.subscribed(2)
+    stage.link.send(2, b"c", b"third", "v")
+    assert stage.accept().request()[1] == b"third"
+
+
+def test_an_update_that_is_refused_for_good_holds_up_none_behind_it(stage: Stage) -> None:
+    calls = waiting_updates(stage, ("t", "t1"), ("u", "u1"), ("v", "v1"))
+    assert [calls.request()[1] for _ in range(3)] == [b"t1", b"u1", b"v1"]
+    calls.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\nno" + ACCEPTED + ACCEPTED)
+    assert stage.report() == CallAnswered(1, b"t1", 400, "no")
+    for each in (b"u1", b"v1"):
+        assert stage.report() == CallAnswered(1, each, 202, "")
+
+
 def test_a_new_attempt_ends_the_old_connections(stage: Stage) -> None:
     stream = stage.subscribed()
     stage.link.send(1, None, b"hangs")
