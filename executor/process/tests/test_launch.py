@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from executor.process import oom
 from executor.process.identity import Identity, UnknownUserError, resolve
 from executor.process.launch import Launch, LaunchError, Limit, Stage
 from executor.process.tests.fixtures import (
+    WaitingSupervisor,
+    apart,
     descriptors,
     ending,
     eventually,
@@ -22,6 +25,7 @@ from executor.process.tests.fixtures import (
     shell,
     supervised,
 )
+from executor.process.warden import spawn
 
 
 def output(given: Launch, file: Path) -> str:
@@ -233,6 +237,31 @@ def test_tasks_are_ended_first_when_memory_runs_out() -> None:
         assert score(os.getpid()) == score(supervisor.warden_pid)
         supervisor.signal_tree(process, signal.SIGKILL)
         ending(supervisor, process)
+
+
+def test_where_scores_may_be_lowered_tasks_start_with_the_one_that_the_executor_came_with() -> None:
+    """Without CAP_SYS_RESOURCE too, down to where its last holder has set it: so one is raised first."""
+    apart(_lower_the_score)
+
+
+def _lower_the_score() -> None:
+    def score(pid: int | str) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    came = score("self") + 600
+    Path("/proc/self/oom_score_adj").write_text(str(came))
+    with subprocess.Popen(["sleep", "1000"]) as loader:
+        try:
+            supervisor = WaitingSupervisor(spawn(loader.pid))
+            process = supervisor.start(launch("sleep", "1000"))
+            assert score(process.pid) == came
+            assert {score(pid) for pid in ("self", loader.pid, supervisor.warden_pid)} == {came - 500}
+            supervisor.signal_tree(process, signal.SIGKILL)
+            assert ending(supervisor, process).signal == signal.SIGKILL
+            assert score("self") == came - 500
+            supervisor.close()
+        finally:
+            loader.kill()
 
 
 def test_a_process_that_has_ended_is_not_put_forward() -> None:

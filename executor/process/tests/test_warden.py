@@ -1,6 +1,7 @@
 """Nothing outlives an executor, however it ends, nor a warden that is killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +84,64 @@ def test_who_is_another_process_at_every_look_outlives_no_executor(tmp_path: Pat
     eventually(lambda: not alive(warden), "the warden's end")
     commands = [Path(f"/proc/{entry.pid}/cmdline") for entry in procfs.everything() if not entry.dead]
     assert not [path for path in commands if path.exists() and str(tmp_path).encode() in path.read_bytes()]
+
+
+ROOTS = """
+import os, time
+os.setresuid(0, 0, 0)
+if os.fork() == 0:
+    os.setsid()
+    with open({file!r}, "w") as note:
+        note.write(f"{{os.getpid()}}\\n")
+    time.sleep(1000)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a setuid program")
+def test_a_process_that_is_not_ours_to_kill_saves_nobody_else_from_the_warden(tmp_path: Path) -> None:
+    """An ordinary user's executor, with a task that a setuid program has made root's."""
+    for name, mode in (("setuid", 0o4755), ("ordinary", 0o755)):
+        shutil.copyfile(Path(sys.executable).resolve(), tmp_path / name)
+        (tmp_path / name).chmod(mode)
+    for folder in (tmp_path, *tmp_path.parents):
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(folder.stat().st_mode | 0o011)
+    note = tmp_path / "root's"
+    read, write = os.pipe()
+    apart(partial(_as_an_ordinary_user, note, write))
+    os.close(write)
+    with os.fdopen(read) as told:
+        warden = int(told.readline())
+    roots = pid_in(note)
+    hoppers = str(tmp_path).encode()
+
+    def hopping() -> list[Path]:
+        found = [Path(f"/proc/{entry.pid}/cmdline") for entry in procfs.everything() if not entry.dead]
+        return [path for path in found if path.exists() and path.read_bytes().find(b"# " + hoppers) >= 0]
+
+    try:
+        eventually(lambda: not hopping(), "the hoppers' end")
+        assert alive(roots)
+        assert alive(warden)
+    finally:
+        os.kill(roots, signal.SIGKILL)
+    eventually(lambda: not alive(warden), "the warden's end")
+
+
+def _as_an_ordinary_user(note: Path, write: int) -> None:
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+    supervisor = WaitingSupervisor(spawn())
+    for program, script in (
+        ("setuid", ROOTS.format(file=str(note))),
+        ("ordinary", f"{HOPPERS}# {note.parent}"),
+    ):
+        supervisor.start(launch(str(note.with_name(program)), "-I", "-S", "-c", script, env={}))
+    pid_in(note)
+    eventually(lambda: len(left(supervisor)) > 4, "a moving tree")
+    os.write(write, b"%d\n" % supervisor.warden_pid)
 
 
 def test_a_killed_warden_takes_its_tasks_along_and_is_noticed(tmp_path: Path) -> None:
