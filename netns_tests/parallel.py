@@ -5,15 +5,21 @@ what is made once for a module. Files that take long begin first, so that no pro
 are done: seconds are those of the last run (in pytest's cache), or those of LONG. Tests in QEMU are one
 group: a machine boots once for a process, and what it is asked for is all it runs.
 
+pytest writes its asserts anew in every test file, which takes three times as long as all else that it does
+before the first test, and each process would do it for all files: each file is done once, before they begin.
+
 `--fast` leaves out what needs root, a program of a Debian package, or minutes.
 """
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from _pytest.assertion import rewrite
 
 QEMU = "in QEMU"
 #: Seconds of groups that take long, where no earlier run has told: so they begin first.
@@ -112,6 +118,46 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _fast(item: pytest.Item) -> bool:
     fixtures = frozenset(getattr(item, "fixturenames", ()))
     return not item.nodeid.startswith(_NOT_FAST) and not fixtures & _FIXTURES
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """In the process that will start others, and has no thread yet."""
+    config = session.config
+    if not hasattr(config, "workerinput") and config.getoption("numprocesses", None):
+        rewrite_once(config, _files(config))
+
+
+def _files(config: pytest.Config) -> list[Path]:
+    """Of what was asked for, the test files."""
+    places = [config.invocation_params.dir / each.partition("::")[0] for each in config.args]
+    found = [path for place in places for path in (place.rglob("test_*.py") if place.is_dir() else [place])]
+    return sorted(path for path in set(found) if path.is_file() and not pytest_ignore_collect(path, config))
+
+
+def rewrite_once(config: pytest.Config, files: Sequence[Path]) -> None:
+    """Writes what pytest makes of these files to where it looks for it; the largest first, two at a time on
+    two processors. A file that cannot be read or is no Python is left to pytest, which says so."""
+    state = config.stash[rewrite.assertstate_key]
+    made = {path: rewrite.get_cache_dir(path) / (path.name[:-3] + rewrite.PYC_TAIL) for path in files}
+    stale = [path for path in files if rewrite._read_pyc(path, made[path]) is None]
+    stale.sort(key=lambda path: path.stat().st_size, reverse=True)
+    processes = min(len(os.sched_getaffinity(0)), len(stale))
+    children = []
+    for number in range(processes):
+        child = os.fork()
+        if child != 0:
+            children.append(child)
+            continue
+        try:
+            for path in stale[number::processes]:
+                made[path].parent.mkdir(exist_ok=True)
+                source, code = rewrite._rewrite_test(path, config)
+                rewrite._write_pyc(state, code, source, made[path])
+        finally:
+            os._exit(0)
+    for child in children:
+        os.waitpid(child, 0)
 
 
 class Seconds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import source_hash
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,24 @@ def test_what_takes_long_begins_first(pytester: pytest.Pytester, monkeypatch: py
     second = pytester.runpytest_subprocess(*options)
     lines = [line for line in second.outlines if "PASSED" in line]
     assert "test_c" in lines[0]
+
+
+def test_what_takes_long_to_rewrite_is_made_once(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the processes that want it begin; a file that is no Python is told as ever."""
+    monkeypatch.setenv("PYTHONPATH", str(TOP))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    pytester.makepyfile(test_a="def test_a(): assert 1 + 1 == 3", test_b="this is none")
+    options = ("-p", "netns_tests.parallel", "-n", "1", "--dist", "loadfile")
+    for wrong in ("3", "4"):
+        pytester.makepyfile(test_a=f"def test_a(): assert 1 + 1 == {wrong}")
+        pytester.runpytest_subprocess(*options, "test_a.py").stdout.fnmatch_lines(
+            [f"*assert (1 + 1) == {wrong}"]
+        )
+        (made,) = pytester.path.glob("__pycache__/test_a.*-pytest-*.pyc")
+        assert source_hash(pytester.path.joinpath("test_a.py").read_bytes()) == made.read_bytes()[8:16]
+    pytester.runpytest_subprocess(*options, "test_b.py").stdout.fnmatch_lines(["*this is none"])
 
 
 def test_the_table_names_files_that_are_there() -> None:
