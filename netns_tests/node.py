@@ -273,17 +273,24 @@ class Node:
         """Gives the node an interface with 192.0.2.2/24, 2001:db8::2/64 and default routes; returns the
         world behind it (.1)."""
         world = self.netns("world")
+        # Starting `ip` costs more than what it is told.
         self.shell(
-            f"ip link add {name} type veth peer name world netns world\n"
-            f"ip addr add 192.0.2.2/24 dev {name}\n"
-            f"ip addr add 2001:db8::2/64 dev {name} nodad\n"
-            f"ip link set {name} addrgenmode none up\n"
-            "ip -n world addr add 192.0.2.1/24 dev world\n"
-            "ip -n world addr add 2001:db8::1/64 dev world nodad\n"
-            "ip -n world link set world addrgenmode none up\n"
-            "ip -n world link set lo up\n"
-            f"ip route add default via 192.0.2.1 dev {name}\n"
-            f"ip -6 route add default via 2001:db8::1 dev {name}\n"
+            "ip -batch - <<'@'\n"
+            f"link add {name} type veth peer name world netns world\n"
+            f"addr add 192.0.2.2/24 dev {name}\n"
+            f"addr add 2001:db8::2/64 dev {name} nodad\n"
+            f"link set {name} addrgenmode none up\n"
+            "@\n"
+            "ip -n world -batch - <<'@'\n"
+            "addr add 192.0.2.1/24 dev world\n"
+            "addr add 2001:db8::1/64 dev world nodad\n"
+            "link set world addrgenmode none up\n"
+            "link set lo up\n"
+            "@\n"
+            "ip -batch - <<'@'\n"
+            f"route add default via 192.0.2.1 dev {name}\n"
+            f"route add default via 2001:db8::1 dev {name}\n"
+            "@\n"
         )
         return world
 

@@ -277,9 +277,7 @@ ALLOWED = (r"file /run/lock/crash-counter", r"\w+: rule .*l3mdev")  # the kernel
 def make_box(node: Node) -> Netns:
     """A container's namespace whose `lo` was up once: it keeps addresses that the kernel gave it then."""
     box = node.netns("c1")
-    box.run(["ip", "link", "set", "lo", "up"])
-    box.run(["ip", "link", "set", "lo", "down"])
-    box.run(["sysctl", "-qw", *_AT_ONCE.split()])
+    node.shell(f"ip link set lo up; ip link set lo down; sysctl -qw {_AT_ONCE}", netns=box.path)
     return box
 
 
