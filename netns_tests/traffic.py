@@ -84,8 +84,13 @@ def _ask(protocol: str, host: str, port: int, seconds: float) -> int:
     return 1
 
 
+def main() -> None:
+    match sys.argv[1:]:
+        case ["serve", protocol, _, port]:
+            _serve(protocol, int(port))
+        case ["ask", protocol, host, port, seconds]:
+            sys.exit(_ask(protocol, host, int(port), float(seconds)))
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "serve":
-        _serve(sys.argv[2], int(sys.argv[4]))
-    else:
-        sys.exit(_ask(sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5])))
+    main()

@@ -6,6 +6,7 @@ process of pytest. Each node's process 1 is forked from it, in namespaces of its
 
     .venv/bin/mesokit ...       the command, the node service
     FOLDER/PLUGIN               a plugin of `plugins.make_folder`, when no node service is there to ask
+    traffic.py                  who talks in a test
     crash_driver.py             where crash.c is loaded already (in QEMU)
 
 Such a child is a process like any other: its pid, session, descriptors, environment, arguments (as /proc
@@ -44,7 +45,7 @@ from cni_plugins.cli import start
 from cni_plugins.kernel.netlink import pyroute
 from cni_plugins.node import plugins
 from cni_plugins.plugins import registry
-from netns_tests import crash_shim, node_init
+from netns_tests import crash_shim, node_init, traffic
 from netns_tests.node_init import Body
 from netns_tests.plugins import IN_QEMU
 
@@ -161,8 +162,9 @@ def known(message: dict[str, Any], stdin: int) -> Body | None:
     if any(name.startswith(("LD_", "PYTHON")) for name in environment):
         driver = argv[1:] == ["-m", _DRIVER] and _DRIVER in sys.modules
         return partial(_driver, argv, environment) if driver else None
-    if argv[0] == COMMAND:
-        return partial(_command, argv, environment)
+    talks = argv[: len(traffic.PROGRAM)] == traffic.PROGRAM
+    if talks or argv[0] == COMMAND:
+        return partial(_traffic if talks else _command, argv, environment)
     folder, _, _name = argv[0].rpartition("/")
     if (
         len(argv) > 1
@@ -189,6 +191,12 @@ def _command(argv: list[str], environment: dict[str, str]) -> None:
     _dress([f"{TOP}/.venv/bin/python3", *argv], environment)
     sys.argv = list(argv)
     _end(start.main)
+
+
+def _traffic(argv: list[str], environment: dict[str, str]) -> None:
+    _dress(argv, environment)
+    sys.argv = argv[len(traffic.PROGRAM) - 1 :]
+    _end(traffic.main)
 
 
 def _plugin(argv: list[str], environment: dict[str, str]) -> None:
@@ -224,14 +232,15 @@ def _dress(argv: list[str], environment: dict[str, str]) -> None:
 
 def _show(argv: list[str], environment: dict[str, str]) -> None:
     """Lets /proc show these arguments and this environment, as far as there is room where this process has
-    its own, and the script's name."""
+    its own, and the name of the script, or of the program where options follow."""
     variables = [f"{name}={value}" for name, value in environment.items()]
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     arguments, after, own, end = map(int, fields[45:49])  # proc(5): arg_start, arg_end, env_start, env_end
     for words, first, room in ((argv, arguments, after - arguments), (variables, own, end - own)):
         content = "".join(f"{word}\0" for word in words).encode()[: room - 1]
         ctypes.memmove(first, content.ljust(room, b"\0"), room)
-    node_init.libc.prctl(_PR_SET_NAME, Path(argv[1]).name.encode())
+    name = argv[0] if argv[1].startswith("-") else argv[1]
+    node_init.libc.prctl(_PR_SET_NAME, Path(name).name.encode())
 
 
 def _end(main: Any) -> None:
