@@ -1,14 +1,17 @@
 """Frames of a container that may send whatever it likes (packet sockets), each with its name in it, and who
 gets them.
 
-python3 policy_attack.py listen IFNAME                       -> a line for each name that comes in
-python3 policy_attack.py send IFNAME JSON                    {"mac": …, "mine": [MAC, IPv4, IPv6], "his": […]}
+python3 policy_attack.py listen IFNAME    -> a line for each name that comes in by an interface
+python3 policy_attack.py hear             -> by any, for this machine, past its own filter
+python3 policy_attack.py send IFNAME JSON {"mine": [MAC, IPv4, IPv6], "his": […], "gateway": [IPv4, IPv6],
+                                           "others": [addresses of his], "flow": [IPv4, IPv6 of his flow]}
 """
 
 from __future__ import annotations
 
 import json
 import re
+import select
 import socket
 import struct
 import sys
@@ -18,6 +21,7 @@ from ipaddress import ip_address
 _NAME = re.compile(rb"<([a-z0-9 .:-]+)>")
 _V4, _V6, _ARP = 0x0800, 0x86DD, 0x0806
 _UDP, _ICMP6 = 17, 58
+_PROTOCOLS = (_UDP, 4, 41, 47, 132, 136, 253)
 Host = tuple[str, str, str]  #: MAC, IPv4 and IPv6 address
 Frame = tuple[str, str, int, bytes]  #: name, target MAC address ("" for his), ether type, what is in it
 
@@ -73,6 +77,29 @@ def frames(mine: Host, his: Host, gateway: tuple[str, str]) -> Iterator[Frame]:
     yield from _wrapped(mine, his)
     yield from _addressed(mine, his, gateway)
     yield from _of_neighbours(mine, his, gateway)
+
+
+def to_others(mine: Host, others: list[str]) -> Iterator[Frame]:
+    """To addresses that a machine has at other interfaces, or that are for all who listen."""
+    _, a4, a6 = mine
+    for target in others:
+        name = f"other {target}"
+        if ":" in target:
+            yield name, "", _V6, ipv6(a6, target, _UDP, udp(name, a6, target))
+        else:
+            yield name, "", _V4, ipv4(a4, target, _UDP, udp(name, a4, target))
+
+
+def errors(mine: Host, flow: tuple[str, str]) -> Iterator[Frame]:
+    """About a flow of his with somebody else, from one who has no part in it."""
+    _, a4, a6 = mine
+    quoted = ipv4(flow[0], "192.0.2.1", _UDP, struct.pack(">HHHH", 7777, 9, 24, 0) + bytes(16))
+    body = struct.pack(">HH", 0, 552) + quoted.ljust(60, b"\0") + _named("error", 14)
+    data = b"\3\4" + _sum(b"\3\4\0\0" + body) + body
+    yield "error", "", _V4, ipv4(a4, flow[0], 1, data)
+    quoted = ipv6(flow[1], "2001:db8::1", _UDP, struct.pack(">HHHH", 7777, 9, 24, 0) + bytes(16))
+    body = struct.pack(">I", 1280) + quoted + _named("error6", 14)
+    yield "error6", "", _V6, ipv6(a6, flow[1], _ICMP6, icmp6(2, a6, flow[1], body))
 
 
 def _local(mac: str) -> str:
@@ -160,8 +187,8 @@ def _addressed(mine: Host, his: Host, gateway: tuple[str, str]) -> Iterator[Fram
 
 
 def _of_neighbours(mine: Host, his: Host, gateway: tuple[str, str]) -> Iterator[Frame]:
-    """What misleads a neighbour, and an error about a flow of his with somebody else."""
-    (mac, a4, a6), (_, b4, b6) = mine, his
+    """What misleads a neighbour."""
+    (mac, _, a6), (_, b4, b6) = mine, his
     local = _local(mac)
     told = b"\2\1" + _mac(mac) + b"\xfd\2" + _named("neighbour", 14)
     body = b"\x20\0\0\0" + ip_address(gateway[1]).packed + told
@@ -171,10 +198,6 @@ def _of_neighbours(mine: Host, his: Host, gateway: tuple[str, str]) -> Iterator[
     yield "local nd", "", _V6, ipv6(local, b6, _ICMP6, icmp6(136, local, b6, body))
     body = bytes((64, 0, 7, 8)) + bytes(8) + b"\xfd\2" + _named("router", 14)
     yield "router", "", _V6, ipv6(local, b6, _ICMP6, icmp6(134, local, b6, body))
-    quoted = ipv4(b4, "192.0.2.1", _UDP, struct.pack(">HHHH", 7777, 9, 24, 0) + bytes(16))
-    body = struct.pack(">HH", 0, 552) + quoted.ljust(60, b"\0") + _named("error", 14)
-    data = b"\3\4" + _sum(b"\3\4\0\0" + body) + body
-    yield "error", "", _V4, ipv4(a4, b4, 1, data)
     head = struct.pack(">HHBBH", 1, _V4, 6, 4, 2)
     ends = _mac(mac) + ip_address(gateway[0]).packed + _mac(his[0]) + ip_address(b4).packed
     yield "arp", "", _ARP, head + ends + _named("arp", 18)
@@ -188,10 +211,12 @@ def say(line: str) -> None:
 
 def send(ifname: str, said: Mapping[str, list[str]]) -> None:
     mine, his, gateway = tuple(said["mine"]), tuple(said["his"]), tuple(said["gateway"])
-    assert len(mine) == len(his) == 3 and len(gateway) == 2
+    flow = tuple(said.get("flow", his[1:]))
+    assert len(mine) == len(his) == 3 and len(gateway) == len(flow) == 2
+    listed = [*frames(mine, his, gateway), *to_others(mine, said.get("others", [])), *errors(mine, flow)]
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as out:
         out.bind((ifname, 0))
-        for name, target, kind, data in frames(mine, his, gateway):
+        for name, target, kind, data in listed:
             out.send(_mac(target or his[0]) + _mac(mine[0]) + struct.pack(">H", kind) + data)
             say(name)
 
@@ -207,8 +232,21 @@ def listen(ifname: str) -> None:
                     say(name.decode())
 
 
+def hear() -> None:
+    """Behind the input of IP: all protocols of both families, whatever the port and the address."""
+    kinds = ((socket.AF_INET, (*_PROTOCOLS, 1, 2)), (socket.AF_INET6, (*_PROTOCOLS, _ICMP6)))
+    heard = [socket.socket(family, socket.SOCK_RAW, each) for family, listed in kinds for each in listed]
+    say("ready")
+    while True:
+        for each in select.select(heard, [], [])[0]:
+            for name in _NAME.findall(each.recv(4096)):
+                say(name.decode())
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "listen":
         listen(sys.argv[2])
+    elif sys.argv[1] == "hear":
+        hear()
     else:
         send(sys.argv[2], json.loads(sys.argv[3]))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cni_plugins.kernel.nft.policy_rules import PORTS_UNTAGGED
 from netns_tests.node import Netns, Node, until
 from netns_tests.plugins import MESOKIT, service
 from netns_tests.policy_box import Box, apply, conf, matrix, write
@@ -288,7 +289,7 @@ def test_chains_of_an_older_release_are_written_anew(node: Node, ours: str) -> N
     )
     now, held = node.run(chain).text, node.shell(elements)
     node.shell(
-        "nft 'delete chain bridge mesokit policy_untagged_4; add chain bridge mesokit policy_1; "
+        f"nft 'delete chain bridge mesokit {PORTS_UNTAGGED.version}; add chain bridge mesokit policy_1; "
         "flush set bridge mesokit port_target6; flush chain bridge mesokit policy_guard; "
         "add rule bridge mesokit policy_guard "
         "ether type ip ip saddr != 0.0.0.0 iifname @port_guarded iifname . ip saddr != @port_source4 drop'"

@@ -40,6 +40,7 @@ from cni_plugins.policy.selection import Group, Members
 from cni_plugins.policy.traffic import FULL, NONE, Lanes
 
 _ANY = (Traffic("any"),)
+_WRITTEN = 2  # rises with a release that writes the same profile as other rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +266,7 @@ class Compiler:
     def _profile(self, kind: str, rules: Iterable[Rule], then: str = "") -> str:
         said = _sorted(rules)
         # As repr() writes a tuple of the rules: they name profiles that the kernel holds already.
-        text = f"({kind!r}, ({', '.join(said)}{',' if len(said) == 1 else ''}), {then!r})"
+        text = f"({_WRITTEN}, {kind!r}, ({', '.join(said)}{',' if len(said) == 1 else ''}), {then!r})"
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
         name = f"{kind}_{digest}"
         if name not in self.profiles:
@@ -423,9 +424,9 @@ def _guarded(endpoint: Endpoint, assigned: Assignment) -> Iterator[Entry]:
     yield Entry(f"{prefix}_guarded", port)
     for ip in endpoint.addresses:
         yield Entry(f"{prefix}_source{ip.version}", port + ip.packed)
+    for ip in endpoint.of_family(6):
+        yield Entry(f"{prefix}_target6", port + ip.packed)
     if endpoint.bridged:
-        for ip in endpoint.of_family(6):
-            yield Entry("port_target6", port + ip.packed)
         if assigned.shut_in:
             yield Entry("port_shut_in", port)
         if assigned.shut_out:

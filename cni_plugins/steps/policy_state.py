@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from cni_plugins.policy.read import Parsed
 from cni_plugins.store.locks import locked
 
-_SEAL = 5  # rises with a release under which the same state is something else in the kernel
+_SEAL = 6  # rises with a release under which the same state is something else in the kernel
 
 
 def directory(roots: Roots) -> Path:

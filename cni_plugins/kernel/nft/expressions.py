@@ -15,6 +15,7 @@ _GOTO = -4
 _NETWORK, _TRANSPORT = 1, 2  # where a payload is counted from
 _META_PROTOCOL, _META_NFPROTO, _META_L4PROTO = 1, 15, 16
 _CT_DIRECTION = 1
+_CT_SOURCE = {4: 19, 6: 21}
 _FAMILIES, _ICMP = {4: 2, 6: 10}, {4: 1, 6: 58}
 _ETHER_TYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 _ADDRESSES = {4: (4, {"saddr": 12, "daddr": 16}), 6: (16, {"saddr": 8, "daddr": 24})}
@@ -69,6 +70,16 @@ def family(version: int, *, bridged: bool = False) -> bytes:
     return _meta(_META_NFPROTO) + _compare(bytes((_FAMILIES[version],)))
 
 
+@lru_cache(8)
+def end(version: int, way: str, *, protocol: bool = False) -> bytes:
+    """`ct WAY ip saddr`, with the protocol after it if so: who opened the flow (original), or its other end
+    after all translation (reply), whichever of them the packet is from.
+    """
+    direction_of = attribute(3, b"\0" if way == "original" else b"\1")
+    made = _expression("ct", _word(1, _FIRST), _word(2, _CT_SOURCE[version]), direction_of)
+    return made + _meta(_META_L4PROTO, _SECOND if version == 4 else _AFTER_IPV6) if protocol else made
+
+
 @lru_cache(2)
 def _is_icmp(version: int) -> bytes:
     return _meta(_META_L4PROTO) + _compare(bytes((_ICMP[version],)))
@@ -76,16 +87,14 @@ def _is_icmp(version: int) -> bytes:
 
 @lru_cache(32)
 def peer(version: int, side: str, then: str = "", *, port: str = "") -> bytes:
-    """`ip SIDE`, concatenated with `then`: "", "protocol", "ports" (protocol and `port`) or "icmp" (type)."""
+    """`ip SIDE`, concatenated with `then`: "", "ports" (protocol and `port`) or "icmp" (type)."""
     second, third = (_SECOND, _THIRD) if version == 4 else (_AFTER_IPV6, _LAST_IPV6)
     made = _is_icmp(version) if then == "icmp" else b""
     made += _address(version, side)
     if then == "icmp":
         return made + _payload(_TRANSPORT, 0, 1, second)
-    if then:
-        made += _meta(_META_L4PROTO, second)
     if then == "ports":
-        made += _payload(_TRANSPORT, _PORTS[port], 2, third)
+        made += _meta(_META_L4PROTO, second) + _payload(_TRANSPORT, _PORTS[port], 2, third)
     return made
 
 

@@ -12,7 +12,7 @@ from cni_plugins.kernel.nft.policy_rules import AGENT_PORT, DENY
 from cni_plugins.kernel.nft.sections import Chain, Section
 
 _NEIGHBOURS = "{ 130, 131, 132, 133, 134, 135, 136, 143 }"
-_MARKER = "policy_inside_1"
+_MARKER = "policy_inside_2"
 
 
 def _sets(v: int) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ INSIDE = Section(
     ),
     chains=(
         Chain("policy_deny", DENY),
-        *(Chain(f"policy_{name}{v}", ("accept",)) for name in ("to", "back") for v in (4, 6)),
+        *(Chain(f"policy_to{v}", ("accept",)) for v in (4, 6)),
         Chain("inside_from_node", _by_node("iifname", "saddr", "from")),
         Chain("inside_to_node", (f"tcp dport {AGENT_PORT} accept", *_by_node("oifname", "daddr", "host"))),
         Chain("inside_in_reply", _by_profile("iifname", "out")),

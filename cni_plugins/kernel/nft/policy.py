@@ -1,9 +1,9 @@
 """Network policy in nf_tables: the fixed chains, a chain and its sets per profile, differences of elements.
 
 A packet is judged at the forward hook, whether or not its flow is established: for the direction that opened
-the flow the peer is where the packet comes from (or goes to), for the other it is the other way round. That
-takes conntrack, which therefore tracks from the first attachment of a network with policy on; a flow that it
-saw only from the middle would have the wrong opener.
+the flow the peer is where the packet comes from (or goes to), for the other it is the other way round; the
+flow knows both ends. That takes conntrack, which therefore tracks from the first attachment of a network with
+policy on; a flow that it saw only from the middle would have the wrong opener.
 
     policy_forward -> by state and family -> the opener's egress profile -> the other end's ingress profile
 

@@ -60,47 +60,51 @@ def _source(kind: str, version: int) -> str:
     return f"set {kind}_source{version} {{ type ifname . {_address(version)} ; }}"
 
 
-def _judging(version: int) -> tuple[Chain, ...]:
+def _judging(version: int, link: str, six: str = "") -> tuple[Chain, ...]:
+    """From a flow's state to its profiles. `link` is what came in by, at layer 3; `six` how an IPv6 packet is
+    told where a VLAN tag may be before it.
+    """
     ip, v = _ip(version), version
+    first = _first(v, link, six)
     return (
+        Chain(f"policy_new{v}", (*first, f"goto policy_{v}")),
+        Chain(
+            # A flow that nobody tracks has no ends.
+            f"policy_untracked{v}",
+            (
+                *first,
+                f"{ip} saddr @policy_shut_out{v} goto policy_deny",
+                f"{ip} daddr @policy_shut_in{v} goto policy_deny",
+            ),
+        ),
+        # Each map is looked up in one place: the kernel walks all of a map, for each place, at every change.
         Chain(
             f"policy_{v}",
             (
-                f"ct direction reply goto policy_reply{v}",
-                f"{ip} saddr vmap @policy_out{v}",
-                f"{ip} saddr @policy_shut_out{v} goto policy_deny",
+                f"ct original {ip} saddr vmap @policy_out{v}",
+                f"ct original {ip} saddr @policy_shut_out{v} goto policy_deny",
                 f"goto policy_to{v}",
             ),
         ),
         Chain(
-            f"policy_reply{v}",
+            f"policy_to{v}",
             (
-                f"{ip} daddr vmap @policy_out{v}",
-                f"{ip} daddr @policy_shut_out{v} goto policy_deny",
-                f"goto policy_back{v}",
+                f"ct reply {ip} saddr vmap @policy_in{v}",
+                f"ct reply {ip} saddr @policy_shut_in{v} goto policy_deny",
             ),
         ),
         Chain(
-            f"policy_to{v}",
-            (f"{ip} daddr vmap @policy_in{v}", f"{ip} daddr @policy_shut_in{v} goto policy_deny"),
-        ),
-        Chain(
-            f"policy_back{v}",
-            (f"{ip} saddr vmap @policy_in{v}", f"{ip} saddr @policy_shut_in{v} goto policy_deny"),
-        ),
-        Chain(
-            # Errors come from routers, and from the two ends of the flow that they are about.
+            # As deep as that of a new flow, so that the kernel's look through all chains goes by once.
             f"policy_related{v}",
             (
-                f"meta l4proto != {'icmp' if v == 4 else 'icmpv6'} goto policy_new{v}",
-                f"{ip} saddr != @policy_known{v} accept",
-                *(
-                    f"{ip} saddr . ct {side} @policy_self{v} accept"
-                    for side in (f"original {ip} saddr", f"original {ip} daddr", f"reply {ip} saddr")
-                ),
-                f"{ip} saddr @policy_shut_out{v} counter drop",
-                f"{ip} daddr @policy_shut_in{v} counter drop",
+                f"meta l4proto {'icmp' if v == 4 else 'icmpv6'} goto policy_error{v}",
+                *first,
+                f"goto policy_{v}",
             ),
+        ),
+        Chain(
+            f"policy_error{v}",
+            (*_ends(v, "accept"), f"{ip} daddr @policy_shut_in{v} counter drop"),
         ),
         Chain(
             f"policy_invalid{v}",
@@ -123,25 +127,32 @@ def _sets(version: int) -> tuple[str, ...]:
     )
 
 
-def _first(link: str, six: str = "") -> tuple[Chain, ...]:
-    """Where flows begin; `link` is what came in by, at layer 3, `six` how an IPv6 packet is told where a VLAN
-    tag may be before it.
+def _ends(version: int, end: str) -> tuple[str, ...]:
+    """Errors come from routers, and from the two ends of the flow that they are about; else from nobody who
+    is closed outwards.
     """
+    ip, v = _ip(version), version
     return (
-        Chain(
-            "policy_new4",
-            ("ip saddr @policy_closed4 ip saddr != @policy_known4 goto policy_unknown", "goto policy_4"),
+        f"{ip} saddr != @policy_known{v} {end}",
+        *(
+            f"{ip} saddr . ct {side} @policy_self{v} {end}"
+            for side in (f"original {ip} saddr", f"original {ip} daddr", f"reply {ip} saddr")
         ),
-        Chain(
-            "policy_new6",
-            (
-                f"{six}icmpv6 type {_ND} accept",
-                f"ip6 saddr fe80::/10 {link} @policy_links goto policy_unknown",
-                f"ip6 daddr fe80::/10 {link} @policy_links goto policy_unknown",
-                "ip6 saddr @policy_closed6 ip6 saddr != @policy_known6 goto policy_unknown",
-                "goto policy_6",
-            ),
-        ),
+        f"{ip} saddr @policy_shut_out{v} counter drop",
+    )
+
+
+def _first(version: int, link: str, six: str) -> tuple[str, ...]:
+    """What is looked at where a flow begins."""
+    if version == 4:
+        return ("ip saddr @policy_closed4 ip saddr != @policy_known4 goto policy_unknown",)
+    return (
+        # No router passes these on: what comes over one is no neighbour's, and each has room for words.
+        f"{six}icmpv6 type {{ 133, 135, 136 }} ip6 hoplimit 255 accept",
+        f"{six}icmpv6 type {{ 130, 131, 132, 143 }} ip6 daddr ff00::/8 accept",
+        f"ip6 saddr fe80::/10 {link} @policy_links goto policy_unknown",
+        f"ip6 daddr fe80::/10 {link} @policy_links goto policy_unknown",
+        "ip6 saddr @policy_closed6 ip6 saddr != @policy_known6 goto policy_unknown",
     )
 
 
@@ -151,7 +162,7 @@ def _by_state(key: str, names: tuple[str, str]) -> str:
         ("established", ""),
         ("new", "new"),
         ("related", "related"),
-        ("untracked", "new"),
+        ("untracked", "untracked"),
         ("invalid", "invalid"),
     )
     listed = (
@@ -164,7 +175,7 @@ def _by_state(key: str, names: tuple[str, str]) -> str:
 
 SECTION = Section(
     family=NFPROTO_INET,
-    version="policy_2",
+    version="policy_3",
     sets=(
         *_sets(4),
         *_sets(6),
@@ -174,9 +185,9 @@ SECTION = Section(
     chains=(
         Chain("policy_deny", (*_ITSELF, *DENY)),
         Chain("policy_unknown", ("counter drop",)),
-        *_judging(4),
-        *_judging(6),
-        *_first("iifname"),
+        Chain("policy_error", tuple(rule for version in (4, 6) for rule in _ends(version, "return"))),
+        *_judging(4, "iifname"),
+        *_judging(6, "iifname"),
         Chain(
             "policy_forward",
             (_by_state("meta nfproto", ("ipv4", "ipv6")),),
@@ -185,8 +196,8 @@ SECTION = Section(
         Chain(
             "policy_input",
             (
+                "ct state related meta l4proto { icmp, icmpv6 } goto policy_error",
                 "ct direction reply return",
-                "ct state related return",
                 f"icmpv6 type {_ND} return",
                 f"tcp dport {AGENT_PORT} return",
                 "udp dport { 67, 547 } return",
@@ -211,14 +222,22 @@ SECTION = Section(
 #: Addresses that routed interfaces may send from.
 SOURCES = Section(
     family=NFPROTO_INET,
-    version="policy_sources_2",
-    sets=("set policy_guarded { type ifname ; }", *(_source("policy", version) for version in (4, 6))),
+    version="policy_sources_3",
+    sets=(
+        "set policy_guarded { type ifname ; }",
+        "set policy_target6 { typeof iifname . @th,64,128 ; }",
+        *(_source("policy", version) for version in (4, 6)),
+    ),
     chains=(
         Chain(
             "policy_guard",
             (
                 "meta nfproto ipv4 iifname @policy_guarded "
                 "iifname . ip saddr != @policy_source4 counter drop",
+                "meta nfproto ipv6 meta l4proto != icmpv6 iifname . ip6 saddr @policy_source6 accept",
+                "icmpv6 type { 134, 137 } iifname @policy_guarded counter drop",
+                "icmpv6 type 136 @th,64,10 != 0x3fa iifname @policy_guarded "
+                "iifname . @th,64,128 != @policy_target6 counter drop",
                 f"ip6 saddr :: icmpv6 type {_NOBODYS} accept",
                 "meta nfproto ipv6 ip6 saddr != fe80::/10 iifname @policy_guarded "
                 "iifname . ip6 saddr != @policy_source6 counter drop",
@@ -243,21 +262,28 @@ def _ports(version: str, protocol: str, more: tuple[str, ...] = ()) -> Section:
         sets=(*_OF_PORTS, *(_source("port", version) for version in (4, 6))),
         chains=(
             Chain(
-                "policy_guard",
+                "policy_guard6",
                 (
-                    f"{protocol} ip iifname . ip saddr @port_source4 accept",
-                    *more,
-                    f"{protocol} ip ip saddr 0.0.0.0 udp dport 67 accept",
-                    f"{protocol} ip ip saddr 0.0.0.0 ip protocol igmp accept",
-                    f"{protocol} ip iifname @port_guarded counter drop",
-                    f"{protocol} arp arp saddr ip != 0.0.0.0 iifname @port_guarded "
-                    "iifname . arp saddr ip != @port_source4 counter drop",
+                    f"{protocol} ip6 meta l4proto != icmpv6 iifname . ip6 saddr @port_source6 accept",
                     f"{protocol} ip6 icmpv6 type {{ 134, 137 }} iifname @port_guarded counter drop",
                     f"{protocol} ip6 icmpv6 type 136 @th,64,10 != 0x3fa iifname @port_guarded "
                     "iifname . @th,64,128 != @port_target6 counter drop",
                     f"{protocol} ip6 iifname . ip6 saddr @port_source6 accept",
                     f"{protocol} ip6 ip6 saddr :: icmpv6 type {_NOBODYS} accept",
                     f"{protocol} ip6 ip6 saddr != fe80::/10 iifname @port_guarded counter drop",
+                ),
+            ),
+            Chain(
+                "policy_guard",
+                (
+                    f"{protocol} ip iifname . ip saddr @port_source4 accept",
+                    f"{protocol} ip6 goto policy_guard6",
+                    *more,
+                    f"{protocol} ip ip saddr 0.0.0.0 udp dport 67 accept",
+                    f"{protocol} ip ip saddr 0.0.0.0 ip protocol igmp accept",
+                    f"{protocol} ip iifname @port_guarded counter drop",
+                    f"{protocol} arp arp saddr ip != 0.0.0.0 iifname @port_guarded "
+                    "iifname . arp saddr ip != @port_source4 counter drop",
                 ),
                 "type filter hook prerouting priority -310",
             ),
@@ -278,11 +304,11 @@ def _ports(version: str, protocol: str, more: tuple[str, ...] = ()) -> Section:
 
 
 #: A VLAN tag hides no address here.
-PORTS = _ports("policy_4", "meta protocol")
+PORTS = _ports("policy_ports_5", "meta protocol")
 #: The same where br_netfilter judges, which lets pass what is neither of IP nor ARP, or has a VLAN tag that
 #: the bridge, or who gets it, may take off again.
 PORTS_UNTAGGED = _ports(
-    "policy_untagged_4",
+    "policy_untagged_5",
     "ether type",
     ("ether type != { ip, ip6, arp } iifname @port_guarded counter drop",),
 )
@@ -290,7 +316,7 @@ PORTS_UNTAGGED = _ports(
 #: Beside PORTS where connections are tracked in the bridge family.
 BRIDGED = Section(
     family=NFPROTO_BRIDGE,
-    version="policy_bridge_2",
+    version="policy_bridge_3",
     sets=(
         *(each for version in (4, 6) for each in _sets(version) if each.split()[1].startswith(_BETWEEN)),
         "set policy_links { type ifname ; }",
@@ -299,9 +325,8 @@ BRIDGED = Section(
     chains=(
         Chain("policy_deny", (*_ITSELF, *DENY[:2], "drop")),
         Chain("policy_unknown", ("counter drop",)),
-        *_judging(4),
-        *_judging(6),
-        *_first("meta ibrname", "meta protocol ip6 "),
+        *_judging(4, "meta ibrname"),
+        *_judging(6, "meta ibrname", "meta protocol ip6 "),
         Chain(
             "policy_ports",
             (

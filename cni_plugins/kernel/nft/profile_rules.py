@@ -109,37 +109,39 @@ def _of_host(name: str, kind: str, version: int) -> tuple[bytes, ...]:
     return (*made, deny) if kind == "host" else made
 
 
-def _onward(profile: ProfileLike, version: int) -> dict[str, bytes]:
-    """Where a packet of either direction goes that the profile allows."""
-    if profile.kind == "in":
-        return dict.fromkeys(("original", "reply"), expressions.verdict(expressions.ACCEPT))
-    return {
-        "original": expressions.goto(f"policy_to{version}"),
-        "reply": expressions.goto(f"policy_back{version}"),
-    }
+def _onward(profile: ProfileLike, version: int) -> bytes:
+    """Where a packet goes that the profile allows."""
+    if profile.then not in ("", "-"):
+        return expressions.goto(f"{profile.then}_{version}")
+    into = profile.kind == "in"
+    return expressions.verdict(expressions.ACCEPT) if into else expressions.goto(f"policy_to{version}")
 
 
 def _matching(profile: ProfileLike, version: int, family: int) -> Iterator[bytes]:
-    onward, name, v = _onward(profile, version), profile.name, version
-    if profile.then not in ("", "-"):
-        onward = dict.fromkeys(onward, expressions.goto(f"{profile.then}_{v}"))
-    for way, then in onward.items():
-        side = "saddr" if (profile.kind == "in") == (way == "original") else "daddr"
+    """The peer alone is taken from the flow, once for both directions; nft has no such word for a port that
+    can stand in a key of several fields.
+    """
+    then, name, v = _onward(profile, version), profile.name, version
+    into = profile.kind == "in"
+    flow = "original" if into else "reply"
+    keys = {"a": expressions.end(v, flow, protocol=True), "h": expressions.end(v, flow)}
+    listed: list[tuple[str, bytes]] = []
+    for way in ("original", "reply"):
+        side = "saddr" if into == (way == "original") else "daddr"
         start = expressions.direction(way) + expressions.family(v, bridged=family == NFPROTO_BRIDGE)
         unknown = expressions.peer(v, side) + expressions.look_up(f"policy_known{v}", inverted=True)
         port = "dport" if way == "original" else "sport"
-        keys = {
-            "p": expressions.peer(v, side, "ports", port=port),
-            "a": expressions.peer(v, side, "protocol"),
-            "h": expressions.peer(v, side),
-            "i": expressions.peer(v, side, "icmp"),
-            "r": expressions.peer(v, side, "ports", port=port),
-            "c": unknown + expressions.peer(v, side, "ports", port=port),
-            "n": unknown + expressions.peer(v, side, "icmp"),
-        }
-        for each, key in keys.items():
-            if each in profile.sets:
-                yield start + key + expressions.look_up(f"{name}_{each}{v}") + then
+        listed += (
+            ("p", start + expressions.peer(v, side, "ports", port=port)),
+            ("i", start + expressions.peer(v, side, "icmp")),
+            ("r", start + expressions.peer(v, side, "ports", port=port)),
+            ("c", start + unknown + expressions.peer(v, side, "ports", port=port)),
+            ("n", start + unknown + expressions.peer(v, side, "icmp")),
+        )
+    # By how often they are what lets a packet pass, and what they cost.
+    for each, key in sorted((*keys.items(), *listed), key=lambda item: "phaircn".index(item[0])):
+        if each in profile.sets:
+            yield key + expressions.look_up(f"{name}_{each}{v}") + then
 
 
 def _missed(profile: ProfileLike, version: int) -> Iterator[bytes]:
@@ -149,11 +151,7 @@ def _missed(profile: ProfileLike, version: int) -> Iterator[bytes]:
     # An auditing profile: what it finds and what it misses goes the same way; only the latter is told.
     yield expressions.limited_log(AUDIT, GROUP, RATE, BURST)
     yield expressions.counter()
-    if profile.then == "-":
-        for way, then in _onward(profile, version).items():
-            yield expressions.direction(way) + then
-    else:
-        yield expressions.goto(f"{profile.then}_{version}")
+    yield _onward(profile, version)
 
 
 def ordered(profiles: Iterable[ProfileLike]) -> list[ProfileLike]:

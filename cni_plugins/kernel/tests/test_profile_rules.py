@@ -72,35 +72,31 @@ def text_of_rules(profile: Made, version: int) -> list[str]:
         ]
         return [*rules, "goto policy_deny"] if profile.kind == "host" else rules
     into = profile.kind == "in"
-    onward = {
-        "original": "accept" if into else f"goto policy_to{v}",
-        "reply": "accept" if into else f"goto policy_back{v}",
-    }
+    then = "accept" if into else f"goto policy_to{v}"
     missed = ["goto policy_deny"]
     if profile.then:
         missed = ['limit rate 50/second burst 100 packets log prefix "mesokit audit " group 5', "counter"]
-        if profile.then == "-":
-            missed += [f"ct direction {way} {end}" for way, end in onward.items()]
-        else:
-            missed.append(f"goto {profile.then}_{v}")
-            onward = dict.fromkeys(onward, f"goto {profile.then}_{v}")
-    rules = []
+        then = then if profile.then == "-" else f"goto {profile.then}_{v}"
+        missed.append(then)
+    end = f"ct {'original' if into else 'reply'} {ip} saddr"
+    by_set: dict[str, list[str]] = {
+        "a": [f"{end} . meta l4proto @{name}_a{v}"],
+        "h": [f"{end} @{name}_h{v}"],
+    }
     for way in ("original", "reply"):
         peer = "saddr" if into == (way == "original") else "daddr"
         port = "dport" if way == "original" else "sport"
         unknown = f"{ip} {peer} != @policy_known{v} "
         keys = {
             "p": f"{ip} {peer} . meta l4proto . th {port} @{name}_p{v}",
-            "a": f"{ip} {peer} . meta l4proto @{name}_a{v}",
-            "h": f"{ip} {peer} @{name}_h{v}",
             "i": f"{ip} {peer} . {icmp} type @{name}_i{v}",
             "r": f"{ip} {peer} . meta l4proto . th {port} @{name}_r{v}",
             "c": f"{unknown}{ip} {peer} . meta l4proto . th {port} @{name}_c{v}",
             "n": f"{unknown}{ip} {peer} . {icmp} type @{name}_n{v}",
         }
-        chosen = (key for each, key in keys.items() if each in profile.sets)
-        rules += [f"ct direction {way} {key} {onward[way]}" for key in chosen]
-    return rules + missed
+        for each, key in keys.items():
+            by_set.setdefault(each, []).append(f"ct direction {way} {key}")
+    return [f"{key} {then}" for each in "phaircn" if each in profile.sets for key in by_set[each]] + missed
 
 
 def write_as_text(host: Namespace, profile: Made, family: str) -> None:

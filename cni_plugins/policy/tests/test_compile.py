@@ -168,14 +168,16 @@ def test_without_policies_an_open_network_has_no_profile(default: Default) -> No
 
 
 def test_profiles_are_named_as_those_that_the_kernel_holds_already() -> None:
-    """The name is part of what an older release left in the kernel: the digest of the rules' repr()."""
+    """The name is part of what an older release left in the kernel: the digest of the rules' repr(), and of
+    the number that rises with a release that writes them as other rules.
+    """
     peers = [{"labels": {"role": "web"}}, {"cidr": "10.0.0.0/8"}]
     rule = {"allow": ["tcp/80"], "from": peers}
     for rules in ([], [rule], [rule, rule | {"allow": ["tcp/81"]}]):
         compiler = Compiler(read([{"name": "a", "for": {}, "ingress": rules}]))
         compiler.assignment(Endpoint("net", "c", "eth0", (ip_address("10.9.0.2"),)))
         (profile,) = [each for each in compiler.profiles.values() if each.kind == "in"]
-        text = repr(("in", profile.rules, ""))
+        text = repr((2, "in", profile.rules, ""))
         assert profile.name == f"in_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
