@@ -194,34 +194,41 @@ static int open_namespace(const char *path, int home)
     return inside;
 }
 
-static int send_request(int fd, const char *strings, size_t strings_length, const char *input, size_t input_length)
+/* What goes with the request: this process's view of the files into HEAD, its namespace and the container's into
+ * DESCRIPTORS.  Their number, 0 where they cannot be had.  Done before connecting, so that the service finds the whole
+ * message when the connection wakes it, and need not wait for it beside others. */
+static int prepare(struct request *head, int descriptors[2])
 {
-    struct request head = {MAGIC, (uint32_t)strings_length, (uint32_t)input_length, 0, {0, 0}, {0, 0}};
+    const char *netns = getenv("CNI_NETNS");
+    struct stat root, mounts;
+
+    descriptors[0] = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+    if (descriptors[0] < 0 || stat("/", &root) != 0 || stat("/proc/self/ns/mnt", &mounts) != 0)
+        return 0;
+    head->root[0] = root.st_dev;
+    head->root[1] = root.st_ino;
+    head->mounts[0] = mounts.st_dev;
+    head->mounts[1] = mounts.st_ino;
+    if (netns == NULL || *netns == '\0')
+        return 1;
+    descriptors[1] = open_namespace(netns, descriptors[0]);
+    head->flags = descriptors[1] >= 0;
+    return 1 + (int)head->flags;
+}
+
+static int send_request(int fd, struct request *head, const int descriptors[2], int count, const char *strings,
+                        const char *input)
+{
     union {
         struct cmsghdr align;
         char bytes[CMSG_SPACE(2 * sizeof(int))];
     } control;
     struct iovec parts[3] = {
-        {&head, sizeof head}, {(void *)strings, strings_length}, {(void *)input, input_length}};
+        {head, sizeof *head}, {(void *)strings, head->strings}, {(void *)input, head->input}};
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = 3, .msg_control = control.bytes};
-    const char *netns = getenv("CNI_NETNS");
-    int descriptors[2], count = 1, at = 0;
     struct cmsghdr *header;
-    struct stat root, mounts;
+    int at = 0;
 
-    descriptors[0] = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
-    if (descriptors[0] < 0 || stat("/", &root) != 0 || stat("/proc/self/ns/mnt", &mounts) != 0)
-        return -1;
-    head.root[0] = root.st_dev;
-    head.root[1] = root.st_ino;
-    head.mounts[0] = mounts.st_dev;
-    head.mounts[1] = mounts.st_ino;
-    if (netns != NULL && *netns != '\0') {
-        descriptors[1] = open_namespace(netns, descriptors[0]);
-        if (descriptors[1] >= 0)
-            count = 2;
-    }
-    head.flags = count == 2;
     memset(&control, 0, sizeof control);
     message.msg_controllen = CMSG_SPACE((size_t)count * sizeof(int));
     header = CMSG_FIRSTHDR(&message);
@@ -249,8 +256,6 @@ static int send_request(int fd, const char *strings, size_t strings_length, cons
             parts[at].iov_len -= (size_t)sent;
         }
     }
-    while (count > 0)
-        close(descriptors[--count]);
     return 0;
 }
 
@@ -364,6 +369,8 @@ int main(int argc, char **argv)
 {
     char call[64], *input = NULL, *strings, *slash;
     size_t input_length = 0, strings_length = 0;
+    struct request head = {.magic = MAGIC};
+    int descriptors[2], count, sent;
     const char *command = getenv("CNI_COMMAND");
     struct timespec now;
     int fd, status = 1;
@@ -382,9 +389,15 @@ int main(int argc, char **argv)
     /* Read before connecting: a caller that is slow to write must not keep a thread of the service. */
     if (strcmp(command, "VERSION") != 0 && read_all(STDIN_FILENO, &input, &input_length) != 0)
         return fail(5, "cannot read the configuration from standard input");
-    fd = service_connect();
     strings = collect_strings(&strings_length);
-    if (fd >= 0 && strings != NULL && send_request(fd, strings, strings_length, input, input_length) == 0) {
+    head.strings = (uint32_t)strings_length;
+    head.input = (uint32_t)input_length;
+    count = strings != NULL ? prepare(&head, descriptors) : 0;
+    fd = count > 0 ? service_connect() : -1;
+    sent = fd >= 0 && send_request(fd, &head, descriptors, count, strings, input) == 0;
+    while (count > 0) /* held by nobody but the service, while this process waits */
+        close(descriptors[--count]);
+    if (sent) {
         switch (relay(fd, &status)) {
         case ANSWERED:
             return status;
