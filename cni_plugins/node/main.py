@@ -31,6 +31,7 @@ from cni_plugins.node.policy_watch import PolicyWatch
 from cni_plugins.node.rules_watch import RulesWatch
 from cni_plugins.node.service import Handler
 from cni_plugins.node.supervisor import Supervisor, default_count, log
+from cni_plugins.node.wear import REST_SECONDS, Wear
 from cni_plugins.plugins.registry import MODULES
 from cni_plugins.spec.roots import roots_from
 from cni_plugins.steps import policy_state
@@ -46,7 +47,8 @@ _NEVER_OFTEN = (20_000, 20, 50)
 class Options:
     """`threads` bounds the calls in work at once, of all `workers` together; `metrics_port` is a TCP port of
     the loopback address, 0 for none. A worker that has not ended `end_seconds` after the service was told to
-    is killed: the longest call has 60 s, and systemd waits 90 s.
+    is killed: the longest call has 60 s, and systemd waits 90 s. After `rest_seconds` without a call workers
+    become small again (wear.py).
     """
 
     threads: int = 64
@@ -55,6 +57,7 @@ class Options:
     verbose: bool = False
     end_seconds: float = 75.0
     watching: str = "off"
+    rest_seconds: float = REST_SECONDS
 
 
 def serve(
@@ -98,7 +101,13 @@ def serve(
         worker.run, listening, worker.Job(handle, max(1, options.threads // count), plugins, failed)
     )
     supervisor = Supervisor(
-        listening, origin, Metrics(version, options.watching), work, count, end_seconds=options.end_seconds
+        listening,
+        origin,
+        Metrics(version, options.watching),
+        work,
+        count,
+        end_seconds=options.end_seconds,
+        wear=Wear(options.rest_seconds),
     )
 
     heard = changes.watch() if reload is not None else None

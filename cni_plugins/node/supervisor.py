@@ -39,6 +39,7 @@ from cni_plugins.node.policy_watch import PolicyWatch
 from cni_plugins.node.queries import http_answer
 from cni_plugins.node.role import Closing
 from cni_plugins.node.rules_watch import RulesWatch
+from cni_plugins.node.wear import Wear
 
 log = logging.getLogger("mesokit.node")
 
@@ -56,7 +57,9 @@ Work = Callable[[socket.socket], int]
 @dataclass(slots=True)
 class Worker:
     """A worker process; `running` and `threads` are what it told last. `left` is when it was silent for good,
-    on the monotonic clock, 0 before. `pid` is 0 once it has ended.
+    on the monotonic clock, 0 before. `pid` is 0 once it has ended. `calls` are what it has done, `looked` at
+    how many of them its memory was looked at; one that is `retired` was told to end, and another has its
+    place.
     """
 
     pid: int
@@ -65,6 +68,9 @@ class Worker:
     running: int = 0
     threads: int = 0
     left: float = 0.0
+    calls: int = 0
+    looked: int = 0
+    retired: bool = False
 
 
 @dataclass(slots=True)
@@ -83,6 +89,7 @@ class Supervisor:
     handed_over: bool = False
     workers: list[Worker] = field(default_factory=list)
     end_seconds: float = _END_SECONDS
+    wear: Wear = field(default_factory=Wear)
     rules: RulesWatch | None = None
     policies: PolicyProcess | None = None
     networks: PolicyWatch | None = None
@@ -110,8 +117,8 @@ class Supervisor:
 
     def until_stopped(self) -> None:
         while not self._stopping:
-            self._turn(None if len(self.workers) == self.count else _PAUSE_SECONDS)
-            ended = self._buried()
+            self._turn(None if len(self._serving()) == self.count else _PAUSE_SECONDS)
+            ended = [worker for worker in self._buried() if not worker.retired]
             if self._stopping:
                 break
             if ended:
@@ -119,6 +126,7 @@ class Supervisor:
             if any(time.monotonic() - worker.born < _PAUSE_SECONDS for worker in ended):
                 continue  # not sooner than after a pause
             self._replace()
+            self._renew()
 
     def until_idle(self) -> None:
         """Until the workers have ended their calls and themselves; those that have not after `end_seconds`
@@ -151,10 +159,25 @@ class Supervisor:
     def _replace(self) -> None:
         """Fork the workers that are missing. Where there is no room for one, it is tried again later."""
         try:
-            while len(self.workers) < self.count:
+            while len(self._serving()) < self.count:
                 self._fork()
         except OSError as error:
             log.error("cannot start a worker: %s", error)
+
+    def _serving(self) -> list[Worker]:
+        return [worker for worker in self.workers if not worker.retired]
+
+    def _renew(self) -> None:
+        """Replace the workers that have grown; without room for another process they go on."""
+        serving = [worker for worker in self._serving() if not worker.left]
+        for worker in self.wear.worn(serving, busy=self.metrics.running > 0):
+            worker.retired = True
+            self._replace()
+            if len(self._serving()) < self.count:
+                worker.retired = False
+                return
+            with contextlib.suppress(OSError):
+                worker.control.shutdown(socket.SHUT_WR)
 
     def _fork(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -279,7 +302,7 @@ class Supervisor:
             events.register(source, select.POLLIN)
         for fd, kind in self._conversations.watched():
             events.register(fd, kind)
-        ends = [seconds, self._conversations.patience()]
+        ends = [seconds, self._conversations.patience(), None if self._stopping else self.wear.patience()]
         if self.rules is not None and not self._stopping:
             events.register(self.rules.changes, select.POLLIN)
             if self.networks is not None and self.networks.fileno() >= 0:
@@ -332,6 +355,7 @@ class Supervisor:
         for plugin, verb, seconds, code in calls:
             self.metrics.add(str(plugin), str(verb), float(str(seconds)), int(str(code)))
         self.metrics.refuse(int(str(told["refused"])))
+        self.wear.note(worker, len(calls))
         worker.running, worker.threads = int(str(told["running"])), int(str(told["threads"]))
         self._count()
 

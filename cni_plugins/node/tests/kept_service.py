@@ -1,4 +1,4 @@
-"""A service whose plugins are made for tests: `python -m … WORKERS VERSION SECONDS`."""
+"""A service whose plugins are made for tests: `python -m … WORKERS VERSION SECONDS REST`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from cni_plugins.node.main import Options, serve
 from cni_plugins.spec.call import Reply, Request
 
-_PLUGINS = ("good", "bad", "wait", "die")
+_PLUGINS = ("good", "bad", "wait", "die", "grow")
+_grown: list[bytes] = []
 
 
 def handle(request: Request) -> Reply:
@@ -22,6 +23,8 @@ def handle(request: Request) -> Reply:
         case "wait":
             while not Path(request.env["FILE"]).exists():
                 time.sleep(0.01)
+        case "grow":
+            _grown.append(os.urandom(1 << 20) * 40)
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
     return Reply(str(os.getpid()).encode(), b"", 0)
@@ -30,7 +33,9 @@ def handle(request: Request) -> Reply:
 if __name__ == "__main__":
     sys.exit(
         serve(
-            Options(workers=int(sys.argv[1]), end_seconds=float(sys.argv[3])),
+            Options(
+                workers=int(sys.argv[1]), end_seconds=float(sys.argv[3]), rest_seconds=float(sys.argv[4])
+            ),
             sys.argv[2],
             lambda: handle,
             _PLUGINS,

@@ -75,7 +75,7 @@ def running(path: Path, handle: Handler, threads: int = 64) -> Iterator[Running]
 
 @contextmanager
 def kept(
-    root: Path, *, workers: int = 2, version: str = "1.2.3", end_seconds: float = 60
+    root: Path, *, workers: int = 2, version: str = "1.2.3", end_seconds: float = 60, rest_seconds: float = 60
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The whole service, supervisor and workers, below `root`; kept_service.py tells what its plugins do."""
     argv = [
@@ -85,6 +85,7 @@ def kept(
         str(workers),
         version,
         str(end_seconds),
+        str(rest_seconds),
     ]
     top = Path(__file__).resolve().parents[3]
     env = {**os.environ, "MESOKIT_ROOT": os.fspath(root), "PYTHONPATH": f"{top}:{top / 'proto'}"}

@@ -102,6 +102,36 @@ def test_a_worker_that_dies_costs_its_calls_and_is_replaced(tmp_path: Path, path
         assert call(path, "good")[0] == wire.TAKEN
 
 
+def test_a_worker_that_has_grown_is_replaced_when_nobody_calls(tmp_path: Path, path: Path) -> None:
+    """By a fresh one, which has the place in the status too; one that is as it was goes on."""
+    with kept(tmp_path, workers=1, rest_seconds=0.2):
+        call(path, "good")
+        before = status(path)
+        call(path, "grow")
+        until(lambda: status(path)["workers"] not in (before["workers"], []))
+        after = status(path)
+        assert after["memory_bytes"]["pss"] < before["memory_bytes"]["pss"] + (20 << 20)
+        assert call(path, "good") == (wire.TAKEN, str(after["workers"][-1]).encode())
+        assert {row["plugin"]: row["calls"] for row in after["calls"]} == {"good": 1, "grow": 1}
+
+
+def test_a_call_in_work_is_finished_by_a_worker_that_is_replaced(tmp_path: Path, path: Path) -> None:
+    gate = tmp_path / "gate"
+    with kept(tmp_path, workers=1, rest_seconds=60), connect(path) as connection:
+        send(connection, request("wait", {"FILE": str(gate)}, b""))
+        assert connection.recv(1) == wire.TAKEN
+        before = status(path)["workers"]
+        call(path, "grow")
+        for _ in range(1000):  # then its memory is looked at
+            call(path, "good")
+        until(lambda: status(path)["workers"][-1:] != before)
+        assert call(path, "good") == (wire.TAKEN, str(status(path)["workers"][-1]).encode())
+        gate.touch()
+        with connection.makefile("rb") as stream:
+            assert stream.read()[16:] == str(before[0]).encode()
+        until(lambda: before[0] not in status(path)["workers"])
+
+
 def test_what_was_taken_is_finished_after_sigterm(tmp_path: Path, path: Path) -> None:
     gate = tmp_path / "gate"
     with kept(tmp_path) as supervisor, connect(path) as connection:
