@@ -9,7 +9,8 @@ Updates that wait for each other are sent in one go, ahead of the answers to tho
 answered one as agents do: without a body, the connection left open. An agent takes requests of one connection
 in order and answers them so. They are of different tasks: should it turn down one and take the next, what it
 hears of each task still comes in order. Where such a connection ends, those without an answer are posted one
-by one on a new one.
+by one on a new one. So they are where it answers the first and is silent then, as who reads one request and
+drops what came behind it; nothing is sent ahead to that one any more.
 """
 
 import logging
@@ -39,6 +40,9 @@ MAX_REST = 64 * 1024
 TOGETHER = 16
 """Updates that are sent in one go."""
 
+AHEAD_PATIENCE = 1.0
+"""Seconds for the answer to an update that was sent ahead, after the one before it."""
+
 MAX_TOGETHER = 32 * 1024
 """Bytes of updates to which another is added: no more than sockets hold while nobody reads answers."""
 
@@ -65,6 +69,8 @@ class Calls:
         self._lock = threading.Lock()
         self._attempt = 0
         self._connection: HttpConnection | None = None
+        self._one_by_one = False
+        """What was sent ahead was lost once."""
         threading.Thread(target=self._run, name="calls", daemon=True).start()
 
     def begin(self, attempt: int) -> None:
@@ -101,7 +107,7 @@ class Calls:
 
     def _company(self, first: Call) -> Iterator[Call]:
         """The updates that wait behind this one and may be sent with it."""
-        if first.task is None or self._connection is None:
+        if first.task is None or self._connection is None or self._one_by_one:
             return
         tasks, size = {first.task}, len(first.body)
         while len(tasks) < TOGETHER and size < MAX_TOGETHER:
@@ -139,7 +145,7 @@ class Calls:
             for call in calls[:sent]:
                 if call is not calls[0]:
                     self._target.follow(connection, call.body)
-                    deadline = time.monotonic() + self._target.timeout
+                    deadline = time.monotonic() + min(self._target.timeout, AHEAD_PATIENCE)
                 status = connection.read_head(deadline)
                 answer = CallAnswered(call.attempt, call.uuid, status, self._rest(connection, deadline))
                 if not (connection.reusable if call is calls[sent - 1] else connection.keeps_open):
@@ -148,9 +154,13 @@ class Calls:
                     return
                 yield answer
         except TimeoutError:
-            # Whoever has not answered in that time is not asked once more.
             self._hang_up()
-            yield CallAnswered(call.attempt, call.uuid, None, self._late)
+            if call is calls[0]:
+                # Whoever has not answered in that time is not asked once more.
+                yield CallAnswered(call.attempt, call.uuid, None, self._late)
+            else:
+                log.info("no answer to an update that was sent ahead: from now on they are posted one by one")
+                self._one_by_one = True
         except (OSError, HttpError, ValueError) as error:
             log.info("updates that were sent together are posted one by one: %s", error)
             self._hang_up()

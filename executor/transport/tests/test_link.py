@@ -308,6 +308,25 @@ def test_updates_without_an_answer_are_posted_again_in_order(
         assert stage.report() == CallAnswered(1, each, 202, "")
 
 
+def test_who_drops_what_was_sent_ahead_is_told_one_by_one_from_then_on(stage: Stage) -> None:
+    calls = waiting_updates(stage, ("t", "t1"), ("u", "u1"), ("v", "v1"))
+    assert [calls.request()[1] for _ in range(3)] == [b"t1", b"u1", b"v1"]
+    calls.send(ACCEPTED)
+    assert stage.report() == CallAnswered(1, b"t1", 202, "")
+    again = stage.accept()
+    for each in ("w1", "x1", "y1"):
+        stage.link.send(1, each.encode(), each.encode(), each)
+    again.sock.settimeout(PATIENCE)
+    for text in (b"u1", b"v1", b"w1", b"x1", b"y1"):
+        assert again.request()[1] == text
+        again.sock.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            again.request()
+        again.sock.settimeout(PATIENCE)
+        again.send(ACCEPTED)
+        assert stage.report() == CallAnswered(1, text, 202, "")
+
+
 def test_nothing_is_heard_of_what_was_sent_behind_an_update_that_failed(stage: Stage) -> None:
     calls = waiting_updates(stage, ("t", "t1"), ("u", "u1"), ("v", "v1"))
     assert [calls.request()[1] for _ in range(3)] == [b"t1", b"u1", b"v1"]
