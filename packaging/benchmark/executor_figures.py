@@ -108,8 +108,11 @@ def measure_many(scene: Scene, tasks: int) -> Figures:
     agent.subscription()
     pids = executor.remaining()
     spent, began = sum(map(processor, pids)), time.monotonic()
+    early = [0.0, 0.0]
     for number in range(tasks):
         assert room.acquire(timeout=60)
+        if number == tasks // 20:
+            early = [size(pids), descriptors(pids)]
         agent.send(launch(task(f"t{number}", "exec sleep 0.01")))
     for _ in range(AT_ONCE):
         assert room.acquire(timeout=60)
@@ -117,8 +120,16 @@ def measure_many(scene: Scene, tasks: int) -> Figures:
     return {
         "tasks a second": [tasks / seconds],
         "processor time a task": [(sum(map(processor, pids)) - spent) / tasks],
+        "memory (PSS) after a twentieth of them": early[:1],
         "memory (PSS) after them": [size(pids)],
+        "descriptors after a twentieth of them": early[1:],
+        "descriptors after them": [descriptors(pids)],
     }
+
+
+def descriptors(pids: list[int]) -> int:
+    """Open files of all of them."""
+    return sum(1 for pid in pids for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def processor(pid: int) -> float:
