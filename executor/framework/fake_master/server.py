@@ -267,3 +267,6 @@ async def serve(
         server.close()
         await found.close_connections()
         await server.wait_closed()
+        (ended,) = await asyncio.gather(clock, return_exceptions=True)
+        if isinstance(ended, Exception):
+            raise ended  # since then no time has passed for the master
