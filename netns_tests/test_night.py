@@ -48,6 +48,23 @@ CASES = [
         "bridge-ports",
         "bridge web0 lets nothing pass from and to container c1",
     ),
+    Case(  # those that drop: test_qemu_filters.py
+        "a filter that leads a bridge's packets to another link",
+        "ip link add aside type veth peer name beyond; ip link set aside up; tc qdisc add dev web0 ingress; "
+        "tc filter add dev web0 ingress protocol all pref 3 u32 match u32 0 0 "
+        "action mirred egress redirect dev aside",
+        "traffic-filters",
+        "leads all that comes in by web0 to aside, the device of network web-net",
+        undo="ip link del aside",
+    ),
+    Case(
+        "an uplink without an address",
+        "ip address del 192.0.2.2/24 dev eth0; ip route add default via 192.0.2.1 dev eth0 onlink",
+        "uplink-addresses",
+        "eth0, by which the default route leaves, has no IPv4 address",
+        undo="ip address add 192.0.2.2/24 dev eth0",
+        by_remedy=False,
+    ),
     Case(
         "a rule that blackholes a subnet",
         "ip rule add from 10.9.0.0/24 blackhole pref 100",
@@ -152,6 +169,13 @@ HARMLESS = [
     "ip rule add fwmark 7 blackhole pref 100; ip rule add from 172.16.0.0/12 blackhole pref 101; "
     "ip rule add iif eth0 prohibit pref 102; ip rule add from 10.9.0.0/24 lookup main pref 103",
     "bridge link set dev $C1 learning off",
+    "ip link add shaper type ifb; ip link set shaper up; tc qdisc add dev $C1 clsact; "
+    "tc filter add dev $C1 ingress protocol all u32 match u32 0 0 action mirred egress redirect dev shaper; "
+    "tc filter add dev $C1 egress protocol all u32 match u32 0 0 action mirred egress mirror dev lo; "
+    "tc filter add dev $C1 egress protocol ip u32 match ip dst 203.0.113.0/24 "
+    "action mirred egress redirect dev lo",
+    "ip address del 192.0.2.2/24 dev eth0; ip address add 192.0.2.2/32 dev lo; "
+    "ip route add default dev eth0",
     "ip neigh replace 192.0.2.77 lladdr 02:00:00:00:00:77 nud permanent dev eth0",
     "sysctl -qw net.ipv4.conf.all.arp_filter=1 net.ipv4.conf.all.arp_announce=2; "
     "sysctl -qw net.ipv4.conf.all.arp_ignore=1",

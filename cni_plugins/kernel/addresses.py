@@ -167,6 +167,11 @@ def parse(packet: bytes) -> LinkAddress:
     )
 
 
+def version_of(packet: bytes) -> int:
+    """4 or 6 for an RTM_NEWADDR message."""
+    return 4 if packet[16] == _AF_INET else 6
+
+
 def given(packet: bytes) -> tuple[bytes, int, int]:
     """Of an RTM_NEWADDR message the address as packed bytes, the length of its prefix, and its flags: for who
     compares many.

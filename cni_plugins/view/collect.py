@@ -202,11 +202,11 @@ def _elements(sets: Sets, owners: set[Identity]) -> Iterator[Stale]:
     tags = {owner.tag(item) for item in owners}
     found: dict[tuple[str, str, str], list[str]] = {}
     for family in (NFPROTO_INET, NFPROTO_BRIDGE):
-        for name, listed in sets.of(family).items():
-            for item in listed:
-                if item.comment.partition(",")[0] in tags:
+        for name, listed in sets.comments(family).items():
+            for comment in listed:
+                if comment.partition(",")[0] in tags:
                     continue
-                match = _NET.search(item.comment)
+                match = _NET.search(comment)
                 if match:
                     key = (match["network"], match["container"], match["ifname"])
                     found.setdefault(key, []).append(name)

@@ -5,6 +5,7 @@ them. The comment goes where nft puts it, so `nft list` shows it.
 """
 
 import errno
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ _KEY, _DATA, _USERDATA = 1, 2, 6
 _VALUE, _VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 1, 2, 1, 2
 _JUMP = struct.pack(">i", -3)
 _UDATA_COMMENT = 0
+#: A comment as owner.comment makes it, and its end.
+_OWNED = re.compile(rb"([0-9a-f]{16}-[0-9a-f]{16}[^\0]*)\0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,24 +132,28 @@ def remove_own(socket: Nfnetlink, wanted: Sequence[Element]) -> None:
 
 def listed(socket: Nfnetlink, family: int, set_name: str) -> list[Element]:
     """Every element of a set (keys and comments, not data); [] without the set."""
-    body = string(_LIST_TABLE, TABLE) + string(_LIST_SET, set_name)
-    bodies = socket.dump(Message(nfnetlink.SUBSYS_NFTABLES, _GETSETELEM, 0, family, body))
     return [
         Element(family, set_name, found, comment=comment)
-        for body in bodies
+        for body in _bodies(socket, family, set_name)
         for found, comment in _entries(body)
     ]
+
+
+def _bodies(socket: Nfnetlink, family: int, set_name: str) -> list[bytes]:
+    body = string(_LIST_TABLE, TABLE) + string(_LIST_SET, set_name)
+    return socket.dump(Message(nfnetlink.SUBSYS_NFTABLES, _GETSETELEM, 0, family, body))
 
 
 def tagged(socket: Nfnetlink, family: int, set_name: str, tag: str) -> int:
     """How many elements of a set have a comment that begins with `tag`. What holds none is not taken apart:
     a node's sets are large, and one attachment has a few of their elements.
     """
-    body = string(_LIST_TABLE, TABLE) + string(_LIST_SET, set_name)
-    bodies = socket.dump(Message(nfnetlink.SUBSYS_NFTABLES, _GETSETELEM, 0, family, body))
     wanted = tag.encode()
     return sum(
-        comment.partition(",")[0] == tag for item in bodies if wanted in item for _, comment in _entries(item)
+        comment.partition(",")[0] == tag
+        for item in _bodies(socket, family, set_name)
+        if wanted in item
+        for _, comment in _entries(item)
     )
 
 
@@ -169,21 +176,28 @@ def sets(socket: Nfnetlink, family: int) -> list[str]:
 
 
 class Sets:
-    """All sets and maps of our tables in a namespace with their elements (see `listed`), listed when they are
-    first asked for.
+    """All sets and maps of our tables in a namespace with the comments of their elements that name an owner
+    (owner.py), listed when they are first asked for. Nothing else of an element is taken apart.
     """
 
     __slots__ = ("_host", "_known")
 
     def __init__(self, host: Namespace) -> None:
         self._host = host
-        self._known: dict[int, dict[str, list[Element]]] = {}
+        self._known: dict[int, dict[str, list[str]]] = {}
 
-    def of(self, family: int) -> Mapping[str, Sequence[Element]]:
+    def comments(self, family: int) -> Mapping[str, Sequence[str]]:
         """Those of one family, by name. CniError 999 when the kernel refuses."""
         if family not in self._known:
             with Nfnetlink(self._host) as socket:
-                self._known[family] = {name: listed(socket, family, name) for name in sets(socket, family)}
+                self._known[family] = {
+                    name: [
+                        comment.decode("utf-8", "replace")
+                        for body in _bodies(socket, family, name)
+                        for comment in _OWNED.findall(body)
+                    ]
+                    for name in sets(socket, family)
+                }
         return self._known[family]
 
 

@@ -128,7 +128,7 @@ def _missing_routes(item: Attachment, inside: Inside) -> Iterator[str]:
 
 def host_routes(facts: Facts) -> Iterator[Finding]:
     there = {
-        (str(route.route.dst.network), facts.name_of(route.index))
+        (route.route.dst.packed, route.route.dst.network.prefixlen, route.index)
         for version in (4, 6)
         for route in facts.routes[version]
     }
@@ -138,13 +138,14 @@ def host_routes(facts: Facts) -> Iterator[Finding]:
             if line.get("step") != "host-routes" or not isinstance(arguments, dict):
                 continue
             for entry in item.addresses:
-                whole = f"{entry.ip}/{128 if ':' in entry.ip else 32}"
-                if (whole, item.host_interface) not in there:
+                raw, _ = packed_cidr(entry.address)
+                link = facts.node.by_name.get(item.host_interface)
+                if link is None or (raw, 8 * len(raw), link.index) not in there:
                     yield Finding(
                         "host-routes",
                         Level.FAIL,
                         f"the host has no route to {entry.ip}, {_of(item)}",
-                        f"{whole} dev {item.host_interface} is missing",
+                        f"{entry.ip}/{8 * len(raw)} dev {item.host_interface} is missing",
                         _step_remedy(item, "host-routes"),
                     )
 
@@ -185,10 +186,10 @@ def flushed_rules(facts: Facts) -> Iterator[Finding]:
     for kind, items in wanted.items():
         family, beginning = _SETS[kind]
         tags = {
-            entry.comment.partition(",")[0]
-            for name, entries in facts.sets.of(family).items()
+            comment.partition(",")[0]
+            for name, comments in facts.sets.comments(family).items()
             if name.startswith((beginning, "address_port"))
-            for entry in entries
+            for comment in comments
         }
         lost = [item for item in items if owner.tag(item.identity) not in tags]
         if lost:

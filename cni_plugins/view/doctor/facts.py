@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-from cni_plugins.kernel import sandboxes
+from cni_plugins.kernel import addresses, sandboxes
 from cni_plugins.kernel.addresses import LinkAddress
 from cni_plugins.kernel.links import Link
 from cni_plugins.kernel.neighbours import Neighbour
@@ -109,6 +109,11 @@ class Inside:
     @property
     def addresses(self) -> tuple[LinkAddress, ...]:
         return sandboxes.addresses_of(self.sandbox)
+
+    @property
+    def has_ipv6(self) -> bool:
+        """Whether any of the addresses is of IPv6."""
+        return any(addresses.version_of(packet) == 6 for packet in self.sandbox.addresses)
 
     @property
     def routes(self) -> tuple[KernelRoute, ...]:

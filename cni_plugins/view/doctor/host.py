@@ -115,7 +115,7 @@ def ipv6_disabled(facts: Facts) -> Iterator[Finding]:
         )
     for item in with_ipv6:
         there = facts.inside.get(item)
-        if there is None or there.link is None or any(one.address.version == 6 for one in there.addresses):
+        if there is None or there.link is None or there.has_ipv6:
             continue
         with inside_of(item, facts.host) as namespace:
             off = [

@@ -26,6 +26,7 @@ from cni_plugins.view.doctor import (
     routing,
     runtime,
     state,
+    uplinks,
 )
 from cni_plugins.view.doctor.facts import Facts, Finding, Inside, Level
 from cni_plugins.view.node import Node
@@ -44,6 +45,7 @@ CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     *neighbourhood.CHECKS,
     *ports.CHECKS,
     *routing.CHECKS,
+    *uplinks.CHECKS,
     *state.CHECKS,
     *runtime.CHECKS,
 )

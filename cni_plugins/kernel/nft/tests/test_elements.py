@@ -31,6 +31,17 @@ def test_a_comment_is_cut_to_what_nf_tables_keeps() -> None:
     assert elements._entries(elements._message(12, 0, made).body) == [(made.key, "x" * 128)]
 
 
+@given(st.text(min_size=1, max_size=40), st.text(min_size=1, max_size=40), st.binary(min_size=4, max_size=4))
+def test_who_owns_an_element_stands_in_its_bytes(network: str, container: str, key: bytes) -> None:
+    """Found without taking the element apart: as a whole, and nothing besides."""
+    comment = owner.comment(Identity(network, container, "eth0"))
+    made = Element(NFPROTO_INET, "s", key, elements.jump("leave_x"), comment)
+    body = elements._message(12, 0, made).body
+    assert [each.decode() for each in elements._OWNED.findall(body)] == [comment]
+    foreign = Element(NFPROTO_INET, "s", key, comment="somebody's, net: n, if: eth0, id: c")
+    assert elements._OWNED.findall(elements._message(12, 0, foreign).body) == []
+
+
 def test_user_data_of_another_kind_is_passed_over() -> None:
     assert elements._comment(bytes((3, 2, 9, 9, 0, 3)) + b"hi\0") == "hi"
     assert elements._comment(b"") == ""
