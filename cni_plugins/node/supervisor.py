@@ -217,8 +217,11 @@ class Supervisor:
         self.rules.hear(pids | {role.role.pid for role in self._roles()})
         if self.networks is not None and self.networks.changed():
             self.rules.soon(MOMENT_SECONDS)
-        if self._reloading and os.waitpid(self._reloading, os.WNOHANG)[0]:
-            self._reloading = 0
+        if self._reloading:
+            ended, _, used = os.wait4(self._reloading, os.WNOHANG)
+            if ended:
+                self._reloading = 0
+                self.rules.took(used.ru_utime + used.ru_stime)
         if self._reloading or self._stopping or not self.rules.is_due():
             return
         try:

@@ -17,6 +17,10 @@ from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.files import Place
 
+# Seconds. Most locks are held for a millisecond or two. Naps that grow by a quarter are a fifth too long at
+# most; were each twice the last, the lock would lie free as long as it was held.
+_FIRST_NAP, _LONGEST_NAP = 0.0002, 0.02
+
 
 @dataclass(slots=True)
 class _Queue:
@@ -34,13 +38,13 @@ def acquire(fd: int, deadline: Deadline, what: str, *, shared: bool = False) -> 
     """Take a lock on an open file, exclusive unless `shared`. CniError 11 naming `what` when the deadline
     passes.
     """
-    pause = 0.0005
+    pause = _FIRST_NAP
     while True:
         try:
             fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(min(pause, deadline.require(f"the lock on {what}")))
-            pause = min(pause * 2, 0.02)
+            pause = min(1.25 * pause, _LONGEST_NAP)
         else:
             return
 

@@ -41,26 +41,30 @@ def elements() -> int:
     return sum(len(each[kind].get("elem", ())) for each in listed for kind in ("set", "map") if kind in each)
 
 
-def processor(pids: list[int]) -> float:
-    """Seconds, of the processes and of the programs that this one waited for."""
-    ticks = 0
-    for pid in pids:
-        with suppress(FileNotFoundError, ProcessLookupError):  # a role of the service that has ended
+def processor(service: int) -> tuple[dict[int, int], float]:
+    """Ticks of each process of the service, and seconds of the programs that this one waited for."""
+    ticks = {}
+    for pid in (service, *driver.children(service)):
+        with suppress(FileNotFoundError, ProcessLookupError):  # one that has ended meanwhile
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
+            ticks[pid] = int(fields[11]) + int(fields[12])
     times = os.times()
-    return ticks / os.sysconf("SC_CLK_TCK") + times.children_user + times.children_system
+    return ticks, times.children_user + times.children_system
 
 
 def probed(side: calls.Side, network: calls.Network, service: int) -> float:
-    """Seconds of a processor that an ADD and its DEL take; making the namespace is not counted."""
-    pids, total = [service, *driver.children(service)], 0.0
+    """Seconds of a processor that an ADD and its DEL take; making the namespace is not counted, and neither
+    is what a process of the service did that has ended by then.
+    """
+    total = 0.0
     for number in range(PROBES):
         box = calls.netns("probe")
-        before = processor(pids)
+        before, waited = processor(service)
         for verb in ("ADD", "DEL"):
             calls.run(side, verb, network, f"probe{number}", box)
-        total += processor(pids) - before
+        after, ended = processor(service)
+        ticks = sum(count - before.get(pid, 0) for pid, count in after.items())
+        total += ticks / os.sysconf("SC_CLK_TCK") + ended - waited
         subprocess.run(["ip", "netns", "del", "probe"], check=True)
     return total / PROBES
 
