@@ -8,8 +8,9 @@ kernel turns out to hold something else, and after somebody flushed it.
 
 Looking the kernel through takes longer than any change. The file `verified` therefore holds the number of the
 ruleset (it rises with every transaction of anybody) at which the kernel was seen to hold what this very
-`state.json` says. It is written on only by changes of our own between which there was no other transaction;
-at any other number everything is looked at.
+`state.json` says, or that its fixed chains alone were seen to be whole, which is what an attachment looks
+at. It is written on only by changes of our own between which there was no other transaction; at any other
+number everything is looked at.
 
 Files of `/etc/mesokit/policy.d` count once they are applied: by `mesokit policy apply`, by the node service
 that watches them, or by the first attachment after a boot. A file that is refused changes nothing.
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from cni_plugins.policy.read import Parsed
 from cni_plugins.store.locks import locked
 
+_ALL, _CHAINS = "all", "chains"
 _SEAL = 6  # rises with a release under which the same state is something else in the kernel
 
 
@@ -133,12 +135,16 @@ class Store:
         whole = self._unfinished() or (bool(old_members.here.endpoints) and before.bridging != after.bridging)
         with Nfnetlink(self._host) as socket:
             began, count = socket.generation(), 0
-            verified = not whole and self._is_verified(began)
+            seen = "" if whole else self._seen(began)
             self._mark()
             was, now = bool(old_members.here.endpoints), bool(members.here.endpoints)
             if not whole and (change or (now and not was)):
-                made = verified and _sections(after) == _sections(before)
-                tried = _try(socket, change, after, made=made and was, was=was)
+                fixed = _sections(after)
+                if not (seen and was and fixed == _sections(before)):
+                    written = kernel.ensure(socket, fixed)
+                    # Chains of another release want other elements of the endpoints that there are.
+                    whole, seen = written and was, "" if written else seen or _CHAINS
+                tried = None if whole else _try(socket, change, after)
                 whole, count = tried is None, tried or 0
             if whole:
                 change = synchronise(socket, compiler, after)
@@ -148,8 +154,8 @@ class Store:
             self._save(after, inside=members.some_inside)
             if not whole:
                 count += self._forget(socket, compiler, change, after)
-            if verified and not whole and socket.generation() == began + count:
-                self._verify(began + count)
+            if seen and not whole and socket.generation() == began + count:
+                self._verify(began + count, seen)
             self._unmark()
         self.state = after
         return _applied(change, inside)
@@ -173,11 +179,11 @@ class Store:
         change = Change()
         with Nfnetlink(self._host) as socket:
             began = socket.generation()
-            if unfinished or not self._is_verified(began):
+            if unfinished or self._seen(began) != _ALL:
                 self._mark()
                 change = synchronise(socket, compiler, self.state)
                 if not change and began and socket.generation() == began:
-                    self._verify(began)
+                    self._verify(began, _ALL)
                 self._unmark()
         return _applied(change, self._inside.look(compiler, members, all_of_them=all_of_them or unfinished))
 
@@ -192,20 +198,21 @@ class Store:
         """
         self._inside.forget_known(self.state.endpoints)
 
-    def _is_verified(self, generation: int) -> bool:
-        """Whether the kernel holds what the state says, because nobody has changed nf_tables since that was
-        looked at.
+    def _seen(self, generation: int) -> str:
+        """What the kernel is known to hold of what the state says, because nobody has changed nf_tables since
+        that was looked at: _ALL of it, its fixed _CHAINS, or "" for nothing.
         """
         try:
-            return bool(generation) and files.read(self._folder / "verified") == self._seal(generation)
+            found = files.read(self._folder / "verified") if generation else b""
+            return next((seen for seen in (_ALL, _CHAINS) if found == self._seal(generation, seen)), "")
         except OSError:
-            return False
+            return ""
 
-    def _verify(self, generation: int) -> None:
+    def _verify(self, generation: int, seen: str) -> None:
         with suppress(OSError):  # without a state file there is nothing to be verified
-            _write(self._folder / "verified", self._seal(generation))
+            _write(self._folder / "verified", self._seal(generation, seen))
 
-    def _seal(self, generation: int) -> bytes:
+    def _seal(self, generation: int, seen: str) -> bytes:
         status = (self._folder / "state.json").stat()
         parts = (
             _SEAL,
@@ -215,7 +222,7 @@ class Store:
             status.st_mtime_ns,
             status.st_size,
         )
-        return " ".join(map(str, (*parts, generation))).encode()
+        return " ".join(map(str, (*parts, generation, seen))).encode()
 
     def _unfinished(self) -> bool:
         return (self._folder / "changing").exists()
@@ -313,13 +320,10 @@ def with_policies(roots: Roots, state: State) -> State:
         ) from error
 
 
-def _try(socket: Nfnetlink, change: Change, state: State, *, made: bool, was: bool) -> int | None:
+def _try(socket: Nfnetlink, change: Change, state: State) -> int | None:
     """Make a change of differences; the number of its transactions, None when the kernel did not hold what it
-    starts from. `made`: the fixed chains are known to be there; what makes them is not counted. `was`: there
-    are endpoints; chains of another release want other elements of them.
+    starts from.
     """
-    if not made and kernel.ensure(socket, _sections(state)) and was:
-        return None
     try:
         return kernel.apply(
             socket,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, NFPROTO_INET, Nfnetlink
 from cni_plugins.kernel.nft import elements, library, tables
@@ -55,6 +56,7 @@ def script(section: Section) -> str:
     return "\n".join(lines) + "\n"
 
 
+@lru_cache(16)
 def _expected_uses(section: Section) -> dict[str, int]:
     """What each chain's use count is at least: its rules, and the jumps of others of the section to it."""
     words = [word for chain in section.chains for rule in chain.rules for word in rule.split()]

@@ -195,3 +195,23 @@ def test_what_an_older_release_left_in_the_kernel_is_made_anew(tmp_path: Path) -
     after_it = library.run(host, "list ruleset\n")
     assert before.count("accept") == after_it.count("accept")
     assert "in_0123456789ab" not in after_it
+
+
+def test_attachments_look_at_the_fixed_chains_after_somebody_elses_change_alone(tmp_path: Path) -> None:
+    host, roots = new_namespace(), roots_from({"MESOKIT_ROOT": str(tmp_path)})
+    policies = tuple(read([WEB]))
+    members = [
+        model(MEMBER | {"container": f"c{number}", "addresses": [f"10.1.0.{number}"]}) for number in (2, 3, 4)
+    ]
+    seals = []
+    for count in (1, 2, 3):
+        _update(roots, host, State(policies, tuple(members[:count]), read=True))
+        seal = roots.run / "policy" / "verified"
+        seals.append(seal.read_text().rpartition(" ")[2] if seal.exists() else "")
+    assert seals == ["", "chains", "chains"]
+    before = library.run(host, "list chain inet mesokit policy_forward\n")
+    library.run(host, "flush chain inet mesokit policy_forward\n")
+    state = State(policies, tuple(members[:1]), read=True)
+    _update(roots, host, state)
+    assert library.run(host, "list chain inet mesokit policy_forward\n") == before
+    assert_held(host, state)
