@@ -234,6 +234,18 @@ def test_events_tell_failures_of_the_past_and_what_happens(node: Node, plugins: 
     assert {(event["kind"], event["container"]) for event in told} == {("attached", "c1"), ("failed", "c2")}
     (failed,) = [event for event in told if event["kind"] == "failed"]
     assert refused.error is not None and refused.error["msg"] in failed["about"]
+    for words, containers in (
+        (["c1"], ["c1"]), (["10.9.0.2"], ["c1"]), (["c2"], ["c2"]), (["-n", "n"], ["c2"]),
+        (["c1", "-n", "web-net"], ["c1"]), (["c1", "-n", "n"], []),
+    ):  # fmt: skip
+        lines = node.run([MESOKIT, "events", "--json", *words]).text.splitlines()
+        assert [json.loads(line)["container"] for line in lines] == containers, words
+    for words, says in (
+        (["c7"], "nothing here goes by 'c7'"),
+        (["-n", "10.9.0.2"], "container c1 goes by that"),
+    ):
+        strange = node.run([MESOKIT, "events", *words], check=False)
+        assert strange.status == 1 and says in strange.stderr.decode(), strange
     out = node.path("/run/events")
     command = f"exec {MESOKIT} events -f --since 1h --json > /run/events 2>&1"
     following = node.popen(["sh", "-c", command])

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -84,11 +85,21 @@ def require_network(found: Node, place: Place, name: str | None) -> None:
     near = nearest(name, known)
     if near is not None:
         hint = f"is {near!r} meant?"
+    elif (other := _containers(found, name)) is not None:
+        hint = f"container {other} goes by that: mesokit ls {shlex.quote(name)}"
     elif known:
         hint = f"there are {', '.join(sorted(known))}"
     else:
         hint = found.seen.hidden[0] if found.seen.hidden else "there is none"
     raise click.ClickException(printable(f"no network {name!r} on this node: {hint}"))
+
+
+def _containers(found: Node, name: str) -> str | None:
+    """The container that has this name."""
+    try:
+        return find.find(found, name)[0].container_id
+    except find.NotFoundError:
+        return None
 
 
 def named(found: Node, name: str) -> list[Attachment]:
