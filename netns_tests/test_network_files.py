@@ -181,3 +181,30 @@ def test_a_service_that_is_killed_while_it_applies(node: Node, ours: str, box: N
     assert "10.40.0.0/16" not in box.run(["ip", "route"]).text
     node.cni("CHECK", f"{ours}/bridge", there, "c1", box).ok()
     node.cni("DEL", f"{ours}/bridge", CONF, "c1", box).ok()
+
+
+def test_plugins_in_files_beside_a_list_are_the_lists(node: Node, ours: str) -> None:
+    """As libcni 1.3 calls them: NETWORK/*.conf."""
+    place = node.path("/etc/cni/net.d")
+    (place / "net").mkdir(parents=True)
+    place.chmod(0o755)
+    head = {"cniVersion": "1.0.0", "name": "net"}
+    maker = bridge(local("10.9.0.0/24")) | {"type": "bridge"}
+    tuned = {"type": "tuning", "sysctl": {"net.core.somaxconn": "77"}}
+    (place / "net.conflist").write_text(json.dumps(head | {"plugins": [maker]}))
+    (place / "net" / "10-tuned.conf").write_text(json.dumps(tuned))
+    box = node.netns("c1")
+    node.run([MESOKIT, "cni", "add", "net", "c1", "--plugin-dir", ours])
+    assert box.run(["cat", "/proc/sys/net/core/somaxconn"]).text.strip() == "77"
+    node.run([MESOKIT, "cni", "check", "net", "c1", "--plugin-dir", ours])
+    assert node.run([MESOKIT, "doctor", "--json"], check=False).text.count("differing-containers") == 0
+    with watching(node, "apply") as service:
+        tuned["sysctl"] = {"net.core.somaxconn": "88"}
+        (place / "net" / "10-tuned.conf").write_text(json.dumps(tuned))
+        (place / "net.conflist").write_text(json.dumps(head | {"plugins": [maker]}))
+        said = box.run(["cat", "/proc/sys/net/core/somaxconn"]).text
+        until(
+            lambda: box.run(["cat", "/proc/sys/net/core/somaxconn"]).text.strip() == "88",
+            what=f"a file beside the list is applied ({said}, {service.errors()!r})",
+        )
+    node.run([MESOKIT, "cni", "del", "net", "c1", "--plugin-dir", ours])

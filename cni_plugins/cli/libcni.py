@@ -33,7 +33,7 @@ _SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 
 @dataclass(frozen=True, slots=True)
 class NetworkList:
-    """A network: its file, its document as it is there, and its plugins."""
+    """A network: its file, its document with the plugins that are in files beside it, and its plugins."""
 
     path: Path
     document: JsonObject
@@ -58,11 +58,20 @@ class NetworkList:
         return [item for item in listed if isinstance(item, dict)]
 
     def says(self, key: str) -> bool:
-        return fold(self.document, key) is True
+        return network_files.says(self.document, key)
 
 
 def load(path: Path) -> NetworkList:
     """The network of a file. CniError 5 or 6."""
+    raw, document = _parsed(path)
+    try:
+        document = network_files.whole(path, document, lambda item: _parsed(item)[1])
+    except OSError as error:
+        raise CniError(Code.IO, f"cannot list the plugins beside {path}", str(error)) from error
+    return NetworkList(path, document, raw)
+
+
+def _parsed(path: Path) -> tuple[bytes, JsonObject]:
     try:
         raw = path.read_bytes()
         document = parse_json(raw)
@@ -72,7 +81,7 @@ def load(path: Path) -> NetworkList:
         raise CniError(Code.DECODING, f"{path} is not JSON", str(error)) from error
     if not isinstance(document, dict):
         raise CniError(Code.DECODING, f"{path} is not a JSON object")
-    return NetworkList(path, document, raw)
+    return raw, document
 
 
 def files_of(folder: Path) -> list[Path]:

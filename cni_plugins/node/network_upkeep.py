@@ -9,6 +9,7 @@ this works as root without being asked.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -82,19 +83,41 @@ def _documents(place: Path) -> Iterator[JsonObject]:
 
 def _document(directory: int, path: Path) -> JsonObject | None:
     try:
-        raw, status = network_files.read(path.name, directory=directory, follow=False)
+        document = _parsed(directory, path)
+        if not isinstance(document, dict):
+            return None
+        return network_files.whole(path, document, lambda item: _member(directory, item))
+    except PermissionError as error:
+        log.error("networks: %s is passed over: %s", path, error.strerror)
     except OSError as error:
         log.warning("networks: %s is passed over: %s", path, error.strerror or error)
-        return None
-    if not _is_roots(status):
-        log.error("networks: %s may be written by others than root: passed over", path)
-        return None
-    try:
-        document = parse_json(raw)
     except ValueError as error:
         log.warning("networks: %s is passed over, it is no whole JSON: %s", path, error)
-        return None
-    return document if isinstance(document, dict) else None
+    return None
+
+
+def _parsed(directory: int, path: Path) -> object:
+    """OSError, and PermissionError of one that others may write; ValueError."""
+    raw, status = network_files.read(path.name, directory=directory, follow=False)
+    if not _is_roots(status):
+        raise _foreign(path)
+    return parse_json(raw)
+
+
+def _member(directory: int, path: Path) -> object:
+    """Of a plugin in a file beside its list, in the folder that has the network's name."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    folder = os.open(path.parent.name, flags, dir_fd=directory)
+    try:
+        if not _is_roots(os.fstat(folder)):
+            raise _foreign(path.parent)
+        return _parsed(folder, path)
+    finally:
+        os.close(folder)
+
+
+def _foreign(path: Path) -> PermissionError:
+    return PermissionError(errno.EPERM, f"{path} may be written by others than root")
 
 
 def _is_roots(status: os.stat_result) -> bool:

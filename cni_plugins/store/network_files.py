@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+
+from cni_plugins.spec.values import JsonObject, fold
 
 DIRECTORY = "/etc/cni/net.d"
 SUFFIXES = (".conflist", ".conf", ".json")
@@ -18,6 +21,42 @@ LARGEST = 1 << 20
 def listed(directory: Path) -> list[Path]:
     """What is named as a network's file, by name, of whatever kind it is. OSError."""
     return sorted(item for item in directory.iterdir() if item.suffix in SUFFIXES)
+
+
+def says(document: JsonObject, key: str) -> bool:
+    """A list's switch, which libcni takes as a word too (conf.go, readBool)."""
+    value = fold(document, key)
+    return value is True or (isinstance(value, str) and value.casefold() == "true")
+
+
+def beside(path: Path, document: JsonObject) -> list[Path]:
+    """The files of a list's further plugins, each the configuration of one: NETWORK/*.conf beside the list,
+    by name (libcni 1.3, conf.go, NetworkPluginConfsFromFiles). OSError."""
+    name = fold(document, "name")
+    if path.suffix != ".conflist" or says(document, "loadOnlyInlinedPlugins"):
+        return []
+    if not isinstance(name, str) or name == ".." or name != Path(name).name:  # libcni leaves the directory
+        return []
+    try:
+        found = sorted((path.parent / name).iterdir())
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL
+        return []
+    return [item for item in found if item.suffix == ".conf" and not item.is_dir()]
+
+
+def whole(path: Path, document: JsonObject, parsed: Callable[[Path], object]) -> JsonObject:
+    """The document of `path` with the plugins that are `beside` it behind its own, as a runtime calls them.
+    OSError; ValueError for one that is no object; and what `parsed` raises."""
+    members = [(item, parsed(item)) for item in beside(path, document)]
+    if not members:
+        return document
+    for item, member in members:
+        if not isinstance(member, dict):
+            raise ValueError(f"{item} is not a JSON object")
+    own = fold(document, "plugins")
+    rest = {key: value for key, value in document.items() if key.casefold() != "plugins"}
+    listed = own if isinstance(own, list) else []
+    return rest | {"plugins": [*listed, *(member for _, member in members)]}
 
 
 def read(

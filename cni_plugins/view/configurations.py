@@ -40,12 +40,18 @@ def files(roots: Roots) -> Iterator[tuple[Path, JsonObject | None]]:
         return
     for path in listed:
         try:
-            config = json.loads(network_files.read(path)[0])
+            config = _parsed(path)
+            if isinstance(config, dict):
+                config = network_files.whole(path, config, _parsed)
         except PermissionError:
             continue
         except (OSError, ValueError, RecursionError):
             config = None
         yield path, config if isinstance(config, dict) else None
+
+
+def _parsed(path: Path) -> object:
+    return json.loads(network_files.read(path)[0])
 
 
 def sections(config: JsonObject, depth: int = 0) -> Iterator[JsonObject]:

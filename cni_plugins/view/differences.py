@@ -80,15 +80,28 @@ def _files(roots: Roots) -> tuple[dict[str, _File], tuple[object, ...]]:
     except OSError:
         return found, ()
     for path in listed:
+        written: list[float] = []
+
+        def parsed(item: Path, written: list[float] = written) -> object:
+            raw, status = network_files.read(item)
+            marks.append((item, status.st_ino, status.st_size, status.st_ctime_ns))
+            written.append(status.st_ctime)
+            return parse_json(raw)
+
         try:
-            raw, status = network_files.read(path)
-            marks.append((path, status.st_ino, status.st_size, status.st_ctime_ns))
-            document = parse_json(raw)
+            document = parsed(path)
+            if not isinstance(document, dict):
+                continue
+            whole = network_files.whole(path, document, parsed)
         except (OSError, ValueError, RecursionError):
             continue
-        network = fold(document, "name") if isinstance(document, dict) else None
+        network = fold(document, "name")
         if isinstance(network, str) and network not in found:
-            found[network] = _File(path, status.st_ctime, document)
+            with suppress(OSError):  # one that was taken away is seen by its directory
+                folder = (place / network).stat()
+                marks.append((network, folder.st_ctime_ns))
+                written.append(folder.st_ctime)
+            found[network] = _File(path, max(written), whole)
     return found, tuple(marks)
 
 
