@@ -365,6 +365,16 @@ static int one_shot(char **argv)
     return fail(5, "no node service listens and the folder mesokit-cni.d is not beside this plugin: install the whole archive");
 }
 
+/* Standard streams that the caller closed: the socket to the service would get the number, and the answer would go back
+ * there and count as told.  What stands there now can be read as little, and a result be written as little, as before. */
+static void occupy_closed_streams(void)
+{
+    int fd;
+    for (fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0)
+            open("/dev/null", fd == STDOUT_FILENO ? O_RDONLY : O_WRONLY);
+}
+
 int main(int argc, char **argv)
 {
     char call[64], *input = NULL, *strings, *slash;
@@ -375,6 +385,7 @@ int main(int argc, char **argv)
     struct timespec now;
     int fd, status = 1;
 
+    occupy_closed_streams();
     plugin = argc > 0 ? argv[0] : "mesokit";
     slash = strrchr(plugin, '/');
     if (slash != NULL)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +70,33 @@ def test_what_is_shipped_says_the_same(tmp_path: Path) -> None:
     (tmp_path / "launcher").write_bytes(Path(made, "launcher").read_bytes())
     (tmp_path / "launcher").chmod(0o755)
     assert json.loads(alone(tmp_path, "n" * 900).stdout)["msg"].startswith("n" * 100 + ": no node")
+
+
+@pytest.mark.parametrize("closed", [[1], [2], [0, 1], [1, 2], [0, 1, 2]])
+def test_closed_streams_are_not_taken_for_the_service(
+    folder: Path, tmp_path: Path, closed: list[int]
+) -> None:
+    """The answer comes out of standard output, or the call has failed; nothing else gets it."""
+    place = tmp_path / "run/mesokit/node.sock"
+    place.parent.mkdir(parents=True)
+    answer = b'{"supportedVersions":[]}'
+    environment = {
+        "CNI_COMMAND": "VERSION",
+        "MESOKIT_ROOT": os.fspath(tmp_path),
+        "ASAN_OPTIONS": "detect_leaks=0",
+    }
+    with socket.socket(socket.AF_UNIX) as service, (tmp_path / "out").open("wb") as out:
+        service.bind(os.fspath(place))
+        service.listen()
+        service.settimeout(60)
+        shell = f'exec "$0" {" ".join(f"{number}>&-" for number in closed)}'
+        argv = ["sh", "-c", shell, folder / "launcher"]
+        called = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, stdout=out)
+        connection, _ = service.accept()
+        with connection:
+            connection.settimeout(60)
+            connection.recv(1 << 16)
+            connection.sendall(b"A" + struct.pack("IiII", 0x324B534D, 0, len(answer), 3) + answer + b"log")
+            assert called.wait(60) == (1 in closed)
+            assert connection.recv(1 << 16) == b""
+    assert (tmp_path / "out").read_bytes() == (b"" if 1 in closed else answer)
