@@ -93,7 +93,7 @@ class Reservations:
 
     def owned(self, owner: Owner) -> list[Ip]:
         """The addresses that `owner` holds, legacy files of its container included. CniError 5."""
-        try:
+        with suppress(OSError):
             if not self._synchronous:
                 self._rebuild()
             try:
@@ -101,10 +101,14 @@ class Reservations:
             except (ValueError, IsADirectoryError):  # somebody wrote into the index: it is but a cache
                 self._rebuild()
                 return self._indexed(owner)
+        # No room for an index, or none that may be written: a container is taken apart without one.
+        self._synchronous = False
+        try:
+            return [
+                item.address for item in self.every() if owner.holds(f"{item.container_id}\r\n{item.ifname}")
+            ]
         except OSError as error:
-            raise CniError(
-                Code.IO, f"cannot index the reservations in {self.directory}", str(error)
-            ) from error
+            raise CniError(Code.IO, f"cannot list {self.directory}", str(error)) from error
 
     def _indexed(self, owner: Owner) -> list[Ip]:
         names: list[str] = []
@@ -186,12 +190,15 @@ class Reservations:
                 self._changed = True
                 with suppress(FileNotFoundError):
                     os.unlink(f"{self.directory}/{address}")
+        except OSError as error:
+            raise CniError(Code.IO, f"cannot release {address} in {self.directory}", str(error)) from error
+        try:
             try:
                 self._forget(address, owner)  # also where a crash came between the index and the file
             except (ValueError, IsADirectoryError):
                 self._rebuild()
-        except OSError as error:
-            raise CniError(Code.IO, f"cannot release {address} in {self.directory}", str(error)) from error
+        except OSError:  # an index that cannot be written is made anew when it can
+            self._synchronous = False
         return held
 
     def _forget(self, address: str, owner: Owner) -> None:
