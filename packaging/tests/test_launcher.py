@@ -90,7 +90,7 @@ def test_closed_streams_are_not_taken_for_the_service(
         service.listen()
         service.settimeout(60)
         shell = f'exec "$0" {" ".join(f"{number}>&-" for number in closed)}'
-        argv = ["sh", "-c", shell, folder / "launcher"]
+        argv = ["sh", "-c", shell, os.fspath(folder / "launcher")]
         called = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, stdout=out)
         connection, _ = service.accept()
         with connection:
