@@ -184,3 +184,41 @@ def test_a_master_that_fails_in_the_middle_of_a_deployment_loses_and_doubles_not
             assert len(set(launched)) == len(launched)
 
     asyncio.run(scenario())
+
+
+def test_a_leader_that_changes_again_and_again_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """Back and forth between two masters, at times before anybody has subscribed, amid deployments."""
+
+    async def scenario() -> None:
+        async with serve(Master(QUICK)) as one, serve(Master(QUICK)) as other:
+            agents = [agent(1), agent(2)]
+            for item in agents:
+                one.master.register(item, one.now())
+            masters = ClientSettings((one.address, other.address), longest_delay=0.2)
+            async with running(tmp_path, one, client=masters) as here:
+                await here.framework.wish(wishes.deploy(app(instances=5, resources={"cpu": 0.1, "mem": 16})))
+                leads, follows = other, one
+                for turn in range(9):
+                    for master in (leads.master, follows.master):
+                        master.leader = leads.address
+                    follows.master.books.agents.clear()
+                    for item in agents:
+                        leads.master.register(item, leads.now())
+                    follows.break_streams()
+                    if turn == 4:
+                        await here.framework.wish(wishes.scale("web", 20))
+                    await asyncio.sleep(0.02 if turn % 3 == 1 else 1.0)
+                    leads, follows = follows, leads
+                await until(lambda: len(here.running()) == 20)
+                await until(lambda: here.framework.books.connected)
+                living = [name for item in agents for name, task in item.tasks.items() if not task.ended]
+                assert sorted(living) == sorted(name for item in here.living() for name in item.task_ids)
+            launched = [
+                task.task_id.value
+                for call in one.calls(Call.ACCEPT) + other.calls(Call.ACCEPT)
+                for operation in call.accept.operations
+                for task in operation.launch_group.task_group.tasks
+            ]
+            assert len(set(launched)) == len(launched)
+
+    asyncio.run(scenario())
