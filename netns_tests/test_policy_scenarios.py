@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from netns_tests.node import Node, until
 from netns_tests.plugins import MESOKIT
 from netns_tests.policy_box import Box, apply, conf, matrix, write
@@ -73,3 +75,32 @@ def test_a_datagram_in_pieces(node: Node, ours: str) -> None:
     until(lambda: web.four.encode() in listening.output(), what="the allowed one arrives whole")
     listening.kill()
     assert other.four.encode() not in listening.output()
+
+
+@pytest.mark.parametrize("priority", [-20, 20])
+def test_an_administrators_own_chain_still_drops(node: Node, ours: str, priority: int) -> None:
+    """Before ours and after it: what a policy allows, and what has no policy."""
+    boxes = three(node, ours)
+    apply(node, [DB])
+    node.shell(
+        "nft 'add table inet others; add chain inet others theirs "
+        f"{{ type filter hook forward priority {priority}; }}; "
+        "add rule inet others theirs icmp type echo-request drop; "
+        "add rule inet others theirs icmpv6 type echo-request drop'"
+    )
+    assert matrix(list(boxes)) == set()
+    node.shell("nft delete table inet others")
+    assert matrix(list(boxes)) == {"wd", "dw", "dx", "wx", "xw"}
+
+
+def test_an_address_of_two_networks_is_refused(node: Node, ours: str) -> None:
+    """Addresses are what policy tells containers by; nothing is left of the second."""
+    db = Box(node, ours, "d", conf(), role="db")
+    second = conf(name="second", bridge="br1", policy="isolated")
+    answer = node.cni("ADD", f"{ours}/bridge", second, "e", node.netns("e"))
+    assert answer.code == 7 and f"address {db.four} is that of container d on network net" in str(
+        answer.error
+    )
+    shown = node.run([MESOKIT, "policy", "show", "--json"]).json()
+    assert [each["container"] for each in shown["endpoints"]] == ["d"]
+    assert not db.call("CHECK").error
