@@ -97,7 +97,7 @@ def test_daemon_is_found_after_its_task_ended(tmp_path: Path) -> None:
         other = supervisor.start(launch("sleep", "1000"))
         daemon = pid_in(tmp_path / "pid")
         assert ending(supervisor, process).code == 0
-        assert [entry.pid for entry in supervisor.survivors(process)] == [daemon]
+        eventually(lambda: [entry.pid for entry in supervisor.survivors(process)] == [daemon], "it alone")
         supervisor.signal_tree(process, signal.SIGKILL)
         eventually(lambda: supervisor.survivors(process) == [], "the daemon's end")
         assert [entry.pid for entry in supervisor.survivors(other)] == [other.pid]

@@ -159,7 +159,7 @@ def _kill_the_warden(tmp_path: Path) -> None:
     with pytest.raises(LaunchError) as caught:
         supervisor.start(launch("true"))
     assert caught.value.stage == Stage.WARDEN
-    assert [entry.pid for entry in supervisor.survivors(parent)] == [daemon]
+    eventually(lambda: [entry.pid for entry in supervisor.survivors(parent)] == [daemon], "it alone")
     supervisor.signal_tree(parent, signal.SIGKILL)
     eventually(lambda: not alive(daemon), "the daemon's end")
     supervisor.close()
