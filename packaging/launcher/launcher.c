@@ -375,6 +375,18 @@ static void occupy_closed_streams(void)
             open("/dev/null", fd == STDOUT_FILENO ? O_RDONLY : O_WRONLY);
 }
 
+/* A path from here says nothing to the service, nor later to who reads the record: the namespace would seem gone, and a
+ * living container stale.  One that has no room stays as it is, and is refused as too long. */
+static void make_namespace_absolute(void)
+{
+    static char here[PATH_MAX], whole[2 * PATH_MAX];
+    const char *path = getenv("CNI_NETNS");
+    if (path == NULL || *path == '\0' || *path == '/' || getcwd(here, sizeof here) == NULL || here[0] != '/')
+        return;
+    if (snprintf(whole, sizeof whole, "%s/%s", here[1] == '\0' ? "" : here, path) < (int)sizeof whole)
+        setenv("CNI_NETNS", whole, 1);
+}
+
 int main(int argc, char **argv)
 {
     char call[64], *input = NULL, *strings, *slash;
@@ -394,6 +406,7 @@ int main(int argc, char **argv)
         own[0] = '\0';
     if (command == NULL || *command == '\0' || argc > 1)
         return one_shot(argv); /* asked what it is, by a person */
+    make_namespace_absolute();
     clock_gettime(CLOCK_BOOTTIME, &now);
     snprintf(call, sizeof call, "%ld-%lld%09ld", (long)getpid(), (long long)now.tv_sec, now.tv_nsec);
     setenv("MESOKIT_CALL", call, 1);

@@ -100,3 +100,35 @@ def test_closed_streams_are_not_taken_for_the_service(
             assert called.wait(60) == (1 in closed)
             assert connection.recv(1 << 16) == b""
     assert (tmp_path / "out").read_bytes() == (b"" if 1 in closed else answer)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [("ns/c1", "{here}/ns/c1"), ("../c1", "{here}/../c1"), ("/run/c1", "/run/c1"), ("", "")],
+)
+def test_a_namespace_is_told_by_its_whole_path(folder: Path, tmp_path: Path, given: str, told: str) -> None:
+    """One from the caller's directory would be looked for in others' later, and found gone."""
+    place = tmp_path / "run/mesokit/node.sock"
+    place.parent.mkdir(parents=True)
+    environment = {
+        "CNI_COMMAND": "DEL",
+        "MESOKIT_ROOT": os.fspath(tmp_path),
+        "ASAN_OPTIONS": "detect_leaks=0",
+    }
+    with socket.socket(socket.AF_UNIX) as service:
+        service.bind(os.fspath(place))
+        service.listen()
+        service.settimeout(60)
+        called = subprocess.Popen(
+            [os.fspath(folder / "launcher")],
+            env=environment | {"CNI_NETNS": given},
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        connection, _ = service.accept()
+        with connection:
+            connection.settimeout(60)
+            asked = connection.recv(1 << 16)
+        called.wait(60)
+    assert f"\0CNI_NETNS={told.format(here=tmp_path)}\0".encode() in asked
