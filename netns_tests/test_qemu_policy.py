@@ -16,7 +16,7 @@ from netns_tests.policy_box import Box, apply, conf
 from netns_tests.policy_lan import CLOSED, DB, closes_and_leaves_nothing, device, lan
 from netns_tests.policy_world import by_no_filter_of_all_bridges, packets_arrive_where_the_evaluator_says
 from netns_tests.test_policy import assert_tagged_frames_do_not_pass
-from netns_tests.test_policy_attack import assert_nothing_gets_past
+from netns_tests.test_policy_attack import assert_nothing_gets_past, assert_nothing_reaches_the_node
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -64,6 +64,10 @@ def test_a_tag_hides_no_packet(node: Node, ours: str) -> None:
 def test_nothing_gets_past_a_policy(node: Node, ours: str) -> None:
     """Tags and other ether types, sources and targets that are nobody's, fragments, neighbours that lie."""
     assert_nothing_gets_past(node, ours)
+
+
+def test_nothing_reaches_the_node(node: Node, ours: str) -> None:
+    assert_nothing_reaches_the_node(node, ours, "bridge")
 
 
 def test_ipvlan(node: Node, ours: str) -> None:
