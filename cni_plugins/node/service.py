@@ -1,16 +1,15 @@
 """The service of one worker: a pool of threads that take turns at the listening socket.
 
-One thread, the leader, waits for a connection, and serves the first that comes itself, so that a call never
-changes threads. Nobody listens meanwhile: two calls at once in one process are slower than one after the
-other, because at each of a hundred system calls they wake each other. Only when the call takes longer than a
-moment, which most do not, does an alarm wake another thread, which takes the lead; so a slow one (a duplicate
-address being waited for, somebody else's plugin) holds up nobody, and the others wake nobody. If no thread is
-left to lead, one is added, up to a bound; beyond it callers wait in the socket's queue, and after five
-seconds do their calls themselves.
+One thread, the leader, waits for a connection. When one comes it gives the lead to another and serves the
+connection itself, so that a call never changes threads, and a slow one (a duplicate address being waited
+for, somebody else's plugin) holds up nobody. If no thread is left to lead, one is added, up to a bound;
+beyond it callers wait in the socket's queue, and after five seconds do their calls themselves.
 
-Of the workers that listen the kernel wakes one for a connection (EPOLLEXCLUSIVE), and always the same one
-while that is enough: what calls write into the pages that workers share is then written once, not once for
-each worker.
+Two calls at once in one process are slower than one after the other: at each of a hundred system calls they
+wake each other. So while a call is in work the leader waits a moment, longer than most calls take, before it
+listens for the next one. Of the workers that listen the kernel wakes one for a connection (EPOLLEXCLUSIVE),
+and always the same one while that is enough: what calls write into the pages that workers share is then
+written once, not once for each worker.
 
 A thread is given a connection only when its message has come whole. Until then the leader holds it, beside a
 bounded number of others and for a bounded time, so that callers who are slow to speak cost nobody a thread.
@@ -34,7 +33,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cni_plugins.node import wire
-from cni_plugins.node.alarm import Alarm
 from cni_plugins.node.door import Door, Seldom
 from cni_plugins.node.idle import Idle
 from cni_plugins.spec.call import Reply, Request
@@ -45,12 +43,9 @@ Handler = Callable[[Request], Reply]
 
 
 class Journal(Protocol):
-    """Who is told of calls, from any thread: also of those in work that are `late`, longer than a moment.
-    Never raises, never waits.
-    """
+    """Who is told of calls, from any thread. Never raises, never waits."""
 
     def begin(self) -> None: ...
-    def late(self) -> None: ...
     def end(self, plugin: str, verb: str, seconds: float, code: int) -> None: ...
     def refuse(self) -> None: ...
 
@@ -86,9 +81,7 @@ class Service:
 
     listening: socket.socket
     settings: Settings
-    _lead: threading.Lock = field(default_factory=threading.Lock)  # who leads has it, from thread to thread
-    _lender: int = 0  # the thread that is in a call and leads unless somebody takes the lead
-    _alarm: Alarm = field(default_factory=lambda: Alarm(_MOMENT))
+    _lead: threading.Lock = field(default_factory=threading.Lock)
     _count: threading.Condition = field(default_factory=threading.Condition)
     threads: int = 0
     _busy: int = 0
@@ -149,86 +142,48 @@ class Service:
 
     def _work(self) -> None:
         """A thread's life. Whatever happens in it, it is counted out at the end."""
-        leads = False
         try:
-            while True:
-                if not leads:
-                    self._await_lead()
-                    leads = True
-                arrived = self._next_message()
-                if arrived is None:
-                    break
-                leads = self._serve(*arrived)
-                del arrived  # a namespace must not live on in a thread that waits
-                if not leads and self.threads - self._busy > _SPARE_THREADS:
+            while (arrived := self._next_message()) is not None:
+                connection, message = arrived
+                try:
+                    with connection:
+                        self._call(connection, message)
+                except BaseException:  # a thread that ends here would be one less for ever
+                    log.exception("a call was dropped by a mistake of ours")
+                finally:
+                    message.close()
+                    with self._count:
+                        self._busy -= 1
+                        self._count.notify_all()
+                del arrived, connection, message  # a namespace must not live on in a thread that waits
+                if self.threads - self._busy > _SPARE_THREADS:
                     break
         finally:
-            if leads:
-                self._lead.release()
-                self._alarm.ring()
             with self._count:
                 self.threads -= 1
                 self._count.notify_all()
 
-    def _await_lead(self) -> None:
-        """Until nobody leads, or whoever does has been in a call for a moment: this thread leads then."""
-        while not self._lead.acquire(blocking=False):
-            if not self._stopping:
-                self._alarm.wait(self.wake)
-            with self._count:
-                taken, self._lender = self._lender, 0
-            if taken:
-                self.settings.journal.late()
-                return
-            if self._stopping:
-                self._lead.acquire()
-                return
-
     def _next_message(self) -> tuple[socket.socket, wire.Call] | None:
-        """Lead until a call has come whole; None when the service stops."""
-        while not self._stopping or self._waiting:
-            try:
-                arrived = self._lead_once()
-            except Exception:
-                log.exception("a mistake of ours while connections were waited for")
-                time.sleep(0.1)
-                continue
-            if arrived is not None:
+        """Lead until a call has come whole; None when the service stops. The thread is busy after."""
+        with self._lead:
+            while not self._stopping or self._waiting:
+                try:
+                    arrived = self._lead_once()
+                except Exception:
+                    log.exception("a mistake of ours while connections were waited for")
+                    time.sleep(0.1)
+                    continue
+                if arrived is None:
+                    continue
+                with self._count:
+                    self._busy += 1
+                    if self._busy == self.threads < self.settings.threads:
+                        try:
+                            self._add_thread()
+                        except RuntimeError as error:
+                            self._warnings.warn("thread", "one call at a time until there is room: %s", error)
                 return arrived
         return None
-
-    def _serve(self, connection: socket.socket, message: wire.Call) -> bool:
-        """Do a call, by the thread that leads; whether it does so after that."""
-        me = threading.get_ident()
-        with self._count:
-            self._busy += 1
-            if self._busy == self.threads < self.settings.threads:
-                try:
-                    self._add_thread()
-                except RuntimeError as error:
-                    self._warnings.warn("thread", "one call at a time until there is room: %s", error)
-            heir = self._busy < self.threads
-            leads = not self._stopping  # others let go of `listening` then, and wait for nobody
-            self._lender = me if leads else 0
-        if leads:
-            self._alarm.set()
-        else:
-            self._lead.release()
-        try:
-            with connection:
-                self._call(connection, message, watched=heir)
-        except BaseException:  # a thread that ends here would be one less for ever
-            log.exception("a call was dropped by a mistake of ours")
-        finally:
-            message.close()
-            with self._count:
-                self._busy -= 1
-                leads = leads and self._lender == me
-                if leads:
-                    self._lender = 0
-                    self._alarm.clear()
-                self._count.notify_all()
-        return leads
 
     def _lead_once(self) -> tuple[socket.socket, wire.Call] | None:
         """Wait for whatever comes first, and deal with it."""
@@ -236,6 +191,8 @@ class Service:
             self._accepting = False
             self._events.unregister(self.listening.fileno())
             self._events.unregister(self.wake)
+        with self._count:
+            self._count.wait_for(lambda: self._stopping or not self._busy, _MOMENT)
         now = time.monotonic()
         soonest = min((deadline for _, deadline in self._waiting.values()), default=None)
         found = self._events.poll(None if soonest is None else max(0.0, soonest - now))
@@ -299,8 +256,7 @@ class Service:
         if incoming is not None:
             incoming.close()
 
-    def _call(self, connection: socket.socket, call: wire.Call, *, watched: bool) -> None:
-        """`watched`: there is a thread that will notice when the call takes longer than a moment."""
+    def _call(self, connection: socket.socket, call: wire.Call) -> None:
         journal = self.settings.journal
         connection.settimeout(_REPLY_SECONDS)
         try:
@@ -315,8 +271,6 @@ class Service:
             return  # the launcher went away, or does the call itself by now
         began = time.monotonic()
         journal.begin()
-        if not watched:
-            journal.late()
         code = -1
         request = Request(call.plugin, call.env, call.stdin, call.host_netns, call.netns)
         try:

@@ -44,12 +44,8 @@ class Journal:
     _refused: int = 0
 
     def begin(self) -> None:
-        """A call is in work. Told with the next message: most end at once, and each message wakes."""
         with self._lock:
             self._running += 1
-
-    def late(self) -> None:
-        with self._lock:
             self._tell()
 
     def end(self, plugin: str, verb: str, seconds: float, code: int) -> None:

@@ -34,9 +34,6 @@ class Told:
         with self._lock:
             self.running += 1
 
-    def late(self) -> None:
-        pass
-
     def end(self, plugin: str, verb: str, seconds: float, code: int) -> None:
         assert seconds >= 0
         with self._lock:

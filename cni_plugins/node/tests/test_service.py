@@ -13,7 +13,6 @@ import pytest
 from cni_plugins.node import ask, wire
 from cni_plugins.node.listen import ListenError, Origin, obtain
 from cni_plugins.node.tests.service_at import answer, connect, request, running, send
-from cni_plugins.node.worker import Journal
 from cni_plugins.spec.call import Reply, Request
 from cni_plugins.store.sockets import identity, remove
 
@@ -255,41 +254,3 @@ def test_only_our_own_socket_is_removed(path: Path) -> None:
     remove(path, found)
     assert not path.exists()
     later.close()
-
-
-def switches() -> dict[int, int]:
-    """How often each thread of this process has waited for something so far."""
-    found = {}
-    for task in Path("/proc/self/task").iterdir():
-        told = re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text(), re.MULTILINE)
-        assert told is not None
-        found[int(task.name)] = int(told[1])
-    return found
-
-
-def test_calls_that_end_at_once_wake_one_thread_alone(path: Path) -> None:
-    """The one that listens does the call; another one takes part when that takes long, and not before."""
-    with running(path, echo) as there:
-        while there.service.threads < 2:
-            call(path, request("bridge", {}, b""))
-        threads = {thread.native_id for thread in threading.enumerate() if thread.name == "call"}
-        before = switches()
-        for _ in range(50):
-            call(path, request("bridge", {}, b""))
-        after = switches()
-    waits = [after[each] - before[each] for each in threads if each is not None]
-    assert min(waits) < 40, "a crowded machine may make some of them long"
-
-
-def test_a_journal_tells_of_a_call_when_it_is_late_or_over() -> None:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        ours.setblocking(False)
-        journal = Journal(theirs)
-        journal.begin()
-        with pytest.raises(BlockingIOError):
-            ours.recv(1 << 18)
-        journal.late()
-        assert json.loads(ours.recv(1 << 18))["running"] == 1
-        journal.end("bridge", "ADD", 0.001, 0)
-        assert json.loads(ours.recv(1 << 18))["running"] == 0
