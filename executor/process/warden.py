@@ -39,7 +39,7 @@ import signal
 import socket
 import time
 
-from executor.process import child, ipc, oom, priority, procfs
+from executor.process import child, ipc, oom, procfs
 from executor.process.prctl import become_subreaper
 
 TYPE_CHECKING = False  # as type checkers see it: the warden does without `typing`
@@ -71,31 +71,11 @@ class Warden:
         self.lowered = lowered
 
 
-class Inherited:
-    """What tasks start with in place of what executor and warden have made of theirs: score (oom.py) and nice
-    value (priority.py). None: as it is.
-    """
-
-    __slots__ = ("nice", "score")
-
-    def __init__(self, score: int | None, nice: int | None) -> None:
-        self.score = score
-        self.nice = nice
-
-    def restore(self) -> None:
-        """In a child."""
-        if self.score is not None:
-            oom.restore(self.score)
-        if self.nice is not None:
-            priority.restore(self.nice)
-
-
 def spawn(*loader: int) -> Warden:
     """Fork the warden. Call it first thing, before threads and large imports. `loader` is the boot loader's
     pid, where there is one. Raises OSError when there is no room.
     """
-    inherited = Inherited(oom.lower(*loader), priority.raise_own())
-    priority.raise_session()
+    task_score = oom.lower(*loader)
     ours, theirs = socket.socketpair()
     gc.collect()
     gc.freeze()
@@ -109,18 +89,17 @@ def spawn(*loader: int) -> Warden:
         gc.unfreeze()
         # The executor adopts too: should the warden be killed, its children come here and can be collected.
         become_subreaper()
-        return Warden(ours, pid, lowered=inherited.score is not None)
+        return Warden(ours, pid, lowered=task_score is not None)
     try:
         gc.disable()
         ours.close()
-        _serve(theirs, executor, inherited)
+        _serve(theirs, executor, task_score)
     finally:
         os._exit(1)
 
 
-def _serve(connected: socket.socket, executor: int, inherited: Inherited) -> "NoReturn":
+def _serve(connected: socket.socket, executor: int, task_score: int | None) -> "NoReturn":
     os.setsid()
-    priority.raise_session()
     become_subreaper()
     _detach(connected)
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -130,7 +109,7 @@ def _serve(connected: socket.socket, executor: int, inherited: Inherited) -> "No
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     channel = ipc.Channel(connected)
-    children = _Children(channel, inherited)
+    children = _Children(channel, task_score)
     try:
         while os.getppid() == executor:
             ready = children.wait(wake_read)
@@ -183,9 +162,9 @@ class _Start:
 class _Children:
     """The warden's children: those that are being started, and those whose ends are ours to tell."""
 
-    def __init__(self, channel: ipc.Channel, inherited: Inherited) -> None:
+    def __init__(self, channel: ipc.Channel, task_score: int | None) -> None:
         self._channel = channel
-        self._inherited = inherited
+        self._task_score = task_score
         self._starts: dict[int, _Start] = {}
         self._numbers: dict[int, int] = {}
         self._silent = False
@@ -234,7 +213,8 @@ class _Children:
                 # They are closed by exec anyhow; until then there may be no other descriptors left.
                 os.close(start.report)
                 os.close(start.pidfd)
-            self._inherited.restore()
+            if self._task_score is not None:
+                oom.restore(self._task_score)
             child.become(plan, descriptors, write, self._ignored)
         os.close(write)
         try:

@@ -64,7 +64,7 @@ class WaitingSupervisor(Supervisor):
 def supervised(loop: Loop | None = None) -> Iterator[WaitingSupervisor]:
     """A supervisor whose warden and tasks are gone afterwards; `loop` serves it."""
     score = Path("/proc/self/oom_score_adj")
-    before, nice = score.read_text(), os.getpriority(os.PRIO_PROCESS, 0)
+    before = score.read_text()
     supervisor = WaitingSupervisor(spawn())
     if loop is not None:
         supervisor.attach(loop)
@@ -74,7 +74,6 @@ def supervised(loop: Loop | None = None) -> Iterator[WaitingSupervisor]:
         supervisor.close(PATIENCE)
         _adopt_nobody()
         score.write_text(before)
-        os.setpriority(os.PRIO_PROCESS, 0, nice)
 
 
 def _adopt_nobody() -> None:

@@ -264,32 +264,6 @@ def _lower_the_score() -> None:
             loader.kill()
 
 
-def capable(number: int) -> bool:
-    """Whether this process has a capability (capabilities(7))."""
-    status = Path("/proc/self/status").read_text().split("CapEff:")[1].split()[0]
-    return bool(int(status, 16) >> number & 1)
-
-
-@pytest.mark.skipif(not capable(23), reason="wants CAP_SYS_NICE")
-def test_executor_and_warden_run_before_tasks_which_start_with_the_priority_that_it_came_with() -> None:
-    apart(_raise_the_priority)
-
-
-def _raise_the_priority() -> None:
-    os.setpriority(os.PRIO_PROCESS, 0, 3)
-    os.setsid()
-    supervisor = WaitingSupervisor(spawn())
-    process = supervisor.start(launch("sleep", "1000"))
-    nice = {pid: os.getpriority(os.PRIO_PROCESS, pid) for pid in (0, supervisor.warden_pid, process.pid)}
-    assert nice == {0: -20, supervisor.warden_pid: -20, process.pid: 3}
-    sessions = [Path(f"/proc/{pid}/autogroup") for pid in ("self", supervisor.warden_pid, process.pid)]
-    if sessions[0].exists() and (told := [path.read_text() for path in sessions])[0].strip():
-        assert [text.split()[-1] for text in told] == ["-20", "-20", "0"]
-    supervisor.signal_tree(process, signal.SIGKILL)
-    ending(supervisor, process)
-    supervisor.close()
-
-
 def test_a_process_that_has_ended_is_not_put_forward() -> None:
     with supervised() as supervisor:
         process = supervisor.start(launch("sleep", "1000"))
