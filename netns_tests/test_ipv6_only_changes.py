@@ -1,4 +1,4 @@
-"""Networks of IPv6 alone that change under their containers: every key of `mesokit update`, and policy."""
+"""Networks of IPv6 alone that change under their containers: keys of `mesokit update`, and policy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WALK = [
 ]
 
 
-def test_every_key_of_update(node: Node, ours: str) -> None:
+def test_keys_of_update_one_after_another(node: Node, ours: str) -> None:
     """No step makes an address, a route or a rule of IPv4."""
     with attached(node, ours, SIX) as (box, told):
         for words, where, command, pattern in WALK:
