@@ -311,6 +311,26 @@ def test_check_needs_no_kernel(node: Node, ours: str, tmp_path: Path) -> None:
     assert "p.yaml:4: policies[0].egress[0].allow[0]: 'tcp/0': port 0 is not within" in told.stderr.decode()
 
 
+def test_check_says_what_would_change(node: Node, ours: str, tmp_path: Path) -> None:
+    """By the policies of files alone: what is applied stays."""
+    for name in ("db", "web"):
+        Box(node, ours, name, conf(), role=name)
+    apply(node, [DB])
+    place = tmp_path / "new.json"
+    place.write_text(json.dumps({"policies": [DB | {"ingress": []}]}))
+    words = [MESOKIT, "policy", "check", str(place), "--against", "/etc/mesokit/policy.d"]
+    lines = node.run(words).text.splitlines()
+    assert lines[0] == "web -> db: nothing, was tcp/5432, icmp", lines
+    changes = node.run([*words, "--json"]).json()["changes"]
+    assert {each["family"] for each in changes} == {"IPv4", "IPv6"}
+    assert changes[0]["from"] == {"network": "net", "container": "web", "ifname": "eth0"}
+    assert (changes[0]["before"], changes[0]["after"]) == ("tcp/5432, icmp", "nothing")
+    same = node.run([MESOKIT, "policy", "check", "--against", "/etc/mesokit/policy.d"]).text
+    assert same.splitlines()[0] == "nothing that passes or not changes"
+    bad = node.run([MESOKIT, "policy", "check", str(place), "--against", "/nothing/here"], check=False)
+    assert bad.status == 2 and b"/nothing/here: No such file or directory" in bad.stderr
+
+
 @pytest.mark.parametrize("words", [["check"], ["check", "--json"], ["apply", "--from"]])
 @pytest.mark.parametrize("place", ["/nothing/here", "/etc/passwd/p.d", "\x1b[2J"])
 def test_a_place_that_is_not_there_is_no_empty_one(

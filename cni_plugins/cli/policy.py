@@ -14,9 +14,18 @@ from typing import Any
 import click
 
 from cni_plugins.cli import look
-from cni_plugins.cli.policy_text import as_json_endpoint, audited, builtin, overview, suspicions
+from cni_plugins.cli.policy_text import (
+    as_json_difference,
+    as_json_endpoint,
+    audited,
+    builtin,
+    changes,
+    overview,
+    suspicions,
+)
 from cni_plugins.cli.root import require_root, told
 from cni_plugins.kernel.netlink.netfilter import Nfnetlink
+from cni_plugins.policy.compare import differences
 from cni_plugins.policy.compile import Compiler
 from cni_plugins.policy.model import Endpoint, Policy
 from cni_plugins.policy.read import Refused, read_directory, read_files
@@ -114,27 +123,46 @@ def _read(place: Path | None) -> list[Policy]:
 
 @command.command("check", short_help="Say what is wrong or odd in policy files.")
 @click.argument("place", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    help="Say what passes otherwise than by the policies of this file or directory.",
+)
 @_AS_JSON
-def check(place: Path | None, as_json: bool) -> None:
+def check(place: Path | None, against: Path | None, as_json: bool) -> None:
     """Read the policies of PLACE (a file or a directory) and say what is wrong or odd. Needs no root.
 
     Exit status 2 when they are refused. What is odd (a selector that nobody matches now, egress rules without
     DNS) is told and is no error.
 
+    With --against, each pair of this node's containers, the host and the world of which PLACE says something
+    else than the other policies: what passes by PLACE, and what passed. Nothing is changed. Needs root.
+
     \b
     mesokit policy check web.yaml      before it is put into /etc/mesokit/policy.d
+    mesokit policy check new.d --against /etc/mesokit/policy.d      what would change?
     """
     policies = _read(place)
+    others = _read(against) if against is not None else []
     try:
         endpoints: Sequence[Endpoint] = policy_state.load(_roots(), _host()).endpoints
-    except CniError:
+    except CniError as error:
+        if against is not None:
+            raise click.ClickException(printable(told(error))) from error
         endpoints = ()  # not root's: the files alone
     odd = suspicions(policies, endpoints)
+    found = list(differences(Compiler(others), Compiler(policies), endpoints)) if against is not None else []
     if as_json:
-        click.echo(json.dumps({"policies": [item.name for item in policies], "warnings": odd}, indent=2))
+        answer: dict[str, Any] = {"policies": [item.name for item in policies], "warnings": odd}
+        if against is not None:
+            answer["changes"] = [as_json_difference(item) for item in found]
+        click.echo(json.dumps(answer, indent=2))
         return
     for line in odd:
         click.echo(printable(line), err=True)
+    if against is not None:
+        for line in changes(found, endpoints) if found else ["nothing that passes or not changes"]:
+            click.echo(printable(line))
     click.echo(f"{len(policies)} polic{'y' if len(policies) == 1 else 'ies'}, all right")
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cni_plugins.cli.table import aligned
 from cni_plugins.kernel.nft import library
 from cni_plugins.kernel.nft.policy_rules import AGENT_PORT
+from cni_plugins.policy.compare import Difference, told
 from cni_plugins.policy.compile import Assignment, Compiler, applying
 from cni_plugins.policy.model import Direction, Endpoint, PeerKind, Policy, Selector
 from cni_plugins.policy.traffic import lanes
@@ -106,6 +108,40 @@ def overview(
         "in a container's own namespace (macvlan, ipvlan, vlan, host-device): raw frames of who has "
         "CAP_NET_RAW there, and false source addresses on the LAN; a vrf around it is refused"
     )
+
+
+def as_json_difference(item: Difference) -> dict[str, Any]:
+    def end(who: Endpoint | str) -> object:
+        if isinstance(who, str):
+            return who
+        return {"network": who.network, "container": who.container, "ifname": who.ifname}
+
+    return {
+        "from": end(item.source),
+        "to": end(item.target),
+        "family": f"IPv{item.version}",
+        "before": told(item.before, item.version),
+        "after": told(item.after, item.version),
+    }
+
+
+def changes(found: Sequence[Difference], endpoints: Sequence[Endpoint]) -> Iterator[str]:
+    """A line for each pair and what happens to it, both families in one where that is the same."""
+    often = Counter(endpoint.container for endpoint in endpoints)
+
+    def name(who: Endpoint | str) -> str:
+        if isinstance(who, str):
+            return who
+        return f"{who.container} ({who.network})" if often[who.container] > 1 else who.container
+
+    lines: dict[str, set[int]] = {}
+    for item in found:
+        was, now = (told(lanes, item.version) for lanes in (item.before, item.after))
+        line = f"{name(item.source)} -> {name(item.target)}: {now}, was {was}"
+        lines.setdefault(line, set()).add(item.version)
+    families = {address.version for endpoint in endpoints for address in endpoint.addresses}
+    for line, versions in lines.items():
+        yield line if versions == families else f"{line} (IPv{min(versions)})"
 
 
 def suspicions(policies: Sequence[Policy], endpoints: Sequence[Endpoint]) -> list[str]:

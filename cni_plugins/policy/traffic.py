@@ -54,6 +54,11 @@ def remove(one: Lanes, other: Lanes) -> Lanes:
     return a, b, c, d, e
 
 
+def meet(one: Lanes, other: Lanes) -> Lanes:
+    """What both have."""
+    return remove(one, remove(one, other))
+
+
 def lanes(listed: Iterable[Traffic], version: int) -> Lanes:
     """What `listed` means for IPv4 or IPv6."""
     found = NONE
