@@ -17,8 +17,8 @@ from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.files import Place
 
-# Seconds. Most locks are held for a millisecond or two. Naps that grow by a quarter are a fifth too long at
-# most; were each twice the last, the lock would lie free as long as it was held.
+# Seconds. Most locks are held for a millisecond or two. Who naps a quarter longer each time wakes soon after
+# the lock is free; were each nap twice the last, it might lie free for as long as it was held.
 _FIRST_NAP, _LONGEST_NAP = 0.0002, 0.02
 
 
