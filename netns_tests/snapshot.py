@@ -256,6 +256,8 @@ def snapshot(node: Node, boxes: Iterable[Netns] = (), files: Sequence[str] = STA
 #: The service's processes of a moment, which were seen when they were there: who looks through the rules, who
 #: keeps leases.
 _ENDED = re.compile(r"- process \d+ .*mesokit node = ")
+#: A fresh worker in the place of one that has ended.
+_BEGUN = re.compile(r"\+ process \d+ .*mesokit node = ")
 
 
 def difference(before: Snapshot, after: Snapshot, allowed: Iterable[str] = ()) -> list[str]:
@@ -271,6 +273,9 @@ def difference(before: Snapshot, after: Snapshot, allowed: Iterable[str] = ()) -
         value = f"{new if old is None else old if new is None else f'{old} -> {new}'}"
         lines.append((f"{name} = {value}", sign))
     shown = [f"{sign} {line}" for line, sign in lines if not any(pattern.match(line) for pattern in patterns)]
+    replaced = sum(1 for line in shown if _ENDED.match(line))
+    for line in [line for line in shown if _BEGUN.match(line)][:replaced]:
+        shown.remove(line)
     return [line for line in shown if not _ENDED.match(line)]
 
 

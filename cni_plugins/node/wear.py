@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-REST_SECONDS = 10.0
+REST_SECONDS = 60.0
 _CALLS = 1000  # a look at a worker's memory takes a millisecond
 _OWN_BYTES = 12_000_000  # twice what calls of every kind write
 

@@ -61,6 +61,19 @@ def tcp_open() -> Iterator[int]:
 
 
 @contextmanager
+def http_server_of_ipv4_alone() -> Iterator[int]:
+    """A port that is bound over IPv6, where connections are refused: no server of IPv6 has its number."""
+    while True:
+        with http_server() as port, socket.socket(socket.AF_INET6) as holder:
+            try:
+                holder.bind(("::1", port))
+            except OSError:  # somebody's by now
+                continue
+            yield port
+            return
+
+
+@contextmanager
 def tcp_closed() -> Iterator[int]:
     """A port where connections are refused: it is bound, so that nobody else listens there meanwhile."""
     with socket.socket() as holder:

@@ -137,7 +137,7 @@ def test_74_http_health(scene: Scene) -> None:
     agent = scene.agent()
     scene.start(agent, STAY)
     with (
-        targets.http_server() as port,
+        targets.http_server_of_ipv4_alone() as port,
         targets.http_server(ipv6=True) as six,
         targets.http_server(tls=_self_signed()) as tls,
         targets.tcp_closed() as closed,
