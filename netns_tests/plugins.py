@@ -56,12 +56,29 @@ def remove_sockets(node: Node) -> None:
         node.path(f"/run/mesokit/{name}").unlink(missing_ok=True)
 
 
+#: As the service has it where nobody says another number.
+_WORKERS = min(2, len(os.sched_getaffinity(0)))
+
+
+def _processes(node: Node) -> int:
+    """The service's, supervisor and workers."""
+    found = 0
+    for path in node.path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # one that has ended meanwhile
+            found += b"mesokit\0node" in path.read_bytes()
+    return found
+
+
 @contextmanager
 def service(node: Node) -> Iterator[None]:
     """The node service, while the block runs."""
     with started(node.popen([MESOKIT, "node"])) as running:
         listening = node.path("/run/mesokit/node.sock").is_socket
-        until(lambda: running.ended() or listening(), what="the node service listens")
+        # A worker that is forked behind the first snapshot would look like something left behind.
+        until(
+            lambda: running.ended() or (listening() and _processes(node) > _WORKERS),
+            what="the node service listens with all its workers",
+        )
         if running.ended():
             raise NodeError(f"the node service did not start: {running.errors().decode(errors='replace')}")
         yield
