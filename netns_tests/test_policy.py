@@ -327,6 +327,9 @@ def test_check_says_what_would_change(node: Node, ours: str, tmp_path: Path) -> 
     assert (changes[0]["before"], changes[0]["after"]) == ("tcp/5432, icmp", "nothing")
     same = node.run([MESOKIT, "policy", "check", "--against", "/etc/mesokit/policy.d"]).text
     assert same.splitlines()[0] == "nothing that passes or not changes"
+    node.shell("rm -r /etc/mesokit/policy.d")
+    first = node.run(words).text  # a node's first policy
+    assert "web -> db: nothing, was any" in first.splitlines()
     bad = node.run([MESOKIT, "policy", "check", str(place), "--against", "/nothing/here"], check=False)
     assert bad.status == 2 and b"/nothing/here: No such file or directory" in bad.stderr
 

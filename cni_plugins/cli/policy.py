@@ -101,12 +101,14 @@ def _state() -> State:
 
 def _read(place: Path | None) -> list[Policy]:
     """The policies of a file or directory; those that are refused end the program with 2. A place that was
-    named and is not there is refused too: it is no wish to have no policies.
+    named and is not there is refused too: it is no wish to have no policies. But the node's own may be yet to
+    come.
     """
-    chosen = place or policy_state.directory(_roots())
-    if place is not None:
+    own = policy_state.directory(_roots())
+    chosen = place or own
+    if place not in {None, own}:
         try:
-            place.stat()
+            chosen.stat()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             click.echo(f"{printable(str(place))}: {reason}: nothing is read or changed", err=True)

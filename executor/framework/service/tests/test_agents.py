@@ -8,7 +8,7 @@ from mesos.v1 import mesos_pb2
 from mesos.v1.scheduler import scheduler_pb2
 
 from executor.framework.fake_master.master import Master
-from executor.framework.fake_master.server import Fault, serve
+from executor.framework.fake_master.server import FakeMasterServer, Fault, serve
 from executor.framework.fake_master.state import AgentEntry
 from executor.framework.sdk.client import Settings as ClientSettings
 from executor.framework.service import wishes
@@ -149,6 +149,17 @@ def test_a_machine_that_is_asked_back_again_and_again_is_remembered_once(tmp_pat
     asyncio.run(scenario())
 
 
+def assert_none_launched_twice(*masters: FakeMasterServer) -> None:
+    launched = [
+        task.task_id.value
+        for master in masters
+        for call in master.calls(Call.ACCEPT)
+        for operation in call.accept.operations
+        for task in operation.launch_group.task_group.tasks
+    ]
+    assert len(set(launched)) == len(launched)
+
+
 def test_a_master_that_fails_in_the_middle_of_a_deployment_loses_and_doubles_nothing(tmp_path: Path) -> None:
     """One ACCEPT was carried out and not answered, one never came; then a new master that knows no task."""
 
@@ -175,13 +186,7 @@ def test_a_master_that_fails_in_the_middle_of_a_deployment_loses_and_doubles_not
                 await until(lambda: len(here.running()) == 60)
                 living = [name for item in agents for name, task in item.tasks.items() if not task.ended]
                 assert sorted(living) == sorted(name for item in here.living() for name in item.task_ids)
-            launched = [
-                task.task_id.value
-                for call in old.calls(Call.ACCEPT) + new.calls(Call.ACCEPT)
-                for operation in call.accept.operations
-                for task in operation.launch_group.task_group.tasks
-            ]
-            assert len(set(launched)) == len(launched)
+            assert_none_launched_twice(old, new)
 
     asyncio.run(scenario())
 
@@ -213,12 +218,6 @@ def test_a_leader_that_changes_again_and_again_loses_and_doubles_nothing(tmp_pat
                 await until(lambda: here.framework.books.connected)
                 living = [name for item in agents for name, task in item.tasks.items() if not task.ended]
                 assert sorted(living) == sorted(name for item in here.living() for name in item.task_ids)
-            launched = [
-                task.task_id.value
-                for call in one.calls(Call.ACCEPT) + other.calls(Call.ACCEPT)
-                for operation in call.accept.operations
-                for task in operation.launch_group.task_group.tasks
-            ]
-            assert len(set(launched)) == len(launched)
+            assert_none_launched_twice(one, other)
 
     asyncio.run(scenario())
