@@ -6,7 +6,7 @@ import itertools
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cni_plugins.cli.table import aligned
@@ -161,7 +161,7 @@ def suspicions(policies: Sequence[Policy], endpoints: Sequence[Endpoint]) -> lis
                 ]
         if policy.egress is not None and not policy.keep and not _resolves(policy):
             odd.append(f"{policy.where}: policy {policy.name!r} closes egress and allows no DNS (udp/53)")
-    return odd + _near_equals(policies)
+    return odd + _near_equals(policies, endpoints)
 
 
 def _resolves(policy: Policy) -> bool:
@@ -169,21 +169,41 @@ def _resolves(policy: Policy) -> bool:
     return any(low <= 53 <= high for rule in listed for low, high in lanes(rule.traffic, 4)[1])
 
 
-def _near_equals(policies: Sequence[Policy]) -> list[str]:
-    names: dict[str, set[str]] = {}
+def _near_equals(policies: Sequence[Policy], endpoints: Sequence[Endpoint]) -> list[str]:
+    """Of what policies name and containers have: groups, and labels of which a policy names one."""
+    selectors: list[Selector] = []
     for policy in policies:
-        selectors: list[Selector] = [policy.selector]
+        selectors.append(policy.selector)
         for direction in Direction:
             selectors += [peer.selector for rule in policy.rules(direction) or () for peer in rule.peers]
-        for selector in selectors:
-            for group in selector.groups:
-                plain = unicodedata.normalize("NFKC", group).casefold().strip()
-                names.setdefault(plain, set()).add(group)
-    return [
-        f"groups {', '.join(map(repr, sorted(found)))} differ in case, space or form only: different groups"
-        for found in names.values()
-        if len(found) > 1
-    ]
+    groups = {name for selector in selectors for name in selector.groups}
+    groups.update(name for item in endpoints for name in item.groups)
+    named = {label for selector in selectors for label in selector.labels}
+    plain = {(_plain(key), _plain(value or "")) for key, value in named}
+    labels = {f"{key}={value or ''}" for key, value in named}
+    labels.update(
+        f"{key}={value}"
+        for item in endpoints
+        for key, value in item.labels
+        if (_plain(key), _plain(value)) in plain
+    )
+    return [*_alike("groups", groups), *_alike("labels", labels)]
+
+
+def _plain(name: str) -> str:
+    """What a reader takes a name for."""
+    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def _alike(what: str, names: Iterable[str]) -> Iterator[str]:
+    found: dict[str, list[str]] = {}
+    for name in sorted(names):
+        found.setdefault(_plain(name), []).append(name)
+    for listed in found.values():
+        if len(listed) > 1:
+            # In ASCII: two forms of one letter look the same.
+            shown = ", ".join(map(ascii, listed))
+            yield f"{what} {shown} differ in case, space or form only: different {what}"
 
 
 def audited(state: State, host: Namespace) -> list[dict[str, Any]]:
