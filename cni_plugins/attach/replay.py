@@ -30,13 +30,19 @@ def steps_of(contents: Contents, *, undoing: bool = False) -> list[Step]:
 def undo_all(context: Context, steps: Sequence[Step]) -> list[CniError]:
     """Undo steps, newest first; errors are collected and the rest goes on."""
     errors: list[CniError] = []
+    groups: list[list[Step]] = []
     for step in reversed(steps):
+        if groups and groups[-1][-1].goes_with(step):
+            groups[-1].append(step)
+        else:
+            groups.append([step])
+    for group in groups:
         try:
-            step.undo(context)
+            group[0].undo_together(context, group)
         except CniError as error:
             errors.append(error)
         except Exception as error:  # one broken undo must not keep the others from running
-            name = type(step).__name__
+            name = type(group[0]).__name__
             errors.append(CniError(Code.INTERNAL, f"undo {name}: {type(error).__name__}", str(error)))
     return errors
 

@@ -45,8 +45,11 @@ def _pairs(pairs: list[tuple[str, Any]]) -> JsonObject:
     if len(plain) == len(pairs):
         return plain
     marked = DuplicateKeys(plain)
-    keys = [key for key, _ in pairs]
-    marked.duplicates = tuple(sorted({key for key in keys if keys.count(key) > 1}))
+    seen: set[str] = set()
+    again: set[str] = set()
+    for key, _ in pairs:
+        (again if key in seen else seen).add(key)
+    marked.duplicates = tuple(sorted(again))
     return marked
 
 

@@ -1,5 +1,6 @@
 """An address that is reserved in host-local's files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from cni_plugins.spec import files
@@ -31,9 +32,34 @@ class Reservation(Step):
 
     def undo(self, context: Context) -> None:
         """Free the address if it is still its owner's."""
-        if Path(self.directory).is_dir():
+        self.undo_together(context, [self])
+
+    def goes_with(self, other: Step) -> bool:
+        return (
+            isinstance(other, Reservation) and other.directory == self.directory and other.owner == self.owner
+        )
+
+    def undo_together(self, context: Context, steps: Sequence[Step]) -> None:
+        names = [one.address for one in steps if isinstance(one, Reservation)]
+        if not Path(self.directory).is_dir():
+            return
+        try:
             with opened(self.directory, context.call.roots, context.deadline) as reservations:
-                reservations.release(self.address, self.owner)
+                reservations.release_all(names, self.owner)
+        except CniError as error:
+            # What was never written, for want of room, is not to be undone, and the lock may have no room
+            # either. Nobody writes it meanwhile: who does holds the attachment's record, as the caller.
+            if error.code != Code.IO or any(self._is_there(name) for name in names):
+                raise
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            content = files.read(f"{self.directory}/{name}").decode("utf-8", "replace").strip()
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return not content or self.owner.holds(content)
 
     def check(self, context: Context) -> None:
         if not self._stands():

@@ -1,5 +1,6 @@
 """What every step is: the interface, with nothing to do as the default of each function."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, dataclass_transform
 
@@ -40,6 +41,17 @@ class Step:
 
     def undo(self, context: Context) -> None:
         """Take the change back, if it is there and ours."""
+
+    def goes_with(self, other: "Step") -> bool:
+        """Whether `undo_together` takes back this step and `other` at once: one of thousands has no lock of
+        its own then.
+        """
+        return False
+
+    def undo_together(self, context: Context, steps: Sequence["Step"]) -> None:
+        """`undo` of several, of which each goes with the one before; this one is the first."""
+        for step in steps:
+            step.undo(context)
 
     def check(self, context: Context) -> None:
         """CniError 999 when the change is not in the kernel as it was made."""

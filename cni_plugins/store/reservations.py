@@ -18,10 +18,11 @@ nobody is at that point, so such a file counts as free.
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from cni_plugins.spec import files
 from cni_plugins.spec.deadline import Deadline
@@ -31,6 +32,8 @@ from cni_plugins.spec.values import Ip, parse_ip
 from cni_plugins.store import boot
 from cni_plugins.store.locks import locked
 
+T = TypeVar("T")
+_A_WHILE = 1_000  # files
 _LAST = "last_reserved_ip."
 _MARK = "user.mesokit.reserved"
 
@@ -67,11 +70,13 @@ class Reservation:
 class Reservations:
     """A network's directory, open and locked."""
 
-    __slots__ = ("_changed", "_index", "_synchronous", "directory")
+    __slots__ = ("_changed", "_deadline", "_index", "_synchronous", "_taken", "directory")
 
-    def __init__(self, directory: str, index: str) -> None:
+    def __init__(self, directory: str, index: str, deadline: Deadline) -> None:
         self.directory = directory
         self._index = index
+        self._deadline = deadline
+        self._taken: set[str] | None = None
         self._changed = False
         self._synchronous = self._is_synchronous()
 
@@ -148,18 +153,31 @@ class Reservations:
         except OSError as error:
             raise CniError(Code.IO, f"cannot look at {self.directory}/{address}", str(error)) from error
 
-    def taken(self) -> frozenset[str]:
-        """The names of all files that are not torn, for a search in a crowded range. CniError 5."""
-        try:
-            with os.scandir(self.directory) as entries:
-                return frozenset(entry.name for entry in entries if entry.stat().st_size)
-        except OSError as error:
-            raise CniError(Code.IO, f"cannot list {self.directory}", str(error)) from error
+    def taken(self) -> Collection[str]:
+        """The names of all files that are not torn, for a search in a crowded range; read once, since each of
+        many range sets may be one. CniError 5 or 11.
+        """
+        if self._taken is None:
+            try:
+                with os.scandir(self.directory) as entries:
+                    self._taken = {entry.name for entry in self._in_time(entries) if entry.stat().st_size}
+            except OSError as error:
+                raise CniError(Code.IO, f"cannot list {self.directory}", str(error)) from error
+        return self._taken
+
+    def _in_time(self, items: Iterable[T]) -> Iterator[T]:
+        """Each of many files: whoever holds the lock lets go when the call's time is over. CniError 11."""
+        for number, item in enumerate(items):
+            if number % _A_WHILE == 0:
+                self._deadline.require(f"the reservations in {self.directory} to be read")
+            yield item
 
     def reserve(self, address: Ip, owner: Owner) -> None:
         """Write a reservation for a free address. CniError 5."""
         path = f"{self.directory}/{address}"
         self._changed = True
+        if self._taken is not None:
+            self._taken.add(str(address))
         try:
             if self._synchronous:
                 self._note(address, owner)
@@ -172,40 +190,63 @@ class Reservations:
             raise CniError(Code.IO, f"cannot reserve {address} in {self.directory}", str(error)) from error
 
     def _note(self, address: Ip, owner: Owner) -> None:
-        entry = self._entry(owner)
+        """One line more for an owner: of thousands of addresses each is written once."""
+        entry, line = self._entry(owner), f"\n{address}".encode()
         try:
-            files.write(entry, "\n".join((*(_names(entry) or ()), str(address))).encode())
-        except (ValueError, IsADirectoryError):
-            self._rebuild()
-            files.write(entry, "\n".join((*(_names(entry) or ()), str(address))).encode())
+            files.write(entry, line, flags=os.O_CREAT | os.O_EXCL)
+        except FileExistsError:
+            try:
+                if not os.stat(entry).st_size:  # died in writing: nobody knows what it had
+                    raise ValueError(f"{entry} is empty")
+                files.write(entry, line, flags=os.O_APPEND)
+            except (ValueError, IsADirectoryError):
+                self._rebuild()
+                files.write(entry, line, flags=os.O_CREAT | os.O_APPEND)
 
     def release(self, address: str, owner: Owner) -> bool:
         """Remove `owner`'s (or a torn) reservation of an address; False if it is not there or another's.
         CniError 5.
         """
-        content = self.content(address)
-        held = content is not None and (content == "" or owner.holds(content))
-        try:
-            if held:
-                self._changed = True
-                with suppress(FileNotFoundError):
-                    os.unlink(f"{self.directory}/{address}")
-        except OSError as error:
-            raise CniError(Code.IO, f"cannot release {address} in {self.directory}", str(error)) from error
+        return bool(self.release_all([address], owner))
+
+    def release_all(self, addresses: Sequence[str], owner: Owner) -> list[str]:
+        """`release` of many: those that were there and are gone, all that can be. CniError 5."""
+        gone: list[str] = []
+        problems: list[CniError] = []
+        for address in addresses:
+            try:
+                if self._unlink(address, owner):
+                    gone.append(address)
+            except CniError as error:
+                problems.append(error)
         try:
             try:
-                self._forget(address, owner)  # also where a crash came between the index and the file
+                self._forget(set(addresses), owner)  # also where a crash came between the index and the file
             except (ValueError, IsADirectoryError):
                 self._rebuild()
         except OSError:  # an index that cannot be written is made anew when it can
             self._synchronous = False
-        return held
+        if problems:
+            raise problems[0]
+        return gone
 
-    def _forget(self, address: str, owner: Owner) -> None:
+    def _unlink(self, address: str, owner: Owner) -> bool:
+        content = self.content(address)
+        if content is None or not (content == "" or owner.holds(content)):
+            return False
+        self._changed = True
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self.directory}/{address}")
+        except OSError as error:
+            raise CniError(Code.IO, f"cannot release {address} in {self.directory}", str(error)) from error
+        return True
+
+    def _forget(self, addresses: Set[str], owner: Owner) -> None:
         for key in (owner, Owner(owner.container_id, "")):
             entry = self._entry(key)
             names = _names(entry)
-            left = [name for name in names or () if name != address]
+            left = [name for name in names or () if name not in addresses]
             if left:
                 files.write(entry, "\n".join(left).encode())
             elif names is not None:
@@ -229,7 +270,7 @@ class Reservations:
 
     def every(self) -> Iterator[Reservation]:
         """All reservations of the directory, read from the files themselves; torn ones are passed over."""
-        for name in os.listdir(self.directory):
+        for name in self._in_time(os.listdir(self.directory)):
             found = read_reservation(f"{self.directory}/{name}", name)
             if found is not None:
                 yield found
@@ -248,6 +289,7 @@ class Reservations:
     def discard(self, name: str) -> None:
         """Remove an address's file whatever it holds; the index is made anew. CniError 5."""
         self._changed, self._synchronous = True, False
+        self._taken = None
         try:
             Path(self.directory, name).unlink(missing_ok=True)
         except OSError as error:
@@ -324,7 +366,7 @@ def opened(directory: str, roots: Roots, deadline: Deadline) -> Iterator[Reserva
     """Lock a network's directory, made when missing. CniError 5 or 11."""
     with locked(f"{directory}/lock", deadline, mode=0o750):
         name = hashlib.sha256(directory.encode()).hexdigest()[:40]
-        reservations = Reservations(directory, f"{roots.run}/host-local/{name}")
+        reservations = Reservations(directory, f"{roots.run}/host-local/{name}", deadline)
         try:
             yield reservations
         finally:

@@ -1,10 +1,10 @@
 """host-local: addresses from ranges, reserved on this host.
 
 Each range set gives one address, reserved in a file that carries its owner (the reference plugin's own files:
-a node can change in either direction). The walk goes on where the last one stopped, so that an address that
-was released rests before it is given again. With `sticky`, a workload that comes back gets the address it
-had, if that is free. Reservations that it made before the last boot are void; they are taken when nothing
-else is left.
+a node can change in either direction). A network has up to 1,000 sets, and a set any number of ranges that do
+not overlap. The walk goes on where the last one stopped, so that an address that was released rests before it
+is given again. With `sticky`, a workload that comes back gets the address it had, if that is free.
+Reservations that it made before the last boot are void; they are taken when nothing else is left.
 
     {"cniVersion": "1.0.0", "name": "app-net", "type": "bridge", "bridge": "app0", "isGateway": true,
      "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.50.0.0/16", "rangeStart": "10.50.1.0"}],
@@ -26,6 +26,7 @@ taken, unless another network or link of the host has a part of it.
               "prefixDelegation": {"uplink": "eth0", "length": 60}}}
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv6Interface, IPv6Network
 from pathlib import Path
@@ -40,10 +41,12 @@ from cni_plugins.plugins.ipam.ranges import (
     RangeConfig,
     RangeSet,
     Remarks,
+    Spans,
     check_sets,
     make_range,
     make_set,
     range_of,
+    requested,
     walk,
 )
 from cni_plugins.spec.call import Call, Verb
@@ -61,14 +64,14 @@ from cni_plugins.spec.config import (
 )
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.result import Address, Dns, Result, Route, configured_route
-from cni_plugins.spec.values import Ip, IpInterface, parse_cidr, parse_ip
+from cni_plugins.spec.values import Ip, IpInterface, parse_cidr
 from cni_plugins.spec.versions import at_least
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.reservation import Reservation
 from cni_plugins.store import boot, records
 from cni_plugins.store.reservations import Owner, Reservations, directory_of, opened
 
-_CROWDED = 16
+_CROWDED, _A_WHILE = 16, 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +112,9 @@ class HostLocalConfig:
     )
 
 
-def _sets(call: Call, config: HostLocalConfig, delegated: IPv6Network | None) -> tuple[RangeSet, ...]:
-    """The range sets; `delegated` is what prefixDelegation's is made of, None while there is none. CniError 2
-    or 7.
+def _sets(call: Call, config: HostLocalConfig, delegated: IPv6Network | None) -> tuple[list[RangeSet], Spans]:
+    """The range sets, and which of them an address is in; `delegated` is what prefixDelegation's is made of,
+    None while there is none. CniError 2 or 7.
     """
     sets: list[RangeSet] = []
     remarks = Remarks(
@@ -139,7 +142,7 @@ def _sets(call: Call, config: HostLocalConfig, delegated: IPv6Network | None) ->
             "no IP ranges specified",
             "host-local has no addresses to give: ipam needs 'subnet' or 'ranges'",
         )
-    check_sets(sets)
+    spans = check_sets(sets)
     if not at_least(call.version, "0.3.0"):
         families = [ranges[0].start.version for ranges in sets]
         if len(set(families)) != len(families):
@@ -148,29 +151,7 @@ def _sets(call: Call, config: HostLocalConfig, delegated: IPv6Network | None) ->
                 f"CNI version {call.version} does not support more than 1 address per family",
                 "ipam.ranges has several sets of one family",
             )
-    return tuple(sets)
-
-
-def _requested(call: Call) -> list[Ip]:
-    """CNI_ARGS IP, args.cni.ips and runtimeConfig.ips, all of them; a prefix length says nothing here."""
-    listed: list[tuple[str, Any]] = [
-        ("CNI_ARGS IP", item.strip()) for item in call.args.get("IP", "").split(",") if item.strip()
-    ]
-    for key, value in (("args.cni.ips", call.cni_args("ips")), ("runtimeConfig.ips", call.runtime("ips"))):
-        if value is not None and not isinstance(value, list):
-            raise CniError(Code.INVALID_CONFIG, f"{key} is {shown(value)}, which is not a list")
-        listed += [(key, item) for item in value or ()]
-    wanted: list[Ip] = []
-    for key, item in listed:
-        try:
-            address = parse_cidr(item).ip if "/" in item else parse_ip(item)
-        except (TypeError, ValueError) as error:
-            raise CniError(
-                Code.INVALID_CONFIG, f"{key} has {shown(item)}, which is not an IP address"
-            ) from error
-        if address not in wanted:
-            wanted.append(address)
-    return wanted
+    return sets, spans
 
 
 def _memory(call: Call, config: HostLocalConfig, number: int) -> sticky.Memory | None:
@@ -202,11 +183,13 @@ def _take(reservations: Reservations, address: Ip, owner: Owner, tx: Transaction
     reservations.reserve(address, owner)
 
 
-def _search(reservations: Reservations, ranges: RangeSet, number: int) -> Ip | None:
-    taken: frozenset[str] | None = None
+def _search(call: Call, reservations: Reservations, ranges: RangeSet, number: int) -> Ip | None:
+    taken: Collection[str] | None = None
     for tries, (address, _) in enumerate(walk(ranges, reservations.last(number))):
         if tries == _CROWDED:
             taken = reservations.taken()
+        if tries % _A_WHILE == _CROWDED:
+            call.deadline.require(f"a free address, {tries} being taken")
         if str(address) not in taken if taken is not None else reservations.free(address):
             return address
     return None
@@ -224,12 +207,12 @@ def _choose(
         one = range_of(ranges, remembered)
         if one is not None and one.gateway != remembered and reservations.free(remembered):
             return remembered
-    address = _search(reservations, ranges, number)
+    address = _search(call, reservations, ranges, number)
     if address is None:
         stale = _before_boot(call, reservations)
         for name in stale:
             reservations.discard(name)
-        address = _search(reservations, ranges, number) if stale else None
+        address = _search(call, reservations, ranges, number) if stale else None
     if address is None:
         raise CniError(
             Code.TRY_AGAIN,
@@ -241,18 +224,16 @@ def _choose(
     return address
 
 
-def _one_of(wanted: list[Ip], ranges: RangeSet) -> Ip | None:
-    return next((address for address in wanted if range_of(ranges, address) is not None), None)
-
-
 def _plan(
     call: Call, config: HostLocalConfig, delegated: IPv6Network | None
-) -> list[tuple[RangeSet, Ip | None]]:
-    """The range sets, each with the address that is asked of it, if one is. CniError 7."""
-    sets = _sets(call, config, delegated)
-    wanted = _requested(call)
-    requests = [_one_of(wanted, ranges) for ranges in sets]
-    left = [str(address) for address in wanted if address not in requests]
+) -> tuple[list[tuple[RangeSet, Ip | None]], Spans]:
+    """The range sets, each with the address that is asked of it, if one is, and as `_sets`. CniError 7."""
+    sets, spans = _sets(call, config, delegated)
+    places = {address: spans.find(address) for address in requested(call)}
+    asked: dict[int | None, Ip] = {}
+    for address, place in places.items():
+        asked.setdefault(place, address)
+    left = [str(address) for address, place in places.items() if place is None or asked[place] != address]
     if left and (config.delegation is None or delegated is not None):
         raise CniError(
             Code.INVALID_CONFIG,
@@ -260,7 +241,8 @@ def _plan(
             f"requested address {', '.join(left)} is in no range of network {call.network}, and each range "
             "set gives one address",
         )
-    for number, (ranges, request) in enumerate(zip(sets, requests, strict=True)):
+    plan = [(ranges, asked.get(number)) for number, ranges in enumerate(sets)]
+    for number, (ranges, request) in enumerate(plan):
         one = range_of(ranges, request) if request is not None else None
         if one is not None and request == one.gateway:
             raise CniError(
@@ -268,7 +250,7 @@ def _plan(
                 f"failed to allocate for range {number}: requested ip {request} is subnet's gateway",
                 f"requested address {request} is the gateway of {one.subnet}: ask for another one",
             )
-    return list(zip(sets, requests, strict=True))
+    return plan, spans
 
 
 def add(call: Call, config: HostLocalConfig, tx: Transaction) -> Result:
@@ -283,7 +265,7 @@ def add(call: Call, config: HostLocalConfig, tx: Transaction) -> Result:
 
 
 def _reserved(call: Call, config: HostLocalConfig, tx: Transaction, delegated: IPv6Network | None) -> Result:
-    plan = _plan(call, config, delegated)
+    plan, spans = _plan(call, config, delegated)
     dns = Dns()
     if config.resolv_conf:
         from cni_plugins.plugins.ipam import resolv_conf
@@ -294,11 +276,12 @@ def _reserved(call: Call, config: HostLocalConfig, tx: Transaction, delegated: I
     with opened(
         directory_of(call.roots, config.data_dir, call.network), call.roots, call.deadline
     ) as reservations:
-        held = reservations.owned(owner)
+        held = {spans.find(address): address for address in reversed(reservations.owned(owner))}
         for number, (ranges, request) in enumerate(plan):
+            call.deadline.require(f"addresses of {len(plan)} range sets")
             memory = _memory(call, config, number)
             if request is None:
-                _refuse_second(owner, held, ranges, number)
+                _refuse_second(owner, held.get(number), number)
                 address = _choose(call, memory, reservations, ranges, number)
             else:
                 address = _checked(reservations, request, ranges, number)
@@ -312,15 +295,14 @@ def _reserved(call: Call, config: HostLocalConfig, tx: Transaction, delegated: I
     return Result(ips=tuple(ips), routes=config.routes, dns=dns)
 
 
-def _refuse_second(owner: Owner, held: list[Ip], ranges: RangeSet, number: int) -> None:
-    for address in held:
-        if range_of(ranges, address) is not None:
-            raise CniError(
-                Code.INVALID_CONFIG,
-                f"failed to allocate for range {number}: {address} has been allocated to "
-                f"{owner.container_id}, duplicate allocation is not allowed",
-                f"{owner.container_id} already has address {address} for {owner.ifname}; DEL comes first",
-            )
+def _refuse_second(owner: Owner, held: Ip | None, number: int) -> None:
+    if held is not None:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"failed to allocate for range {number}: {held} has been allocated to {owner.container_id}, "
+            "duplicate allocation is not allowed",
+            f"{owner.container_id} already has address {held} for {owner.ifname}; DEL comes first",
+        )
 
 
 def _checked(reservations: Reservations, address: Ip, ranges: RangeSet, number: int) -> Ip:
@@ -354,8 +336,7 @@ def remove_legacy(call: Call, config: HostLocalConfig, context: Context) -> None
     if Path(directory).is_dir():
         owner = Owner(call.container_id, call.ifname)
         with opened(directory, call.roots, call.deadline) as reservations:
-            for address in reservations.owned(owner):
-                reservations.release(str(address), owner)
+            reservations.release_all([str(address) for address in reservations.owned(owner)], owner)
     if config.delegation is not None:
         from cni_plugins.plugins.ipam import prefix
 
@@ -404,13 +385,13 @@ def status(call: Call, config: HostLocalConfig, context: Context) -> None:
 
         prefix.status(call, config.delegation, context)
         delegated = prefix.known(call.roots, call.network, config.delegation)
-    sets = _sets(call, config, delegated)
+    sets, _ = _sets(call, config, delegated)
     directory = directory_of(call.roots, config.data_dir, call.network)
     if not Path(directory).is_dir():
         return
     with opened(directory, call.roots, call.deadline) as reservations:
         for number, ranges in enumerate(sets):
-            if _search(reservations, ranges, number) is None:
+            if _search(call, reservations, ranges, number) is None:
                 spans = ", ".join(f"{one.start}-{one.end}" for one in ranges)
                 raise CniError(
                     Code.NOT_AVAILABLE, f"network {call.network} has no free address left in {spans}"

@@ -1,13 +1,15 @@
 """Address ranges: their configuration made into pools of numbers, and walked. No I/O."""
 
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from cni_plugins.spec.config import CIDR, IP, decode, option
+from cni_plugins.spec.call import Call
+from cni_plugins.spec.config import CIDR, IP, decode, option, shown
 from cni_plugins.spec.errors import CniError, Code
-from cni_plugins.spec.values import Ip, IpInterface, IpNetwork
+from cni_plugins.spec.values import Ip, IpInterface, IpNetwork, parse_cidr, parse_ip
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,41 @@ class Range:
     def __contains__(self, address: Ip) -> bool:
         return address.version == self.start.version and int(self.start) <= int(address) <= int(self.end)
 
-    def overlaps(self, other: "Range") -> bool:
-        return self.start.version == other.start.version and not (
-            int(self.end) < int(other.start) or int(other.end) < int(self.start)
-        )
-
 
 RangeSet = tuple[Range, ...]
+MOST_SETS = 1000
+"""In a network: a container has an address of each, which the kernel and a result must bear."""
+_Span = tuple[int, int, int, int]  # family, first address, last address, number
+
+
+@dataclass(slots=True)
+class Spans:
+    """Ranges that do not overlap, each found by an address of it: thousands take no longer than a few."""
+
+    _spans: list[_Span] = field(default_factory=list)
+
+    def add(self, one: Range, number: int) -> int | None:
+        """Take a range in under a number, unless it overlaps one: the number of that."""
+        version, low, high = one.start.version, int(one.start), int(one.end)
+        at = bisect_left(self._spans, (version, low))
+        for other in self._spans[max(0, at - 1) : at + 1]:
+            if other[0] == version and other[1] <= high and low <= other[2]:
+                return other[3]
+        insort(self._spans, (version, low, high, number))
+        return None
+
+    def renumbered(self, numbers: Sequence[int]) -> "Spans":
+        """The same ranges, each under what `numbers` has at its number."""
+        return Spans([(family, low, high, numbers[at]) for family, low, high, at in self._spans])
+
+    def find(self, address: Ip) -> int | None:
+        """The number of the range that an address is in."""
+        version, value = address.version, int(address)
+        at = bisect_right(self._spans, (version, value, 1 << 128))
+        if not at:
+            return None
+        family, _, high, number = self._spans[at - 1]
+        return number if family == version and value <= high else None
 
 
 def _refuse(key: str, value: object, why: str) -> CniError:
@@ -133,35 +163,44 @@ def make_set(documents: Any, where: str, remarks: Remarks) -> RangeSet:
     if not isinstance(documents, list | tuple) or not documents:
         raise _refuse(where, documents, "a range set is a list of at least one range")
     ranges: list[Range] = []
+    spans = Spans()
     for number, document in enumerate(documents):
         place = f"{where}[{number}]"
         if not isinstance(document, dict):
             raise _refuse(place, document, "a range is an object")
         config = decode(RangeConfig, document, where=f"{place}.", unknown=remarks.unknown)
         one = make_range(config, place, remarks)
-        for other in ranges:
-            if one.start.version != other.start.version:
-                raise _refuse(
-                    place, one.subnet, f"a set is of one family, and {other.subnet} is of the other"
-                )
-            if one.overlaps(other):
-                raise _refuse(place, one.subnet, f"it overlaps {other.start}-{other.end}")
+        if one.start.version != (ranges or [one])[0].start.version:
+            raise _refuse(
+                place, one.subnet, f"a set is of one family, and {ranges[0].subnet} is of the other"
+            )
+        overlapped = spans.add(one, number)
+        if overlapped is not None:
+            other = ranges[overlapped]
+            raise _refuse(place, one.subnet, f"it overlaps {other.start}-{other.end}")
         ranges.append(one)
     return tuple(ranges)
 
 
-def check_sets(sets: Sequence[RangeSet]) -> None:
-    """Refuse sets that overlap. CniError 7."""
-    for number, one in enumerate(sets):
-        for other in sets[:number]:
-            for a in one:
-                for b in other:
-                    if a.overlaps(b):
-                        raise _refuse(
-                            "ipam.ranges",
-                            f"{a.start}-{a.end}",
-                            f"it overlaps {b.start}-{b.end} of another set",
-                        )
+def check_sets(sets: Sequence[RangeSet]) -> Spans:
+    """Where the addresses of sets are, by the sets' numbers. CniError 7 for too many sets, and for some that
+    overlap.
+    """
+    if len(sets) > MOST_SETS:
+        raise _refuse(
+            "ipam.ranges",
+            f"a list of {len(sets)} range sets",
+            f"a container gets an address from each, and {MOST_SETS} is the most; ranges of which "
+            "it is to get one address belong into one set",
+        )
+    spans, listed = Spans(), [(number, one) for number, ranges in enumerate(sets) for one in ranges]
+    for at, (_, one) in enumerate(listed):
+        overlapped = spans.add(one, at)
+        if overlapped is not None:
+            other = listed[overlapped][1]
+            why = f"it overlaps {other.start}-{other.end} of another set"
+            raise _refuse("ipam.ranges", f"{one.start}-{one.end}", why)
+    return spans.renumbered([number for number, _ in listed])
 
 
 def range_of(ranges: RangeSet, address: Ip) -> Range | None:
@@ -185,3 +224,24 @@ def walk(ranges: RangeSet, last: Ip | None) -> Iterator[tuple[Ip, Range]]:
         for number in range(low, high + 1):
             if number != skip:
                 yield _address(number, one.start.version), one
+
+
+def requested(call: Call) -> list[Ip]:
+    """CNI_ARGS IP, args.cni.ips and runtimeConfig.ips, all of them; a prefix length says nothing here."""
+    listed: list[tuple[str, Any]] = [
+        ("CNI_ARGS IP", item.strip()) for item in call.args.get("IP", "").split(",") if item.strip()
+    ]
+    for key, value in (("args.cni.ips", call.cni_args("ips")), ("runtimeConfig.ips", call.runtime("ips"))):
+        if value is not None and not isinstance(value, list):
+            raise CniError(Code.INVALID_CONFIG, f"{key} is {shown(value)}, which is not a list")
+        listed += [(key, item) for item in value or ()]
+    wanted: dict[Ip, None] = {}
+    for key, item in listed:
+        try:
+            address = parse_cidr(item).ip if "/" in item else parse_ip(item)
+        except (TypeError, ValueError) as error:
+            raise CniError(
+                Code.INVALID_CONFIG, f"{key} has {shown(item)}, which is not an IP address"
+            ) from error
+        wanted[address] = None
+    return list(wanted)
