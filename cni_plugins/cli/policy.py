@@ -20,6 +20,7 @@ from cni_plugins.cli.policy_text import (
     audited,
     builtin,
     changes,
+    few,
     overview,
     suspicions,
 )
@@ -37,8 +38,9 @@ from cni_plugins.spec.namespace import OWN_NETNS, Namespace, open_namespace
 from cni_plugins.spec.roots import Roots, roots_from
 from cni_plugins.spec.text import printable
 from cni_plugins.spec.values import parse_ip
-from cni_plugins.steps import policy_kernel, policy_state
+from cni_plugins.steps import policy_flows, policy_kernel, policy_state
 from cni_plugins.steps.policy_file import State
+from cni_plugins.steps.policy_flows import Flows
 from cni_plugins.steps.policy_inside import Inside
 from cni_plugins.view.explain import explain_flow
 from cni_plugins.view.flow_ends import HOST, WORLD, ExplainError, network_of
@@ -188,6 +190,9 @@ def apply(place: Path | None, as_json: bool) -> None:
     time, beside a node service too, and puts right what somebody flushed. Exit status 2 when a file is
     refused; nothing is changed then.
 
+    What it cannot judge is told: containers outside policy, and flows that others kept from being tracked, of
+    which nobody knows who opened them.
+
     \b
     mesokit policy apply
     """
@@ -200,10 +205,14 @@ def apply(place: Path | None, as_json: bool) -> None:
             before = len(store.state.policies)
             done = store.update(lambda state: replace(state, policies=policies, read=True))
             mended = store.restore()
-            count = len(store.state.endpoints)
+            state = store.state
+            count = len(state.endpoints)
+        took = round((time.monotonic() - began) * 1000, 1)
+        unsure = policy_flows.unsure(_host(), state)
     except CniError as error:
         raise click.ClickException(printable(told(error))) from error
     problems = sorted({*done.problems, *mended.problems})
+    outside, unjudged_flows = _past_policy(state)
     answer = {
         "policies": len(policies),
         "before": before,
@@ -212,19 +221,24 @@ def apply(place: Path | None, as_json: bool) -> None:
         "profiles": {"new": done.new, "gone": done.dead},
         "restored": mended.restored,
         "problems": problems,
-        "milliseconds": round((time.monotonic() - began) * 1000, 1),
+        "unsure": unsure.as_json(),
+        "outside": [each.as_json() for each in outside],
+        "unjudged": unjudged_flows.as_json(),
+        "milliseconds": took,
     }
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
     click.echo(
         f"{len(policies)} policies hold for {count} endpoints: {done.new} profiles made, {done.dead} gone, "
-        f"{done.added} elements added, {done.removed} removed, {answer['milliseconds']} ms"
+        f"{done.added} elements added, {done.removed} removed, {took} ms"
     )
     if answer["restored"]:
         click.echo(f"{answer['restored']} elements and chains were missing or foreign, and are right again")
     for problem in problems:
         click.echo(printable(f"NOT ENFORCED in {problem}"), err=True)
+    for line in (*unsure.sentences, *few(list(map(str, outside))), *unjudged_flows.sentences):
+        click.echo(printable(line), err=True)
 
 
 @command.command("show", short_help="Show who is under policy, and what holds.")
@@ -268,6 +282,16 @@ def show(as_json: bool) -> None:
 def _outside(state: State) -> list[Outside]:
     """The attachments that no policy judges, and why."""
     return unjudged(look.node(look.here(), tasks=False), state)
+
+
+def _past_policy(state: State) -> tuple[list[Outside], Flows]:
+    """The attachments that no policy judges, and what they exchange with others such."""
+    outside = _outside(state)
+    addresses = {parse_ip(entry.ip) for each in outside for entry in each.item.addresses}
+    try:
+        return outside, policy_flows.unjudged(_host(), state, addresses)
+    except CniError as error:
+        raise click.ClickException(printable(told(error))) from error
 
 
 @command.command("explain", short_help="Say whether a flow passes, and by which rule.")

@@ -24,6 +24,9 @@ from cni_plugins.steps.policy_file import State
 Admins = Mapping[tuple[int, ...], Sequence[int]]
 
 
+_FEW = 10
+
+
 def builtin() -> list[str]:
     """What is allowed or refused whatever the policies say."""
     return [
@@ -204,6 +207,13 @@ def _alike(what: str, names: Iterable[str]) -> Iterator[str]:
             # In ASCII: two forms of one letter look the same.
             shown = ", ".join(map(ascii, listed))
             yield f"{what} {shown} differ in case, space or form only: different {what}"
+
+
+def few(lines: Sequence[str]) -> Iterator[str]:
+    """The first of many lines, and how many more there are."""
+    yield from lines[:_FEW]
+    if len(lines) > _FEW:
+        yield f"and {len(lines) - _FEW} more: mesokit policy show"
 
 
 def audited(state: State, host: Namespace) -> list[dict[str, Any]]:
