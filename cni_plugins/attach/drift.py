@@ -116,6 +116,11 @@ def _route(route: Route) -> str:
 def _key(key: str, old: Any, new: Any, found: Drift) -> None:
     if key == "mtu" and new:
         found.want(key, _from_to(key, old or "the link's own", new), mtu=new)
+    elif key == "mtu":
+        found.problems.append(
+            f"mtu {old} → none: what the link has is looked up when a container is attached: write the "
+            "number into the file, or attach the container anew"
+        )
     elif key in FLAGS:
         found.want(key, _from_to(key, old, new), flags={**found.changes.flags, key: bool(new)})
     elif key in LIMITS:

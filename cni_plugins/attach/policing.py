@@ -20,7 +20,7 @@ DIRECTORY = "/etc/mesokit/policy.d"
 POLICY = one_of("open", "isolated", "groups")
 POLICY_ABOUT = "what holds where no policy selects a container; with any of them its packets are judged"
 LABELS = list_of(TEXT)
-LABELS_ABOUT = "labels of a task's network_info that policies may select it by"
+LABELS_ABOUT = "labels of a task's network_info, or keys of CNI_ARGS, that policies may select it by"
 
 
 def require_enforced(call: Call, name: str, config: type[Any]) -> None:
@@ -88,7 +88,8 @@ def step(
     from cni_plugins.steps.policy import PolicyEndpoint
 
     info = call.network_info
-    labels = {} if info is None else {key: info.labels[key] for key in allowed if key in info.labels}
+    given = call.args if info is None else info.labels
+    labels = {key: given[key] for key in allowed if key in given}
     return PolicyEndpoint(
         default=default or "open",
         ips=tuple(ips),

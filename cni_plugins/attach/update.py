@@ -98,13 +98,18 @@ def update(
     what of each, or why it cannot be told. Nothing raises; what went wrong is in the outcomes.
     """
     found: dict[Identity, list[Path]] = {}
+    made: set[Identity] = set()  # those that have more than `lo`, which a runtime may attach each pod's of
     host = [where.host.device, where.host.inode]
     for path, listed in sorted(records.every(where.roots, network), key=lambda item: _moment(item[1])):
         if container is not None and listed.identity.container_id != container:
             continue
         if listed.head.get("hostID", host) == host:
             found.setdefault(listed.identity, []).append(path)
+            if listed.head.get("plugin") != "loopback":
+                made.add(listed.identity)
     for identity, paths in found.items():
+        if made and identity not in made and network is None:
+            continue
         yield from _attachment(where, _Target(identity, tuple(paths), wanted), wish)
 
 

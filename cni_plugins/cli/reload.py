@@ -46,8 +46,9 @@ def command(network: str | None, container: str | None, as_json: bool) -> None:
         for item in failed:
             for problem in item.errors:
                 click.echo(printable(f"{_named(item)}: {problem}"), err=True)
-        count = len(outcomes) - len(failed)
-        click.echo(f"{count} attachment{'' if count == 1 else 's'} as made, {len(failed)} not")
+        broken = {item.identity for item in failed}  # a list's plugins have a record each
+        count = len({item.identity for item in outcomes} - broken)
+        click.echo(f"{count} attachment{'' if count == 1 else 's'} as made, {len(broken)} not")
     sys.exit(1 if failed else 0)
 
 

@@ -22,6 +22,8 @@ from cni_plugins.store.records import Contents
 #: Kinds of plugins that change what another made.
 _META = frozenset(("chain", "portmap", "mesos-cni-port-mapper", "bandwidth", "tuning", "firewall", "sbr"))
 
+_LOOPBACK4, _LOOPBACK6, _BYTES4 = 127, bytes(15) + b"\1", 4
+
 
 class State(StrEnum):
     """Of an attachment, as the records and one look at the host tell it.
@@ -218,7 +220,7 @@ def _assigned(
             if owner.get("name") != ifname or not owner.get("sandbox"):
                 continue
         address = str(entry.get("address", ""))
-        if _is_address(address):
+        if _is_reached(address):
             yield Assigned(address, str(entry.get("gateway") or ""))
 
 
@@ -232,12 +234,14 @@ def _external(steps: Iterable[JsonObject]) -> Iterator[str]:
                     yield str(found)
 
 
-def _is_address(text: str) -> bool:
+def _is_reached(text: str) -> bool:
+    """Whether it is an address, and not one that every container has for itself (containerd attaches each pod
+    to a network of `loopback`)."""
     try:
-        packed_cidr(text)
+        raw, _ = packed_cidr(text)
     except (TypeError, ValueError):
         return False
-    return True
+    return raw[0] != _LOOPBACK4 if len(raw) == _BYTES4 else raw != _LOOPBACK6
 
 
 def _published(every: Iterable[Mapping[str, Any]]) -> Iterator[Published]:

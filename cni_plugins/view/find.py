@@ -136,7 +136,7 @@ def _by_beginning(node: Node, name: str) -> list[Attachment]:
 def _by_task(node: Node, name: str) -> list[Attachment]:
     def named(item: Attachment) -> bool:
         task = node.task(item)
-        return task is not None and (name in task.names or name == task.executor)
+        return task is not None and (name in task.names or name in {task.executor, task.short})
 
     return [item for item in node.attachments if named(item)]
 

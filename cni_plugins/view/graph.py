@@ -62,7 +62,7 @@ def branches(
             found.append(Branch(name, about, link.up, ()))
     groups: dict[str, list[Attachment]] = {}
     for item in node.attachments:
-        if network in {None, item.network}:
+        if network == item.network or (network is None and item.type != "loopback"):  # leads nowhere
             groups.setdefault(item.parent or "", []).append(item)
     for name, items in sorted(groups.items()):
         link = node.by_name.get(name)

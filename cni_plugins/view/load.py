@@ -55,7 +55,7 @@ def node(roots: Roots, host: Namespace, *, tasks: bool = True) -> Node:
             namespaces=namespaces({item.netns for item in listed if item.netns}),
             host_id=(host.device, host.inode),
             boot=boot.current(),
-            tasks=runtimes.tasks(roots, {item.container_id for item in listed}) if tasks else {},
+            tasks=runtimes.tasks(roots, [item.identity for item in listed]) if tasks else {},
             hidden=tuple(hidden),
             headless=tuple(headless),
         )

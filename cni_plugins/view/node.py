@@ -15,13 +15,16 @@ from cni_plugins.view.attachments import Attachment, State
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a runtime says of a container: its tasks' names, and who says so (`mesos`, `mesokit run`, …)."""
+    """What a runtime says of a container: its tasks' names, and who says so (`mesos`, `mesokit run`, …).
+    `short` is another name that it goes by: a pod's, without its namespace.
+    """
 
     container_id: str
     names: tuple[str, ...]
     executor: str = ""
     framework: str = ""
     runtime: str = "mesos"
+    short: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from cni_plugins.spec.identity import Identity
@@ -33,6 +34,7 @@ _WORK_DIRS = (
 _AGENTS = frozenset((b"mesos-agent\n", b"mesos-slave\n", b"lt-mesos-agent\n"))
 _MONITORS = frozenset((b"conmon\n",))
 _LIBPOD = "/run/libpod"  # there once root has used podman
+_RESULTS = "/var/lib/cni/results"
 _LARGEST = 1 << 20  # bytes of a kept result
 
 
@@ -106,8 +108,9 @@ def work_dirs(roots: Roots) -> list[Path]:
     return said or [place for place in usual if (place / "meta").is_dir() or (place / "slaves").is_dir()]
 
 
-def tasks(roots: Roots, containers: Collection[str]) -> dict[str, Task]:
+def tasks(roots: Roots, attached: Collection[Identity]) -> dict[str, Task]:
     """The tasks of containers, by container id; those that nobody knows are missing."""
+    containers = {identity.container_id for identity in attached}
     found: dict[str, Task] = {}
     if not containers:
         return found
@@ -123,6 +126,10 @@ def tasks(roots: Roots, containers: Collection[str]) -> dict[str, Task]:
         for run in _every_run(roots.lib / "agent" / "slaves"):
             if run.name in containers and run.name not in found:
                 found[run.name] = _task(run, (), "mesokit run")
+    if len(found) < len(containers):
+        unknown = [identity for identity in attached if identity.container_id not in found]
+        named = (_of_cni_args(roots, identity) for identity in unknown)
+        found |= {task.container_id: task for task in named if task is not None}
     if len(found) < len(containers):
         found |= {task.container_id: task for task in _of_podman(set(containers) - found.keys())}
     return found
@@ -189,11 +196,38 @@ def _of_agents(roots: Roots) -> Iterator[Known]:
                         yield Known(identity, "mesos", str(container / "ns"))
 
 
+def _kept(path: Path) -> dict[str, Any]:
+    """What libcni kept of an ADD; empty where it kept nothing, or nothing that can be read."""
+    with suppress(OSError, ValueError):
+        with path.open("rb") as file:
+            document = json.loads(file.read(_LARGEST))
+        if isinstance(document, dict):
+            return document
+    return {}
+
+
 def _of_libcni(roots: Roots) -> Iterator[Known]:
-    for path in _entries(roots.relocate("/var/lib/cni/results")):
-        with suppress(OSError, ValueError, AttributeError):
-            with path.open("rb") as file:
-                document = json.loads(file.read(_LARGEST))
-            names = [document.get(key) for key in ("networkName", "containerId", "ifName", "netns")]
-            if all(isinstance(name, str) for name in names[:3]):
-                yield Known(Identity(*names[:3]), "libcni", str(names[3] or ""))
+    for path in _entries(roots.relocate(_RESULTS)):
+        document = _kept(path)
+        names = [document.get(key) for key in ("networkName", "containerId", "ifName", "netns")]
+        network, container, interface, netns = (name if isinstance(name, str) else "" for name in names)
+        if network and container and interface:
+            yield Known(Identity(network, container, interface), "libcni", netns)
+
+
+def _of_cni_args(roots: Roots, identity: Identity) -> Task | None:
+    """What its runtime called a container in CNI_ARGS, which libcni keeps: a kubelet's runtime says a pod's
+    name and its namespace, podman its container's name. None where it says neither.
+    """
+    name = f"{identity.network}-{identity.container_id}-{identity.ifname}"
+    pairs = _kept(roots.relocate(_RESULTS) / name).get("cniArgs")
+    try:
+        given = dict(pairs) if isinstance(pairs, list) else {}
+    except (TypeError, ValueError):
+        return None
+    pod, namespace = given.get("K8S_POD_NAME"), given.get("K8S_POD_NAMESPACE")
+    if not (isinstance(pod, str) and pod):
+        return None
+    if isinstance(namespace, str) and namespace:
+        return Task(identity.container_id, (f"{namespace}/{pod}",), runtime="pod", short=pod)
+    return Task(identity.container_id, (pod,), runtime="podman" if Path(_LIBPOD).is_dir() else "libcni")

@@ -93,7 +93,8 @@ def from_source(folder: Path) -> Path:
     program.write_text(
         f"#!{TOP}/.venv/bin/python\n"
         f"import runpy, sys\n"
-        f"sys.path.insert(0, {os.fspath(entry.parent)!r})\n"
+        # This checkout before that which its environment was made for: work trees share one.
+        f"sys.path[:0] = {[os.fspath(path) for path in (entry.parent, TOP, TOP / 'proto')]!r}\n"
         f"runpy.run_path({os.fspath(entry)!r}, run_name='__main__')\n"
     )
     program.chmod(0o755)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cni_plugins.attach.changes import Changes
-from cni_plugins.attach.plans.plan import Operation, Plan, documents, of_type, put
+from cni_plugins.attach.plans.plan import Operation, Plan, documents, lacking, of_type, put
 from cni_plugins.attach.policing import LABELS
 from cni_plugins.kernel import sysctl
 from cni_plugins.spec.mesos import merge
@@ -26,7 +26,7 @@ MESOS_FILES = ("/var/run/mesos/isolators/network/cni", "/run/mesos/isolators/net
 def change_sysctls(made: Plan, changes: Changes, context: Context) -> None:
     document = of_type(made.config, "tuning")
     if document is None:
-        made.problems.append("sysctl: this network has no plugin that sets sysctls (tuning)")
+        made.problems.append(lacking("sysctl", "sets sysctls", "tuning"))
         return
     listed = dict(fold(document, "sysctl") or {})
     for name, value in changes.sysctls.items():

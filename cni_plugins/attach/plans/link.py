@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from cni_plugins.attach import wishes
 from cni_plugins.attach.changes import Changes
-from cni_plugins.attach.plans.plan import Operation, Plan, documents, of_type, put
+from cni_plugins.attach.plans.plan import Operation, Plan, documents, lacking, of_type, put
 from cni_plugins.kernel import links
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.values import fold
@@ -34,7 +34,8 @@ def change_mtu(made: Plan, changes: Changes, context: Context) -> None:
         made.problems.append(f"{error.msg}: {error.details}")
         return
     pair, child = made.first(Veth), made.first(ChildLink)
-    if pair is None and child is None and not made.first(LinkSettings):
+    loopback = fold(made.config, "type") == "loopback"
+    if loopback or (pair is None and child is None and not made.first(LinkSettings)):
         made.problems.append("mtu: this network makes no interface whose MTU is its own")
         return
     ends = [LinkSettings(found.name, Settings(mtu=wanted), Settings(mtu=found.mtu))]
@@ -97,7 +98,7 @@ def _buckets_for(made: Plan, mtu: int, context: Context) -> None:
 def change_limits(made: Plan, changes: Changes, context: Context) -> None:
     document = of_type(made.config, "bandwidth")
     if document is None:
-        made.problems.append("bandwidth: this network has no plugin that limits rates (bandwidth)")
+        made.problems.append(lacking("bandwidth", "limits rates", "bandwidth"))
         return
     found = links.find(context.sandbox, context.call.ifname)
     mtu = found.mtu if found is not None else 1500

@@ -80,6 +80,14 @@ def of_type(config: JsonObject, *names: str) -> JsonObject | None:
     return next((item for item in documents(config) if fold(item, "type") in names), None)
 
 
+def lacking(key: str, what: str, plugin: str) -> str:
+    """Why a key cannot be changed: no plugin of ours has a record in which it could."""
+    return (
+        f"{key}: no plugin of this attachment {what}: its network has no {plugin}, or one that its runtime "
+        "gave nothing to do when it attached the container: give it something, or make the list one chain"
+    )
+
+
 def put(document: JsonObject, key: str, value: Any) -> None:
     """Set a key that may be written in other cases."""
     written = next((name for name in document if name.casefold() == key.casefold()), key)

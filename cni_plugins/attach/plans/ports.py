@@ -6,7 +6,7 @@ from typing import Any
 
 from cni_plugins.attach.changes import Changes, PortMap
 from cni_plugins.attach.host_ports import HostPorts
-from cni_plugins.attach.plans.plan import Operation, Plan, of_type, put
+from cni_plugins.attach.plans.plan import Operation, Plan, lacking, of_type, put
 from cni_plugins.kernel.nft.ports import Forward, Hide, Publication
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.values import IpInterface, JsonObject, fold
@@ -19,7 +19,7 @@ _ANY = frozenset(("", "0.0.0.0", "::"))  # hostIP, for every address
 def change_ports(made: Plan, changes: Changes, context: Context) -> None:
     document = of_type(made.config, "portmap", "mesos-cni-port-mapper")
     if document is None:
-        made.problems.append("ports: this network has no plugin that publishes any (portmap)")
+        made.problems.append(lacking("ports", "publishes any", "portmap"))
         return
     old = made.first(Ports)
     if old is not None and old.keys is not None:

@@ -193,7 +193,8 @@ def flushed_rules(facts: Facts) -> Iterator[Finding]:
         }
         lost = [item for item in items if owner.tag(item.identity) not in tags]
         if lost:
-            names = ", ".join(item.container_id for item in lost[:5]) + (" …" if len(lost) > 5 else "")
+            ids = list(dict.fromkeys(item.container_id for item in lost))
+            names = ", ".join(ids[:5]) + (" …" if len(ids) > 5 else "")
             yield Finding(
                 "flushed-rules",
                 Level.FAIL,

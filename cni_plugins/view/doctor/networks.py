@@ -159,6 +159,10 @@ def _is_outside(item: Attachment, lease: Lease6) -> bool:
     return took and bool(mine) and not any(each in lease.prefix for each in mine)
 
 
+def _smallest_port(facts: Facts, bridge: int) -> int:
+    return min((link.mtu for link in facts.node.by_index.values() if link.master == bridge), default=0)
+
+
 def packet_sizes(facts: Facts) -> Iterator[Finding]:
     uplinks = {
         facts.name_of(route.index)
@@ -191,7 +195,13 @@ def packet_sizes(facts: Facts) -> Iterator[Finding]:
                 f"ip link set {host.name} mtu {size}",
             )
         bridge = facts.node.by_name.get(item.parent)
-        if bridge is not None and bridge.kind == "bridge" and bridge.mtu < size and bridge.name not in told:
+        # Of itself a bridge has the MTU of its smallest port: what the host sends by it fits each of them.
+        if (
+            bridge is not None
+            and bridge.kind == "bridge"
+            and bridge.name not in told
+            and bridge.mtu < min(size, _smallest_port(facts, bridge.index))
+        ):
             told.add(bridge.name)
             yield Finding(
                 "packet-sizes",
