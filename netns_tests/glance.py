@@ -11,24 +11,19 @@ hide a change. Formats: rtnetlink(7), linux/if_link.h, linux/netfilter/nf_tables
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from netns_tests import node_init
+from netns_tests.sysctls import Sysctls
 
-#: Below /proc/sys/net.
-SYSCTLS = (
-    "ipv4/ip_forward", "ipv4/conf", "ipv6/conf", "ipv4/ip_local_port_range", "ipv4/tcp_syncookies",
-    "core/somaxconn", "bridge",
-)  # fmt: skip
+Seen = TypeVar("Seen")
 
 #: Attributes that are left out of a message, by number; where it is a mapping, those inside.
 Mask = Mapping[int, "Mask | None"]
@@ -86,19 +81,38 @@ _DONE, _ERROR, _ROUTE, _NETFILTER = 3, 2, 0, 12
 _REQUEST, _INTERRUPTED = 0x301, 0x10
 
 
+_READ = Sysctls()
+
+
 def glance(netns: str) -> Glance:
-    """Of the namespace that this file stands for. A thread goes there: to this process nothing happens."""
+    """Of the namespace that this file stands for."""
+
+    def look(number: int) -> Glance:
+        return Glance(_digest(), _ruled(), _READ.read(number))
+
+    return _inside(netns, look)
+
+
+def digest(netns: str) -> bytes | None:
+    """As `glance` has it."""
+    return _inside(netns, lambda _number: _digest())
+
+
+def _inside(netns: str, look: Callable[[int], Seen]) -> Seen:
+    """What it sees there, given the number of the namespace. A thread goes there: to this process nothing
+    happens."""
+
+    def there() -> Seen:
+        handle = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            node_init.enter(handle)
+            number = os.fstat(handle).st_ino
+        finally:
+            os.close(handle)
+        return look(number)
+
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_inside, netns).result()
-
-
-def _inside(netns: str) -> Glance:
-    handle = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        node_init.enter(handle)
-    finally:
-        os.close(handle)
-    return Glance(_digest(), _ruled(), dict(_sysctls()))
+        return thread.submit(there).result()
 
 
 def _ruled() -> bool:
@@ -168,48 +182,3 @@ def _attributes(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
         length, number = struct.unpack_from("=HH", data, at)
         yield number & 0x3FFF, data[at : at + length]
         at += (length + 3) & ~3
-
-
-def _sysctls() -> Iterator[tuple[str, str]]:
-    """Path below /proc/sys/net and content; what the kernel does not say is left out."""
-    for name in SYSCTLS:
-        with contextlib.suppress(FileNotFoundError):
-            path = f"/proc/sys/net/{name}"
-            yield from _folder(name, path) if Path(path).is_dir() else _files("", {name: path}, None)
-
-
-def _folder(name: str, path: str) -> Iterator[tuple[str, str]]:
-    with os.scandir(path) as entries:
-        folders, files = [], {}
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.name)
-            else:
-                files[entry.name] = entry.name
-    if files:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            yield from _files(f"{name}/", files, handle)
-        finally:
-            os.close(handle)
-    for each in folders:
-        with contextlib.suppress(FileNotFoundError):  # a link that has gone meanwhile
-            yield from _folder(f"{name}/{each}", f"{path}/{each}")
-
-
-def _files(where: str, paths: Mapping[str, str], folder: int | None) -> list[tuple[str, str]]:
-    found = []
-    for name, path in paths.items():
-        try:
-            handle = os.open(path, os.O_RDONLY, dir_fd=folder)
-        except OSError:  # some can only be written
-            continue
-        try:
-            text = os.read(handle, 4096)
-        except OSError:  # an address that was not set yet
-            continue
-        finally:
-            os.close(handle)
-        if text:
-            found.append((where + name, text.decode().removesuffix("\n")))
-    return found

@@ -29,7 +29,9 @@ FOLDER = _INSIDE if IN_QEMU else _USERS / "observed"
 #: In QEMU: what `versions` says outside.
 VERSIONS = Path("/versions")
 _PACKAGES = ("containernetworking-plugins", "conntrack", "iproute2", "iptables", "nftables")
-_OBSERVERS = ("case", "compare", "glance", "node", "node_init", "process", "runtime", "snapshot", "traffic")
+_OBSERVERS = (
+    "case", "compare", "glance", "node", "node_init", "process", "runtime", "snapshot", "sysctls", "traffic"
+)  # fmt: skip
 
 
 def versions() -> bytes:

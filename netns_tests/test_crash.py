@@ -20,10 +20,11 @@ from typing import IO, Any
 import pytest
 
 from netns_tests.case import DEFAULT4, DUAL, bridge, local
-from netns_tests.crash_shim import compiled
+from netns_tests.crash_shim import compiled, loaded
 from netns_tests.node import PATH, Netns, Node, started
 from netns_tests.plugins import TOP
 from netns_tests.snapshot import assert_clean, snapshot
+from netns_tests.warm import Warm
 
 WORKERS = 3
 NET = {"cniVersion": "1.1.0", "name": "net"}
@@ -239,9 +240,17 @@ class Driver:
         self.succeed("GC", None, **{"cni.dev/valid-attachments": []})
 
 
-@pytest.fixture(scope="session")
-def shim() -> Path:
-    return compiled()
+@pytest.fixture(scope="module")
+def shim() -> Iterator[Path]:
+    """The library; nodes are forked from a process that has it, and so are drivers in them."""
+    library, usual = compiled(), Node.maker
+    if usual is None or loaded():  # each program is to be started; in QEMU every process has it
+        yield library
+        return
+    Node.maker = warm = Warm(preloaded=library)
+    yield library
+    Node.maker = usual
+    warm.close()
 
 
 @contextmanager
@@ -289,11 +298,16 @@ def _clean(node: Node, before: dict[str, str], box: Netns, why: str = "at the en
 LEASE = "FLANNEL_NETWORK=10.9.0.0/16\nFLANNEL_SUBNET=10.9.0.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
 
 
-def kill_adds(conf: dict[str, Any], shim: Path, setup: str = "true") -> None:
+def _set_up(node: Node, setup: str) -> None:
+    if setup:
+        node.shell(setup)
+
+
+def kill_adds(conf: dict[str, Any], shim: Path, setup: str = "") -> None:
     with Node() as node:
         node.uplink()
         node.path("/etc/subnet.env").write_text(LEASE)
-        node.shell(setup)
+        _set_up(node, setup)
         box = make_box(node)
         with driver(node, shim, {**NET, **conf}) as plugin:
             before = snapshot(node, [box])
@@ -307,7 +321,7 @@ def kill_adds(conf: dict[str, Any], shim: Path, setup: str = "true") -> None:
                     plugin.call("ADD", box, crash)
                     box.delete()
                     plugin.succeed("DEL", None)
-                    node.shell(setup)
+                    _set_up(node, setup)
                     box = make_box(node)
                     _clean(node, before, box, f"ADD killed before change {crash}, namespace gone")
                 crash += 1
@@ -317,11 +331,11 @@ def kill_adds(conf: dict[str, Any], shim: Path, setup: str = "true") -> None:
             _clean(node, before, box)
 
 
-def kill_dels(conf: dict[str, Any], shim: Path, setup: str = "true") -> None:
+def kill_dels(conf: dict[str, Any], shim: Path, setup: str = "") -> None:
     with Node() as node:
         node.uplink()
         node.path("/etc/subnet.env").write_text(LEASE)
-        node.shell(setup)
+        _set_up(node, setup)
         box = make_box(node)
         with driver(node, shim, {**NET, **conf}) as plugin:
             before = snapshot(node, [box])
@@ -342,12 +356,12 @@ def kill_dels(conf: dict[str, Any], shim: Path, setup: str = "true") -> None:
 KILLED = {"ADD": kill_adds, "DEL": kill_dels}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest, shim: Path) -> Iterator[dict[str, Future[None]]]:
     """The chosen scenarios, a few at a time."""
     with ThreadPoolExecutor(WORKERS) as pool:
         yield {
-            f"{verb}-{name}": pool.submit(kill, SCENARIOS[name], shim, SETUP.get(name, "true"))
+            f"{verb}-{name}": pool.submit(kill, SCENARIOS[name], shim, SETUP.get(name, ""))
             for name in SCENARIOS
             for verb, kill in KILLED.items()
             if any(item.name.endswith(f"[{verb}-{name}]") for item in request.session.items)

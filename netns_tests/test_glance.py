@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from netns_tests import glance as seen
 from netns_tests import snapshot as told
 from netns_tests.glance import glance
 from netns_tests.node import Node, until
 from netns_tests.snapshot import snapshot
+from netns_tests.sysctls import Sysctls
 
 WORLD = """
     ip link add br0 type bridge
@@ -97,6 +101,44 @@ def test_programs_are_started_once_for_a_state(node: Node, monkeypatch: pytest.M
     assert box.ping("10.9.0.1")
     node.shell("ip addr add 10.9.0.2/24 dev br0; ip addr del 10.9.0.2/24 dev br0")
     assert snapshot(node, [box]) == before
+
+
+#: One after another: what becomes of links whose settings were read before.
+COME_AND_GO = (
+    "ip link set v1 name v9",
+    "ip link add v1 type bridge; sysctl -qw net.ipv4.conf.v1.arp_filter=1",
+    "ip link del v1; ip link add v1 type bridge; sysctl -qw net.ipv6.conf.v1.hop_limit=7",
+    "ip link set v1 name v2; ip link set v9 name v1",
+    "sysctl -qw net.ipv6.conf.v1.stable_secret=fd00::1",
+    "ip link del v2; ip link del v1",
+)
+
+
+def test_settings_are_those_of_the_links_that_are_there(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As files tell that are opened anew."""
+    node.shell(WORLD)
+    place = f"/proc/{node.pid}/ns/net"
+    for change in ("true", *COME_AND_GO):
+        node.shell(change)
+        kept = glance(place).sysctls
+        with monkeypatch.context() as patch:
+            patch.setattr(seen, "_READ", Sysctls(most=0))
+            assert glance(place).sysctls == kept, change
+
+
+def _open_now() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_no_more_files_stay_open_than_may() -> None:
+    many, before = len(Sysctls(most=0).read(1)), _open_now()
+    sysctls = Sysctls(most=3 * many)
+    for number in range(5):  # of namespaces
+        sysctls.read(number)
+    assert many <= _open_now() - before <= 3 * many
+    sysctls.most = 0
+    sysctls.read(1)
+    assert _open_now() == before
 
 
 def test_tables_of_nftables_are_seen(node: Node) -> None:

@@ -7,7 +7,7 @@ process of pytest. Each node's process 1 is forked from it, in namespaces of its
     .venv/bin/mesokit ...       the command, the node service
     FOLDER/PLUGIN               a plugin of `plugins.make_folder`, when no node service is there to ask
     traffic.py                  who talks in a test
-    crash_driver.py             where crash.c is loaded already (in QEMU)
+    crash_driver.py             where crash.c is loaded already (in QEMU, and where `shim` was asked for)
 
 Such a child is a process like any other: its pid, session, descriptors, environment, arguments (as /proc
 shows them), name and exit status are those of the program, and it enters by the program's own entry, so that
@@ -68,11 +68,13 @@ _LARGE = re.compile(rf"cni_plugins\.cli\.(framework|run|web|manual{'|app' if IN_
 
 class Warm:
     """The process, seen by pytest: `Node.maker`. It ends with the one who made it. `control` leads to one
-    that was made already (`forked`)."""
+    that was made already (`forked`); `preloaded` is a library that the process has loaded before all others.
+    """
 
-    def __init__(self, control: socket.socket | None = None) -> None:
+    def __init__(self, control: socket.socket | None = None, preloaded: Path | None = None) -> None:
         self._lock = threading.Lock()
         self._control = control
+        self._more = {"ROOM": " " * _ROOM} | ({} if preloaded is None else {"LD_PRELOAD": str(preloaded)})
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self, control: int, errors: int, hostname: str) -> None:
@@ -83,7 +85,7 @@ class Warm:
                     self._process = subprocess.Popen(
                         [TOP / ".venv/bin/python", "-m", __name__, str(theirs.fileno()), " " * _ROOM],
                         pass_fds=[theirs.fileno()], cwd=TOP, start_new_session=True,
-                        env={**os.environ, "PYTHONPATH": f"{TOP}:{TOP}/proto", "ROOM": " " * _ROOM},
+                        env={**os.environ, **self._more, "PYTHONPATH": f"{TOP}:{TOP}/proto"},
                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                     )  # fmt: skip
             socket.send_fds(self._control, [hostname.encode()], [control, errors])
