@@ -8,9 +8,11 @@ import json
 
 import pytest
 
-from netns_tests.node import Node, until
-from netns_tests.plugins import MESOKIT
+from netns_tests.node import Netns, Node, until
+from netns_tests.plugins import IN_QEMU, MESOKIT
 from netns_tests.policy_box import Box, apply, conf, matrix, write
+from netns_tests.policy_lan import lan
+from netns_tests.policy_world import PROBE
 from netns_tests.test_policy import DB, LISTENING
 
 SENDING = "import socket, sys; socket.socket(2, 2).sendto(bytes(int(sys.argv[2])), (sys.argv[1], 9000))"
@@ -19,6 +21,79 @@ FIRST = {
     "for": {"labels": {"role": "db"}},
     "ingress": [{"allow": ["udp/9000"], "from": [{"labels": {"role": "web"}}]}],
 }
+
+
+#: Others' rules for a name server's packets.
+NOTRACK = "th dport 53 notrack", "th sport 53 notrack"
+ASKED = {
+    "name": "d",
+    "for": {"labels": {"role": "db"}},
+    "ingress": [{"allow": ["udp/53", "tcp/53"], "from": [{"labels": {"role": "web"}}]}],
+    "egress": [],
+}
+ASKING = {
+    "name": "w",
+    "for": {"labels": {"role": "web"}},
+    "ingress": [],
+    "egress": [{"allow": ["udp/53", "tcp/53", "udp/54"], "to": ["any"]}],
+}
+HOSTS = {
+    "name": "h",
+    "for": {"labels": {"role": "db"}},
+    "ingress": [{"allow": ["udp/53", "tcp/53"], "from": ["host"]}],
+    "egress": [],
+}
+
+
+def notrack(place: Node | Netns, family: str = "inet") -> None:
+    """An administrator's rules at all hooks where a flow is found."""
+    hooks = ("prerouting",) if family == "bridge" else ("prerouting", "output")
+    lines = [f"add table {family} others"]
+    for hook in hooks:
+        lines.append(f"add chain {family} others {hook} {{ type filter hook {hook} priority -300; }}")
+        # The words of ports are those of both families.
+        lines += [f"add rule {family} others {hook} {rule}" for rule in NOTRACK]
+    place.run(["nft", "\n".join(lines)])
+
+
+def assert_untracked_is_judged(node: Node, ours: str, kind: str, *, family: str = "inet") -> None:
+    made = lan("macvlan") if kind == "macvlan" else conf(type=kind)
+    if kind == "macvlan":
+        node.uplink()
+    db, web, other = (Box(node, ours, name, made, role=name) for name in ("db", "web", "x"))
+    serving = [box.netns.popen(["python3", PROBE, "serve", "53,54"]) for box in (db, web)]
+    until(lambda: all(b"ready" in each.output() for each in serving), what="both serve")
+
+    def passes(box: Box, target: Box) -> set[str]:
+        """By protocol and port, where both families say the same."""
+        asked = [
+            (address, protocol, port)
+            for protocol, port in (("udp", 53), ("tcp", 53), ("udp", 54))
+            for address in target.addresses
+        ]
+        words = ["python3", PROBE, "ask", "5" if IN_QEMU else "0.8"]
+        answers = box.netns.run(words, input=json.dumps(asked)).json()
+        assert answers[::2] == answers[1::2], (asked, answers)
+        return {f"{each[1]}/{each[2]}" for each, answered in zip(asked, answers, strict=True) if answered}
+
+    def all_of_it() -> list[set[str]]:
+        return [passes(*pair) for pair in ((web, db), (other, db), (db, web), (other, web))]
+
+    apply(node, [ASKED, ASKING])
+    question = {"udp/53", "tcp/53"}
+    assert all_of_it() == [question, set(), set(), set()]
+    for place in (db.netns, web.netns) if kind == "macvlan" else (node,):
+        notrack(place, family)
+    assert all_of_it() == [set(), set(), set(), set()]
+    apply(node, [ASKED | {"untracked": "both"}, ASKING])
+    assert passes(web, db) == set(), "who asks takes no answer"
+    apply(node, [ASKED | {"untracked": "both"}, ASKING | {"untracked": "both"}])
+    assert all_of_it() == [question, set(), set(), set()]
+    assert all(not box.call("CHECK").error for box in (db, web, other))
+    apply(node, [ASKED, ASKING])
+    assert all_of_it() == [set(), set(), set(), set()]
+    for each in serving:
+        each.kill()
 
 
 def three(node: Node, ours: str) -> tuple[Box, Box, Box]:
@@ -54,6 +129,14 @@ def test_what_nobody_tracks_is_denied_to_who_is_closed(node: Node, ours: str) ->
     assert matrix(list(boxes)) == {"wx", "xw"}
     apply(node, [DB | {"audit": True}])
     assert matrix(list(boxes)) == {"wd", "dw", "dx", "xd", "wx", "xw"}
+
+
+@pytest.mark.parametrize("kind", ["bridge", "ptp", "macvlan"])
+def test_what_nobody_tracks_is_judged_where_a_policy_wants_it(node: Node, plugins: str, kind: str) -> None:
+    """40: with `untracked: both` a question passes and its answer, by the port of who is asked; nothing else
+    does, and without the key nothing at all.
+    """
+    assert_untracked_is_judged(node, plugins, kind)
 
 
 def test_many_who_apply_at_once(node: Node, ours: str) -> None:

@@ -13,8 +13,9 @@ from cni_plugins.cli.table import aligned
 from cni_plugins.kernel.nft import library
 from cni_plugins.kernel.nft.policy_rules import AGENT_PORT
 from cni_plugins.policy.compare import Difference, told
-from cni_plugins.policy.compile import Assignment, Compiler, applying
+from cni_plugins.policy.compile import Assignment, Compiler
 from cni_plugins.policy.model import Direction, Endpoint, PeerKind, Policy, Selector
+from cni_plugins.policy.rules import applying
 from cni_plugins.policy.traffic import lanes
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.steps.policy_bridged import Bridging

@@ -10,18 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import collapse_addresses
 
 from cni_plugins.policy import selection
-from cni_plugins.policy.model import (
-    Default,
-    Direction,
-    Endpoint,
-    IpNetwork,
-    Peer,
-    PeerKind,
-    Policy,
-    Rule,
-    Selector,
-    Traffic,
-)
+from cni_plugins.policy.model import Default, Direction, Endpoint, IpNetwork, Policy, Rule
 from cni_plugins.policy.profile import (
     Entry,
     Profile,
@@ -36,10 +25,17 @@ from cni_plugins.policy.profile import (
     placed,
     towards,
 )
+from cni_plugins.policy.rules import (
+    applying,
+    different,
+    effective,
+    judges_untracked,
+    names_containers,
+    unrestricted,
+)
 from cni_plugins.policy.selection import Group, Members
 from cni_plugins.policy.traffic import FULL, NONE, Lanes
 
-_ANY = (Traffic("any"),)
 _WRITTEN = 2  # rises with a release that writes the same profile as other rules
 
 
@@ -51,6 +47,8 @@ class Assignment:
     into: str = ""
     host: str = ""
     back: str = ""
+    send: str = ""
+    take: str = ""
     shut_out: bool = False
     shut_in: bool = False
 
@@ -58,8 +56,13 @@ class Assignment:
         return tuple(name for _, name in self.lanes())
 
     def lanes(self) -> Iterator[tuple[str, str]]:
-        """What maps to each profile that there is: `out`, `in`, `host`, `from`; and the profile's name."""
-        named = (("out", self.out), ("in", self.into), ("host", self.host), ("from", self.back))
+        """What maps to each profile that there is: `out`, `in`, `host`, `from`, and for what nobody tracks
+        `send` and `take`; and the profile's name.
+        """
+        named = (
+            *(("out", self.out), ("in", self.into), ("host", self.host), ("from", self.back)),
+            *(("send", self.send), ("take", self.take)),
+        )
         return ((lane, name) for lane, name in named if name)
 
 
@@ -90,69 +93,14 @@ def _plain(rule: Rule) -> Rule:
     return Rule(rule.allow, rule.traffic, rule.peers)
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
 def _sorted(rules: Iterable[Rule]) -> dict[str, Rule]:
     """Each rule once, by what it says, in that order."""
     found = {repr(plain): plain for plain in map(_plain, rules)}
     return {text: found[text] for text in sorted(found)}
-
-
-def _base(endpoint: Endpoint, direction: Direction) -> list[Rule]:
-    """What the network's default allows."""
-    anybody = Rule(True, _ANY, (Peer(PeerKind.ANY),))
-    if endpoint.default is Default.OPEN:
-        return [anybody]
-    if endpoint.default is Default.ISOLATED:
-        return []
-    if direction is Direction.EGRESS:
-        return [anybody]
-    peers = [Peer(PeerKind.WORLD)]
-    if endpoint.groups:
-        members = Selector(network=endpoint.network, groups=tuple(sorted(endpoint.groups)))
-        peers.append(Peer(PeerKind.ENDPOINTS, members))
-    return [Rule(True, _ANY, tuple(peers))]
-
-
-def _unrestricted(rules: Iterable[Rule]) -> bool:
-    listed = tuple(rules)
-    everybody = any(
-        rule.allow and _ANY[0] in rule.traffic and any(peer.kind is PeerKind.ANY for peer in rule.peers)
-        for rule in listed
-    )
-    return everybody and all(rule.allow for rule in listed)
-
-
-def applying(policies: Iterable[Policy], endpoint: Endpoint, direction: Direction) -> list[Policy]:
-    """The policies that speak of this direction of the endpoint."""
-    return [
-        policy
-        for policy in policies
-        if policy.rules(direction) is not None and policy.selector.matches(endpoint)
-    ]
-
-
-def effective(policies: Sequence[Policy], endpoint: Endpoint, direction: Direction) -> list[Rule]:
-    """The rules that hold: those of `policies`, and the default's where none of them has replaced it."""
-    rules = [rule for policy in policies for rule in policy.rules(direction) or ()]
-    if all(policy.keep for policy in policies):
-        rules += _base(endpoint, direction)
-    return rules
-
-
-def _names_containers(policy: Policy) -> bool:
-    """Whether the policy, or a peer of its rules, is about a container by its id."""
-    peers = (peer for direction in Direction for rule in policy.rules(direction) or () for peer in rule.peers)
-    return any(item.container is not None for item in (policy.selector, *(peer.selector for peer in peers)))
-
-
-def _different(some: Sequence[Policy], others: Sequence[Policy]) -> list[Policy]:
-    """The policies that only one of both has."""
-    names = {item.name: item for item in some}, {item.name: item for item in others}
-    return [
-        item
-        for listed, there in ((some, names[1]), (others, names[0]))
-        for item in listed
-        if (other := there.get(item.name)) is not item and other != item
-    ]
 
 
 class Compiler:
@@ -167,7 +115,7 @@ class Compiler:
         named: dict[int, bool] = {} if before is None else before._by_container
         # By identity, which is a policy's own as long as one of both holds it.
         self._by_container: dict[int, bool] = {
-            id(item): named[id(item)] if id(item) in named else _names_containers(item) for item in policies
+            id(item): named[id(item)] if id(item) in named else names_containers(item) for item in policies
         }
         self.by_container = any(self._by_container.values())
         self._latest: tuple[Members, dict[str, Profile], frozenset[Entry]] | None = None
@@ -180,7 +128,7 @@ class Compiler:
         self._changed: list[Policy] = []
         if before is not None and before.by_container == self.by_container:
             self._inherited = before._assigned
-            self._changed = _different(before.policies, self.policies)
+            self._changed = different(before.policies, self.policies)
             self._changed_index = selection.Index(policy.selector for policy in self._changed)
             self._before = before.profiles
 
@@ -232,47 +180,72 @@ class Compiler:
         names: dict[Direction, str] = {}
         shut: dict[Direction, bool] = {}
         rules: dict[Direction, list[Rule]] = {}
+        judging: dict[Direction, str] = {}
         candidates = self._selecting(endpoint)
         for direction, kind in ((Direction.EGRESS, "out"), (Direction.INGRESS, "in")):
             listed = applying(candidates, endpoint, direction)
             enforced = [policy for policy in listed if not policy.audit]
             rules[direction] = effective(enforced, endpoint, direction)
-            closed = not _unrestricted(rules[direction])
-            name = self._profile(kind, rules[direction]) if closed else ""
+            closed = not unrestricted(rules[direction])
+            name = judging[direction] = self._profile(kind, rules[direction]) if closed else ""
             if len(enforced) < len(listed):
                 name = self._profile(kind, effective(listed, endpoint, direction), then=name or "-")
             names[direction], shut[direction] = name, closed
+        answers: list[Rule] = []
+        send, take = "", ""
+        if judges_untracked(candidates, endpoint):
+            out, into = judging[Direction.EGRESS], judging[Direction.INGRESS]
+            send, take = self._untracked("send", out, into), self._untracked("take", into, out)
+            answers = for_host(rules[Direction.INGRESS]) if into else []
         return Assignment(
             out=names[Direction.EGRESS],
             into=names[Direction.INGRESS],
-            host=self._towards_host(rules[Direction.EGRESS]) if shut[Direction.EGRESS] else "",
+            host=self._towards_host(rules[Direction.EGRESS], answers) if shut[Direction.EGRESS] else "",
             back=self._from_host(rules[Direction.INGRESS]),
+            send=send,
+            take=take,
             shut_out=shut[Direction.EGRESS],
             shut_in=shut[Direction.INGRESS],
         )
 
-    def _towards_host(self, rules: Iterable[Rule]) -> str:
+    def _untracked(self, kind: str, request: str, answer: str) -> str:
+        """The profile of what nobody tracks and an end sends or takes, "" where that end is not closed. Only
+        a closed direction has rules: what is open lets no answer in, or anything would be one.
+        """
+        if not request:
+            return ""
+        digest = _digest(f"({_WRITTEN}, {kind!r}, {request!r}, {answer!r})")
+        name = f"{kind}_{digest}"
+        request_sets = self.profiles[request].sets
+        answer_sets = self.profiles[answer].sets if answer else frozenset()
+        self.profiles[name] = Profile(
+            name, kind, (), frozenset(), request=(request, request_sets), answer=(answer, answer_sets)
+        )
+        return name
+
+    def _towards_host(self, rules: Iterable[Rule], answers: Sequence[Rule]) -> str:
         listed = for_host(rules)
         return (
             ""
             if all(host_lanes(listed, version) == FULL for version in (4, 6))
-            else self._profile("host", listed)
+            else self._profile("host", listed, answers=answers)
         )
 
     def _from_host(self, rules: Iterable[Rule]) -> str:
         denied = [Rule(True, rule.traffic, rule.peers) for rule in for_host(rules) if not rule.allow]
         return self._profile("from", denied) if denied else ""
 
-    def _profile(self, kind: str, rules: Iterable[Rule], then: str = "") -> str:
+    def _profile(self, kind: str, rules: Iterable[Rule], then: str = "", answers: Sequence[Rule] = ()) -> str:
         said = _sorted(rules)
         # As repr() writes a tuple of the rules: they name profiles that the kernel holds already.
         text = f"({_WRITTEN}, {kind!r}, ({', '.join(said)}{',' if len(said) == 1 else ''}), {then!r})"
-        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-        name = f"{kind}_{digest}"
+        answering = _sorted(answers)
+        name = f"{kind}_{_digest(text + ''.join(answering))}"
         if name not in self.profiles:
             listed = tuple(said.values())
-            sets = frozenset("wt") if kind in ("host", "from") else needed(listed)
-            self.profiles[name] = Profile(name, kind, listed, sets, then)
+            of_host = frozenset("wts" if answering else "wt")
+            sets = of_host if kind in ("host", "from") else needed(listed)
+            self.profiles[name] = Profile(name, kind, listed, sets, then, answers=tuple(answering.values()))
         return name
 
     def used(self, members: Members) -> dict[str, Profile]:
@@ -324,6 +297,8 @@ class Compiler:
 
     def filled(self, profile: Profile, members: Members) -> Iterator[Entry]:
         """All that is in the sets of a profile."""
+        if profile.kind in ("send", "take"):
+            return
         if profile.kind in ("host", "from"):
             yield from host_entries(profile)
             return

@@ -9,7 +9,7 @@ from cni_plugins.spec.values import JsonObject
 
 
 def of_policy(policy: Policy) -> JsonObject:
-    return {
+    document: JsonObject = {
         "name": policy.name,
         "for": _of_selector(policy.selector),
         "ingress": _of_rules(policy.ingress),
@@ -18,6 +18,7 @@ def of_policy(policy: Policy) -> JsonObject:
         "audit": policy.audit,
         "where": policy.where,
     }
+    return document | {"untracked": policy.untracked} if policy.untracked else document
 
 
 def _of_rules(rules: tuple[Rule, ...] | None) -> list[JsonObject] | None:
@@ -62,6 +63,7 @@ def policy(document: JsonObject) -> Policy:
         document["keep"],
         document["audit"],
         document["where"],
+        document.get("untracked", False),
     )
 
 

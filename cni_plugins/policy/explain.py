@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cni_plugins.policy import traffic
-from cni_plugins.policy.compile import applying, effective
 from cni_plugins.policy.model import Default, Direction, Endpoint, Peer, PeerKind, Policy, Rule
 from cni_plugins.policy.profile import END_OF_INTERVAL, Entry, Profile, covers, for_host, touches
+from cni_plugins.policy.rules import applying, effective
 from cni_plugins.spec.values import Ip
 
 Sets = Callable[[str], Iterable[Entry]]
@@ -17,12 +17,15 @@ _ICMP = (1, 58)
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """The first of a flow; `port` is an ICMP type for ICMP, 0 for what has neither."""
+    """The first of a flow; `port` is an ICMP type for ICMP, 0 for what has neither. `from_port` counts for
+    who looks at packets alone, not at flows.
+    """
 
     source: Ip
     target: Ip
     protocol: int
     port: int = 0
+    from_port: int = 0
 
     @property
     def version(self) -> int:
@@ -59,13 +62,7 @@ def judge(
     inside = inside or {}
     found = Judgement()
     v, source, target = packet.version, packet.source.packed, packet.target.packed
-    if (
-        not inside
-        and _within(sets(f"policy_closed{v}"), source)
-        and not _has(sets(f"policy_known{v}"), source)
-    ):
-        found.steps.append(f"policy_closed{v}: {packet.source} is nobody's address")
-        found.allowed, found.end = False, "source"
+    if not inside and _is_nobodys(sets, packet, found):
         return found
     for end, table, mine, peer in (
         ("source", "out", source, target),
@@ -77,6 +74,57 @@ def judge(
             found.allowed, found.end = False, end
             return found
     return found
+
+
+def _is_nobodys(sets: Sets, packet: Packet, found: Judgement) -> bool:
+    v, source = packet.version, packet.source.packed
+    if not _within(sets(f"policy_closed{v}"), source) or _has(sets(f"policy_known{v}"), source):
+        return False
+    found.steps.append(f"policy_closed{v}: {packet.source} is nobody's address")
+    found.allowed, found.end = False, "source"
+    return True
+
+
+def judge_untracked(
+    sets: Sets, profiles: Mapping[str, Profile], packet: Packet, inside: Mapping[str, Place] | None = None
+) -> Judgement:
+    """As `judge`, of a packet that nobody tracks: an end that is closed refuses it, or, where policy wants
+    such packets judged, lets pass what its rules allow as a request or as an answer.
+    """
+    inside = inside or {}
+    found = Judgement()
+    v, source, target = packet.version, packet.source.packed, packet.target.packed
+    if not inside and _is_nobodys(sets, packet, found):
+        return found
+    for end, table, shut, mine, peer in (
+        ("source", "send", "shut_out", source, target),
+        ("target", "take", "shut_in", target, source),
+    ):
+        place = inside.get(end) or Place(sets, key=mine)
+        name = f"{place.prefix}{table}{v}"
+        chain = next((entry.chain for entry in place.sets(name) if entry.key == place.key), "")
+        if chain:
+            profile = profiles[chain.rpartition("_")[0]]
+            hit = _hit(place.sets, profile.request[0], packet, peer) or (
+                profile.answer[0] and _hit(place.sets, profile.answer[0], _answering(packet), peer)
+            )
+            found.steps.append(f"{name} -> {chain}: {hit or 'in none of its sets'}")
+            passed = bool(hit)
+        else:
+            closed = f"{place.prefix}{shut}{v if place.prefix == 'policy_' else ''}"
+            passed = not _has(place.sets(closed), place.key)
+            found.steps.append(f"{name}: no element" + ("" if passed else f", and in {closed}"))
+        if not passed and not _has(sets(f"policy_self{v}"), source + target):
+            found.allowed, found.end = False, end
+            return found
+    return found
+
+
+def _answering(packet: Packet) -> Packet:
+    """With the port of the end that answers; an ICMP type stays what it is."""
+    icmp = packet.protocol == _ICMP[packet.version == 6]
+    port = packet.port if icmp else packet.from_port
+    return Packet(packet.source, packet.target, packet.protocol, port)
 
 
 def judge_host(

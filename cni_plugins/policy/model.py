@@ -120,7 +120,9 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A direction of None is not spoken of; an empty one allows nothing. `keep`: so does the default."""
+    """A direction of None is not spoken of; an empty one allows nothing. `keep`: so does the default.
+    `untracked`: packets that nobody tracks are judged too, by either end of them as the opener.
+    """
 
     name: str
     selector: Selector
@@ -129,6 +131,7 @@ class Policy:
     keep: bool = False
     audit: bool = False
     where: str = ""
+    untracked: bool = False
 
     def rules(self, direction: Direction) -> tuple[Rule, ...] | None:
         return self.ingress if direction is Direction.INGRESS else self.egress

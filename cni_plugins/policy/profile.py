@@ -43,6 +43,10 @@ class Entry(NamedTuple):
 class Profile:
     """`kind` is in, out, host or from. `then`: what an auditing profile goes on to, "-" for no other profile;
     it changes no verdict.
+
+    What nobody tracks has kinds of its own, send and take, without rules and sets: `request` is the name and
+    the sets of the profile that judges it as what opens a flow, `answer` of the one that judges it as what
+    answers. `answers` of a host profile are the rules of answers to the host that nobody tracks.
     """
 
     name: str
@@ -50,6 +54,9 @@ class Profile:
     rules: tuple[Rule, ...]
     sets: frozenset[str]
     then: str = ""
+    request: tuple[str, frozenset[str]] = ("", frozenset())
+    answer: tuple[str, frozenset[str]] = ("", frozenset())
+    answers: tuple[Rule, ...] = ()
 
 
 @lru_cache(4096)
@@ -257,6 +264,8 @@ def host_entries(profile: Profile) -> Iterator[Entry]:
         lanes = host_lanes(profile.rules, version)
         for start, end in _boxes(lanes, version):
             yield Entry(f"{profile.name}_w{version}", start, end)
+        for start, end in _boxes(host_lanes(profile.answers, version), version) if profile.answers else ():
+            yield Entry(f"{profile.name}_s{version}", start, end)
         if lanes[ICMP] != FULL[ICMP]:
             for low, high in lanes[ICMP]:
                 for kind in range(low, high + 1):

@@ -4,6 +4,7 @@
       - name: db
         for: {network: app-net, labels: {role: db}}    # all must hold; {} is every endpoint
         default: deny                                  # or keep: what the network allows stays allowed
+        untracked: deny                                # or both: what others take out of connection tracking
         ingress:
           - allow: [tcp/5432, icmp]
             from: [{labels: {role: web}}, {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}]
@@ -216,7 +217,7 @@ def _flag(node: Node, key: str) -> bool:
 
 
 def _policy(node: Node, key: str, file: str) -> Policy:
-    keys = _object(node, key, ("name", "for", "default", "audit", "ingress", "egress"))
+    keys = _object(node, key, ("name", "for", "default", "audit", "untracked", "ingress", "egress"))
     if "name" not in keys:
         raise _Bad(node.line, f"{key}.name", "missing: every policy has a name")
     name = _string(keys["name"], f"{key}.name")
@@ -224,9 +225,11 @@ def _policy(node: Node, key: str, file: str) -> Policy:
         raise _Bad(keys["name"].line, f"{key}.name", "'': a policy needs a name")
     if "for" not in keys:
         raise _Bad(node.line, f"{key}.for", "missing: {} is every endpoint")
-    default = _string(keys["default"], f"{key}.default") if "default" in keys else "deny"
-    if default not in ("deny", "keep"):
-        raise _Bad(keys["default"].line, f"{key}.default", f"{default!r}: not deny or keep")
+    chosen: dict[str, str] = {}
+    for word, other in (("default", "keep"), ("untracked", "both")):
+        chosen[word] = _string(keys[word], f"{key}.{word}") if word in keys else "deny"
+        if chosen[word] not in ("deny", other):
+            raise _Bad(keys[word].line, f"{key}.{word}", f"{chosen[word]!r}: not deny or {other}")
     if "ingress" not in keys and "egress" not in keys:
         raise _Bad(node.line, key, "neither ingress nor egress: the policy says nothing")
 
@@ -242,9 +245,10 @@ def _policy(node: Node, key: str, file: str) -> Policy:
         selector=_selector(keys["for"], f"{key}.for"),
         ingress=rules("ingress", "from"),
         egress=rules("egress", "to"),
-        keep=default == "keep",
+        keep=chosen["default"] == "keep",
         audit=_flag(keys["audit"], f"{key}.audit") if "audit" in keys else False,
         where=f"{file}:{node.line}",
+        untracked=chosen["untracked"] == "both",
     )
 
 

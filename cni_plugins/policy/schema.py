@@ -65,6 +65,7 @@ SCHEMA: dict[str, Any] = {
                     "for": {"type": "object", "properties": _SELECTING, "additionalProperties": False},
                     "default": {"enum": ["deny", "keep"]},
                     "audit": {"type": "boolean"},
+                    "untracked": {"enum": ["deny", "both"]},
                     "ingress": _rules("from"),
                     "egress": _rules("to"),
                 },

@@ -25,7 +25,7 @@ from cni_plugins.spec.namespace import Namespace
 #: The sets of which the bridge family has a second one, by how their names begin; in_ and out_: profiles'.
 _DOUBLED = (
     "policy_out", "policy_in", "policy_shut", "policy_known", "policy_closed", "policy_self", "policy_links",
-    "in_", "out_",
+    "policy_send", "policy_take", "in_", "out_",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from cni_plugins.policy.profile import Entry, Profile
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.steps.policy_bridged import Bridging
 
-_PROFILE = re.compile(r"((?:in|out|host|from)_[0-9a-f]{12})_[a-z]?[46]")
+_PROFILE = re.compile(r"((?:in|out|host|from|send|take)_[0-9a-f]{12})_[a-z]?[46]")
 _COMMON = ("policy_", "port_", "inside_")
 
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 from cni_plugins.store.locks import locked
 
 _ALL, _CHAINS = "all", "chains"
-_SEAL = 6  # rises with a release under which the same state is something else in the kernel
+_SEAL = 7  # rises with a release under which the same state is something else in the kernel
 
 
 def directory(roots: Roots) -> Path:

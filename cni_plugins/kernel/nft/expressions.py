@@ -6,6 +6,7 @@ Only what nft itself would write belongs here, so that `nft list ruleset` reads 
 linux/netfilter/nf_tables.h, `nft --debug=netlink`.
 """
 
+import sys
 from functools import lru_cache
 
 from cni_plugins.kernel.netlink.codec import attribute, nested, string
@@ -14,12 +15,13 @@ ACCEPT, RETURN = 1, -5  # linux/netfilter.h, linux/netfilter/nf_tables.h: verdic
 _GOTO = -4
 _NETWORK, _TRANSPORT = 1, 2  # where a payload is counted from
 _META_PROTOCOL, _META_NFPROTO, _META_L4PROTO = 1, 15, 16
-_CT_DIRECTION = 1
+_CT_STATE, _CT_DIRECTION = 0, 1
 _CT_SOURCE = {4: 19, 6: 21}
 _FAMILIES, _ICMP = {4: 2, 6: 10}, {4: 1, 6: 58}
 _ETHER_TYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 _ADDRESSES = {4: (4, {"saddr": 12, "daddr": 16}), 6: (16, {"saddr": 8, "daddr": 24})}
 _PORTS = {"sport": 0, "dport": 2}
+_UNTRACKED = (1 << 6).to_bytes(4, sys.byteorder)  # NF_CT_STATE_UNTRACKED_BIT
 
 #: Registers as nft numbers them: 1 is the first, 16 bytes long or 4; 9 is the second group of four bytes, …
 _FIRST, _SECOND, _THIRD = 1, 9, 10
@@ -38,8 +40,8 @@ def _expression(name: str, *data: bytes) -> bytes:
     return nested(1, string(1, name), nested(2, *data))
 
 
-def _compare(value: bytes) -> bytes:
-    return _expression("cmp", _word(1, _FIRST), _word(2, 0), nested(3, attribute(1, value)))
+def _compare(value: bytes, *, inverted: bool = False) -> bytes:
+    return _expression("cmp", _word(1, _FIRST), _word(2, int(inverted)), nested(3, attribute(1, value)))
 
 
 def _meta(key: int, register: int = _FIRST) -> bytes:
@@ -60,6 +62,17 @@ def direction(way: str) -> bytes:
     """`ct direction WAY`"""
     load = _expression("ct", _word(1, _FIRST), _word(2, _CT_DIRECTION))
     return load + _compare(b"\0" if way == "original" else b"\1")
+
+
+def untracked() -> bytes:
+    """`ct state untracked`"""
+    load = _expression("ct", _word(1, _FIRST), _word(2, _CT_STATE))
+    mask = (nested(4, attribute(1, _UNTRACKED)), nested(5, attribute(1, bytes(4))))
+    return (
+        load
+        + _expression("bitwise", _word(1, _FIRST), _word(2, _FIRST), _word(3, 4), _word(6, 0), *mask)
+        + _compare(bytes(4), inverted=True)
+    )
 
 
 @lru_cache(4)
@@ -87,20 +100,22 @@ def _is_icmp(version: int) -> bytes:
 
 @lru_cache(32)
 def peer(version: int, side: str, then: str = "", *, port: str = "") -> bytes:
-    """`ip SIDE`, concatenated with `then`: "", "ports" (protocol and `port`) or "icmp" (type)."""
+    """`ip SIDE`, concatenated with `then`: "", "protocol", "ports" (protocol and `port`) or "icmp" (type)."""
     second, third = (_SECOND, _THIRD) if version == 4 else (_AFTER_IPV6, _LAST_IPV6)
     made = _is_icmp(version) if then == "icmp" else b""
     made += _address(version, side)
     if then == "icmp":
         return made + _payload(_TRANSPORT, 0, 1, second)
+    if then == "protocol":
+        made += _meta(_META_L4PROTO, second)
     if then == "ports":
         made += _meta(_META_L4PROTO, second) + _payload(_TRANSPORT, _PORTS[port], 2, third)
     return made
 
 
-def ports() -> bytes:
-    """`meta l4proto . th dport`"""
-    return _meta(_META_L4PROTO) + _payload(_TRANSPORT, _PORTS["dport"], 2, _SECOND)
+def ports(port: str = "dport") -> bytes:
+    """`meta l4proto . th PORT`"""
+    return _meta(_META_L4PROTO) + _payload(_TRANSPORT, _PORTS[port], 2, _SECOND)
 
 
 def icmp_type(version: int) -> bytes:

@@ -11,16 +11,24 @@ AGENT_PORT = 5051
 #: Of ICMPv6: neighbours, listeners, who looks for routers.
 NEIGHBOUR_TYPES = (130, 131, 132, 133, 135, 136, 143)
 
-#: How a packet is refused.
-DENY = (
-    'limit rate 50/second burst 100 packets log prefix "mesokit deny " group 5',
-    "counter",
-    "meta l4proto tcp reject with tcp reset",
-    "reject with icmpx type admin-prohibited",
-)
+
+def _deny(prefix: str) -> tuple[str, ...]:
+    return (
+        f'limit rate 50/second burst 100 packets log prefix "{prefix} " group 5',
+        "counter",
+        "meta l4proto tcp reject with tcp reset",
+        "reject with icmpx type admin-prohibited",
+    )
+
+
+DENY = _deny("mesokit deny")  #: How a packet is refused,
+DENY_UNTRACKED = _deny("mesokit deny untracked")  #: and one of a flow that nobody tracks.
 
 #: What the bridge family has of the sets, by how their names begin.
-_BETWEEN = ("policy_out", "policy_in", "policy_shut", "policy_known", "policy_closed", "policy_self")
+_BETWEEN = (
+    "policy_out", "policy_in", "policy_shut", "policy_known", "policy_closed", "policy_self", "policy_send",
+    "policy_take",
+)  # fmt: skip
 _GUARDED = "set port_guarded { type ifname ; }"
 _OF_PORTS = (
     _GUARDED,
@@ -48,6 +56,10 @@ class EntryLike(Protocol):
     def flags(self) -> int: ...
 
 
+#: By an end's address (or, in a container's namespace, its interface), its profiles: see policy.compile.
+MAPS = ("out", "in", "host", "from", "send", "take")
+
+
 def _address(version: int) -> str:
     return f"ipv{version}_addr"
 
@@ -69,12 +81,20 @@ def _judging(version: int, link: str, six: str = "") -> tuple[Chain, ...]:
     return (
         Chain(f"policy_new{v}", (*first, f"goto policy_{v}")),
         Chain(
-            # A flow that nobody tracks has no ends.
+            # A flow that nobody tracks has no ends: each end of the packet is looked at by itself.
             f"policy_untracked{v}",
             (
                 *first,
-                f"{ip} saddr @policy_shut_out{v} goto policy_deny",
-                f"{ip} daddr @policy_shut_in{v} goto policy_deny",
+                f"{ip} saddr vmap @policy_send{v}",
+                f"{ip} saddr @policy_shut_out{v} goto policy_deny_untracked",
+                f"goto policy_taken{v}",
+            ),
+        ),
+        Chain(
+            f"policy_taken{v}",
+            (
+                f"{ip} daddr vmap @policy_take{v}",
+                f"{ip} daddr @policy_shut_in{v} goto policy_deny_untracked",
             ),
         ),
         # Each map is looked up in one place: the kernel walks all of a map, for each place, at every change.
@@ -120,7 +140,7 @@ def _judging(version: int, link: str, six: str = "") -> tuple[Chain, ...]:
 def _sets(version: int) -> tuple[str, ...]:
     address, v = _address(version), version
     return (
-        *(f"map policy_{name}{v} {{ type {address} : verdict ; }}" for name in ("out", "in", "host", "from")),
+        *(f"map policy_{name}{v} {{ type {address} : verdict ; }}" for name in MAPS),
         *(f"set policy_{name}{v} {{ type {address} ; }}" for name in ("shut_out", "shut_in", "known")),
         f"set policy_closed{v} {{ type {address} ; flags interval ; }}",
         f"set policy_self{v} {{ type {address} . {address} ; }}",
@@ -175,7 +195,7 @@ def _by_state(key: str, names: tuple[str, str]) -> str:
 
 SECTION = Section(
     family=NFPROTO_INET,
-    version="policy_3",
+    version="policy_4",
     sets=(
         *_sets(4),
         *_sets(6),
@@ -184,6 +204,7 @@ SECTION = Section(
     ),
     chains=(
         Chain("policy_deny", (*_ITSELF, *DENY)),
+        Chain("policy_deny_untracked", (*_ITSELF, *DENY_UNTRACKED)),
         Chain("policy_unknown", ("counter drop",)),
         Chain("policy_error", tuple(rule for version in (4, 6) for rule in _ends(version, "return"))),
         *_judging(4, "iifname"),
@@ -316,7 +337,7 @@ PORTS_UNTAGGED = _ports(
 #: Beside PORTS where connections are tracked in the bridge family.
 BRIDGED = Section(
     family=NFPROTO_BRIDGE,
-    version="policy_bridge_3",
+    version="policy_bridge_4",
     sets=(
         *(each for version in (4, 6) for each in _sets(version) if each.split()[1].startswith(_BETWEEN)),
         "set policy_links { type ifname ; }",
@@ -324,6 +345,7 @@ BRIDGED = Section(
     ),
     chains=(
         Chain("policy_deny", (*_ITSELF, *DENY[:2], "drop")),
+        Chain("policy_deny_untracked", (*_ITSELF, *DENY_UNTRACKED[:2], "drop")),
         Chain("policy_unknown", ("counter drop",)),
         *_judging(4, "meta ibrname"),
         *_judging(6, "meta ibrname", "meta protocol ip6 "),

@@ -29,6 +29,8 @@ _INTERVAL, _CONCATENATION = 0x4, 0x80
 #: nft's numbers of data types, and how many bytes one has.
 _V4, _V6, _PROTOCOL, _PORT, _TYPE4, _TYPE6 = (7, 4), (8, 16), (12, 1), (13, 2), (14, 1), (29, 1)
 _TYPE_BITS = 6
+#: Of a profile's sets, by how often they are what lets a packet pass, and what they cost.
+_ORDER = "phaircn"
 #: What nft notes for itself: the byte order of a key, that it is an expression of several fields.
 _NOTE_ONE, _NOTE_SEVERAL = bytes.fromhex("000402000000"), bytes.fromhex("000400000000030800040d0000000100")
 
@@ -44,6 +46,10 @@ class ProfileLike(Protocol):
     def sets(self) -> frozenset[str]: ...
     @property
     def then(self) -> str: ...
+    @property
+    def request(self) -> tuple[str, frozenset[str]]: ...
+    @property
+    def answer(self) -> tuple[str, frozenset[str]]: ...
 
 
 def _fields(each: str, version: int) -> tuple[tuple[int, int], ...]:
@@ -58,6 +64,7 @@ def _fields(each: str, version: int) -> tuple[tuple[int, int], ...]:
         "i": (address, kind),
         "n": (address, kind),
         "w": (_PROTOCOL, _PORT),
+        "s": (_PROTOCOL, _PORT),
         "t": (kind,),
     }[each]
 
@@ -73,7 +80,7 @@ def _definition(each: str, version: int) -> bytes:
     number = 0
     for kind, _ in fields:
         number = number << _TYPE_BITS | kind
-    flags = _INTERVAL | _CONCATENATION if each in "rcnw" else 0
+    flags = _INTERVAL | _CONCATENATION if each in "rcnws" else 0
     size = fields[0][1] if len(fields) == 1 else sum(size + (-size & 3) for _, size in fields)
     parts = [_word(_SET_FLAGS, flags), _word(_SET_KEY_TYPE, number), _word(_SET_KEY_LENGTH, size)]
     if flags:
@@ -89,24 +96,53 @@ def _message(family: int, number: int, flags: int, *parts: bytes) -> Message:
 
 def of_family(profiles: Iterable[ProfileLike], family: int) -> list[ProfileLike]:
     """Those that a table of a family has: what is between the ports of a bridge is never the host's own."""
-    return [item for item in profiles if family != NFPROTO_BRIDGE or item.kind in ("in", "out")]
+    return [item for item in profiles if family != NFPROTO_BRIDGE or item.kind not in ("host", "from")]
 
 
 def rules(profile: ProfileLike, version: int, family: int = NFPROTO_INET) -> tuple[bytes, ...]:
     """The expressions of each rule of a profile's chain of a version of IP, in the table of a family."""
     if profile.kind in ("host", "from"):
-        return _of_host(profile.name, profile.kind, version)
+        return _of_host(profile, version)
+    if profile.kind in ("send", "take"):
+        return tuple(_of_untracked(profile, version, family))
     return (*_matching(profile, version, family), *_missed(profile, version))
 
 
-def _of_host(name: str, kind: str, version: int) -> tuple[bytes, ...]:
+def _of_host(profile: ProfileLike, version: int) -> tuple[bytes, ...]:
+    name, kind = profile.name, profile.kind
     deny = expressions.goto("policy_deny")
     end = expressions.verdict(expressions.RETURN) if kind == "host" else deny
-    made = (
+    made = [
         expressions.ports() + expressions.look_up(f"{name}_w{version}") + end,
         expressions.icmp_type(version) + expressions.look_up(f"{name}_t{version}") + end,
-    )
-    return (*made, deny) if kind == "host" else made
+    ]
+    if "s" in profile.sets:
+        answer = expressions.untracked() + expressions.ports("sport")
+        made.append(answer + expressions.look_up(f"{name}_s{version}") + end)
+    return (*made, deny) if kind == "host" else tuple(made)
+
+
+def _of_untracked(profile: ProfileLike, version: int, family: int) -> Iterator[bytes]:
+    """The peer is the other end of the packet; its port is of the end that would have been asked."""
+    v, take = version, profile.kind == "take"
+    side = "saddr" if take else "daddr"
+    then = expressions.verdict(expressions.ACCEPT) if take else expressions.goto(f"policy_taken{v}")
+    start = expressions.family(v, bridged=family == NFPROTO_BRIDGE)
+    unknown = expressions.peer(v, side) + expressions.look_up(f"policy_known{v}", inverted=True)
+    for (name, sets), port in ((profile.request, "dport"), (profile.answer, "sport")):
+        keys = {
+            "p": expressions.peer(v, side, "ports", port=port),
+            "h": expressions.peer(v, side),
+            "a": expressions.peer(v, side, "protocol"),
+            "i": expressions.peer(v, side, "icmp"),
+            "r": expressions.peer(v, side, "ports", port=port),
+            "c": unknown + expressions.peer(v, side, "ports", port=port),
+            "n": unknown + expressions.peer(v, side, "icmp"),
+        }
+        for each in _ORDER:
+            if each in sets:
+                yield start + keys[each] + expressions.look_up(f"{name}_{each}{v}") + then
+    yield expressions.goto("policy_deny_untracked")
 
 
 def _onward(profile: ProfileLike, version: int) -> bytes:
@@ -138,8 +174,7 @@ def _matching(profile: ProfileLike, version: int, family: int) -> Iterator[bytes
             ("c", start + unknown + expressions.peer(v, side, "ports", port=port)),
             ("n", start + unknown + expressions.peer(v, side, "icmp")),
         )
-    # By how often they are what lets a packet pass, and what they cost.
-    for each, key in sorted((*keys.items(), *listed), key=lambda item: "phaircn".index(item[0])):
+    for each, key in sorted((*keys.items(), *listed), key=lambda item: _ORDER.index(item[0])):
         if each in profile.sets:
             yield key + expressions.look_up(f"{name}_{each}{v}") + then
 
@@ -156,7 +191,7 @@ def _missed(profile: ProfileLike, version: int) -> Iterator[bytes]:
 
 def ordered(profiles: Iterable[ProfileLike]) -> list[ProfileLike]:
     """As they can be made one after another: what others go on to is first."""
-    return sorted(profiles, key=lambda profile: profile.then not in ("", "-"))
+    return sorted(profiles, key=lambda item: item.then not in ("", "-") or item.kind in ("send", "take"))
 
 
 def definition(listed: Sequence[ProfileLike], families: Sequence[int] = (NFPROTO_INET,)) -> list[Message]:

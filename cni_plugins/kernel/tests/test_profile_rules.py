@@ -27,9 +27,12 @@ class Made:
     kind: str
     sets: frozenset[str]
     then: str = ""
+    request: tuple[str, frozenset[str]] = ("", frozenset())
+    answer: tuple[str, frozenset[str]] = ("", frozenset())
 
 
 AUDITED = "in_00000000000a"
+IN, OUT, ALL = "in_00000000000d", "out_00000000000e", frozenset("pahircn")
 PROFILES = [
     Made("in_000000000001", "in", frozenset("pahircn")),
     Made("out_000000000002", "out", frozenset("pahircn")),
@@ -39,7 +42,12 @@ PROFILES = [
     Made("out_000000000006", "out", frozenset("pi"), "-"),
     Made("in_000000000007", "in", frozenset("h"), AUDITED),
     Made("in_000000000008", "in", frozenset()),
+    Made("host_000000000009", "host", frozenset("wts")),
+    Made("send_00000000000b", "send", frozenset(), request=(OUT, ALL), answer=(IN, frozenset("pa"))),
+    Made("take_00000000000c", "take", frozenset(), request=(IN, ALL)),
 ]
+#: What others refer to.
+BESIDE = [Made(AUDITED, "in", frozenset("p")), Made(IN, "in", ALL), Made(OUT, "out", ALL)]
 
 
 def text_of_sets(profile: Made, version: int, family: str) -> list[str]:
@@ -55,6 +63,7 @@ def text_of_sets(profile: Made, version: int, family: str) -> list[str]:
         "c": f"type {address} . inet_proto . inet_service ; flags interval ;",
         "n": f"type {address} . {kind} ; flags interval ;",
         "w": "type inet_proto . inet_service ; flags interval ;",
+        "s": "type inet_proto . inet_service ; flags interval ;",
         "t": f"type {kind} ;",
     }
     sets = sorted(profile.sets)
@@ -70,7 +79,11 @@ def text_of_rules(profile: Made, version: int) -> list[str]:
             f"meta l4proto . th dport @{name}_w{v} {end}",
             f"{icmp} type @{name}_t{v} {end}",
         ]
+        if "s" in profile.sets:
+            rules.append(f"ct state untracked meta l4proto . th sport @{name}_s{v} {end}")
         return [*rules, "goto policy_deny"] if profile.kind == "host" else rules
+    if profile.kind in ("send", "take"):
+        return text_of_untracked(profile, version)
     into = profile.kind == "in"
     then = "accept" if into else f"goto policy_to{v}"
     missed = ["goto policy_deny"]
@@ -97,6 +110,27 @@ def text_of_rules(profile: Made, version: int) -> list[str]:
         for each, key in keys.items():
             by_set.setdefault(each, []).append(f"ct direction {way} {key}")
     return [f"{key} {then}" for each in "phaircn" if each in profile.sets for key in by_set[each]] + missed
+
+
+def text_of_untracked(profile: Made, version: int) -> list[str]:
+    ip, v = "ip" if version == 4 else "ip6", version
+    icmp = "icmp" if version == 4 else "icmpv6"
+    peer = f"{ip} {'daddr' if profile.kind == 'send' else 'saddr'}"
+    end = "accept" if profile.kind == "take" else f"goto policy_taken{v}"
+    unknown = f"{peer} != @policy_known{v} "
+    rules = []
+    for (name, sets), port in ((profile.request, "dport"), (profile.answer, "sport")):
+        keys = {
+            "p": f"{peer} . meta l4proto . th {port}",
+            "h": peer,
+            "a": f"{peer} . meta l4proto",
+            "i": f"{peer} . {icmp} type",
+            "r": f"{peer} . meta l4proto . th {port}",
+            "c": f"{unknown}{peer} . meta l4proto . th {port}",
+            "n": f"{unknown}{peer} . {icmp} type",
+        }
+        rules += [f"{keys[each]} @{name}_{each}{v} {end}" for each in "phaircn" if each in sets]
+    return [*rules, "goto policy_deny_untracked"]
 
 
 def write_as_text(host: Namespace, profile: Made, family: str) -> None:
@@ -135,13 +169,12 @@ def assert_is_what_the_compiler_makes(profile: Made, *, bridged: bool) -> None:
     """In the table of IP, or of bridges."""
     families = policy.IP_AND_BRIDGE if bridged else policy.IP
     fixed = [policy_rules.SECTION, *([policy_rules.BRIDGED] if bridged else [])]
-    audited = Made(AUDITED, "in", frozenset("p"))
     found = []
     for by_compiler in (True, False):
         host = new_namespace()
         with Nfnetlink(host) as socket:
             policy.ensure(socket, fixed)
-            policy.apply(socket, new=[audited], fill=(), remove=(), add=(), families=families)
+            policy.apply(socket, new=BESIDE, fill=(), remove=(), add=(), families=families)
             if by_compiler:
                 write_as_text(host, profile, "bridge" if bridged else "inet")
             else:
@@ -160,7 +193,7 @@ def test_what_nft_lists_of_profiles_it_takes_back() -> None:
     host, other = new_namespace(), new_namespace()
     with Nfnetlink(host) as socket:
         policy.ensure(socket, [policy_rules.SECTION, policy_rules.SOURCES, policy_rules.PORTS_UNTAGGED])
-        policy.apply(socket, new=[*PROFILES, Made(AUDITED, "in", frozenset("p"))], fill=(), remove=(), add=())
+        policy.apply(socket, new=[*PROFILES, *BESIDE], fill=(), remove=(), add=())
     listed = library.run(host, "list ruleset\n")
     library.run(other, listed)
     assert library.run(other, "list ruleset\n") == listed
@@ -188,6 +221,6 @@ def test_profiles_go_whole() -> None:
     with Nfnetlink(host) as socket:
         policy.ensure(socket, [policy_rules.SECTION])
         before = library.run(host, "list ruleset\n")
-        policy.apply(socket, new=[*PROFILES, Made(AUDITED, "in", frozenset("p"))], fill=(), remove=(), add=())
-        policy.discard(socket, {*(profile.name for profile in PROFILES), AUDITED})
+        policy.apply(socket, new=[*PROFILES, *BESIDE], fill=(), remove=(), add=())
+        policy.discard(socket, {profile.name for profile in (*PROFILES, *BESIDE)})
         assert library.run(host, "list ruleset\n") == before

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
 
+ANSWERS = {0: 8, 14: 13, 129: 128}
 NAMED = {"echo-request": {4: 8, 6: 128}, "timestamp-request": {4: 13}}
 
 
@@ -41,6 +42,63 @@ def allowed(
     return True
 
 
+def allowed_untracked(
+    policies: list[dict[str, Any]], endpoints: list[dict[str, Any]], probe: tuple[str, str, str, int, int]
+) -> bool:
+    """Whether a packet passes that nobody tracks: source, target, protocol, its port (or type) at the source
+    and at the target. Each closed end decides for itself: it refuses, unless a policy for it says `untracked:
+    both`; then what its rules of that direction allow passes, by the target's port, and what those of the
+    other direction allow, by the source's, if that direction is closed too.
+    """
+    source, target, protocol, near, far = probe
+    sender, receiver = _who(endpoints, source), _who(endpoints, target)
+    if sender is None and any(
+        ip_address(source) in ip_network(net)
+        for each in endpoints
+        if each["default"] != "open"
+        for net in each["subnets"]
+    ):
+        return False
+    if sender is not None and source == target:
+        return True
+    egress, ingress = ("egress", "to"), ("ingress", "from")
+    for mine, other, address, asking, answering in (
+        (sender, receiver, target, egress, ingress),
+        (receiver, sender, source, ingress, egress),
+    ):
+        if mine is None or _is_open(policies, mine, *asking):
+            continue
+        if not any(
+            policy.get("untracked") == "both" and not policy.get("audit") and _selected(policy["for"], mine)
+            for policy in policies
+        ):
+            return False
+        if _end(policies, _Side(mine, other, address, *asking), protocol, far, loose=True):
+            continue
+        if _is_open(policies, mine, *answering):
+            return False
+        back = far if protocol == "icmp" else near
+        if not _end(policies, _Side(mine, other, address, *answering), protocol, back, loose=True):
+            return False
+    return True
+
+
+def _is_open(policies: list[dict[str, Any]], mine: dict[str, Any], direction: str, key: str) -> bool:
+    """Whether everything passes, by a rule that says so for everybody and none that denies."""
+    holding = [
+        policy
+        for policy in policies
+        if direction in policy and not policy.get("audit") and _selected(policy["for"], mine)
+    ]
+    rules = [rule for policy in holding for rule in policy[direction]]
+    kept = all(policy.get("default") == "keep" for policy in holding)
+    by_default = kept and (
+        mine["default"] == "open" or (mine["default"] == "groups" and direction == "egress")
+    )
+    by_rule = any("any" in rule.get("allow", []) and "any" in rule[key] for rule in rules)
+    return (by_default or by_rule) and not any("deny" in rule for rule in rules)
+
+
 def _who(endpoints: list[dict[str, Any]], address: str) -> dict[str, Any] | None:
     for each in endpoints:
         if address in each["addresses"]:
@@ -56,7 +114,12 @@ class _Side(NamedTuple):
     key: str
 
 
-def _end(policies: list[dict[str, Any]], side: _Side, protocol: str, number: int) -> bool:
+def _end(
+    policies: list[dict[str, Any]], side: _Side, protocol: str, number: int, *, loose: bool = False
+) -> bool:
+    """`loose`: an ICMP type is also what it answers, of which alone rules speak."""
+    if loose and protocol == "icmp" and number in ANSWERS:
+        return _end(policies, side, protocol, ANSWERS[number]) or _end(policies, side, protocol, number)
     mine, other, address, direction, key = side
     mine_policies = [
         policy

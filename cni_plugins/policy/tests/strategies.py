@@ -99,6 +99,8 @@ def _policy(draw: st.DrawFn, number: int) -> dict[str, Any]:
         made["default"] = "keep"
     if draw(st.integers(0, 4)) == 0:
         made["audit"] = True
+    if draw(st.integers(0, 2)) == 0:
+        made["untracked"] = draw(st.sampled_from(["both", "both", "deny"]))
     return made
 
 

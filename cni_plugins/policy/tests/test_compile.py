@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cni_plugins.policy import document
 from cni_plugins.policy.compile import Compiled, Compiler
-from cni_plugins.policy.explain import Packet, judge
+from cni_plugins.policy.explain import Packet, Sets, judge, judge_untracked
 from cni_plugins.policy.model import Default, Endpoint, Policy
 from cni_plugins.policy.profile import Entry
 from cni_plugins.policy.read import parse
@@ -47,14 +47,17 @@ def model(endpoint: dict[str, Any]) -> Endpoint:
 
 
 def verdict(entries: Iterable[Entry], compiler: Compiler, probe: tuple[str, str, str, int]) -> bool:
+    source, target, protocol, number = probe
+    numbers = PROTOCOLS[protocol]
+    packet = Packet(ip_address(source), ip_address(target), numbers[":" in source], number)
+    return judge(sets_of(entries), compiler.profiles, packet).allowed
+
+
+def sets_of(entries: Iterable[Entry]) -> Sets:
     by_set: dict[str, list[Entry]] = {}
     for entry in entries:
         by_set.setdefault(entry.set, []).append(entry)
-    source, target, protocol, number = probe
-    version = ip_address(source).version
-    numbers = PROTOCOLS[protocol]
-    packet = Packet(ip_address(source), ip_address(target), numbers[version == 6], number)
-    return judge(lambda name: by_set.get(name, []), compiler.profiles, packet).allowed
+    return lambda name: by_set.get(name, [])
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -67,6 +70,34 @@ def test_the_sets_mean_what_the_policies_say(data: st.DataObject) -> None:
     for probe in data.draw(probes(world)):
         expected = evaluator.allowed(listed, world, probe)
         assert verdict(compiled.entries, compiler, probe) == expected, probe
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_the_sets_mean_what_the_policies_say_of_what_nobody_tracks(data: st.DataObject) -> None:
+    world = data.draw(endpoints())
+    listed = data.draw(policies())
+    compiler = Compiler(read(listed))
+    sets = sets_of(compiler.compile([model(each) for each in world]).entries)
+    for source, target, protocol, far in data.draw(probes(world)):
+        near = data.draw(st.sampled_from([80, 5432, 8100])) if protocol not in ("icmp", "47") else 0
+        number = PROTOCOLS[protocol][":" in source]
+        packet = Packet(ip_address(source), ip_address(target), number, far, near)
+        expected = evaluator.allowed_untracked(listed, world, (source, target, protocol, near, far))
+        assert judge_untracked(sets, compiler.profiles, packet).allowed == expected, packet
+
+
+def test_without_the_key_nothing_is_made_for_what_nobody_tracks() -> None:
+    """Neither another profile nor another rule; and with it those that judge flows are the same."""
+    closed = {"name": "a", "for": {}, "ingress": [{"allow": ["tcp/80"], "from": ["any"]}], "egress": []}
+    plain, both = (
+        Compiler(read([each])).compile([model({**_ENDPOINT})])
+        for each in (closed, closed | {"untracked": "both"})
+    )
+    assert {each.kind for each in plain.profiles.values()} == {"in", "out", "host"}
+    assert {each.kind for each in both.profiles.values()} == {"in", "out", "host", "send", "take"}
+    for name, profile in plain.profiles.items():
+        assert profile.kind == "host" or both.profiles[name] == profile
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
