@@ -5,6 +5,7 @@ that come in pieces.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -79,21 +80,47 @@ def assert_untracked_is_judged(node: Node, ours: str, kind: str, *, family: str 
     def all_of_it() -> list[set[str]]:
         return [passes(*pair) for pair in ((web, db), (other, db), (db, web), (other, web))]
 
+    assert web.reaches(db) and other.reaches(web)  # the first packet of a pair may have to wait
     apply(node, [ASKED, ASKING])
     question = {"udp/53", "tcp/53"}
     assert all_of_it() == [question, set(), set(), set()]
     for place in (db.netns, web.netns) if kind == "macvlan" else (node,):
         notrack(place, family)
     assert all_of_it() == [set(), set(), set(), set()]
+    said = explained(node, "web", "db", "udp/53")
+    assert not any(each["allowed"] for each in said)
+    assert {each["others"][0]["rule"] for each in said} == {"notrack" if kind == "macvlan" else NOTRACK[0]}
+    assert all("leaves it untracked, which the source's side refuses" in str(each["others"]) for each in said)
+    assert kind == "macvlan" or _warned(node)
     apply(node, [ASKED | {"untracked": "both"}, ASKING])
+    assert kind == "macvlan" or _warned(node)
     assert passes(web, db) == set(), "who asks takes no answer"
     apply(node, [ASKED | {"untracked": "both"}, ASKING | {"untracked": "both"}])
     assert all_of_it() == [question, set(), set(), set()]
+    assert all(each["allowed"] for each in explained(node, "web", "db", "udp/53"))
+    assert not any(each["allowed"] for each in explained(node, "db", "web", "udp/53"))
+    assert not _warned(node)
     assert all(not box.call("CHECK").error for box in (db, web, other))
     apply(node, [ASKED, ASKING])
     assert all_of_it() == [set(), set(), set(), set()]
     for each in serving:
         each.kill()
+
+
+def _warned(node: Node) -> bool:
+    """Whether doctor names the rule with its table, chain and handle."""
+    told = node.run([MESOKIT, "doctor", "--json"], check=False).json()
+    found = [each for each in told["items"] if each["check"] == "foreign-rules"]
+    for each in found:
+        assert each["level"] == "warn" and "others, chain " in each["evidence"], each
+        assert ", handle " in each["evidence"] and "untracked: both" in each["remedy"], each
+    return bool(found)
+
+
+def explained(node: Node, source: str, target: str, traffic: str) -> list[dict[str, Any]]:
+    words = [MESOKIT, "policy", "explain", source, target, traffic, "--json"]
+    found: list[dict[str, Any]] = json.loads(node.run(words, check=False).text)
+    return found
 
 
 def three(node: Node, ours: str) -> tuple[Box, Box, Box]:
@@ -165,13 +192,24 @@ def test_an_administrators_own_chain_still_drops(node: Node, ours: str, priority
     """Before ours and after it: what a policy allows, and what has no policy."""
     boxes = three(node, ours)
     apply(node, [DB])
+    assert explained(node, "w", "d", "icmp")[0]["allowed"]
     node.shell(
         "nft 'add table inet others; add chain inet others theirs "
         f"{{ type filter hook forward priority {priority}; }}; "
+        "add rule inet others theirs tcp dport 81 drop; "
         "add rule inet others theirs icmp type echo-request drop; "
         "add rule inet others theirs icmpv6 type echo-request drop'"
     )
     assert matrix(list(boxes)) == set()
+    for answer, handle in zip(explained(node, "w", "d", "icmp"), (3, 4), strict=True):
+        assert not answer["allowed"] and answer["refusedBy"] == "others"
+        (met,) = answer["others"]
+        assert (met["table"], met["chain"], met["handle"]) == ("others", "theirs", handle), met
+    told = node.run([MESOKIT, "policy", "explain", "w", "d", "icmp"], check=False)
+    assert told.status == 1 and "is refused (by a rule of others)" in told.text
+    said = "table inet others, chain theirs (forward), handle 3: icmp type echo-request drop: drops it"
+    assert said in told.text
+    assert all(answer["allowed"] and not answer["others"] for answer in explained(node, "w", "d", "tcp/5432"))
     node.shell("nft delete table inet others")
     assert matrix(list(boxes)) == {"wd", "dw", "dx", "wx", "xw"}
 

@@ -17,6 +17,7 @@ from netns_tests.policy_lan import CLOSED, DB, closes_and_leaves_nothing, device
 from netns_tests.policy_world import by_no_filter_of_all_bridges, packets_arrive_where_the_evaluator_says
 from netns_tests.test_policy import assert_tagged_frames_do_not_pass
 from netns_tests.test_policy_attack import assert_nothing_gets_past, assert_nothing_reaches_the_node
+from netns_tests.test_policy_scenarios import assert_untracked_is_judged
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -64,6 +65,12 @@ def test_a_tag_hides_no_packet(node: Node, ours: str) -> None:
 def test_nothing_gets_past_a_policy(node: Node, ours: str) -> None:
     """Tags and other ether types, sources and targets that are nobody's, fragments, neighbours that lie."""
     assert_nothing_gets_past(node, ours)
+
+
+def test_what_nobody_tracks_is_judged_where_a_policy_wants_it(node: Node, ours: str) -> None:
+    """40: an administrator's rules in the bridge family, and bridge conntrack."""
+    by_no_filter_of_all_bridges(node)
+    assert_untracked_is_judged(node, ours, "bridge", family="bridge")
 
 
 def test_nothing_reaches_the_node(node: Node, ours: str) -> None:

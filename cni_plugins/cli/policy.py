@@ -305,7 +305,8 @@ def explain(source: str, target: str, traffic: str, as_json: bool) -> None:
     SOURCE and TARGET are addresses, anything that `mesokit inspect` understands, `host` (the node itself),
     `world` (an address that no policy names) or a network such as 10.0.0.0/8, of which each part that
     is treated differently is told. TRAFFIC is such as tcp/80, udp/53, icmp/echo-request. The verdict is read
-    from the kernel's own sets. Exit status 1 if it does not pass.
+    from the kernel's own sets. Rules of others that drop the packet, or leave it untracked, are named with
+    table, chain and handle. Exit status 1 if it does not pass.
 
     \b
     mesokit policy explain web-1 db-1 tcp/5432
@@ -354,11 +355,13 @@ def _end(state: State, name: str) -> str:
 
 
 def _told(answer: dict[str, Any], traffic: str) -> list[str]:
-    verdict = "passes" if answer["allowed"] else f"is refused (by the {answer['refusedBy']}'s side)"
+    who = "a rule of others" if answer["refusedBy"] == "others" else f"the {answer['refusedBy']}'s side"
+    verdict = "passes" if answer["allowed"] else f"is refused (by {who})"
     lines = [f"{traffic} from {answer['source']} to {answer['target']} {verdict}"]
     for item in answer["reasons"]:
         place = f", {item['where']}" if item["where"] else ""
         lines.append(f"  {item['end']}: {item['says']} by {item['policy']}{place}")
+    lines += [f"  others: {item['about']}" for item in answer["others"]]
     lines += [f"  kernel: {step}" for step in answer["kernel"]]
     return lines
 

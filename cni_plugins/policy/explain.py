@@ -103,8 +103,8 @@ def judge_untracked(
         place = inside.get(end) or Place(sets, key=mine)
         name = f"{place.prefix}{table}{v}"
         chain = next((entry.chain for entry in place.sets(name) if entry.key == place.key), "")
-        if chain:
-            profile = profiles[chain.rpartition("_")[0]]
+        profile = profiles.get(chain.rpartition("_")[0])
+        if profile is not None:
             hit = _hit(place.sets, profile.request[0], packet, peer) or (
                 profile.answer[0] and _hit(place.sets, profile.answer[0], _answering(packet), peer)
             )
@@ -113,7 +113,8 @@ def judge_untracked(
         else:
             closed = f"{place.prefix}{shut}{v if place.prefix == 'policy_' else ''}"
             passed = not _has(place.sets(closed), place.key)
-            found.steps.append(f"{name}: no element" + ("" if passed else f", and in {closed}"))
+            known = f"{name} -> {chain}, which nobody knows" if chain else f"{name}: no element"
+            found.steps.append(known + ("" if passed else f", and in {closed}"))
         if not passed and not _has(sets(f"policy_self{v}"), source + target):
             found.allowed, found.end = False, end
             return found

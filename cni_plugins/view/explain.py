@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from cni_plugins.kernel.netlink.netfilter import Nfnetlink
@@ -21,9 +20,9 @@ from cni_plugins.policy.traffic import NUMBERS
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import Ip
-from cni_plugins.steps.policy_bridged import Bridging
 from cni_plugins.steps.policy_file import State
 from cni_plugins.steps.policy_inside import Inside
+from cni_plugins.view.beside import Untracked, Way
 from cni_plugins.view.flow_ends import End, ExplainError, Kind, Known
 
 _SECONDS = 10.0
@@ -35,26 +34,30 @@ def explain_flow(
     state: State, host: Namespace, source: str, target: str, traffic: str
 ) -> list[dict[str, Any]]:
     """An answer for each pair of addresses of one family: source, target, sourceAddress, targetAddress,
-    allowed, refusedBy, audited, kernel (what was looked up) and reasons; of the parts of a network that are
-    treated alike the first. ExplainError, CniError.
+    allowed, refusedBy, audited, kernel (what was looked up), reasons and others (rules that are not ours); of
+    the parts of a network that are treated alike the first. ExplainError, CniError.
     """
     at = Inside(host, after(_SECONDS))
     known = Known(state.endpoints, state.policies, at.node())
     ends = known.end(source), known.end(target)
     compiler = Compiler(state.policies)
-    compiler.compile(state.endpoints)
+    for item in state.endpoints:
+        compiler.assignment(item)
     answers: list[dict[str, Any]] = []
     with ExitStack() as stack:
         socket = stack.enter_context(Nfnetlink(host))
         routed, between = _sets(socket), _sets(socket, kernel.BRIDGE)
 
         @cache
-        def place(endpoint: Endpoint) -> Place:
+        def inner(endpoint: Endpoint) -> Nfnetlink:
             namespace = stack.enter_context(at.opened(endpoint.netns_id, (endpoint,)))
             if namespace is None:
                 raise ExplainError(f"the network namespace of container {endpoint.container} is gone")
-            inner = _sets(stack.enter_context(Nfnetlink(namespace)))
-            return Place(inner, "inside_", interface(endpoint.ifname))
+            return stack.enter_context(Nfnetlink(namespace))
+
+        @cache
+        def place(endpoint: Endpoint) -> Place:
+            return Place(_sets(inner(endpoint)), "inside_", interface(endpoint.ifname))
 
         for a, b in _pairs(*ends):
             packet = _packet(a, b, traffic)
@@ -62,6 +65,7 @@ def explain_flow(
                 continue
             there = {"source": _of(state, a), "target": _of(state, b)}
             inside = {end: place(each) for end, each in there.items() if each is not None and each.inside}
+            way = Way(socket, inner, there["source"], there["target"], state.bridging)
             if Kind.HOST in (ends[0].kind, ends[1].kind):
                 outward = ends[1].kind is Kind.HOST
                 mine, end = (there["source"], "source") if outward else (there["target"], "target")
@@ -72,10 +76,13 @@ def explain_flow(
                     inside.get(end) or Place(routed, key=key), packet, _ALWAYS, outward=outward
                 )
                 why = explaining.host_reasons(state.policies, mine, packet, outward=outward)
+                others = way.beside(packet, found, None, host="target" if outward else "source")
             else:
-                sets = between if _between_ports(state, tuple(there.values())) else routed
+                sets = between if way.between_ports else routed
                 found = explaining.judge(sets, compiler.profiles, packet, inside)
                 why = explaining.reasons(state.policies, there["source"], there["target"], packet)
+                untracked = partial(explaining.judge_untracked, sets, compiler.profiles)
+                others = way.beside(packet, found, Untracked(untracked, inside))
             answers.append(
                 {
                     "source": ends[0].shown(a),
@@ -90,6 +97,7 @@ def explain_flow(
                         {"end": item.end, "says": item.verdict, "policy": item.policy, "where": item.where}
                         for item in why
                     ],
+                    "others": others,
                 }
             )
     if not answers:
@@ -117,7 +125,10 @@ def _alike(answers: list[dict[str, Any]], ends: tuple[End, End]) -> list[dict[st
             for end, key in zip(ends, ("source", "target"), strict=True)
             if end.kind is Kind.ADDRESS
         ]
-        said = (container, answer["allowed"], answer["refusedBy"], answer["audited"], answer["reasons"])
+        said = (
+            *(container, answer["allowed"], answer["refusedBy"], answer["audited"], answer["reasons"]),
+            answer["others"],
+        )
         found.setdefault(repr(said), answer)
     return list(found.values())
 
@@ -130,15 +141,6 @@ def _sets(socket: Nfnetlink, prefix: str = "") -> Sets:
         return tuple(Entry(name, *entry) for entry in kernel.read(socket, prefix + name))
 
     return read
-
-
-def _between_ports(state: State, ends: Sequence[Endpoint | None]) -> bool:
-    """Whether the bridge family judges what goes between both ends."""
-    if state.bridging is not Bridging.CONNTRACK:
-        return False
-    return (
-        all(end is not None and end.bridged for end in ends) and len({end and end.link for end in ends}) == 1
-    )
 
 
 def _of(state: State, address: Ip) -> Endpoint | None:

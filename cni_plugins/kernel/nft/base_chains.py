@@ -21,7 +21,7 @@ FAMILIES: Mapping[int, str] = {
     NFPROTO_IPV6: "ip6",
     NFPROTO_BRIDGE: "bridge",
 }
-PREROUTING, FORWARD, OUTPUT, POSTROUTING = 0, 2, 3, 4  # NF_INET_*, NF_BR_*
+PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = 0, 1, 2, 3, 4  # NF_INET_*, NF_BR_*
 _GETCHAIN = 4
 # linux/netfilter/nf_tables.h: NFTA_CHAIN_*, NFTA_HOOK_*
 _TABLE, _NAME, _HOOK, _POLICY, _USE, _TYPE = 1, 3, 4, 5, 6, 7
@@ -38,19 +38,21 @@ class BaseChain:
     priority: int
     drops: bool
     type: str
+    use: int = 0  # rules, and those that lead there
 
 
 def every(namespace: Nfnetlink) -> list[BaseChain]:
     """The base chains of a namespace. CniError 999."""
-    return [chain for chain in _chains(namespace) if chain.hook >= 0]
+    return [chain for chain in everything(namespace) if chain.hook >= 0]
 
 
 def regular(namespace: Nfnetlink, family: str, name: str) -> bool:
     """Whether any table of a family has a chain of that name that is no base chain. CniError 999."""
-    return any(chain.family == family and chain.name == name for chain in _chains(namespace))
+    return any(chain.family == family and chain.name == name for chain in everything(namespace))
 
 
-def _chains(namespace: Nfnetlink) -> list[BaseChain]:
+def everything(namespace: Nfnetlink) -> list[BaseChain]:
+    """All chains of a namespace; the hook of one that is jumped to is -1. CniError 999."""
     found = []
     for number, family in FAMILIES.items():
         for body in namespace.dump(Message(nfnetlink.SUBSYS_NFTABLES, _GETCHAIN, 0, number, b"")):
@@ -65,6 +67,7 @@ def _chains(namespace: Nfnetlink) -> list[BaseChain]:
                     struct.unpack(">i", hook.get(_PRIORITY, bytes(4)))[0],
                     _POLICY in fields and _number(fields, _POLICY) == _DROP,
                     _text(fields, _TYPE),
+                    _number(fields, _USE),
                 )
             )
     return found

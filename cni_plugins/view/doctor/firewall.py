@@ -96,8 +96,8 @@ def _remedy(chain: BaseChain, name: str, *, docker: bool) -> str:
     return f"{place} {one} {name} accept; {place} {other} {name} accept"
 
 
-def table_text(chain: BaseChain) -> str:
-    argv = ["nft", "--terse", "--stateless", "list", "table", chain.family, chain.table]
+def table_text(chain: BaseChain, *options: str) -> str:
+    argv = ["nft", "--terse", "--stateless", *options, "list", "table", chain.family, chain.table]
     try:
         done = subprocess.run(argv, capture_output=True, timeout=_SECONDS, check=False)
     except (FileNotFoundError, subprocess.TimeoutExpired):
@@ -106,11 +106,11 @@ def table_text(chain: BaseChain) -> str:
 
 
 def chains_of(text: str) -> dict[str, list[str]]:
-    """The rules of each chain of a table."""
+    """The rules of each chain of a table, with their handles where those are listed."""
     found: dict[str, list[str]] = {}
     rules: list[str] | None = None
     for line in map(str.strip, text.splitlines()):
-        if line.startswith("chain ") and line.endswith("{"):
+        if line.startswith("chain ") and line.partition(" # handle ")[0].endswith("{"):
             rules = found.setdefault(line.split()[1], [])
         elif line == "}":
             rules = None

@@ -1,7 +1,8 @@
 """Single rules of others, in whatever chain, that spoil what containers send and get: that drop all of a
 bridge or a subnet of ours, take its packets out of connection tracking, or lead a published port elsewhere.
 
-A rule that says more, such as `tcp dport 25 drop`, is somebody's wish. Tables are listed with `nft` where
+A rule that says more, such as `tcp dport 25 drop`, is somebody's wish; but not what leaves packets untracked
+where policy refuses those. Tables are listed with `nft` where
 others have base chains at the hooks that packets of containers pass.
 """
 
@@ -19,6 +20,7 @@ from cni_plugins.spec.values import IpNetwork
 from cni_plugins.view.attachments import Published
 from cni_plugins.view.doctor.facts import Facts, Finding, Level, subnet_of
 from cni_plugins.view.doctor.firewall import chains_of, table_text
+from cni_plugins.view.doctor.policy import refusing_untracked
 
 _HOOKS = frozenset((PREROUTING, FORWARD, POSTROUTING, OUTPUT))
 _RULE = re.compile(
@@ -26,6 +28,7 @@ _RULE = re.compile(
     r"(?:counter (?:packets \d+ bytes \d+ )?)?"
     r"(?P<does>drop|reject\b.*|notrack|ct zone set \d+)$"
 )
+_NOTRACK = re.compile(r"\bnotrack$")
 _LED = re.compile(
     r"\b(?P<protocol>tcp|udp) dport (?P<ports>\d+|\{[^}]*\})(?P<rest>.*)\b(?:dnat (?:ip6? )?to|redirect)\b"
 )
@@ -43,16 +46,35 @@ def foreign_rules(facts: Facts) -> Iterator[Finding]:
     }
     with Nfnetlink(facts.host) as socket:
         chains = [
-            chain
-            for chain in base_chains.every(socket)
-            if chain.hook in _HOOKS and chain.family != "bridge" and chain.table != TABLE
+            chain for chain in base_chains.every(socket) if chain.hook in _HOOKS and chain.table != TABLE
         ]
-    tables = {(chain.family, chain.table): chain for chain in chains}
+    judged = refusing_untracked(facts)
+    tables = {(chain.family, chain.table): chain for chain in chains if chain.family != "bridge" or judged}
     for chain in tables.values():
-        for name, rules in chains_of(table_text(chain)).items():
-            for rule in rules:
-                yield from _of_rule(chain, name, rule, links, subnets)
-                yield from _of_ports(chain, name, rule, ports)
+        for name, rules in chains_of(table_text(chain, "--handle")).items():
+            for line in rules:
+                rule, _, handle = line.partition(" # handle ")
+                found: list[Finding] = []
+                if chain.family != "bridge":
+                    found += _of_rule(chain, name, rule, links, subnets)
+                    found += _of_ports(chain, name, rule, ports)
+                if not found and judged and _NOTRACK.search(rule):
+                    found.append(_untracked(chain, name, rule, handle, judged))
+                yield from found
+
+
+def _untracked(chain: BaseChain, name: str, rule: str, handle: str, judged: list[str]) -> Finding:
+    place = f"{chain.family} {chain.table} {name}"
+    more = f" and {len(judged) - 1} more" if len(judged) > 1 else ""
+    return Finding(
+        "foreign-rules",
+        Level.WARN,
+        f"a rule of others takes packets out of connection tracking, and policy refuses those to container "
+        f"{judged[0]}{more}",
+        f"table {chain.family} {chain.table}, chain {name}, handle {handle}: {rule}",
+        "write untracked: both into a policy for them, so that its rules judge such packets; or nft delete "
+        f"rule {place} handle {handle}",
+    )
 
 
 def _of_rule(

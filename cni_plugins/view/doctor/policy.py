@@ -34,4 +34,24 @@ def outside_policy(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def refusing_untracked(facts: Facts) -> list[str]:
+    """The containers to or from which nothing passes that nobody tracks: those that a policy closes, and none
+    has it judged. CniError 5.
+    """
+    if not policy_places.state_file(facts.roots).exists():
+        return []
+    from cni_plugins.policy.compile import Compiler
+    from cni_plugins.steps import policy_state
+
+    state = policy_state.load(facts.roots, facts.host)
+    compiler = Compiler(state.policies)
+    found = set()
+    for item in state.endpoints:
+        assigned = compiler.assignment(item)
+        refuses = (assigned.shut_out and not assigned.send) or (assigned.shut_in and not assigned.take)
+        if refuses and not item.inside:
+            found.add(item.container)
+    return sorted(found)
+
+
 CHECKS = (outside_policy,)
