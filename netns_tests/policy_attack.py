@@ -136,6 +136,7 @@ def _wrapped(mine: Host, his: Host) -> Iterator[Frame]:
         yield "fragments6", "", _V6, ipv6(a6, b6, 44, struct.pack(">BBHI", _UDP, 0, number, 9) + part)
     rest = struct.pack(">BBHI", _UDP, 0, 8 * 9 | 1, 10) + _named("fragment6", 24)
     yield "fragment6", "", _V6, ipv6(a6, b6, 44, rest)
+    yield from _of_six(a6, b6)
     for kind, label in ((0, "hop by hop"), (60, "destination"), (43, "routing"), (135, "mobility")):
         more = bytes((_UDP, 0, 1, 4, 0, 0, 0, 0)) if kind != 43 else bytes((_UDP, 0, 4, 0, 0, 0, 0, 0))
         yield label, "", _V6, ipv6(a6, b6, kind, more + udp(label, a6, b6))
@@ -151,6 +152,27 @@ def _wrapped(mine: Host, his: Host) -> Iterator[Frame]:
         data = ipv4(a4, b4, _UDP, inner) if protocol == 4 else inner
         yield label, "", _V4, ipv4(a4, b4, protocol, data)
         yield f"{label}6", "", _V6, ipv6(a6, b6, protocol, udp(f"{label}6", a6, b6))
+
+
+def _of_six(a6: str, b6: str) -> Iterator[Frame]:
+    """Ports behind headers that hide them, or that say them twice."""
+    shown = struct.pack(">HHHH", 4321, 9, 24, 0) + bytes(16)
+    yield "esp6", "", _V6, ipv6(a6, b6, 50, struct.pack(">II", 7, 1) + udp("esp6", a6, b6))
+    yield "ah6", "", _V6, ipv6(a6, b6, 51, struct.pack(">BBHIII", _UDP, 2, 0, 7, 1, 0) + udp("ah6", a6, b6))
+    twice = struct.pack(">BBHI", 44, 0, 0, 21) + struct.pack(">BBHI", _UDP, 0, 0, 22)
+    yield "two atoms6", "", _V6, ipv6(a6, b6, 44, twice + udp("two atoms6", a6, b6))
+    # A whole one in pieces, the first of which has a fragment header of its own and shows another port.
+    inner = struct.pack(">BBHI", _UDP, 0, 0, 23) + udp("inner6", a6, b6).ljust(32, b".")
+    for number, part in ((1, inner[:8]), (8, inner[8:])):
+        yield "inner6", "", _V6, ipv6(a6, b6, 44, struct.pack(">BBHI", 44, 0, number, 24) + part)
+    # Ports that come with the second piece.
+    options, data = bytes((_UDP, 0, 1, 4, 0, 0, 0, 0)), udp("late ports6", a6, b6)
+    for number, part in ((1, options), (8, data)):
+        yield "late ports6", "", _V6, ipv6(a6, b6, 44, struct.pack(">BBHI", 60, 0, number, 25) + part)
+    # Two first pieces, of which each has ports.
+    data = udp("overlap6", a6, b6).ljust(32, b".")
+    for number, part in ((1, shown), (0, data)):
+        yield "overlap6", "", _V6, ipv6(a6, b6, 44, struct.pack(">BBHI", _UDP, 0, number, 26) + part)
 
 
 def _addressed(mine: Host, his: Host, gateway: tuple[str, str]) -> Iterator[Frame]:

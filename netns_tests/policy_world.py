@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from cni_plugins.policy.tests import evaluator
 from cni_plugins.policy.tests.strategies import policies
 from netns_tests.node import Node, until
+from netns_tests.plugins import TOP
 from netns_tests.policy_box import Box, apply, conf
 from netns_tests.policy_lan import lan
 
@@ -26,6 +28,21 @@ PORTS = [22, 79, 80, 81, 443, 5432, 8000, 8100]
 PROBE = str(Path(__file__).with_name("policy_probe.py"))
 #: By network, the kind of its interfaces.
 KINDS = {"one": "bridge", "two": "ptp", "three": "macvlan"}
+EXPLAINER = """
+import json, os, sys
+from cni_plugins.spec.namespace import OWN_NETNS, open_namespace
+from cni_plugins.spec.roots import roots_from
+from cni_plugins.steps import policy_state
+from cni_plugins.view.explain import explain_flow
+host = open_namespace(OWN_NETNS)
+state = policy_state.load(roots_from(os.environ), host)
+found = []
+for source, target, protocol, number in json.load(sys.stdin):
+    traffic = "icmp" if protocol == "icmp" else f"{protocol}/{number}"
+    (answer,) = explain_flow(state, host, source, target, traffic)
+    found.append(answer["allowed"])
+print(json.dumps(found))
+"""
 MEMBERS: list[tuple[str, str, list[str], dict[str, str]]] = [
     ("c0", "one", ["dev"], {"role": "web"}),
     ("c1", "one", ["dev", "test"], {"role": "db", "tier": ""}),
@@ -127,10 +144,19 @@ def probe(boxes: Sequence[Box], chosen: random.Random, seconds: float) -> Found:
     return found
 
 
+def _explained(node: Node, triples: Sequence[tuple[str, str, str, int]]) -> list[bool]:
+    """What `mesokit policy explain` says, in one process."""
+    words = [sys.executable, "-c", EXPLAINER]
+    found: list[bool] = node.run(words, input=json.dumps(triples), cwd=str(TOP), timeout=120).json()
+    return found
+
+
 def packets_arrive_where_the_evaluator_says(
-    ours: str, defaults: dict[str, str], *, examples: int, seconds: float = 0.8
+    ours: str, defaults: dict[str, str], *, examples: int, seconds: float = 0.8, explained: int = 0
 ) -> int:
-    """Over so many sets of policies; the number of probes."""
+    """Over so many sets of policies; the number of probes. `explained`: of how many of each set `explain` has
+    to say the same.
+    """
     count = 0
     with world(ours, defaults) as (node, boxes, known):
 
@@ -154,6 +180,10 @@ def packets_arrive_where_the_evaluator_says(
                 if answered != evaluator.allowed(listed, known, each)
             }
             assert not wrong, f"{wrong}\n{json.dumps(listed, indent=1)}"
+            triples = random.Random(number).sample(sorted(found), min(explained, len(found)))
+            said = _explained(node, triples)
+            differing = {each: one for each, one in zip(triples, said, strict=True) if one != found[each]}
+            assert not differing, f"explain: {differing}\n{json.dumps(listed, indent=1)}"
 
         judged()
     return count

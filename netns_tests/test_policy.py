@@ -199,9 +199,12 @@ def test_the_bridges_flag_alone(node: Node, ours: str) -> None:
     assert not a.reaches(b)
     assert node.shell("sysctl -n net.bridge.bridge-nf-call-iptables").strip() == "0"
     for box in (a, b):
+        apply(node, [])
         assert "nf_call_iptables 1" in node.shell("ip -d link show br0")
         box.call("DEL").ok()
     assert "nf_call_iptables 0" in node.shell("ip -d link show br0")
+    switches = "net.bridge.bridge-nf-call-iptables net.bridge.bridge-nf-call-ip6tables"
+    assert node.shell(f"sysctl -n {switches}").split() == ["0", "0"]
 
 
 def test_ptp(node: Node, plugins: str) -> None:

@@ -5,6 +5,7 @@ node itself, over a routed link, and into a container whose own namespace judges
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from netns_tests.test_policy import DB
 PROGRAM = Path(__file__).with_name("policy_attack.py")
 LAST = "import socket, sys; socket.socket(2, 2).sendto(b'<last>', (sys.argv[1], int(sys.argv[2])))"
 DHCP = 67  #: what the node always hears
-#: What the kernel itself keeps from a neighbour on an open network: fragments that are never whole.
-NEVER = {"fragment", "fragment6"}
+#: What the kernel itself keeps from a neighbour on an open network: fragments that are never whole, that
+#: overlap, or of which the first does not have all headers.
+NEVER = {"fragment", "fragment6", "overlap6", "late ports6", "inner6"}
 EGRESS = {"name": "x", "for": {"labels": {"role": "x"}}, "egress": [{"allow": ["any"], "to": ["world"]}]}
+#: One port is open to the sender; none of his frames is for it, though some of them show it.
+SHOWN = DB | {"ingress": [*DB["ingress"], {"allow": ["udp/9"], "from": [{"labels": {"role": "x"}}]}]}
 #: Flows of the receiver's that an error may be about.
 FLOW = """
 import socket
@@ -35,6 +39,14 @@ OF_A_LAN = {"error", "error6", "local nd", "neighbour", "router"}
 GATEWAY = ["10.9.0.1", "fd09::1"]
 
 
+@dataclass(frozen=True)
+class Machine:
+    """An attacker that is no container: MAC, IPv4 and IPv6 address."""
+
+    netns: Netns
+    host: list[str]
+
+
 def ptp() -> dict[str, Any]:
     made = conf(type="ptp")
     made["ipam"] = made["ipam"] | {"routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}
@@ -47,13 +59,14 @@ def host_of(box: Box) -> list[str]:
 
 
 def sent(
-    attacker: Box,
+    attacker: Box | Machine,
     his: list[str],
     at: Node | Netns,
     last: Node | Netns,
     *,
     listen: tuple[str, ...] = ("hear",),
     port: int = 9,
+    by: str = "eth0",
     **more: Any,
 ) -> tuple[set[str], set[str]]:
     """The names of frames that one sends to `his` addresses, and of those that come in `at` there. `last`
@@ -62,8 +75,9 @@ def sent(
     listening = at.popen(["python3", str(PROGRAM), *listen])
     try:
         until(lambda: b"ready" in listening.output(), what="somebody listens")
-        said = {"mine": host_of(attacker), "his": his, "gateway": GATEWAY, **more}
-        told = attacker.netns.run(["python3", str(PROGRAM), "send", "eth0", json.dumps(said)]).text
+        mine = attacker.host if isinstance(attacker, Machine) else host_of(attacker)
+        said = {"mine": mine, "his": his, "gateway": GATEWAY, **more}
+        told = attacker.netns.run(["python3", str(PROGRAM), "send", by, json.dumps(said)]).text
         last.run(["python3", "-c", LAST, his[1], str(port)])
         until(lambda: b"\nlast\n" in listening.output(), what="all that comes has come")
         heard = set(listening.output().decode().splitlines()) - {"ready", "last"}
@@ -79,7 +93,7 @@ def assert_nothing_gets_past(node: Node, ours: str) -> None:
     listen = ("listen", "eth0")
     names, heard = sent(other, host_of(db), db.netns, node, listen=listen)
     assert names - heard <= NEVER, names - heard
-    for policy in (DB, EGRESS):
+    for policy in (DB, EGRESS, SHOWN):
         apply(node, [policy])
         db.netns.run(["python3", "-c", FLOW])
         _, heard = sent(other, host_of(db), db.netns, node, listen=listen)
@@ -134,10 +148,15 @@ def test_nothing_gets_past_a_policy_of_routed_links(node: Node, ours: str) -> No
 
 
 def test_nothing_gets_into_a_container_that_judges_itself(node: Node, ours: str) -> None:
+    assert_nothing_gets_into(node, ours, lan("macvlan"), ARRIVING | OF_A_LAN)
+
+
+def assert_nothing_gets_into(node: Node, ours: str, made: dict[str, Any], arriving: set[str]) -> None:
+    """From a neighbour of the same master; `arriving` is what comes in while nothing is closed."""
     world = node.uplink()
-    db, web, other = (Box(node, ours, name, lan("macvlan"), role=name) for name in ("db", "web", "x"))
+    db, web, other = (Box(node, ours, name, made, role=name) for name in ("db", "web", "x"))
     _, heard = sent(other, host_of(db), db.netns, world)
-    assert heard >= ARRIVING | OF_A_LAN
+    assert heard >= arriving, arriving - heard
     apply(node, [DB | {"ingress": [*DB["ingress"], {"allow": ["udp/9"], "from": ["world"]}]}])
     db.netns.run(["python3", "-c", FLOW])
     _, heard = sent(other, host_of(db), db.netns, world)

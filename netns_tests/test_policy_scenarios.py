@@ -5,18 +5,34 @@ that come in pieces.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from netns_tests.node import Netns, Node, until
+from netns_tests.node import Netns, Node, started, until
 from netns_tests.plugins import IN_QEMU, MESOKIT
 from netns_tests.policy_box import Box, apply, conf, matrix, write
 from netns_tests.policy_lan import lan
 from netns_tests.policy_world import PROBE
-from netns_tests.test_policy import DB, LISTENING
+from netns_tests.test_policy import DB
 
-SENDING = "import socket, sys; socket.socket(2, 2).sendto(bytes(int(sys.argv[2])), (sys.argv[1], 9000))"
+SENDING = """
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+said = (sys.argv[2].encode() * 1000)[:3000]
+socket.socket(family, socket.SOCK_DGRAM).sendto(said, (sys.argv[1], 9000))
+"""
+LISTENING = """
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+with socket.socket(family, socket.SOCK_DGRAM) as s:
+    s.bind((sys.argv[1], 9000)); print("ready", flush=True)
+    while True:
+        data = s.recv(9000)
+        print(len(data), data[:3].decode(), flush=True)
+"""
+PROGRAM = Path(__file__).with_name("policy_attack.py")
 FIRST = {
     "name": "w",
     "for": {"labels": {"role": "db"}},
@@ -158,6 +174,29 @@ def test_what_nobody_tracks_is_denied_to_who_is_closed(node: Node, ours: str) ->
     assert matrix(list(boxes)) == {"wd", "dw", "dx", "xd", "wx", "xw"}
 
 
+@pytest.mark.parametrize("kind", ["bridge", "ptp"])
+def test_untracked_answers_to_the_host(node: Node, ours: str, kind: str) -> None:
+    """The host asks a container that is closed to it: an answer needs a rule that allows it the question."""
+    db = Box(node, ours, "db", conf("isolated", type=kind), role="db")
+    serving = db.netns.popen(["python3", PROBE, "serve", "53,54"])
+    until(lambda: b"ready" in serving.output(), what="it serves")
+
+    def passes() -> list[bool]:
+        asked = [(address, "udp", port) for address in db.addresses for port in (53, 54)]
+        answers: list[bool] = node.run(["python3", PROBE, "ask", "0.8"], input=json.dumps(asked)).json()
+        return answers
+
+    apply(node, [HOSTS])
+    assert passes() == [True] * 4
+    notrack(node)
+    assert passes() == [False, True] * 2
+    apply(node, [HOSTS | {"untracked": "both"}])
+    assert passes() == [True] * 4
+    apply(node, [HOSTS | {"untracked": "both", "ingress": []}])
+    assert passes() == [False, True] * 2
+    serving.kill()
+
+
 @pytest.mark.parametrize("kind", ["bridge", "ptp", "macvlan"])
 def test_what_nobody_tracks_is_judged_where_a_policy_wants_it(node: Node, plugins: str, kind: str) -> None:
     """40: with `untracked: both` a question passes and its answer, by the port of who is asked; nothing else
@@ -175,16 +214,23 @@ def test_many_who_apply_at_once(node: Node, ours: str) -> None:
     assert matrix(list(boxes)) == {"wd", "dw", "dx", "wx", "xw"}
 
 
-def test_a_datagram_in_pieces(node: Node, ours: str) -> None:
-    db, web, other = three(node, ours)
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_datagram_in_pieces(node: Node, plugins: str, family: int) -> None:
+    """38: the allowed one arrives whole; of the denied one no piece reaches the interface."""
+    db, web, other = three(node, plugins)
+    assert web.reaches(db) and other.reaches(db)
     apply(node, [FIRST])
-    listening = db.netns.popen(["python3", "-u", "-c", LISTENING])
-    until(lambda: b"ready" in listening.output(), what="it listens")
-    other.netns.run(["python3", "-c", SENDING, db.four, "3000"])
-    web.netns.run(["python3", "-c", SENDING, db.four, "3000"])
-    until(lambda: web.four.encode() in listening.output(), what="the allowed one arrives whole")
-    listening.kill()
-    assert other.four.encode() not in listening.output()
+    target = db.four if family == 4 else db.six
+    with (
+        started(db.netns.popen(["python3", "-u", "-c", LISTENING, target])) as whole,
+        started(db.netns.popen(["python3", str(PROGRAM), "listen", "eth0"])) as pieces,
+    ):
+        until(lambda: b"ready" in whole.output() and b"ready" in pieces.output(), what="both listen")
+        for box in (other, web):
+            box.netns.run(["python3", "-c", SENDING, target, f"<{box.name}>"])
+        until(lambda: b"3000 <w>" in whole.output(), what="the allowed one arrives whole")
+        until(lambda: pieces.output().count(b"w\n") > 1, what="in pieces")
+        assert b"<x>" not in whole.output() and b"x\n" not in pieces.output()
 
 
 @pytest.mark.parametrize("priority", [-20, 20])

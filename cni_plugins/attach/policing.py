@@ -35,6 +35,14 @@ def require_enforced(call: Call, name: str, config: type[Any]) -> None:
     )
 
 
+def require_between_ports(call: Call, default: str) -> None:
+    """CniError 50 when a bridge network has policy, and this kernel cannot judge between a bridge's ports."""
+    if default or os.path.exists(f"{call.roots.prefix}{DIRECTORY}"):
+        from cni_plugins.steps import policy_bridged
+
+        policy_bridged.require_some(call.host, call.deadline)
+
+
 def require_not_inside(call: Call, vrf: str) -> None:
     """CniError 7 when the interface is judged in its own network namespace: the rules there see packets of a
     VRF's port as the VRF's, and would let them pass.

@@ -37,6 +37,8 @@ def builtin() -> list[str]:
         "bridge port do not",
         f"the host's tcp/{AGENT_PORT} (the agent) and DHCP are reached from every endpoint",
         "the host reaches its endpoints unless a rule denies it",
+        "what others leave untracked (notrack) passes neither to nor from who is closed, but by a policy "
+        "with untracked: both",
         "frames from a port with another address than its endpoint's do not pass",
     ]
 
@@ -165,7 +167,24 @@ def suspicions(policies: Sequence[Policy], endpoints: Sequence[Endpoint]) -> lis
                 ]
         if policy.egress is not None and not policy.keep and not _resolves(policy):
             odd.append(f"{policy.where}: policy {policy.name!r} closes egress and allows no DNS (udp/53)")
-    return odd + _near_equals(policies, endpoints)
+        if policy.untracked and policy.audit:
+            odd.append(
+                f"{policy.where}: policy {policy.name!r} is on trial, so its untracked: both does nothing"
+            )
+    return odd + _near_equals(policies, endpoints) + _without_answers(policies, endpoints)
+
+
+def _without_answers(policies: Sequence[Policy], endpoints: Sequence[Endpoint]) -> list[str]:
+    """Containers that have untracked packets judged, and yet get no untracked answer: no rule says which."""
+    if not any(policy.untracked for policy in policies):
+        return []
+    compiler = Compiler(policies)
+    return [
+        f"container {item.container}: what it gets is judged where nobody tracks it, and its egress is open: "
+        "no untracked answer reaches it but by an ingress rule for the port that it asks from"
+        for item in endpoints
+        if (assigned := compiler.assignment(item)).take and not assigned.shut_out
+    ]
 
 
 def _resolves(policy: Policy) -> bool:

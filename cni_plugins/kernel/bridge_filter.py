@@ -6,6 +6,7 @@ so whoever loads it here turns them off again.
 """
 
 import os
+from pathlib import Path
 
 from cni_plugins.kernel import bridges, sysctl
 from cni_plugins.kernel.links import Link
@@ -41,6 +42,25 @@ def require(host: Namespace, deadline: Deadline) -> None:
     if not available(host):
         raise _missing("")
     sysctl.ensure(host, dict.fromkeys(_GLOBAL, "0"), optional=True)
+
+
+def require_loadable(host: Namespace, deadline: Deadline) -> None:
+    """CniError 50 when br_netfilter is not there and `require` would not load it. Nothing is changed."""
+    if available(host):
+        return
+    if _no_more_modules():
+        raise _missing("kernel.modules_disabled is 1: no module is loaded before the next boot")
+    try:
+        run(host, ["modprobe", "--dry-run", "br_netfilter"], os.environ, b"", deadline)
+    except CniError as error:
+        raise _missing(str(error)) from error
+
+
+def _no_more_modules() -> bool:
+    try:
+        return Path("/proc/sys/kernel/modules_disabled").read_bytes().strip() == b"1"
+    except OSError:  # a kernel without modules
+        return True
 
 
 def _missing(why: str) -> CniError:

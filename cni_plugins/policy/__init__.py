@@ -18,5 +18,8 @@ Semantics, in full:
 * Where the host sees no packet (macvlan, ipvlan, VLANs, devices of the host) the same is judged in the
   container's own namespace, for both directions, by interface: see kernel/nft/inside_rules.py. The node's own
   addresses are `host` there.
+* A packet that nobody tracks (others' `notrack`) has no flow: who is closed refuses it, unless a policy for
+  him has `untracked: both`. Then what his rules of that direction allow passes, by the target's port, and as
+  an answer what those of the other allow, by the source's, if that direction is closed too.
 * A policy with `audit: true` changes no verdict: what it would have refused is counted and logged.
 """

@@ -7,13 +7,14 @@ without either an attachment is refused. What was chosen is part of the state, u
 a bridge any more.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
+from functools import partial
 
 from cni_plugins.kernel import bridge_filter
 from cni_plugins.kernel.netlink.netfilter import Nfnetlink
+from cni_plugins.kernel.nft import library, policy_rules
 from cni_plugins.kernel.nft import policy as kernel
-from cni_plugins.kernel.nft import policy_rules
 from cni_plugins.kernel.nft.sections import Section
 from cni_plugins.policy.compile import Change, Compiled
 from cni_plugins.policy.model import Endpoint
@@ -27,6 +28,15 @@ _DOUBLED = (
     "policy_out", "policy_in", "policy_shut", "policy_known", "policy_closed", "policy_self", "policy_links",
     "policy_send", "policy_take", "in_", "out_",
 )  # fmt: skip
+
+
+#: What the kernel takes where it tracks connections in the bridge family; gone with its transaction.
+_PROBE = """
+add table bridge mesokit_probe
+add chain bridge mesokit_probe forward { type filter hook forward priority -10 ; }
+add rule bridge mesokit_probe forward ct state established accept
+delete table bridge mesokit_probe
+"""
 
 
 class Bridging(StrEnum):
@@ -77,6 +87,14 @@ class Bridging(StrEnum):
         return f"{'bridge conntrack' if self is Bridging.CONNTRACK else 'br_netfilter'} of {endpoint.link}"
 
 
+def require_some(host: Namespace, deadline: Deadline) -> None:
+    """CniError 50 when `chosen` would find none. Leaves no rule."""
+    try:
+        library.run(host, _PROBE)
+    except library.ScriptError as error:
+        _by_filter(partial(bridge_filter.require_loadable, host, deadline), str(error))
+
+
 def chosen(host: Namespace, deadline: Deadline) -> Bridging:
     """The way of this kernel; its fixed chains are there, or its module is loaded. CniError 50 when there is
     none.
@@ -85,10 +103,14 @@ def chosen(host: Namespace, deadline: Deadline) -> Bridging:
         lacking = kernel.bridge_tracks(socket)
     if not lacking:
         return Bridging.CONNTRACK
+    _by_filter(partial(bridge_filter.require, host, deadline), lacking)
+    return Bridging.FILTER
+
+
+def _by_filter(require: Callable[[], None], lacking: str) -> None:
     try:
-        bridge_filter.require(host, deadline)
+        require()
     except CniError as error:
         raise CniError(
             error.code, error.msg, f"{error.details}; and no bridge conntrack: {lacking}"
         ) from error
-    return Bridging.FILTER

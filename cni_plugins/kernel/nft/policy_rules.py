@@ -195,7 +195,7 @@ def _by_state(key: str, names: tuple[str, str]) -> str:
 
 SECTION = Section(
     family=NFPROTO_INET,
-    version="policy_4",
+    version="policy_fixed_4",
     sets=(
         *_sets(4),
         *_sets(6),

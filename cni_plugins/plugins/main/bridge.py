@@ -380,6 +380,7 @@ def remove_legacy(call: Call, config: BridgeConfig, context: Context) -> None:
 
 def status(call: Call, config: BridgeConfig, context: Context) -> None:
     bridges.find(context.host, config.bridge)
+    policing.require_between_ports(call, config.policy)
 
 
 PLUGIN: Plugin[Any] = Plugin(
