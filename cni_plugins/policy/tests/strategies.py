@@ -1,7 +1,12 @@
-"""Small worlds, with addresses, ports and prefixes near one another's edges."""
+"""Small worlds, with addresses, ports and prefixes near one another's edges.
+
+Each strategy is made once: one that is made for a draw is validated and measured anew, which takes longer
+than what is drawn of it.
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
@@ -23,12 +28,31 @@ NETWORKS = {
 }
 
 
+_YES_OR_NO = st.booleans()
+_ONE_OF_FIVE = st.integers(0, 4)
+_A_NETWORK = st.sampled_from(sorted(NETWORKS))
+_A_DEFAULT = st.sampled_from(["open", "isolated", "groups"])
+_A_GROUP = st.sampled_from(_GROUPS)
+_A_LABEL = st.sampled_from(_LABELS)
+_A_VALUE = st.sampled_from(_VALUES)
+_A_PORT = st.sampled_from(_PORTS)
+_A_TYPE = st.sampled_from(_TYPES)
+_A_PROTOCOL = st.sampled_from(sorted(PROTOCOLS))
+_SOME_GROUPS = st.lists(_A_GROUP, unique=True, max_size=2)
+_SOME_LABELS = st.dictionaries(_A_LABEL, _A_VALUE)
+
+
+@cache
+def endpoints(least: int = 2, most: int = 6) -> st.SearchStrategy[list[dict[str, Any]]]:
+    return _endpoints(st.integers(least, most))
+
+
 @st.composite
-def endpoints(draw: st.DrawFn, least: int = 2, most: int = 6) -> list[dict[str, Any]]:
-    defaults = {name: draw(st.sampled_from(["open", "isolated", "groups"])) for name in NETWORKS}
+def _endpoints(draw: st.DrawFn, count: st.SearchStrategy[int]) -> list[dict[str, Any]]:
+    defaults = {name: draw(_A_DEFAULT) for name in NETWORKS}
     found = []
-    for number in range(draw(st.integers(least, most))):
-        network = draw(st.sampled_from(sorted(NETWORKS)))
+    for number in range(draw(count)):
+        network = draw(_A_NETWORK)
         subnets, four, six = NETWORKS[network]
         found.append(
             {
@@ -36,91 +60,115 @@ def endpoints(draw: st.DrawFn, least: int = 2, most: int = 6) -> list[dict[str, 
                 "container": f"c{number}",
                 "addresses": [four.format(number + 2), six.format(number + 2)],
                 "subnets": subnets,
-                "groups": draw(st.lists(st.sampled_from(_GROUPS), unique=True, max_size=2)),
-                "labels": draw(st.dictionaries(st.sampled_from(_LABELS), st.sampled_from(_VALUES))),
+                "groups": draw(_SOME_GROUPS),
+                "labels": draw(_SOME_LABELS),
                 "default": defaults[network],
             }
         )
     return found
 
 
-def selectors() -> st.SearchStrategy[dict[str, Any]]:
-    return st.fixed_dictionaries(
-        {},
-        optional={
-            "network": st.sampled_from(sorted(NETWORKS)),
-            "group": st.sampled_from(_GROUPS),
-            "labels": st.dictionaries(
-                st.sampled_from(_LABELS), st.none() | st.sampled_from(_VALUES), min_size=1
-            ),
-            "container": st.sampled_from(["c0", "c1", "c5"]),
-        },
-    )
+_A_SELECTOR = st.fixed_dictionaries(
+    {},
+    optional={
+        "network": _A_NETWORK,
+        "group": _A_GROUP,
+        "labels": st.dictionaries(_A_LABEL, st.none() | _A_VALUE, min_size=1),
+        "container": st.sampled_from(["c0", "c1", "c5"]),
+    },
+)
+
+_A_CIDR = st.sampled_from(_CIDRS)
+_SOME_CIDRS = {
+    six: st.lists(st.sampled_from([each for each in _CIDRS if (":" in each) == six]), max_size=2)
+    for six in (False, True)
+}
 
 
 @st.composite
 def _cidr(draw: st.DrawFn) -> dict[str, Any]:
-    cidr = draw(st.sampled_from(_CIDRS))
-    same = [each for each in _CIDRS if (":" in each) == (":" in cidr)]
-    return {"cidr": cidr, "except": draw(st.lists(st.sampled_from(same), max_size=2))}
+    cidr = draw(_A_CIDR)
+    return {"cidr": cidr, "except": draw(_SOME_CIDRS[":" in cidr])}
+
+
+_A_NAME = st.sampled_from(["any", "tcp", "tcp", "udp", "sctp", "icmp", "icmpv4", "icmpv6"])
+_AN_ICMP = st.sampled_from(["icmp/echo-request", "icmp/timestamp-request"])
+_AN_ICMP_TYPE = st.sampled_from([8, 13, 128])
 
 
 @st.composite
 def _traffic(draw: st.DrawFn) -> str:
-    name = draw(st.sampled_from(["any", "tcp", "tcp", "udp", "sctp", "icmp", "icmpv4", "icmpv6"]))
-    if name == "any" or draw(st.booleans()):
+    name = draw(_A_NAME)
+    if name == "any" or draw(_YES_OR_NO):
         return name
     if name == "icmp":
-        return draw(st.sampled_from(["icmp/echo-request", "icmp/timestamp-request"]))
+        return draw(_AN_ICMP)
     if name.startswith("icmp"):
-        return f"{name}/{draw(st.sampled_from([8, 13, 128]))}"
-    low, high = sorted((draw(st.sampled_from(_PORTS)), draw(st.sampled_from(_PORTS))))
-    return f"{name}/{low}" if draw(st.booleans()) else f"{name}/{low}-{high}"
+        return f"{name}/{draw(_AN_ICMP_TYPE)}"
+    low, high = sorted((draw(_A_PORT), draw(_A_PORT)))
+    return f"{name}/{low}" if draw(_YES_OR_NO) else f"{name}/{low}-{high}"
+
+
+_AN_ACTION = st.sampled_from(["allow", "allow", "allow", "deny"])
+_SOME_TRAFFIC = st.lists(_traffic(), min_size=1, max_size=3)
+_SOME_PEERS = st.lists(
+    st.sampled_from(["any", "world", "host"]) | _cidr() | _A_SELECTOR, min_size=1, max_size=2
+)
 
 
 @st.composite
 def _rule(draw: st.DrawFn, key: str) -> dict[str, Any]:
-    action = draw(st.sampled_from(["allow", "allow", "allow", "deny"]))
-    peers = st.sampled_from(["any", "world", "host"]) | _cidr() | selectors()
-    return {
-        action: draw(st.lists(_traffic(), min_size=1, max_size=3)),
-        key: draw(st.lists(peers, min_size=1, max_size=2)),
-    }
+    return {draw(_AN_ACTION): draw(_SOME_TRAFFIC), key: draw(_SOME_PEERS)}
+
+
+_DIRECTIONS = st.sampled_from([("ingress",), ("egress",), ("ingress", "egress")])
+_SOME_RULES = {key: st.lists(_rule(key), max_size=3) for key in ("from", "to")}
 
 
 @st.composite
 def _policy(draw: st.DrawFn, number: int) -> dict[str, Any]:
-    made: dict[str, Any] = {"name": f"p{number}", "for": draw(selectors())}
-    directions = draw(st.sampled_from([("ingress",), ("egress",), ("ingress", "egress")]))
+    made: dict[str, Any] = {"name": f"p{number}", "for": draw(_A_SELECTOR)}
+    directions = draw(_DIRECTIONS)
     for direction, key in (("ingress", "from"), ("egress", "to")):
         if direction in directions:
-            made[direction] = draw(st.lists(_rule(key), max_size=3))
-    if draw(st.integers(0, 4)) == 0:
+            made[direction] = draw(_SOME_RULES[key])
+    if draw(_ONE_OF_FIVE) == 0:
         made["default"] = "keep"
-    if draw(st.integers(0, 4)) == 0:
+    if draw(_ONE_OF_FIVE) == 0:
         made["audit"] = True
     if draw(st.integers(0, 2)) == 0:
         made["untracked"] = draw(st.sampled_from(["both", "both", "deny"]))
     return made
 
 
+@cache
+def policies(most: int = 6) -> st.SearchStrategy[list[dict[str, Any]]]:
+    return _policies(st.integers(0, most), [_policy(number) for number in range(most)])
+
+
 @st.composite
-def policies(draw: st.DrawFn, most: int = 6) -> list[dict[str, Any]]:
-    return [draw(_policy(number)) for number in range(draw(st.integers(0, most)))]
+def _policies(
+    draw: st.DrawFn, count: st.SearchStrategy[int], each: list[st.SearchStrategy[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    return [draw(policy) for policy in each[: draw(count)]]
 
 
 @st.composite
 def probes(draw: st.DrawFn, world: list[dict[str, Any]], count: int = 12) -> list[tuple[str, str, str, int]]:
     """Source, target, protocol, port or type; at least one of the two is an endpoint's."""
     listed = [address for each in world for address in each["addresses"]]
+    one = st.sampled_from(listed)
+    another = {
+        six: st.sampled_from([each for each in (*listed, *_OUTSIDE) if (":" in each) == six])
+        for six in (False, True)
+    }
     found = []
     for _ in range(count):
-        mine = draw(st.sampled_from(listed))
-        same = [each for each in (*listed, *_OUTSIDE) if (":" in each) == (":" in mine)]
-        pair = [mine, draw(st.sampled_from(same))]
-        if draw(st.booleans()):
+        mine = draw(one)
+        pair = [mine, draw(another[":" in mine])]
+        if draw(_YES_OR_NO):
             pair.reverse()
-        protocol = draw(st.sampled_from(sorted(PROTOCOLS)))
-        number = draw(st.sampled_from(_TYPES if protocol == "icmp" else _PORTS))
+        protocol = draw(_A_PROTOCOL)
+        number = draw(_A_TYPE if protocol == "icmp" else _A_PORT)
         found.append((pair[0], pair[1], protocol, 0 if protocol == "47" else number))
     return found
