@@ -5,7 +5,7 @@ source, those inside functions included, so a lazy import is no way around a rul
 """
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -65,13 +65,16 @@ CNI_RULES: Rules = {
 FORBIDDEN_IN_KERNEL = ("cni_plugins.spec.config", "cni_plugins.spec.call", "cni_plugins.spec.dispatch")
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> list[str]:
+    found: list[str] = []
     for statement in ast.walk(ast.parse(path.read_text())):
         if isinstance(statement, ast.Import):
-            yield from (alias.name for alias in statement.names)
+            found += [alias.name for alias in statement.names]
         elif isinstance(statement, ast.ImportFrom) and statement.module:
-            yield statement.module
-            yield from (f"{statement.module}.{alias.name}" for alias in statement.names)
+            found.append(statement.module)
+            found += [f"{statement.module}.{alias.name}" for alias in statement.names]
+    return found
 
 
 def sources(room: str) -> list[Path]:

@@ -66,6 +66,7 @@ def supervised(loop: Loop | None = None) -> Iterator[WaitingSupervisor]:
     score = Path("/proc/self/oom_score_adj")
     before = score.read_text()
     supervisor = WaitingSupervisor(spawn())
+    gc.freeze()  # as it was before (netns_tests/parallel.py): what all tests are made of is no garbage
     if loop is not None:
         supervisor.attach(loop)
     try:
