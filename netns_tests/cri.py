@@ -18,7 +18,7 @@ import json
 import platform
 import struct
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,12 +95,20 @@ class Cri:
             raise NodeError(f"{method}: {headers}")
         return done.stdout[5:]
 
-    def run(self, name: str, ports: Sequence[tuple[int, int]] = (), attempt: int = 0) -> str:
+    def run(
+        self,
+        name: str,
+        ports: Sequence[tuple[int, int]] = (),
+        attempt: int = 0,
+        annotations: Mapping[str, str] | None = None,
+    ) -> str:
         """The id of a new pod's sandbox; `ports` are pairs of the host's and the pod's."""
         metadata = _field(1, name) + _field(2, f"uid-{name}") + _field(3, "default") + _field(4, attempt)
         config = _field(1, metadata) + _field(2, name) + _field(3, f"/tmp/{name}")
         for host, pod in ports:
             config += _field(5, _field(2, pod) + _field(3, host))
+        for key, value in (annotations or {}).items():
+            config += _field(7, _field(1, key) + _field(2, value))
         answer = _within(self.call("RunPodSandbox", _field(1, config)), 1)
         assert answer is not None
         return answer.decode()
@@ -152,15 +160,20 @@ def _archive() -> bytes:
 
 
 @contextmanager
-def containerd(node: Node, folder: str) -> Iterator[Cri]:
-    """containerd on one node, with the plugins of `folder` in /opt/cni/bin."""
+def containerd(node: Node, folder: str, more: str = "") -> Iterator[Cri]:
+    """containerd on one node, with the plugins of `folder` in /opt/cni/bin; `more` are tables of its
+    configuration.
+    """
     for path in Path(folder).iterdir():
-        node.path(f"/opt/cni/bin/{path.name}").symlink_to(path)
+        there = node.path(f"/opt/cni/bin/{path.name}")
+        if not there.exists():
+            there.symlink_to(path)
     node.path("/etc/containerd").mkdir(parents=True, exist_ok=True)
     node.path("/etc/containerd/config.toml").write_text(
         'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\n'
         f'sandbox_image = "{_IMAGE}"\nrestrict_oom_score_adj = true\ndisable_apparmor = true\n'
         'disable_cgroup = false\n[plugins."io.containerd.grpc.v1.cri".containerd]\nsnapshotter = "native"\n'
+        f"{more}"
     )
     node.path("/tmp/pause.tar").write_bytes(_archive())
     with started(node.popen(["containerd"])):

@@ -84,6 +84,9 @@ def test_pods_go_by_their_names_and_are_more_than_their_loopback(node: Node, plu
         labels = {item["container"]: item["labels"] for item in _endpoints(say("policy", "show", "--json"))}
         assert labels == {one: {"K8S_POD_NAME": "one"}, two: {"K8S_POD_NAME": "two"}}
 
+        say("update", "one", "groups=web")  # of a list's records the bridge's has them
+        groups = {item["container"]: item["groups"] for item in _endpoints(say("policy", "show", "--json"))}
+        assert groups == {one: ["web"], two: []}
         say("update", "one", "mtu=1400")
         inside = say("exec", "one", "--", "ip", "link")
         assert "lo: <LOOPBACK,UP,LOWER_UP> mtu 65536" in inside and inside.count(" mtu 1400 ") == 1

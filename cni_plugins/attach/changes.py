@@ -39,7 +39,7 @@ FIXED: Mapping[str, str] = {
     "nptv6": "each flow would go on with an address that its peer does not know: attach the container anew",
     "policy": "the default is the network's, for all its containers: edit its file, and attach them anew; "
     "`mesokit policy` changes what a container may do",
-    "policyLabels": "which labels a task may set is the network's: edit its file",
+    "policyLabels": "which labels count is the network's: edit its file",
     "plugins": "the list is the network's: edit its file",
     "ipam": "an address that a container has is kept: see addresses+= and addresses-=",
 }

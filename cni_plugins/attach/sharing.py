@@ -45,6 +45,10 @@ def _has_mtu(contents: Contents) -> bool:
     return any(item.get("wanted", {}).get("mtu") is not None for item in settings)
 
 
+def _judged(contents: Contents) -> bool:
+    return "policy-endpoint" in _kinds(contents)
+
+
 def _of(*types: str) -> Callable[[Contents], bool]:
     def takes(contents: Contents) -> bool:
         config: JsonObject = contents.head.get("config", {})
@@ -67,6 +71,8 @@ _TAKERS: Mapping[str, Callable[[Contents], bool]] = {
     "flags": _of("bridge"),
     "ports": _of(*_PUBLISHERS),
     "no_ports": _of(*_PUBLISHERS),
+    "groups": _judged,
+    "labels": _judged,
 }
 _EMPTY = Changes()
 

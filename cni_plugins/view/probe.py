@@ -111,6 +111,8 @@ def probe(way: Way, ask: Ask, host: Namespace) -> Outcome:
         took = round((time.monotonic() - began) * 1000, 2)
         later, answered = _counted(near, middle, far), _sent(far, target) - answered
         drops = trace.drops() if trace is not None else []
+        if verdict == "refused" and drops:  # a rule's answer (reject with tcp reset) is no program's
+            verdict, about = "unreachable", "a rule answers in its place"
         if verdict in {"answered", "refused"}:
             return Outcome(target.version, str(source), str(target), verdict, took, about, "", ())
         look = _Look(near, middle, far, source, before, later, drops, answered)

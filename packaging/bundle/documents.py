@@ -16,7 +16,7 @@ from frozen import TOP
 _README = """\
 # mesokit {version}
 
-A custom executor and CNI plugins for Apache Mesos.
+A custom executor and CNI plugins for Apache Mesos, and for podman, containerd and Nomad.
 
 | what | where |
 |---|---|
@@ -29,6 +29,10 @@ The agent's options:
 
     --network_cni_plugins_dir=/usr/lib/mesokit/plugins --network_cni_config_dir=/etc/cni/net.d
     --http_executor_domain_sockets
+
+podman: `cni_plugin_dirs = ["/usr/lib/mesokit/plugins"]` in containers.conf; containerd: `bin_dir` of its CNI
+table; Nomad: `cni_path`. For who looks in /opt/cni/bin alone: ln -s /usr/lib/mesokit/plugins/* /opt/cni/bin/
+`RUNTIMES.md` beside this file has the whole of it.
 
 A task on two networks, without any agent:
 
@@ -73,6 +77,10 @@ def write(folder: Path, version: str, date: int) -> None:
     """Fills `folder`; `date`, in seconds since 1970, is that of the changes."""
     (folder / "licenses").mkdir(parents=True)
     (folder / "README.md").write_text(_README.format(version=version))
+    pages = (TOP / "cni_plugins/RUNTIMES.md").read_text()
+    (folder / "RUNTIMES.md").write_text(
+        re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", pages)
+    )  # links lead nowhere there
     for source in sorted((TOP / "packaging/example").rglob("*.json")):
         target = folder / "examples" / source.relative_to(TOP / "packaging/example")
         target.parent.mkdir(parents=True, exist_ok=True)

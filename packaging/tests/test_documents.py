@@ -24,6 +24,7 @@ DOCUMENTS = (
     "cni_plugins/README.md",
     "cni_plugins/DIFFERENCES.md",
     "cni_plugins/MASQUERADE.md",
+    "cni_plugins/RUNTIMES.md",
     "cni_plugins/cli/README.md",
     "executor/local_agent/README.md",
     "executor/local_agent/TASK.md",

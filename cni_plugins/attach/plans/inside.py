@@ -130,12 +130,14 @@ def resolv_conf(dns: Dns) -> str:
 
 
 def change_labels(made: Plan, changes: Changes, context: Context) -> None:
-    """Groups and labels of a Mesos task, in the record and, on a network with policy, for the policy."""
+    """Groups and labels of a Mesos task, in the record and, on a network with policy, for the policy. Of
+    other runtimes' containers policy alone knows any.
+    """
     args = fold(made.config, "args")
     own = args.get("org.apache.mesos") if isinstance(args, dict) else None
     info = fold(own, "network_info") if isinstance(own, dict) else None
     if not isinstance(info, dict):
-        made.problems.append("groups and labels are a Mesos task's, and no agent attached this container")
+        _tell_policy(made, changes)
         return
     if changes.groups is not None:
         put(info, "groups", list(changes.groups))
@@ -152,19 +154,41 @@ def change_labels(made: Plan, changes: Changes, context: Context) -> None:
     _judge(made)
 
 
+def _tell_policy(made: Plan, changes: Changes) -> None:
+    """What a policy selects a container by that no Mesos agent attached."""
+    endpoint = made.first(PolicyEndpoint)
+    if endpoint is None:
+        made.problems.append(
+            "groups and labels: no Mesos agent attached this container, and its network has no `policy`, "
+            "which alone would look at them"
+        )
+        return
+    allowed = _allowed(made)
+    for key in changes.labels.keys() - set(allowed):
+        made.problems.append(f"labels.{key}: policyLabels of the network is {list(allowed)}: edit its file")
+    groups = endpoint.groups if changes.groups is None else tuple(sorted(set(changes.groups)))
+    labels = tuple(sorted({**dict(endpoint.labels), **changes.labels}.items()))
+    _swap(made, endpoint, replace(endpoint, groups=groups, labels=labels))
+
+
+def _allowed(made: Plan) -> tuple[str, ...]:
+    """The labels that the operator lets policies select by."""
+    document = next((item for item in documents(made.config) if fold(item, "policyLabels")), {})
+    return tuple(LABELS.at(fold(document, "policyLabels") or [], "policyLabels"))
+
+
 def _judge(made: Plan) -> None:
     """The endpoint with its new groups and labels; of those only what the operator lets a task set."""
     endpoint = made.first(PolicyEndpoint)
     _, info = merge(made.config)
     if endpoint is None or info is None:
         return
-    document = next((item for item in documents(made.config) if fold(item, "policyLabels")), {})
-    allowed = LABELS.at(fold(document, "policyLabels") or [], "policyLabels")
-    new = replace(
-        endpoint,
-        groups=tuple(sorted(set(info.groups))),
-        labels=tuple(sorted((key, info.labels[key]) for key in allowed if key in info.labels)),
-    )
+    groups = tuple(sorted(set(info.groups)))
+    labels = tuple(sorted((key, info.labels[key]) for key in _allowed(made) if key in info.labels))
+    _swap(made, endpoint, replace(endpoint, groups=groups, labels=labels))
+
+
+def _swap(made: Plan, endpoint: PolicyEndpoint, new: PolicyEndpoint) -> None:
     if new != endpoint:
         effect = "flows that the policy does not allow any more end with it, no other"
         made.switches.append(Operation(PolicyChange(endpoint, new), "groups and labels of policy", effect))
