@@ -66,6 +66,10 @@ esac
 _PRERM = """\
 #!/bin/sh
 set -e
+if [ "$1" = remove ] && [ -n "$(find /run/mesokit/attachments -mindepth 2 -type f 2>/dev/null)" ]; then
+    echo "mesokit: containers are attached still (/run/mesokit/attachments): their runtimes cannot detach" >&2
+    echo "them without these plugins; install mesokit again to end them." >&2
+fi
 if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
     systemctl stop mesokit-node.socket mesokit-node.service || true
 fi

@@ -126,17 +126,19 @@ def add_release(place: Place, source: Path, release: str) -> None:
     say(f"added release {release} in {place.prefix}/lib/mesokit/releases")
 
 
-def put(place: Place, manifest: Manifest, source: Path, path: str) -> None:
-    """One file, replaced by renaming: a program that runs keeps the file it runs."""
+def put(place: Place, manifest: Manifest, source: Path, path: str, *, quiet: bool = False) -> bool:
+    """One file, replaced by renaming: a program that runs keeps the file it runs. Whether it is a new one."""
     manifest.files.append(path)
     target = place.real(path)
     if installed.same(source, target):
-        return
+        return False
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.mesokit")
     shutil.copy(source, fresh)
     fresh.rename(target)
-    say(f"installed {path}")
+    if not quiet:
+        say(f"installed {path}")
+    return True
 
 
 def commands(place: Place, manifest: Manifest) -> None:
@@ -177,9 +179,14 @@ def plugins(place: Place, manifest: Manifest, folder: str) -> None:
 
 def documents(place: Place, manifest: Manifest, source: Path) -> None:
     share = source / "share"
-    for each in sorted(share.rglob("*")):
-        if each.is_file():
-            put(place, manifest, each, f"{place.prefix}/share/{each.relative_to(share)}")
+    there = f"{place.prefix}/share"
+    fresh = [
+        each
+        for each in sorted(share.rglob("*"))
+        if each.is_file() and put(place, manifest, each, f"{there}/{each.relative_to(share)}", quiet=True)
+    ]
+    if fresh:
+        say(f"installed {len(fresh)} manual pages and completions in {there}")
 
 
 def units(place: Place, manifest: Manifest, source: Path) -> None:
@@ -209,7 +216,11 @@ def start(place: Place, before: Manifest, now: Manifest) -> None:
             installed.systemctl(["daemon-reload"])
         say("no node service: plugins do their work themselves")
     elif not installed.systemd(place):
-        say(f"no systemd here: start the node service with {place.prefix}/bin/mesokit node")
+        start_it = f"{place.prefix}/bin/mesokit node"
+        if not place.root and Path("/run/mesokit/node.sock").is_socket() and before.release != now.release:
+            say(f"no systemd here, and a node service was started by hand: end it, and start {start_it}")
+        else:
+            say(f"no systemd here: start the node service with {start_it}")
     else:
         installed.systemctl(["daemon-reload"])
         installed.systemctl(["enable", "--quiet", "--now", UNITS[0]])

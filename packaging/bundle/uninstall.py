@@ -17,6 +17,8 @@ running; what is theirs (attachment records, address reservations, interfaces) s
 or the plugins put back, can delete it.
 """
 
+_RECORDS = "/run/mesokit/attachments"
+
 
 def say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
@@ -38,12 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in manifest.files:
         place.real(path).unlink(missing_ok=True)
     say(f"removed {len(manifest.files)} files of mesokit {manifest.version}")
+    remove_empty(place, manifest.files)
     for path, kept in manifest.replaced.items():
         if place.real(kept).exists():
             shutil.move(place.real(kept), place.real(path))
             say(f"put back the earlier {path}")
     if manifest.service and installed.systemd(place):
         installed.systemctl(["daemon-reload"], check=False)
+    records = sum(1 for each in place.real(_RECORDS).glob("*/*") if each.is_file())
+    if records:
+        say(
+            f"containers are attached still ({records} records in {_RECORDS}): their runtimes cannot detach "
+            "them without these plugins; install mesokit again to end them"
+        )
     for name in ("mesokit-cni.d", "mesokit-executor.d", "mesokit-executor", "mesokit-executor.tar.gz"):
         (place.library / name).unlink(missing_ok=True)
     _, left = installed.sweep(place, keep="")
@@ -57,6 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for folder in (*manifest.plugin_dirs, f"{place.prefix}/bin"):
         remove_if_empty(place.real(folder))
     return 0
+
+
+def remove_empty(place: Place, files: Sequence[str]) -> None:
+    """Folders of manual pages and completions that held ours alone; those of the host's others stay."""
+    share = place.real(f"{place.prefix}/share")
+    kept = {share, share / "man"}
+    held = {folder for path in files for folder in place.real(path).parents if share in folder.parents}
+    for folder in sorted(held - kept, reverse=True):
+        remove_if_empty(folder)
 
 
 def remove_if_empty(folder: Path) -> None:

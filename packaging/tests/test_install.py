@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,22 @@ def test_installed_it_works_and_uninstalled_it_is_gone(tmp_path: Path) -> None:
     assert "ExecStart=/usr/local/bin/mesokit node" in unit
     run("uninstall", tmp_path)
     assert not listing(tmp_path)
+
+
+def test_uninstalled_under_containers_it_says_what_they_are_left_with(tmp_path: Path) -> None:
+    """And of its own folders none is left, while the host's stay."""
+    (tmp_path / "usr/local/share/man").mkdir(parents=True)
+    said = run("install", tmp_path)
+    assert re.search(r"^installed \d+ manual pages and completions in /usr/local/share$", said, re.MULTILINE)
+    assert "man1" not in said
+    record = tmp_path / "run/mesokit/attachments/net/0123"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}\n")
+    assert "containers are attached still (1 records in /run/mesokit/attachments)" in run(
+        "uninstall", tmp_path
+    )
+    assert record.exists()
+    assert [path.name for path in (tmp_path / "usr/local/share").iterdir()] == ["man"]
 
 
 def test_a_second_time_changes_nothing(tmp_path: Path) -> None:
