@@ -58,12 +58,16 @@ def _names(node: Node, boxes: list[Netns]) -> dict[str, str]:
     return words
 
 
-def _rename(text: str, words: dict[str, str]) -> str:
+def _renamed(seen: Mapping[str, str], words: Mapping[str, str]) -> dict[str, str]:
+    """Names and values with these words replaced; they are looked for in all of them at once."""
     if not words:
-        return text
-    return re.sub(
-        "|".join(map(re.escape, sorted(words, key=len, reverse=True))), lambda found: words[found[0]], text
-    )
+        return dict(seen)
+    found = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))))
+
+    def rename(text: str) -> str:
+        return found.sub(lambda word: words[word[0]], text)
+
+    return {rename(key): rename(value) for key, value in seen.items()}
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -164,7 +168,7 @@ def observe(node: Node, folder: str, case: Case) -> dict[str, str]:
     for attachment in attachments:
         seen.update(_answer(f"DEL {attachment.cid}", attachment.delete()))
     seen.update(_left(before, snapshot(node, boxes)))
-    return {_rename(key, words): _rename(value, words) for key, value in seen.items()}
+    return _renamed(seen, words)
 
 
 def differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
