@@ -60,7 +60,7 @@ class Bridge(Step):
 
     def undo(self, context: Context) -> None:
         """Remove it when this was its last port."""
-        with locked(bridges.lock_path(context.call.roots.run, self.name), context.deadline):
+        with locked(bridges.lock_path(context.call.roots.run, self.name), context.deadline, undoing=True):
             bridges.release(context.host, self.name, self.mac)
 
     def check(self, context: Context) -> None:

@@ -126,9 +126,9 @@ class Context:
         steps, self._recorded = self._recorded, None if self._recorded is None else ()
         return steps
 
-    def iptables_lock(self) -> AbstractContextManager[None]:
+    def iptables_lock(self, *, undoing: bool = False) -> AbstractContextManager[None]:
         """The lock around a change through iptables (see kernel.iptables). CniError 5 or 11."""
-        return locked(f"{self.call.roots.run}/locks/iptables", self.deadline)
+        return locked(f"{self.call.roots.run}/locks/iptables", self.deadline, undoing=undoing)
 
     def keep(self) -> set[Identity]:
         """The attachments of a GC's network that stay: what is listed, and what has a record by now. Whoever

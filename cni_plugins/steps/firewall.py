@@ -87,7 +87,7 @@ class Admit(Step):
             firewall.withdraw(call.host, call.identity, self.addresses)
             call.idle.append(Unused(call.host, NFPROTO_INET))
             return
-        with claims.guarded(call.roots, call.deadline):
+        with claims.guarded(call.roots, call.deadline, undoing=True):
             member = owner.tag(call.identity)
             last = tuple(
                 ip
@@ -135,7 +135,7 @@ class Admit(Step):
         call = context.call
         addresses = tuple(entry.address.ip for entry in call.previous.ips) if call.previous else ()
         versions = iptables.versions_with(call.host, [iptables_filter.FORWARD], iptables_filter.TABLE)
-        with claims.guarded(call.roots, call.deadline):
+        with claims.guarded(call.roots, call.deadline, undoing=True):
             free = tuple(
                 ip
                 for ip in addresses
@@ -152,7 +152,7 @@ def _take_back(context: Context, backend: Backend, addresses: tuple[Ip, ...], zo
     if backend is Backend.FIREWALLD:
         firewalld.remove_sources(call.deadline, call.env.get(BUS, ""), zone, list(addresses))
         return
-    with context.iptables_lock():
+    with context.iptables_lock(undoing=True):
         for version, listed in by_family(addresses).items():
             call.warn(iptables_filter.withdraw(_tool(context, version), listed))
 
@@ -205,7 +205,7 @@ class Fence(Step):
         if self.port:
             firewall.reopen(call.host, call.identity, self.port)
             call.idle.append(Unused(call.host, NFPROTO_BRIDGE))
-        with claims.guarded(call.roots, call.deadline):
+        with claims.guarded(call.roots, call.deadline, undoing=True):
             subject, member = self._subject(context, closed=self.closed), owner.tag(call.identity)
             if not claims.members(call.roots, subject).keys() - {member}:
                 self._open(context)
@@ -218,7 +218,7 @@ class Fence(Step):
             firewall.unfence(call.host, self.interface, closed=self.closed, fenced_still=others)
             call.idle.append(Unused(call.host, NFPROTO_INET))
             return
-        with context.iptables_lock():
+        with context.iptables_lock(undoing=True):
             for version in self.versions:
                 tool = _tool(context, version)
                 if others and not self.closed:

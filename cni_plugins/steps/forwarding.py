@@ -62,7 +62,7 @@ class AdvertisedRouters(Step):
     def undo(self, context: Context) -> None:
         """The claim goes last, as it says what is still to be done."""
         call = context.call
-        with claims.guarded(call.roots, call.deadline):
+        with claims.guarded(call.roots, call.deadline, undoing=True):
             if list(claims.members(call.roots, self.subject)) == [self.member]:
                 forwarding.release_routers(call.host, self.links)
             claims.release(call.roots, self.subject, self.member, call.identity)

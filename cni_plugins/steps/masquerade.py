@@ -57,7 +57,7 @@ class Masquerade(Step):
             if masquerade.remove(call.host, call.identity, self.addresses):
                 context.call.idle.append(Unused(call.host, NFPROTO_INET))
             return
-        with context.iptables_lock():
+        with context.iptables_lock(undoing=True):
             for version, listed in iptables.by_version(self.addresses).items():
                 tool = iptables.Tool(call.host, version, call.deadline)
                 call.warn(iptables.remove_masquerade(tool, call.identity, listed))
@@ -110,7 +110,7 @@ class Masquerade(Step):
         reference.remove_masquerade(call.host, call.identity)
         versions = iptables.versions_with(call.host, [iptables.chain_name("", call.identity)])
         if versions and not context.container_is_recorded():
-            with context.iptables_lock():
+            with context.iptables_lock(undoing=True):
                 for version in versions:
                     tool = iptables.Tool(call.host, version, call.deadline)
                     call.warn(iptables.remove_masquerade(tool, call.identity))

@@ -84,7 +84,7 @@ class Nptv6(Step):
         call = context.call
         nptv6.remove(call.host, call.identity, self.mapped)
         call.idle.append(Unused(call.host, NFPROTO_INET))
-        with claims.guarded(call.roots, call.deadline):
+        with claims.guarded(call.roots, call.deadline, undoing=True):
             for prefix, subject, member in self._claims(context):
                 if list(claims.members(call.roots, subject)) == [member]:
                     context.host.request(routes.reachable(prefix, last=True))

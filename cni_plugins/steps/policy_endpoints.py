@@ -64,10 +64,10 @@ def join(step: "PolicyEndpoint", context: Context) -> None:
         raise CniError(Code.INTERNAL, f"the policy of {call.ifname} cannot be made in its namespace", failed)
 
 
-def _opened(context: Context) -> AbstractContextManager[policy_state.Store]:
+def _opened(context: Context, *, undoing: bool = False) -> AbstractContextManager[policy_state.Store]:
     call = context.call
     sandbox = context.sandbox_namespace
-    return policy_state.opened(call.roots, call.host, call.deadline, sandbox=sandbox)
+    return policy_state.opened(call.roots, call.host, call.deadline, sandbox=sandbox, undoing=undoing)
 
 
 def restore(context: Context) -> None:
@@ -84,7 +84,7 @@ def leave(step: "PolicyEndpoint", context: Context) -> None:
     def left(state: State) -> State:
         return replace(state, endpoints=tuple(item for item in state.endpoints if item.identity != identity))
 
-    with _opened(context) as store:
+    with _opened(context, undoing=True) as store:
         if step.inside:
             _take_down(context, [item for item in store.state.endpoints if item.identity == identity])
         store.update(left)

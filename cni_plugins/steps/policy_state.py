@@ -268,12 +268,13 @@ def opened(
     memory: Memory | None = None,
     *,
     sandbox: Namespace | None = None,
+    undoing: bool = False,
 ) -> Iterator[Store]:
     """The state, under its lock; `sandbox` is the container's namespace, where the call has it open. CniError
     5 or 11.
     """
     memory = memory or Memory()
-    with locked(f"{roots.run}/locks/policy", deadline):
+    with locked(f"{roots.run}/locks/policy", deadline, undoing=undoing):
         yield Store(roots, host, memory, Inside(host, deadline, sandbox, memory.seen))
 
 

@@ -79,7 +79,7 @@ class Ports(Step):
             if ports.remove(call.host, call.identity, self.wanted):
                 call.idle.append(Unused(call.host, NFPROTO_INET))
         else:
-            with context.iptables_lock():
+            with context.iptables_lock(undoing=True):
                 for target in self.wanted.targets:
                     tool = Tool(call.host, target.version, call.deadline)
                     call.warn(iptables.remove_ports(tool, call.identity))
@@ -121,7 +121,7 @@ class Ports(Step):
         reference.remove_ports(call.host, call.container_id)
         versions = iptables.versions_with(call.host, [iptables.chain_name("DN-", call.identity)])
         if versions and not context.container_is_recorded():
-            with context.iptables_lock():
+            with context.iptables_lock(undoing=True):
                 for version in versions:
                     tool = Tool(call.host, version, call.deadline)
                     call.warn(iptables.remove_ports(tool, call.identity))
@@ -215,7 +215,7 @@ class PortClaims(Step):
     def undo(self, context: Context) -> None:
         call = context.call
         heirs = set()
-        with claims.guarded(call.roots, call.deadline):
+        with claims.guarded(call.roots, call.deadline, undoing=True):
             for subject, member in self.claims:
                 claims.release(call.roots, subject, member, call.identity)
                 for entry in claims.members(call.roots, subject).values():
@@ -285,7 +285,7 @@ class Localnet(Step):
         done.
         """
         call = context.call
-        with claims.guarded(call.roots, call.deadline):
+        with claims.guarded(call.roots, call.deadline, undoing=True):
             if list(claims.members(call.roots, self.subject)) == [self.member]:
                 sysctl.ensure(call.host, {self._sysctl: "0"}, optional=True)
                 ports.unguard_loopback(call.host, self.interface)
@@ -302,7 +302,7 @@ def remove_commented(context: Context, chain: str, comment: str) -> None:
     call = context.call
     versions = iptables.versions_with(call.host, [chain])
     if versions:
-        with context.iptables_lock():
+        with context.iptables_lock(undoing=True):
             for version in versions:
                 tool = Tool(call.host, version, call.deadline)
                 call.warn(iptables.remove_commented(tool, chain, comment))

@@ -41,25 +41,10 @@ class Reservation(Step):
 
     def undo_together(self, context: Context, steps: Sequence[Step]) -> None:
         names = [one.address for one in steps if isinstance(one, Reservation)]
-        if not Path(self.directory).is_dir():
-            return
-        try:
-            with opened(self.directory, context.call.roots, context.deadline) as reservations:
+        if Path(self.directory).is_dir():
+            roots, deadline = context.call.roots, context.deadline
+            with opened(self.directory, roots, deadline, undoing=True) as reservations:
                 reservations.release_all(names, self.owner)
-        except CniError as error:
-            # What was never written, for want of room, is not to be undone, and the lock may have no room
-            # either. Nobody writes it meanwhile: who does holds the attachment's record, as the caller.
-            if error.code != Code.IO or any(self._is_there(name) for name in names):
-                raise
-
-    def _is_there(self, name: str) -> bool:
-        try:
-            content = files.read(f"{self.directory}/{name}").decode("utf-8", "replace").strip()
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return not content or self.owner.holds(content)
 
     def check(self, context: Context) -> None:
         if not self._stands():

@@ -20,9 +20,10 @@ _RESERVED = frozenset((0, 253, 254, 255))  # unspec, default, main, local (linux
 _VRF_TABLE = 1  # IFLA_VRF_TABLE, linux/if_link.h
 
 
-def guarded(call: Call, namespace: Namespace) -> AbstractContextManager[None]:
+def guarded(call: Call, namespace: Namespace, *, undoing: bool = False) -> AbstractContextManager[None]:
     """The lock of a container's routing tables and VRFs: one of a few files, which stay. CniError 5 or 11."""
-    return locked(f"{call.roots.run}/locks/tables-{namespace.inode % _LOCKS}", call.deadline)
+    path = f"{call.roots.run}/locks/tables-{namespace.inode % _LOCKS}"
+    return locked(path, call.deadline, undoing=undoing)
 
 
 def vrf_table(link: Link) -> int:

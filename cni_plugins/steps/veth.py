@@ -63,7 +63,9 @@ class Veth(Step):
         if link is None:
             return
         if self.bridge and link.master and bridges.is_only_port(context.host, self.bridge, link.index):
-            with locked(bridges.lock_path(context.call.roots.run, self.bridge), context.deadline):
+            with locked(
+                bridges.lock_path(context.call.roots.run, self.bridge), context.deadline, undoing=True
+            ):
                 if bridges.release_with(context.host, self.bridge, link):
                     return
         links.remove(context.host, link.name, link.index)

@@ -70,7 +70,7 @@ class VlanGateway(Step):
 
     def undo(self, context: Context) -> None:
         """Remove it when no other port is in the VLAN."""
-        with locked(bridges.lock_path(context.call.roots.run, self.bridge), context.deadline):
+        with locked(bridges.lock_path(context.call.roots.run, self.bridge), context.deadline, undoing=True):
             gateway = links.find(context.host, self.name)
             if gateway is None or gateway.kind != "veth" or gateway.alias != bridges.ALIAS:
                 return

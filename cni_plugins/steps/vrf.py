@@ -87,7 +87,7 @@ class VrfPort(Step):
         if context.sandbox_namespace is None:
             return
         netlink = context.sandbox
-        with guarded(context.call, context.sandbox_namespace):
+        with guarded(context.call, context.sandbox_namespace, undoing=True):
             vrf = links.find(netlink, self.vrf)
             if vrf is None or vrf.kind != "vrf":
                 return

@@ -26,9 +26,9 @@ def _place(roots: Roots, subject: str) -> Path:
     return roots.run / "claims" / subject
 
 
-def guarded(roots: Roots, deadline: Deadline) -> AbstractContextManager[None]:
+def guarded(roots: Roots, deadline: Deadline, *, undoing: bool = False) -> AbstractContextManager[None]:
     """The lock that everything below is called under. CniError 5 or 11."""
-    return locked(roots.run / "locks" / "claims", deadline)
+    return locked(roots.run / "locks" / "claims", deadline, undoing=undoing)
 
 
 def subjects(roots: Roots, beginning: str) -> list[str]:

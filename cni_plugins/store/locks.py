@@ -5,6 +5,7 @@ how processes wait for each other. The threads of one process (the node service 
 one network) first queue for a lock of the process, which wakes the next one at once.
 """
 
+import errno
 import fcntl
 import os
 import time
@@ -17,6 +18,7 @@ from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.files import Place
 
+_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 # Seconds. Most locks are held for a millisecond or two. Who naps a quarter longer each time wakes soon after
 # the lock is free; were each nap twice the last, it might lie free for as long as it was held.
 _FIRST_NAP, _LONGEST_NAP = 0.0002, 0.02
@@ -65,17 +67,38 @@ def open_file(path: Place, flags: int, mode: int, directory_mode: int = 0o755) -
         raise CniError(Code.IO, f"cannot open {path}", str(error)) from error
 
 
+def _as_it_is(path: Place, error: CniError) -> int | None:
+    """A lock file that could not be opened to be written, to be locked all the same; None where there is no
+    such file, nor room for one: then nobody has its lock. `error` where that is not why.
+    """
+    if getattr(error.__cause__, "errno", None) not in _NO_ROOM:
+        raise error
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        raise error from None
+
+
 class _Locked:
     """A lock that is held during a block. A class: a call holds four, and a generator takes twice as long."""
 
     __slots__ = ("_deadline", "_fd", "_file", "_how", "_path", "_queue")
 
-    def __init__(self, path: Place, deadline: Deadline, mode: int, *, shared: bool) -> None:
-        self._path, self._deadline, self._how = path, deadline, (mode, shared)
+    def __init__(self, path: Place, deadline: Deadline, mode: int, *, shared: bool, undoing: bool) -> None:
+        self._path, self._deadline, self._how = path, deadline, (mode, shared, undoing)
 
     def __enter__(self) -> None:
-        mode, shared = self._how
-        self._fd = open_file(self._path, os.O_RDWR | os.O_CREAT, mode)
+        mode, shared, undoing = self._how
+        try:
+            self._fd: int | None = open_file(self._path, os.O_RDWR | os.O_CREAT, mode)
+        except CniError as error:
+            if not undoing:
+                raise
+            self._fd = _as_it_is(self._path, error)
+        if self._fd is None:
+            return
         try:
             status = os.fstat(self._fd)
             self._file = status.st_dev, status.st_ino
@@ -93,6 +116,8 @@ class _Locked:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._fd is None:
+            return
         try:
             fcntl.flock(self._fd, fcntl.LOCK_UN)  # before the next of our threads asks for it
         finally:
@@ -119,6 +144,13 @@ class _Locked:
                 del _queues[self._file]
 
 
-def locked(path: Place, deadline: Deadline, *, mode: int = 0o600, shared: bool = False) -> _Locked:
-    """Hold the lock file `path` during the block; the file stays. CniError 5 or 11."""
-    return _Locked(path, deadline, mode, shared=shared)
+def locked(
+    path: Place, deadline: Deadline, *, mode: int = 0o600, shared: bool = False, undoing: bool = False
+) -> _Locked:
+    """Hold the lock file `path` during the block; the file stays. CniError 5 or 11.
+
+    `undoing`: what takes back comes through on a full or read-only disk, where it would fail with what it has
+    to take back never made. A lock file that is there is locked as it is; one that cannot be made is held by
+    nobody. (Who gets room for it and its lock within the same milliseconds is not kept out.)
+    """
+    return _Locked(path, deadline, mode, shared=shared, undoing=undoing)

@@ -212,22 +212,24 @@ class Reservations:
     def release_all(self, addresses: Sequence[str], owner: Owner) -> list[str]:
         """`release` of many: those that were there and are gone, all that can be. CniError 5."""
         gone: list[str] = []
-        problems: list[CniError] = []
+        problems: dict[str, CniError] = {}
         for address in addresses:
             try:
                 if self._unlink(address, owner):
                     gone.append(address)
             except CniError as error:
-                problems.append(error)
+                problems[address] = error
         try:
             try:
-                self._forget(set(addresses), owner)  # also where a crash came between the index and the file
+                self._forget(
+                    set(addresses) - set(problems), owner
+                )  # also where a crash came between the index and the file
             except (ValueError, IsADirectoryError):
                 self._rebuild()
         except OSError:  # an index that cannot be written is made anew when it can
             self._synchronous = False
         if problems:
-            raise problems[0]
+            raise next(iter(problems.values()))
         return gone
 
     def _unlink(self, address: str, owner: Owner) -> bool:
@@ -362,9 +364,11 @@ def directory_of(roots: Roots, data_dir: str, network: str) -> str:
 
 
 @contextmanager
-def opened(directory: str, roots: Roots, deadline: Deadline) -> Iterator[Reservations]:
-    """Lock a network's directory, made when missing. CniError 5 or 11."""
-    with locked(f"{directory}/lock", deadline, mode=0o750):
+def opened(
+    directory: str, roots: Roots, deadline: Deadline, *, undoing: bool = False
+) -> Iterator[Reservations]:
+    """Lock a network's directory, made when missing; `undoing` as in store.locks. CniError 5 or 11."""
+    with locked(f"{directory}/lock", deadline, mode=0o750, undoing=undoing):
         name = hashlib.sha256(directory.encode()).hexdigest()[:40]
         reservations = Reservations(directory, f"{roots.run}/host-local/{name}", deadline)
         try:

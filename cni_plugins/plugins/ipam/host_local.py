@@ -335,7 +335,7 @@ def remove_legacy(call: Call, config: HostLocalConfig, context: Context) -> None
     directory = directory_of(call.roots, config.data_dir, call.network)
     if Path(directory).is_dir():
         owner = Owner(call.container_id, call.ifname)
-        with opened(directory, call.roots, call.deadline) as reservations:
+        with opened(directory, call.roots, call.deadline, undoing=True) as reservations:
             reservations.release_all([str(address) for address in reservations.owned(owner)], owner)
     if config.delegation is not None:
         from cni_plugins.plugins.ipam import prefix
