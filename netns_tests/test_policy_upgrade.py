@@ -14,6 +14,7 @@ from cni_plugins.kernel.nft.policy_rules import SECTION
 from netns_tests.node import Node, until
 from netns_tests.plugins import service
 from netns_tests.policy_box import Box, apply, conf
+from netns_tests.policy_lan import lan
 from netns_tests.test_policy import DB
 from netns_tests.test_policy_changes import SENDER, counts, receiving
 
@@ -42,6 +43,31 @@ def test_a_version_is_told_by_a_name_that_no_chain_has() -> None:
     listed = [SECTION, rules.SOURCES, rules.PORTS, rules.PORTS_UNTAGGED, rules.BRIDGED, inside_rules.INSIDE]
     for section in listed:
         assert section.version not in {chain.name for chain in section.chains}
+
+
+def test_a_containers_own_chains_too(node: Node, ours: str) -> None:
+    """Those of a macvlan container, by the first change of the new release; policy holds all the while."""
+    node.uplink()
+    db, web, other = (Box(node, ours, name, lan("macvlan"), role=name) for name in ("db", "web", "x"))
+    apply(node, [DB])
+    now = db.netns.run(["nft", "list", "chain", "inet", "mesokit", "inside_input"]).text
+    marker = inside_rules.INSIDE.version
+    table = "inet mesokit"
+    db.netns.run(
+        ["nft", f"delete chain {table} {marker}\nadd chain {table} policy_inside_2\n"
+         f"flush chain {table} inside_input\nadd rule {table} inside_input iifname != @inside_links accept\n"
+         f"add rule {table} inside_input icmpv6 type 133-136 accept\n"
+         f"add rule {table} inside_input ct direction reply goto inside_in_reply\n"
+         f"add rule {table} inside_input meta nfproto ipv4 iifname vmap @inside_in4\n"
+         f"add rule {table} inside_input meta nfproto ipv6 iifname vmap @inside_in6\n"
+         f"add rule {table} inside_input iifname @inside_shut_in goto policy_deny\n"
+         f"flush chain {table} inside_in_untracked\n"]
+    )  # fmt: skip
+    assert web.reaches(db) and not other.reaches(db)
+    apply(node, [DB, DB | {"name": "more", "untracked": "both"}])
+    assert db.netns.run(["nft", "list", "chain", "inet", "mesokit", "inside_input"]).text == now
+    assert marker in db.netns.run(["nft", "list", "chains", "inet"]).text
+    assert web.reaches(db) and not other.reaches(db) and not db.call("CHECK").error
 
 
 @pytest.mark.parametrize("family", [4, 6])

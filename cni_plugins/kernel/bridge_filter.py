@@ -51,9 +51,11 @@ def require_loadable(host: Namespace, deadline: Deadline) -> None:
     if _no_more_modules():
         raise _missing("kernel.modules_disabled is 1: no module is loaded before the next boot")
     try:
-        run(host, ["modprobe", "--dry-run", "br_netfilter"], os.environ, b"", deadline)
+        found = run(host, ["modprobe", "--dry-run", "br_netfilter"], os.environ, b"", deadline)
     except CniError as error:
         raise _missing(str(error)) from error
+    if found.status != 0:
+        raise _missing("")
 
 
 def _no_more_modules() -> bool:
