@@ -5,6 +5,7 @@ that Debian has; Nomad's calls are made as its source makes them.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -180,3 +181,26 @@ def test_nomad_reads_a_version_of_each_plugin(node: Node) -> None:
 
 def test_by_hand(node: Node) -> None:
     play(node, "cnitool")
+
+
+def test_a_container_is_started_again_after_a_reboot(node: Node, app_net: dict[str, Any]) -> None:
+    """podman calls it by the id that it had; its reservations outlive the boot that its record ends with."""
+    box = node.netns("c1")
+    made = attach(node, "/opt/cni/bin", app_net, "c1", box)
+    reservations = node.path(f"/var/lib/cni/networks/{app_net['name']}")
+    box.delete()
+    node.shell("ip link del app0; nft flush ruleset")
+    for record in node.path(f"/run/mesokit/attachments/{app_net['name']}").iterdir():
+        record.unlink()
+    made.box = node.netns("c2")
+    error = made.add().error
+    assert error is not None and "duplicate allocation is not allowed" in str(
+        error
+    )  # there was no reboot yet
+    for path in reservations.iterdir():
+        if "user.mesokit.reserved" in os.listxattr(path):
+            os.setxattr(path, "user.mesokit.reserved", b"another-boot 1.0")
+    assert made.add().error is None
+    assert sum(path.read_bytes().startswith(b"c1") for path in reservations.iterdir()) == 2  # one a family
+    assert made.delete().error is None
+    assert not any(path.read_bytes().startswith(b"c1") for path in reservations.iterdir())

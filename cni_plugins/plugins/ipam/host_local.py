@@ -178,6 +178,19 @@ def _before_boot(call: Call, reservations: Reservations) -> list[str]:
     return [str(item.address) for item in old if item.container_id not in known]
 
 
+def _of_this_boot(reservations: Reservations, owner: Owner) -> list[Ip]:
+    """What its owner has, without what it had before a reboot, which ended the container but not its name:
+    podman starts the same one again. That is given back.
+    """
+    owned = reservations.owned(owner)
+    if not owned:
+        return owned
+    now = boot.current()
+    old = {item.address for item in reservations.every() if item.boot and item.boot != now}
+    reservations.release_all([str(address) for address in owned if address in old], owner)
+    return [address for address in owned if address not in old]
+
+
 def _take(reservations: Reservations, address: Ip, owner: Owner, tx: Transaction) -> None:
     tx.intend(Reservation(reservations.directory, str(address), owner.container_id, owner.ifname))
     reservations.reserve(address, owner)
@@ -276,7 +289,8 @@ def _reserved(call: Call, config: HostLocalConfig, tx: Transaction, delegated: I
     with opened(
         directory_of(call.roots, config.data_dir, call.network), call.roots, call.deadline
     ) as reservations:
-        held = {spans.find(address): address for address in reversed(reservations.owned(owner))}
+        owned = _of_this_boot(reservations, owner)
+        held = {spans.find(address): address for address in reversed(owned)}
         for number, (ranges, request) in enumerate(plan):
             call.deadline.require(f"addresses of {len(plan)} range sets")
             memory = _memory(call, config, number)
