@@ -2,8 +2,9 @@
 
 `pytest -p netns_tests.parallel -n 2 --dist loadfile`: the tests of a file stay together, because they share
 what is made once for a module. Files that take long begin first, so that no process works on when the others
-are done: seconds are those of the last run (in pytest's cache), or those of LONG. Tests in QEMU are one
-group: a machine boots once for a process, and what it is asked for is all it runs.
+are done: seconds are those of the last run (in pytest's cache), or those of LONG. Of four processes or more
+one begins with files that mostly wait (WAITING), which the others take last. Tests in QEMU are one group: a
+machine boots once for a process, and what it is asked for is all it runs.
 
 pytest writes its asserts anew in every test file, which takes three times as long as all else that it does
 before the first test, and each process would do it for all files: each file is done once, before they begin.
@@ -53,6 +54,20 @@ LONG = {
     "netns_tests/test_fault_lab.py": 40.0,
 }
 _SECONDS = "mesokit/seconds"
+#: These wait for most of their time, for a lease's end or for silence: one process begins with them, beside
+#: those that work.
+WAITING = frozenset(
+    (
+        "executor/framework/service/tests/test_ha.py",
+        "netns_tests/test_dhcp.py",
+        "netns_tests/test_dhcp6.py",
+        "netns_tests/test_policy.py",
+        "netns_tests/test_prefix_delegation.py",
+        "netns_tests/test_router_advertisements.py",
+    )
+)
+#: With fewer processes each takes what comes.
+_ENOUGH = 4
 
 #: They make namespaces.
 _FIXTURES = frozenset({"world", "namespace", "node", "machine", "installed", "plugins"})
@@ -206,15 +221,30 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     seconds_of = seconds.of
 
     class LongestFirst(OrderedDict[str, dict[str, bool]]):
-        """The queue of groups, from which xdist takes the first."""
+        """The queue of groups, from which xdist takes the first. `waits`: whether those of WAITING go before
+        the others, or behind; None: it is all the same."""
+
+        waits: bool | None = None
 
         def popitem(self, last: bool = True) -> tuple[str, dict[str, bool]]:
-            group = max(self, key=lambda each: (seconds_of(each), len(self[each])))
+            def order(each: str) -> tuple[bool, float, int]:
+                return (each in WAITING) == self.waits, seconds_of(each), len(self[each])
+
+            group = max(self, key=order)
             return group, self.pop(group)
 
     scheduling = LoadFileScheduling(config, log)
+    queue = LongestFirst()
+    assign = scheduling._assign_work_unit
+
+    def assign_work_unit(node: object) -> None:
+        nodes = scheduling.nodes
+        queue.waits = node is nodes[0] if len(nodes) >= _ENOUGH else None
+        assign(node)
+
     scheduling._split_scope = kept_together
-    scheduling.workqueue = LongestFirst()
+    scheduling._assign_work_unit = assign_work_unit
+    scheduling.workqueue = queue
     return scheduling
 
 

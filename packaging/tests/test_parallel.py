@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from netns_tests.parallel import LONG, QEMU, kept_together
+from netns_tests.parallel import LONG, QEMU, WAITING, kept_together
 
 pytest_plugins = ["pytester"]
 TOP = Path(__file__).resolve().parents[2]
@@ -26,6 +26,22 @@ def test_what_takes_long_begins_first(pytester: pytest.Pytester, monkeypatch: py
     second = pytester.runpytest_subprocess(*options)
     lines = [line for line in second.outlines if "PASSED" in line]
     assert "test_c" in lines[0]
+
+
+def test_one_process_begins_with_what_waits(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever takes longer is left to the others, and no test is left out."""
+    monkeypatch.setenv("PYTHONPATH", str(TOP))
+    text = "import time\ndef test_x(): time.sleep(0.2)\ndef test_y(): pass\n"
+    pytester.makepyfile(**{f"test_{name}": text for name in "abcde"})
+    (pytester.mkdir("netns_tests") / "test_dhcp.py").write_text(text)
+    (pytester.path / "netns_tests" / "test_policy.py").write_text(text)
+    options = ("-p", "netns_tests.parallel", "-n", "4", "--dist", "loadfile", "-v", "--import-mode=importlib")
+    run = pytester.runpytest_subprocess(*options)
+    run.assert_outcomes(passed=14)
+    done = {line.split()[-1]: line.split()[0] for line in run.outlines if "PASSED" in line}
+    assert {worker for test, worker in done.items() if test.startswith("netns_tests/")} == {"[gw0]"}
 
 
 def test_what_takes_long_to_rewrite_is_made_once(
@@ -47,7 +63,7 @@ def test_what_takes_long_to_rewrite_is_made_once(
 
 
 def test_the_table_names_files_that_are_there() -> None:
-    for group in LONG:
+    for group in {*LONG, *WAITING}:
         assert group == QEMU or (TOP / group).is_file(), group
 
 
