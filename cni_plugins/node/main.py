@@ -114,7 +114,7 @@ def serve(
     if heard is not None:
         supervisor.rules, supervisor.reload = RulesWatch(heard), reload
         if options.watching != "off":
-            supervisor.networks = PolicyWatch(roots.relocate(network_files.DIRECTORY))
+            supervisor.networks = PolicyWatch(roots.relocate(network_files.DIRECTORY), below=True)
     if policies is not None:
         supervisor.policies = PolicyProcess(
             roots.run / "policy" / "state.json",
