@@ -6,6 +6,7 @@ python3 policy_probe.py ask SECONDS < [["10.1.0.3", "tcp", 80], …]      -> [tr
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import selectors
@@ -26,6 +27,7 @@ def serve(ports: list[int]) -> None:
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
             for port in ports:
                 listening = socket.socket(family, kind | socket.SOCK_NONBLOCK)
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
                     listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 listening.bind(("", port))
@@ -52,7 +54,8 @@ def _asking(address: str, protocol: str, port: int) -> socket.socket | None:
     if protocol == "icmp":
         number = socket.IPPROTO_ICMP if family == socket.AF_INET else socket.IPPROTO_ICMPV6
         asking = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, number)
-        asking.connect((address, 0))
+        if asking.connect_ex((address, 0)):
+            return None
         kind = 8 if family == socket.AF_INET else 128
         body = struct.pack(">BBHHH", kind, 0, 0, os.getpid() & 0xFFFF, id(asking) >> 4 & 0xFFFF)
         total = sum(struct.unpack(">4H", body))
@@ -60,7 +63,9 @@ def _asking(address: str, protocol: str, port: int) -> socket.socket | None:
         return _sent(asking, body[:2] + struct.pack(">H", ~total & 0xFFFF) + body[4:])
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     asking = socket.socket(family, kind | socket.SOCK_NONBLOCK)
-    asking.connect_ex((address, port))
+    failed = asking.connect_ex((address, port)) not in (0, errno.EINPROGRESS)
+    if failed:  # at once, such as without a route: SO_ERROR would say nothing of it
+        return None
     return _sent(asking, b"x") if protocol == "udp" else asking
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from netns_tests.node import Netns, Node, Running, until
 from netns_tests.plugins import TOP
 from netns_tests.policy_box import Box, apply, conf, task
-from netns_tests.test_policy import CLIENT, DB, SERVER
+from netns_tests.test_policy import DB
 
 #: Datagrams with numbers, one a millisecond; what the kernel refuses to send counts as sent.
 SENDER = """
@@ -187,44 +187,3 @@ def test_no_packet_comes_before_the_policy(node: Node, ours: str) -> None:
         assert counts(receiver)["2000"][0] == 0
         node.cni("DEL", f"{ours}/bridge", made | {"prevResult": result}, f"db{number}", box).ok()
     sender.kill()
-
-
-def published(policy: str) -> dict[str, Any]:
-    inner = conf(policy, ipMasq=True, hairpinMode=True)
-    return {
-        "cniVersion": "1.1.0",
-        "name": "net",
-        "type": "portmap",
-        "runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80}]},
-        "delegate": inner,
-    }
-
-
-def test_published_ports_are_judged_by_the_containers_port(node: Node, ours: str) -> None:
-    """From a neighbour, from itself and from outside; with the client's own address for the policy to see.
-    (br_netfilter translates before the bridge forwards, so that the way to oneself needs hairpinMode.)
-    """
-    db = Box(node, ours, "db", published("open"), role="db")
-    web = Box(node, ours, "web", conf("open"), role="web")
-    outside = node.netns("outside")
-    node.shell(
-        "ip link add up0 type veth peer name eth0 netns outside; "
-        "ip addr add 192.0.2.1/24 dev up0; ip link set up0 up"
-    )
-    outside.run(["sh", "-c", "ip link set eth0 up; ip addr add 192.0.2.2/24 dev eth0"])
-    server = db.netns.popen([sys.executable, "-c", SERVER, "0.0.0.0", "80"])
-
-    def reaches(box: Netns, address: str) -> bool:
-        return box.run([sys.executable, "-c", CLIENT, address, "8080"], check=False).status == 0
-
-    everybody = ((web.netns, "10.9.0.1"), (db.netns, "10.9.0.1"), (outside, "192.0.2.1"))
-    assert [reaches(*each) for each in everybody] == [True, True, True]
-    for traffic, peers, expected in (
-        ("tcp/80", ["world"], [False, True, True]),
-        ("tcp/80", [{"labels": {"role": "web"}}], [True, True, False]),
-        ("tcp/80", [{"cidr": "192.0.2.2/32"}], [False, True, True]),
-        ("tcp/8080", ["any"], [False, True, False]),
-    ):
-        apply(node, [{"name": "n", "for": DB["for"], "ingress": [{"allow": [traffic], "from": peers}]}])
-        assert [reaches(*each) for each in everybody] == expected, (traffic, peers)
-    server.kill()

@@ -258,16 +258,3 @@ def test_an_administrators_own_chain_still_drops(node: Node, ours: str, priority
     assert all(answer["allowed"] and not answer["others"] for answer in explained(node, "w", "d", "tcp/5432"))
     node.shell("nft delete table inet others")
     assert matrix(list(boxes)) == {"wd", "dw", "dx", "wx", "xw"}
-
-
-def test_an_address_of_two_networks_is_refused(node: Node, ours: str) -> None:
-    """Addresses are what policy tells containers by; nothing is left of the second."""
-    db = Box(node, ours, "d", conf(), role="db")
-    second = conf(name="second", bridge="br1", policy="isolated")
-    answer = node.cni("ADD", f"{ours}/bridge", second, "e", node.netns("e"))
-    assert answer.code == 7 and f"address {db.four} is that of container d on network net" in str(
-        answer.error
-    )
-    shown = node.run([MESOKIT, "policy", "show", "--json"]).json()
-    assert [each["container"] for each in shown["endpoints"]] == ["d"]
-    assert not db.call("CHECK").error

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from cni_plugins.cli import look
+from cni_plugins.cli.policy_odd import suspicions
 from cni_plugins.cli.policy_text import (
     as_json_difference,
     as_json_endpoint,
@@ -22,7 +23,6 @@ from cni_plugins.cli.policy_text import (
     changes,
     few,
     overview,
-    suspicions,
 )
 from cni_plugins.cli.root import require_root, told
 from cni_plugins.kernel.netlink.netfilter import Nfnetlink
@@ -116,7 +116,9 @@ def _read(place: Path | None) -> list[Policy]:
             click.echo(f"{printable(str(place))}: {reason}: nothing is read or changed", err=True)
             sys.exit(_REFUSED)
     try:
-        return read_files([chosen]) if chosen.is_file() else read_directory(chosen)
+        # A file in the place of the node's own directory is a mishap, as the service takes it.
+        single = place not in {None, own} and chosen.is_file()
+        return read_files([chosen]) if single else read_directory(chosen)
     except Refused as error:
         for problem in error.problems:
             click.echo(printable(str(problem)), err=True)
@@ -137,7 +139,7 @@ def check(place: Path | None, against: Path | None, as_json: bool) -> None:
     """Read the policies of PLACE (a file or a directory) and say what is wrong or odd. Needs no root.
 
     Exit status 2 when they are refused. What is odd (a selector that nobody matches now, egress rules without
-    DNS) is told and is no error.
+    DNS, a port of the node where the container's is judged) is told and is no error.
 
     With --against, each pair of this node's containers, the host and the world of which PLACE says something
     else than the other policies: what passes by PLACE, and what passed. Nothing is changed. Needs root.
@@ -154,7 +156,8 @@ def check(place: Path | None, against: Path | None, as_json: bool) -> None:
         if against is not None:
             raise click.ClickException(printable(told(error))) from error
         endpoints = ()  # not root's: the files alone
-    odd = suspicions(policies, endpoints)
+    attached = look.node(look.here(), tasks=False).attachments if endpoints else ()
+    odd = suspicions(policies, endpoints, {item.identity: item.ports for item in attached})
     found = list(differences(Compiler(others), Compiler(policies), endpoints)) if against is not None else []
     if as_json:
         answer: dict[str, Any] = {"policies": [item.name for item in policies], "warnings": odd}

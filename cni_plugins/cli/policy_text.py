@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cni_plugins.cli.table import aligned
@@ -14,9 +13,8 @@ from cni_plugins.kernel.nft import library
 from cni_plugins.kernel.nft.policy_rules import AGENT_PORT
 from cni_plugins.policy.compare import Difference, told
 from cni_plugins.policy.compile import Assignment, Compiler
-from cni_plugins.policy.model import Direction, Endpoint, PeerKind, Policy, Selector
+from cni_plugins.policy.model import Direction, Endpoint
 from cni_plugins.policy.rules import applying
-from cni_plugins.policy.traffic import lanes
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.steps.policy_bridged import Bridging
 from cni_plugins.steps.policy_file import State
@@ -148,85 +146,6 @@ def changes(found: Sequence[Difference], endpoints: Sequence[Endpoint]) -> Itera
     families = {address.version for endpoint in endpoints for address in endpoint.addresses}
     for line, versions in lines.items():
         yield line if versions == families else f"{line} (IPv{min(versions)})"
-
-
-def suspicions(policies: Sequence[Policy], endpoints: Sequence[Endpoint]) -> list[str]:
-    """What is no error, and most likely not meant."""
-    odd: list[str] = []
-    for policy in policies:
-        if endpoints and not any(policy.selector.matches(item) for item in endpoints):
-            odd.append(f"{policy.where}: policy {policy.name!r} selects no container now")
-        for direction in Direction:
-            for rule in policy.rules(direction) or ():
-                odd += [
-                    f"{rule.where}: a peer of policy {policy.name!r} matches no container now"
-                    for peer in rule.peers
-                    if endpoints
-                    and peer.kind is PeerKind.ENDPOINTS
-                    and not any(peer.selector.matches(item) for item in endpoints)
-                ]
-        if policy.egress is not None and not policy.keep and not _resolves(policy):
-            odd.append(f"{policy.where}: policy {policy.name!r} closes egress and allows no DNS (udp/53)")
-        if policy.untracked and policy.audit:
-            odd.append(
-                f"{policy.where}: policy {policy.name!r} is on trial, so its untracked: both does nothing"
-            )
-    return odd + _near_equals(policies, endpoints) + _without_answers(policies, endpoints)
-
-
-def _without_answers(policies: Sequence[Policy], endpoints: Sequence[Endpoint]) -> list[str]:
-    """Containers that have untracked packets judged, and yet get no untracked answer: no rule says which."""
-    if not any(policy.untracked for policy in policies):
-        return []
-    compiler = Compiler(policies)
-    return [
-        f"container {item.container}: what it gets is judged where nobody tracks it, and its egress is open: "
-        "no untracked answer reaches it but by an ingress rule for the port that it asks from"
-        for item in endpoints
-        if (assigned := compiler.assignment(item)).take and not assigned.shut_out
-    ]
-
-
-def _resolves(policy: Policy) -> bool:
-    listed = [rule for rule in policy.egress or () if rule.allow]
-    return any(low <= 53 <= high for rule in listed for low, high in lanes(rule.traffic, 4)[1])
-
-
-def _near_equals(policies: Sequence[Policy], endpoints: Sequence[Endpoint]) -> list[str]:
-    """Of what policies name and containers have: groups, and labels of which a policy names one."""
-    selectors: list[Selector] = []
-    for policy in policies:
-        selectors.append(policy.selector)
-        for direction in Direction:
-            selectors += [peer.selector for rule in policy.rules(direction) or () for peer in rule.peers]
-    groups = {name for selector in selectors for name in selector.groups}
-    groups.update(name for item in endpoints for name in item.groups)
-    named = {label for selector in selectors for label in selector.labels}
-    plain = {(_plain(key), _plain(value or "")) for key, value in named}
-    labels = {f"{key}={value or ''}" for key, value in named}
-    labels.update(
-        f"{key}={value}"
-        for item in endpoints
-        for key, value in item.labels
-        if (_plain(key), _plain(value)) in plain
-    )
-    return [*_alike("groups", groups), *_alike("labels", labels)]
-
-
-def _plain(name: str) -> str:
-    """What a reader takes a name for."""
-    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
-
-
-def _alike(what: str, names: Iterable[str]) -> Iterator[str]:
-    found: dict[str, list[str]] = {}
-    for name in sorted(names):
-        found.setdefault(_plain(name), []).append(name)
-    for listed in found.values():
-        if len(listed) > 1:
-            # In ASCII: two forms of one letter look the same.
-            shown = ", ".join(map(ascii, listed))
-            yield f"{what} {shown} differ in case, space or form only: different {what}"
 
 
 def few(lines: Sequence[str]) -> Iterator[str]:

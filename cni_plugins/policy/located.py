@@ -6,6 +6,7 @@ is read is larger than its file.
 
 import json
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
@@ -39,10 +40,11 @@ def read(text: str, *, as_json: bool) -> Node:
 
 
 class _Json:
-    __slots__ = ("text",)
+    __slots__ = ("_breaks", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self._breaks = [match.start() for match in re.finditer("\n", text)]
 
     def document(self) -> Node:
         try:
@@ -59,7 +61,7 @@ class _Json:
         return match.end() if match else at
 
     def _line(self, at: int) -> int:
-        return self.text.count("\n", 0, at) + 1
+        return bisect_left(self._breaks, at) + 1
 
     def _value(self, at: int, depth: int) -> tuple[Node, int]:
         line, first = self._line(at), self.text[at]
@@ -103,11 +105,20 @@ class _Json:
 def _yaml(text: str) -> Node:
     import yaml  # noqa: PLC0415 - 20 ms, and no call of a plugin reads YAML
 
+    opening = (yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken,
+               yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken)  # fmt: skip
+    closing = (yaml.BlockEndToken, yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken)
+    # By libyaml where there is one: the largest file takes seconds then, and else minutes.
+    kind: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        depth = 0
+        for token in yaml.scan(text, Loader=kind):
             if isinstance(token, yaml.AliasToken):
                 raise Malformed(token.start_mark.line + 1, "aliases (*name) are not taken: write it out")
-        loader = yaml.SafeLoader(text)
+            depth += isinstance(token, opening) - isinstance(token, closing)
+            if depth > DEEPEST + 1:  # not after the rest: each token costs as much as there are levels
+                raise Malformed(token.start_mark.line + 1, "nested too deeply")
+        loader = kind(text)
         composed = loader.get_single_node()
         return Node({}, 1) if composed is None else _of_yaml(loader, composed, 0)
     except yaml.MarkedYAMLError as error:

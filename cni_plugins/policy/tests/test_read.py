@@ -41,6 +41,7 @@ RULE = """policies:
         ("{allow: [any], allow: [tcp], from: [any]}", "the key 'allow' stands there twice"),
         ("&a {allow: [any], from: [any]}\n      - *a", ":6: aliases (*name) are not taken"),
         ("[" * 100 + "]" * 100, "nested too deeply"),
+        ("[" * 200_000, "nested too deeply"),  # each token costs as much as there are levels
         ("{allow: [any", "p.yaml:6:"),
     ],
 )
