@@ -254,7 +254,7 @@ def show(as_json: bool) -> None:
     mesokit policy show --json | jq '.endpoints[] | select(.groups | index("web"))'
     """
     state, host = _state(), _host()
-    compiler = Compiler(state.policies)
+    compiler = Compiler(state.policies, names=state.names)
     try:
         with Nfnetlink(host) as socket:
             held = policy_kernel.held(socket)

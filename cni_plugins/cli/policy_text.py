@@ -157,7 +157,7 @@ def few(lines: Sequence[str]) -> Iterator[str]:
 
 def audited(state: State, host: Namespace) -> list[dict[str, Any]]:
     """What each auditing profile counted. CniError 999."""
-    compiler = Compiler(state.policies)
+    compiler = Compiler(state.policies, names=state.names)
     found: dict[str, dict[str, Any]] = {}
     for item in state.endpoints:
         assigned = compiler.assignment(item)

@@ -202,7 +202,7 @@ def _upkeep(roots: Roots, host: Namespace, memory: Memory) -> None:
 
 def _tell_of_the_gap(host: Namespace, state: State, missing: int) -> None:
     """What was tracked while the policy was not whole, and is refused now."""
-    compiler = Compiler(state.policies)
+    compiler = Compiler(state.policies, names=state.names)
     held: dict[str, list[Entry]] = {}
     for entry in compiler.compile(state.endpoints).entries:
         held.setdefault(entry.set, []).append(entry)

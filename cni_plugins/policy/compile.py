@@ -4,13 +4,13 @@ Whoever comes or goes is an entry more or less in the sets of the profiles that 
 what leads from one state to another.
 """
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from ipaddress import collapse_addresses
 
 from cni_plugins.policy import selection
 from cni_plugins.policy.model import Default, Direction, Endpoint, IpNetwork, Policy, Rule
+from cni_plugins.policy.names import Names, Pairs, digest
 from cni_plugins.policy.profile import (
     Entry,
     Profile,
@@ -27,6 +27,7 @@ from cni_plugins.policy.profile import (
 )
 from cni_plugins.policy.rules import (
     applying,
+    by_text,
     different,
     effective,
     judges_untracked,
@@ -54,6 +55,9 @@ class Assignment:
 
     def names(self) -> tuple[str, ...]:
         return tuple(name for _, name in self.lanes())
+
+    def renamed(self, names: Mapping[str, str]) -> "Assignment":
+        return replace(self, out=names.get(self.out, self.out), into=names.get(self.into, self.into))
 
     def lanes(self) -> Iterator[tuple[str, str]]:
         """What maps to each profile that there is: `out`, `in`, `host`, `from`, and for what nobody tracks
@@ -88,30 +92,18 @@ class Change:
         return bool(self.new or self.dead or self.fill or self.add or self.remove)
 
 
-def _plain(rule: Rule) -> Rule:
-    """Without where it stands, which is no part of what a profile is."""
-    return Rule(rule.allow, rule.traffic, rule.peers)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-
-
-def _sorted(rules: Iterable[Rule]) -> dict[str, Rule]:
-    """Each rule once, by what it says, in that order."""
-    found = {repr(plain): plain for plain in map(_plain, rules)}
-    return {text: found[text] for text in sorted(found)}
-
-
 class Compiler:
     """Of one set of policies; remembers what holds for endpoints that are alike. `before` is one of other
     policies: what it knows of endpoints that no policy selects which only one of both has is not worked out
-    again.
+    again. `names`: of profiles that are called otherwise than by their content, both (names.py).
     """
 
-    def __init__(self, policies: Sequence[Policy], before: "Compiler | None" = None) -> None:
+    def __init__(
+        self, policies: Sequence[Policy], before: "Compiler | None" = None, names: Pairs = ()
+    ) -> None:
         self.policies = tuple(policies)
         self.profiles: dict[str, Profile] = {}
+        self._names = Names(names)
         named: dict[int, bool] = {} if before is None else before._by_container
         # By identity, which is a policy's own as long as one of both holds it.
         self._by_container: dict[int, bool] = {
@@ -214,12 +206,17 @@ class Compiler:
         """
         if not request:
             return ""
-        digest = _digest(f"({_WRITTEN}, {kind!r}, {request!r}, {answer!r})")
-        name = f"{kind}_{digest}"
+        name = f"{kind}_{digest(f'({_WRITTEN}, {kind!r}, {request!r}, {answer!r})')}"
         request_sets = self.profiles[request].sets
         answer_sets = self.profiles[answer].sets if answer else frozenset()
         self.profiles[name] = Profile(
-            name, kind, (), frozenset(), request=(request, request_sets), answer=(answer, answer_sets)
+            name,
+            kind,
+            (),
+            frozenset(),
+            request=(request, request_sets),
+            answer=(answer, answer_sets),
+            content=name,
         )
         return name
 
@@ -236,17 +233,45 @@ class Compiler:
         return self._profile("from", denied) if denied else ""
 
     def _profile(self, kind: str, rules: Iterable[Rule], then: str = "", answers: Sequence[Rule] = ()) -> str:
-        said = _sorted(rules)
+        said = by_text(rules)
         # As repr() writes a tuple of the rules: they name profiles that the kernel holds already.
         text = f"({_WRITTEN}, {kind!r}, ({', '.join(said)}{',' if len(said) == 1 else ''}), {then!r})"
-        answering = _sorted(answers)
-        name = f"{kind}_{_digest(text + ''.join(answering))}"
+        answering = by_text(answers)
+        content = f"{kind}_{digest(text + ''.join(answering))}"
+        name = self._names.of(content)
         if name not in self.profiles:
             listed = tuple(said.values())
             of_host = frozenset("wts" if answering else "wt")
             sets = of_host if kind in ("host", "from") else needed(listed)
-            self.profiles[name] = Profile(name, kind, listed, sets, then, answers=tuple(answering.values()))
+            self.profiles[name] = Profile(
+                name, kind, listed, sets, then, answers=tuple(answering.values()), content=content
+            )
         return name
+
+    @property
+    def names(self) -> Pairs:
+        return self._names.pairs
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Call profiles otherwise, each by a name that no other one has."""
+        profiles = {name: self.profiles.pop(old) for old, name in names.items()}
+        self.profiles |= {name: replace(profile, name=name) for name, profile in profiles.items()}
+        self._names.add({profile.content: name for name, profile in profiles.items()})
+        self._assigned = {alike: found.renamed(names) for alike, found in self._assigned.items()}
+        self._latest = self._grouped = None
+        self._towards.clear()
+
+    def settle(self, members: Members) -> None:
+        """Make `names` those of these endpoints; what other endpoints' profiles were called is forgotten."""
+        if not self._names:
+            return
+        firsts = [group.first for group in members.groups(each=self.by_container)]
+        self._assigned = {self._alike(first): self.assignment(first) for first in firsts}
+        used = [self._profiles(assigned) for assigned in self._assigned.values()]
+        self.profiles = {name: profile for found in used for name, profile in found.items()}
+        self._names.become(
+            {profile.content: name for name, profile in self.profiles.items() if profile.content != name}
+        )
 
     def used(self, members: Members) -> dict[str, Profile]:
         """The profiles that the host's rules need, and those that they go on to."""
@@ -361,6 +386,12 @@ class Compiler:
         fill = {entry for profile in made for entry in self.filled(profile, new)}
         gone, come = old.without(new), new.without(old)
         remove, add = before.shared(old), self.shared(new)
+        for name in was.keys() & now.keys():
+            if was[name] is not now[name] and was[name] != now[name]:
+                there, wanted = set(before.filled(was[name], old)), set(self.filled(now[name], new))
+                # What it allows comes before what it no longer allows goes: see successors.py.
+                fill |= wanted - there
+                remove |= there - wanted
         other = self._other(before, new, come)
         for endpoint in (*gone, *other):
             remove.update(before.own(endpoint))
@@ -368,7 +399,7 @@ class Compiler:
             add.update(self.own(endpoint))
         if gone or come:
             leaving, arriving = selection.Peers(gone), selection.Peers(come)
-            for profile in (profile for name, profile in now.items() if name in was):
+            for profile in (profile for name, profile in now.items() if was.get(name) == profile):
                 if profile.kind in ("in", "out"):
                     for endpoint in leaving.of(profile):
                         remove.update(self._known(profile, endpoint))

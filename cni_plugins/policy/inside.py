@@ -92,6 +92,11 @@ def change(before: World, was: Sequence[Endpoint], after: World, now: Sequence[E
     fill = {entry for profile in made for entry in after.filled(profile)}
     gone, come = before.own(was) | before.known(), after.own(now) | after.known()
     for name in old.keys() & new.keys():
-        gone |= before.filled(old[name])
-        come |= after.filled(new[name])
+        there, wanted = before.filled(old[name]), after.filled(new[name])
+        if old[name] == new[name]:
+            come |= wanted
+        else:
+            fill |= wanted - there
+            come |= wanted & there
+        gone |= there
     return Change(made, dead, fill, come - gone, gone - come)

@@ -1,7 +1,8 @@
 """A profile, and the entries of its sets.
 
-A profile is what holds for an endpoint in one direction. It is named by its content, so it never changes, and
-endpoints for which the same holds share it. Its sets, each only where the rules may need it:
+A profile is what holds for an endpoint in one direction. It is named by its content, so endpoints for which
+the same holds share it; one that takes another's place in the kernel has that one's name (successors.py). Its
+sets, each only where the rules may need it:
 
     p (peer, protocol, port)   a (peer, protocol)   h (peer)   i (peer, ICMP type)   hash
     r (peer, protocol, ports)                                                        intervals
@@ -47,6 +48,8 @@ class Profile:
     What nobody tracks has kinds of its own, send and take, without rules and sets: `request` is the name and
     the sets of the profile that judges it as what opens a flow, `answer` of the one that judges it as what
     answers. `answers` of a host profile are the rules of answers to the host that nobody tracks.
+
+    `content`: the name that says what it is, which is its own unless it took another's place (names.py).
     """
 
     name: str
@@ -57,6 +60,7 @@ class Profile:
     request: tuple[str, frozenset[str]] = ("", frozenset())
     answer: tuple[str, frozenset[str]] = ("", frozenset())
     answers: tuple[Rule, ...] = ()
+    content: str = ""
 
 
 @lru_cache(4096)

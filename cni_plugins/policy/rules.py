@@ -17,6 +17,17 @@ from cni_plugins.policy.model import (
 _ANY = (Traffic("any"),)
 
 
+def _plain(rule: Rule) -> Rule:
+    """Without where it stands, which is no part of what a profile is."""
+    return Rule(rule.allow, rule.traffic, rule.peers)
+
+
+def by_text(rules: Iterable[Rule]) -> dict[str, Rule]:
+    """Each rule once, by what it says, in that order."""
+    found = {repr(plain): plain for plain in map(_plain, rules)}
+    return {text: found[text] for text in sorted(found)}
+
+
 def _base(endpoint: Endpoint, direction: Direction) -> list[Rule]:
     """What the network's default allows."""
     anybody = Rule(True, _ANY, (Peer(PeerKind.ANY),))
@@ -34,6 +45,7 @@ def _base(endpoint: Endpoint, direction: Direction) -> list[Rule]:
 
 
 def unrestricted(rules: Iterable[Rule]) -> bool:
+    """Whether they allow everything with everybody."""
     listed = tuple(rules)
     everybody = any(
         rule.allow and _ANY[0] in rule.traffic and any(peer.kind is PeerKind.ANY for peer in rule.peers)

@@ -117,7 +117,7 @@ def problem(step: "PolicyEndpoint", context: Context) -> str:
     there = replace(mine, netns=listed.netns, netns_id=listed.netns_id) if listed is not None else mine
     if listed is None or listed != there or listed.inside != step.inside:
         return f"the policy's state does not know {call.ifname} of container {call.container_id}"
-    compiler = Compiler(state.policies)
+    compiler = Compiler(state.policies, names=state.names)
     if step.inside:
         place = Inside(call.host, call.deadline, context.sandbox_namespace)
         return place.problem(compiler, Members(state.endpoints), listed)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from cni_plugins.policy import document
 from cni_plugins.policy.model import Endpoint, Policy
+from cni_plugins.policy.names import Pairs
 from cni_plugins.spec.namespace import Namespace
 from cni_plugins.spec.values import JsonObject, dump_json, parse_json
 from cni_plugins.steps.policy_bridged import Bridging
@@ -23,13 +24,15 @@ _MIDDLE, _END = b'],"endpoints":[', b"]}"
 @dataclass(frozen=True, slots=True)
 class State:
     """What was applied last. `read`: whether policies were, ever since the boot. `bridging`: how packets
-    between the ports of a bridge are judged.
+    between the ports of a bridge are judged. `names`: what the kernel calls profiles otherwise than their
+    content says (policy/names.py).
     """
 
     policies: tuple[Policy, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
     read: bool = False
     bridging: Bridging = Bridging.NONE
+    names: Pairs = ()
 
 
 @dataclass(slots=True)
@@ -66,7 +69,7 @@ def write(state: State, host: Namespace, lines: Lines) -> bytes:
     endpoints = _written(state.endpoints, document.of_endpoint, lines)
     lines.keep(state, policies, endpoints)
     head = {"version": VERSION, "host": [host.device, host.inode], "read": state.read}
-    head |= {"bridging": state.bridging.value, "policies": []}
+    head |= {"bridging": state.bridging.value, "names": dict(state.names), "policies": []}
     start = dump_json(head).encode().removesuffix(_END)
     parts = (start, b",\n".join(policies), _MIDDLE, b",\n".join(endpoints), _END)
     return b"\n".join(part for part in parts if part)
@@ -95,6 +98,7 @@ def read(data: bytes, host: Namespace, lines: Lines) -> State:
         _parsed(endpoints, document.endpoint, lines.endpoints),
         bool(head["read"]),
         _bridging(head),
+        _names(head),
     )
     if state == lines.state:
         return lines.state
@@ -117,6 +121,11 @@ def _bridging(head: JsonObject) -> Bridging:
     return Bridging(str(head.get("bridging", Bridging.FILTER)))
 
 
+def _names(head: JsonObject) -> Pairs:
+    """A release that did not say called all of them by their content."""
+    return tuple(sorted((str(content), str(name)) for content, name in head.get("names", {}).items()))
+
+
 def _read_whole(data: bytes, host: Namespace) -> State:
     found = parse_json(data)
     if not _is_ours(found, host):
@@ -126,4 +135,5 @@ def _read_whole(data: bytes, host: Namespace) -> State:
         tuple(document.endpoint(item) for item in found["endpoints"]),
         bool(found["read"]),
         _bridging(found),
+        _names(found),
     )

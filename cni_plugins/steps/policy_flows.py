@@ -114,7 +114,7 @@ def unjudged(host: Namespace, state: State, addresses: Collection[Ip]) -> Flows:
 
 
 def _judged(state: State, flows: list[Flow]) -> Iterator[Told]:
-    compiler = Compiler(state.policies)
+    compiler = Compiler(state.policies, names=state.names)
     held: dict[str, list[Entry]] = {}
     for entry in compiler.compile(state.endpoints).entries:
         held.setdefault(entry.set, []).append(entry)

@@ -27,6 +27,7 @@ from cni_plugins.kernel.netlink.netfilter import Nfnetlink
 from cni_plugins.kernel.nft import policy as kernel
 from cni_plugins.kernel.nft import policy_rules
 from cni_plugins.kernel.nft.sections import Section
+from cni_plugins.policy import successors
 from cni_plugins.policy.compile import Change, Compiler
 from cni_plugins.policy.selection import Members
 from cni_plugins.spec import files
@@ -103,8 +104,13 @@ class Memory:
 
     def of(self, state: State) -> tuple[Compiler, Members]:
         """What compiles a state, and its endpoints; the latest of both is kept."""
-        if self._compiler.policies != state.policies or self._members.endpoints is not state.endpoints:
-            self._compiler = Compiler(state.policies, self._compiler)
+        named = self._compiler.names == state.names
+        if (
+            not named
+            or self._compiler.policies != state.policies
+            or self._members.endpoints is not state.endpoints
+        ):
+            self._compiler = Compiler(state.policies, self._compiler if named else None, state.names)
         if self._members.endpoints is not state.endpoints:
             self._members = Members(state.endpoints)
         return self._compiler, self._members
@@ -130,7 +136,10 @@ class Store:
         before = self.state
         after = make(before)
         old_compiler, old_members = self._memory.of(before)
-        compiler, members = self._memory.of(after)
+        compiler, members = self._memory.of(replace(after, names=before.names))
+        successors.follow(old_compiler, old_members, compiler, members)
+        compiler.settle(members)
+        after = replace(after, names=compiler.names)
         change = after.bridging.change(compiler.change(old_compiler, old_members, members))
         whole = self._unfinished() or (bool(old_members.here.endpoints) and before.bridging != after.bridging)
         with Nfnetlink(self._host) as socket:

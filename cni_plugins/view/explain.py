@@ -40,7 +40,7 @@ def explain_flow(
     at = Inside(host, after(_SECONDS))
     known = Known(state.endpoints, state.policies, at.node())
     ends = known.end(source), known.end(target)
-    compiler = Compiler(state.policies)
+    compiler = Compiler(state.policies, names=state.names)
     for item in state.endpoints:
         compiler.assignment(item)
     answers: list[dict[str, Any]] = []

@@ -308,13 +308,15 @@ def policy_rows(node: Any, options: argparse.Namespace, program: str) -> Iterato
         "again": "mesokit policy apply: nothing new",
         "nftables": "of it nf_tables",
         "kernel": "of it nf_tables, processor time",
+        "anew": "nf_tables, with chains made anew",
+        "anew_cpu": "nf_tables, with chains made anew, processor time",
         "service": "from file to effect by the service",
         "cpu": "processor time of a change in the service",
         "memory": "process of the service, PSS",
     }
     for name, title in names.items():
         middle = statistics.median(found[name])
-        limit = {"nftables": 5, "kernel": 5, "service": 50}.get(name)
+        limit = {"nftables": 5, "kernel": 5, "anew": 5, "service": 50}.get(name)
         met = None if limit is None else middle <= limit
         unit = "MB" if name == "memory" else "ms"
         yield Row(f"policy: {title}", unit, middle, {}, None, "" if limit is None else f"≤ {limit}", met)

@@ -6,8 +6,10 @@ apply      milliseconds: `mesokit policy apply`, from the start of its process t
 effect     milliseconds: from the start of that process to the new verdict in the kernel
 again      milliseconds: `mesokit policy apply` when nothing has changed
 service    milliseconds: from the new file to the new verdict in the kernel, done by `mesokit node`
-nftables   milliseconds: the change of nf_tables until it has its effect: new chains and sets, then the switch
+nftables   milliseconds: the change of nf_tables until it has its effect: what comes, then what goes
 kernel     milliseconds of a processor for that, with what talks to the kernel
+anew       the same two where a profile is made anew, because ranges of ports change
+anew_cpu
 cpu        milliseconds of a processor for one change in the service, what comes after the effect included
 memory     MB of the process that applies policies (PSS)
 """
@@ -31,8 +33,10 @@ import calls
 
 from cni_plugins.kernel.netlink.netfilter import Nfnetlink
 from cni_plugins.kernel.nft import policy as kernel
-from cni_plugins.policy.model import Default, Endpoint
+from cni_plugins.policy.model import Default, Endpoint, Traffic
+from cni_plugins.policy.profile import placed
 from cni_plugins.policy.read import read_directory
+from cni_plugins.policy.traffic import lanes
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.namespace import OWN_NETNS, Namespace, open_namespace
 from cni_plugins.spec.roots import roots_from
@@ -84,15 +88,18 @@ def write(app: int, role: str, port: int, *more: str) -> None:
     path.with_suffix(".new").rename(path)
 
 
-def verdict(host: Namespace, key: bytes) -> str:
-    """The chain that the endpoint's ingress goes to."""
+def in_force(host: Namespace, port: int) -> bool:
+    """Whether app 0's db lets its web in at this port, by what the kernel holds."""
+    db, web = (endpoint(number).addresses[0].packed for number in (0, APPS))
     with Nfnetlink(host) as socket:
-        return kernel.destination(socket, "policy_in4", key)
+        profile = kernel.destination(socket, "policy_in4", db).rpartition("_")[0]
+        wanted = placed(profile, 4, web, lanes((Traffic("tcp", low=port, high=port),), 4))
+        return bool(profile) and all(kernel.present(socket, list(wanted)))
 
 
-def until_other(host: Namespace, key: bytes, chain: str) -> None:
+def until(host: Namespace, port: int) -> None:
     end = time.monotonic() + 60
-    while verdict(host, key) == chain:
+    while not in_force(host, port):
         if time.monotonic() > end:
             raise SystemExit("policy_figures: the change has no effect")
         time.sleep(0.0005)
@@ -104,8 +111,10 @@ def timed(work: Callable[[], object]) -> float:
     return (time.monotonic() - began) * 1000
 
 
-def transactions(host: Namespace, rounds: int) -> tuple[list[float], list[float]]:
-    """A change of the same size, by the kernel and what talks to it: by the clock, and processor time."""
+def transactions(host: Namespace, rounds: int, *more: str) -> tuple[list[float], list[float]]:
+    """A change of the same size, by the kernel and what talks to it: by the clock, and processor time; `more`
+    that the policy allows, with {} for a port.
+    """
     found: list[float] = []
     spent: list[float] = []
     original = kernel.apply
@@ -120,7 +129,7 @@ def transactions(host: Namespace, rounds: int) -> tuple[list[float], list[float]
     kernel.apply = measured
     memory = policy_state.Memory()
     for number in range(rounds + 1):
-        write(7, "db", 7000 + number)
+        write(7, "db", 7000 + number, *(each.format(20000 + number) for each in more))
         policies = tuple(read_directory(POLICIES, memory.parsed))
         with policy_state.opened(roots_from(os.environ), host, after(30), memory) as store:
             store.update(partial(replace, policies=policies, read=True))
@@ -164,14 +173,12 @@ def main() -> int:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
     run()
-    key = listed[0].addresses[0].packed
     found: dict[str, list[float]] = {"apply": [], "effect": [], "again": [], "service": []}
     for number in range(rounds):
-        chain = verdict(host, key)
         write(0, "db", 6000 + number)
         began = time.monotonic()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        until_other(host, key, chain)
+        until(host, 6000 + number)
         found["effect"].append((time.monotonic() - began) * 1000)
         if process.wait():
             raise SystemExit("policy_figures: mesokit policy apply failed")
@@ -179,6 +186,7 @@ def main() -> int:
         found["apply"].append(timed(run))
         found["again"].append(timed(run))
     found["nftables"], found["kernel"] = transactions(host, rounds)
+    found["anew"], found["anew_cpu"] = transactions(host, rounds, "tcp/{}-60000")
     service = subprocess.Popen([mesokit, "node"])
     try:
         end = time.monotonic() + 60
@@ -188,9 +196,8 @@ def main() -> int:
         child = applier(service.pid)
         began = ticks(child)
         for number in range(rounds):
-            chain = verdict(host, key)
             write(0, "db", 7000 + number)
-            found["service"].append(timed(partial(until_other, host, key, chain)))
+            found["service"].append(timed(partial(until, host, 7000 + number)))
             time.sleep(1)  # what it does after the change
         found["cpu"] = [(ticks(child) - began) * 10 / rounds]
         found["memory"] = [calls.pss(child) / (1 << 20)]

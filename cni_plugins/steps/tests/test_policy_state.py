@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from pytest_mock import MockerFixture
 from cni_plugins.conftest import new_namespace
 from cni_plugins.kernel.netlink.netfilter import Nfnetlink
 from cni_plugins.kernel.nft import library, policy
-from cni_plugins.policy.compile import Compiler
+from cni_plugins.policy.compile import Compiled, Compiler
 from cni_plugins.policy.tests.strategies import endpoints, policies
 from cni_plugins.policy.tests.test_compile import model, read
 from cni_plugins.spec.deadline import after
@@ -26,6 +27,8 @@ from cni_plugins.steps import policy_kernel, policy_state
 from cni_plugins.steps.policy_file import State
 
 WEB = {"name": "w", "for": {}, "ingress": [{"allow": ["tcp/80"], "from": ["any"]}]}
+ASK = {"name": "w", "for": {}, "ingress": [{"allow": ["tcp/80"], "from": [{"network": "net"}]}]}
+ASK_81 = {"name": "w", "for": {}, "ingress": [{"allow": ["tcp/81"], "from": [{"network": "net"}]}]}
 DB = {"name": "d", "for": {}, "egress": [{"allow": ["udp/53"], "to": [{"cidr": "10.0.0.0/8"}]}]}
 MEMBER = {
     "network": "net",
@@ -45,13 +48,17 @@ def always(state: State) -> Callable[[State], State]:
 
 def assert_held(host: Namespace, state: State) -> None:
     with Nfnetlink(host) as socket:
-        assert policy_kernel.held(socket) == Compiler(state.policies).compile(state.endpoints).entries
+        assert policy_kernel.held(socket) == _compiled(state).entries
+
+
+def _compiled(state: State) -> Compiled:
+    return Compiler(state.policies, names=state.names).compile(state.endpoints)
 
 
 def assert_no_profile_is_left(host: Namespace, state: State) -> None:
     with Nfnetlink(host) as socket:
         names = {name.rpartition("_")[0] for name in policy.chain_names(socket)}
-    wanted = Compiler(state.policies).compile(state.endpoints).profiles.keys()
+    wanted = _compiled(state).profiles.keys()
     assert {name for name in names if len(name.rpartition("_")[2]) == 12} == wanted
 
 
@@ -71,24 +78,27 @@ def test_the_kernel_holds_what_is_compiled(
         )
         with policy_state.opened(roots, host, after(30)) as store:
             store.update(always(state))
-            assert_held(host, state)
+            assert_held(host, store.state)
             again = store.restore()
             assert (again.new, again.added, again.removed) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("other", ["another kind", "another port"])
 @pytest.mark.parametrize("step", range(7))
-def test_a_crash_between_any_two_steps_is_made_good(tmp_path: Path, mocker: MockerFixture, step: int) -> None:
+def test_a_crash_between_any_two_steps_is_made_good(
+    tmp_path: Path, mocker: MockerFixture, step: int, other: str
+) -> None:
     """The next change finds the mark, and leads to what it says itself."""
     host, roots = new_namespace(), roots_from({"MESOKIT_ROOT": str(tmp_path)})
-    old = State(tuple(read([WEB])), (model(MEMBER),), read=True)
-    _update(roots, host, old)
+    first, then = (WEB, DB) if other == "another kind" else (ASK, ASK_81)
+    old = _update(roots, host, State(tuple(read([first])), (model(MEMBER),), read=True))
     places = [
         (policy, "apply", 1),
         (policy, "_batch", 1),
         (policy, "_batch", 2),
         (policy_state.Store, "_save", 1),
         (policy, "forget", 1),
-        (policy, "_batch", 3),
+        (policy, "_batch", 3) if other == "another kind" else (policy_state.Store, "_verify", 1),
         (policy_state.Store, "_unmark", 1),
     ]
     where, name, count = places[step]
@@ -101,24 +111,47 @@ def test_a_crash_between_any_two_steps_is_made_good(tmp_path: Path, mocker: Mock
         return real(*arguments, **named)
 
     mocker.patch.object(where, name, dying)
-    other = replace(old, policies=tuple(read([DB])))
     with pytest.raises(KeyboardInterrupt):
-        _update(roots, host, other)
+        _update(roots, host, replace(old, policies=tuple(read([then]))))
     mocker.stopall()
-    written = other if step > 3 else old
     with policy_state.opened(roots, host, after(30)) as store:
-        assert store.state == written
+        written = store.state
+        assert (written == old) == (step <= 3)
         store.restore()
     assert_held(host, written)
     assert_no_profile_is_left(host, written)
-    new = replace(old, policies=tuple(read([WEB, DB])))
-    _update(roots, host, new)
+    new = _update(roots, host, replace(old, policies=tuple(read([WEB, DB]))))
     assert_held(host, new)
 
 
-def _update(roots: Roots, host: Namespace, state: State) -> None:
+def test_a_port_more_or_less_makes_no_chain_anew(tmp_path: Path) -> None:
+    """Elements come and go; no rule and no chain does, here and in the next process."""
+    host, roots = new_namespace(), roots_from({"MESOKIT_ROOT": str(tmp_path)})
+    other = model(MEMBER | {"container": "c2", "addresses": ["10.1.0.3"]})
+    state = _update(roots, host, State(tuple(read([ASK])), (model(MEMBER), other), read=True))
+    with Nfnetlink(host) as socket:
+        chains = policy.chain_names(socket)
+    for listed in ([ASK_81], [ASK], [ASK_81]):
+        with policy_state.opened(roots, host, after(30)) as store:
+            done = store.update(partial(replace, policies=tuple(read(listed))))
+            state = store.state
+        assert (done.new, done.dead, done.added, done.removed) == (0, 0, 3, 3)
+        with Nfnetlink(host) as socket:
+            assert policy.chain_names(socket) == chains
+        assert_held(host, state)
+    assert policy_state.load(roots, host) == state
+    with policy_state.opened(roots, host, after(30)) as store:
+        assert store.restore().restored == 0
+    library.run(host, "flush ruleset\n")
+    with policy_state.opened(roots, host, after(30)) as store:
+        store.restore()
+    assert_held(host, state)
+
+
+def _update(roots: Roots, host: Namespace, state: State) -> State:
     with policy_state.opened(roots, host, after(30)) as store:
         store.update(lambda _: state)
+        return store.state
 
 
 def test_what_somebody_changed_is_put_right(tmp_path: Path) -> None:
@@ -185,7 +218,7 @@ def test_what_an_older_release_left_in_the_kernel_is_made_anew(tmp_path: Path) -
         store.restore()
     verified = roots.run / "policy" / "verified"
     verified.write_text(verified.read_text().partition(" ")[2])  # its seal began with the namespace
-    name = next(iter(Compiler(state.policies).compile(state.endpoints).profiles))
+    name = next(iter(Compiler(state.policies, names=state.names).compile(state.endpoints).profiles))
     before = library.run(host, "list ruleset\n")
     library.run(host, f"add set inet mesokit {name}_z4 {{ type ipv4_addr; }}\n")
     library.run(host, f"insert rule inet mesokit {name}_4 ip saddr @{name}_z4 accept\n")

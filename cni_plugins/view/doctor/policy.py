@@ -44,7 +44,7 @@ def refusing_untracked(facts: Facts) -> list[str]:
     from cni_plugins.steps import policy_state
 
     state = policy_state.load(facts.roots, facts.host)
-    compiler = Compiler(state.policies)
+    compiler = Compiler(state.policies, names=state.names)
     found = set()
     for item in state.endpoints:
         assigned = compiler.assignment(item)
