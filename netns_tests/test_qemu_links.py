@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -142,3 +143,23 @@ def test_a_vrf_is_shared_and_goes_with_its_last_interface(node: Node, plugins: s
     delete(node, plugins, config, "c1", box, ifname="eth1")
     assert kinds(box) == {"lo": ""}
     assert_clean(node, before, boxes=[box], allowed=L3MDEV)
+
+
+def test_no_module_is_called_like_an_interface(node: Node, ours: str, tmp_path: Path) -> None:
+    """The kernel, asked by ioctl(2) for an interface that is not there, starts modprobe twice and waits: each
+    ADD did so, because its interface must not be there yet."""
+    box, config = node.netns("c1"), conf("dummy", ipam=LAN)
+    asked, program = tmp_path / "asked", tmp_path / "modprobe"
+    program.write_text(f'#!/bin/busybox sh\nbusybox echo "$@" >> {asked}\nexec /sbin/modprobe "$@"\n')
+    program.chmod(0o755)
+    setting = Path("/proc/sys/kernel/modprobe")
+    before = setting.read_text()
+    setting.write_text(str(program))
+    try:
+        node.run(["busybox", "ifconfig", "nothing0"], check=False)
+        add(node, ours, config, box)
+        delete(node, ours, config, box.name, box)
+    finally:
+        setting.write_text(before)
+    told = asked.read_text()
+    assert "nothing0" in told and "eth0" not in told, told
