@@ -26,6 +26,10 @@ class Deadline:
             raise CniError(Code.TRY_AGAIN, f"gave up after {self.seconds:g} s waiting for {what}")
         return left
 
+    def sooner(self, seconds: float) -> "Deadline":
+        """In so many seconds, or at this moment if that is earlier."""
+        return Deadline(min(self.at, time.monotonic() + seconds), seconds)
+
 
 def after(seconds: float) -> Deadline:
     return Deadline(time.monotonic() + seconds, seconds)

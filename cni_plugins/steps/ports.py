@@ -28,10 +28,12 @@ from cni_plugins.steps import registry
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.step import Step, step
 from cni_plugins.store import claims, records
+from cni_plugins.store.records import Contents
 
 PORT_TAKEN = 103  # what mesos-cni-port-mapper answers when a port cannot be mapped
 
 _ANY = "any"
+_HEIR_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,14 +235,47 @@ class PortClaims(Step):
 
 
 def _take_over(call: Call, heir: Identity) -> None:
-    """Publish for `heir` what an attachment of the same container has given up."""
+    """Publish for `heir` what an attachment of the same container has given up. Nobody detaches it meanwhile:
+    its record is locked, which no call does that waits for this one's, as who gave up first has no heir in
+    who does so later. Where somebody keeps it for long, its claims tell afterwards whether it has gone.
+    """
+    for _, found in records.every(call.roots, heir.network):
+        if found.identity != heir or not _published(found):
+            continue
+        try:
+            record = records.find(call.roots, heir, found.head["plugin"], call.deadline.sooner(_HEIR_SECONDS))
+        except CniError as error:
+            if error.code is not Code.TRY_AGAIN:
+                raise
+            _publish_for(call, heir, found)
+            if not _still_claims(call, heir, found):
+                for wanted in _published(found):
+                    ports.remove(call.host, heir, wanted)
+            continue
+        if record is not None:
+            with record:
+                if record.contents is not None:
+                    _publish_for(call, heir, record.contents)
+
+
+def _publish_for(call: Call, heir: Identity, contents: Contents) -> None:
     own = replace(call, network=heir.network, ifname=heir.ifname)
-    for _, contents in records.every(call.roots, heir.network):
-        if contents.identity == heir and contents.result is not None:
-            for line in contents.steps:
-                step = registry.decode(line) if line.get("step") == registry.Kind.PORTS else None
-                if isinstance(step, Ports) and step.keys is None:
-                    _place(own, step.wanted, ports.add)
+    for wanted in _published(contents):
+        _place(own, wanted, ports.add)
+
+
+def _published(contents: Contents) -> list[Publication]:
+    """What a complete attachment publishes by nf_tables."""
+    lines = [line for line in contents.steps if line.get("step") == registry.Kind.PORTS]
+    steps = map(registry.decode, lines if contents.result is not None else [])
+    return [item.wanted for item in steps if isinstance(item, Ports) and item.keys is None]
+
+
+def _still_claims(call: Call, heir: Identity, contents: Contents) -> bool:
+    forwards = [item for wanted in _published(contents) for item in wanted.forwards]
+    subjects = {_subject(call, item.protocol, item.host_port) for item in forwards}
+    entries = [entry for each in subjects for entry in claims.members(call.roots, each).values()]
+    return heir in map(claims.owner_of, entries)
 
 
 @step
