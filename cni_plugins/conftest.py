@@ -8,6 +8,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,24 @@ def told(error: Any) -> str:
     return f"{error['msg']}: {error.get('details', '')}"
 
 
+def _answered(request: Request) -> Answer:
+    """In a thread beside the first one, as in the node service: what takes the kernel long another thread
+    sends then, where one thread alone would fork this large process twice (kernel/netlink/apart.py)."""
+    reply = handle(request)
+    for work in (*reply.later, *reply.idle):
+        work()
+    return Answer(reply.status, json.loads(reply.stdout) if reply.stdout else None)
+
+
 @dataclass
 class World:
-    """`host` stands for the machine, `boxes` are containers by name, `root` is where state goes."""
+    """`host` stands for the machine, `boxes` are containers by name, `root` is where state goes. `said`
+    remembers for a test what `ip` said of a namespace, by the digest of what the kernel tells (glance.py)."""
 
     root: Path
     host: Namespace
     boxes: dict[str, Namespace] = field(default_factory=dict)
+    said: dict[bytes, dict[str, Any]] = field(default_factory=dict)
 
     def box(self, name: str) -> Namespace:
         if name not in self.boxes:
@@ -89,10 +101,9 @@ class World:
         settings |= {"MESOKIT_ROOT": str(self.root)}
         if box in self.boxes:
             settings["CNI_NETNS"] = self.boxes[box].path
-        reply = handle(Request(plugin, settings | env, document, host_netns=self.host.fd))
-        for work in (*reply.later, *reply.idle):
-            work()
-        return Answer(reply.status, json.loads(reply.stdout) if reply.stdout else None)
+        request = Request(plugin, settings | env, document, host_netns=self.host.fd)
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(_answered, request).result()
 
     def add(self, config: Mapping[str, Any], box: str = "c1", **env: str) -> Any:
         """The result of an ADD that must succeed, in a namespace made if need be."""

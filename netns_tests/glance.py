@@ -98,6 +98,11 @@ def digest(netns: str) -> bytes | None:
     return _inside(netns, lambda _number: _digest())
 
 
+def ruled(netns: str) -> bool:
+    """Likewise."""
+    return _inside(netns, lambda _number: _ruled())
+
+
 def _inside(netns: str, look: Callable[[int], Seen]) -> Seen:
     """What it sees there, given the number of the namespace. A thread goes there: to this process nothing
     happens."""
