@@ -35,7 +35,7 @@ MESOS = {"args": {"org.apache.mesos": {"network_info": {"name": "net", "groups":
         (["dns.nameservers=10.0.0.1"], "no agent wrote a resolv.conf"),
         (["sysctl.kernel.hostname=x"], "is not one of the network's"),
         (["sysctl.net.core.nothing=1"], "this kernel has no sysctl net/core/nothing"),
-        (["groups=db"], "no agent attached this container"),
+        (["groups=db"], "no Mesos agent attached this container"),
     ],
 )
 def test_what_cannot_be_is_said_and_changes_nothing(

@@ -250,7 +250,7 @@ class Reservations:
             names = _names(entry)
             left = [name for name in names or () if name not in addresses]
             if left:
-                files.write(entry, "\n".join(left).encode())
+                files.write(entry, "".join(f"\n{name}" for name in left).encode())  # as `_note` does
             elif names is not None:
                 os.unlink(entry)
 
