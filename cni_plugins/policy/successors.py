@@ -28,7 +28,10 @@ def follow(before: Compiler, old: Members, after: Compiler, new: Members) -> Non
     if before.policies == after.policies or old.without(new) or new.without(old):
         return
     places = _places(before, after, new)
-    had = {was for found in places.values() for was in found}
+    heirs: dict[str, int] = {}
+    for found in places.values():
+        for was in found:
+            heirs[was] = heirs.get(was, 0) + 1
     bound = {
         name
         for item in (*before.profiles.values(), *after.profiles.values())
@@ -37,13 +40,14 @@ def follow(before: Compiler, old: Members, after: Compiler, new: Members) -> Non
     names: dict[str, str] = {}
     for now, found in places.items():
         was = next(iter(found))
-        alone = len(found) == 1 and all(was not in other for one, other in places.items() if one != now)
-        if not alone or not was or not now or now in had or was in places or {was, now} & bound:
+        alone = len(found) == 1 and heirs[was] == 1
+        if not alone or not was or not now or now in heirs or was in places or {was, now} & bound:
             continue
         pair = before.profiles[was], after.profiles[now]
         if _alike(*pair) and _by_elements(before.filled(pair[0], old), after.filled(pair[1], new)):
             names[now] = was
-    after.rename(names)
+    if names:
+        after.rename(names)
 
 
 def _places(before: Compiler, after: Compiler, members: Members) -> dict[str, set[str]]:
