@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -82,8 +83,17 @@ def test_who_is_another_process_at_every_look_outlives_no_executor(tmp_path: Pat
         eventually(lambda: len(procfs.descendants(warden)) > 3, "a moving tree")
         executor.kill()
     eventually(lambda: not alive(warden), "the warden's end")
-    commands = [Path(f"/proc/{entry.pid}/cmdline") for entry in procfs.everything() if not entry.dead]
-    assert not [path for path in commands if path.exists() and str(tmp_path).encode() in path.read_bytes()]
+    assert not _running(str(tmp_path))
+
+
+def _running(word: str) -> list[int]:
+    """The processes with this in their command; they may end while they are looked at."""
+    found: list[int] = []
+    for entry in procfs.everything():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if not entry.dead and word.encode() in Path(f"/proc/{entry.pid}/cmdline").read_bytes():
+                found.append(entry.pid)
+    return found
 
 
 ROOTS = """
@@ -114,14 +124,8 @@ def test_a_process_that_is_not_ours_to_kill_saves_nobody_else_from_the_warden(tm
     with os.fdopen(read) as told:
         warden = int(told.readline())
     roots = pid_in(note)
-    hoppers = str(tmp_path).encode()
-
-    def hopping() -> list[Path]:
-        found = [Path(f"/proc/{entry.pid}/cmdline") for entry in procfs.everything() if not entry.dead]
-        return [path for path in found if path.exists() and path.read_bytes().find(b"# " + hoppers) >= 0]
-
     try:
-        eventually(lambda: not hopping(), "the hoppers' end")
+        eventually(lambda: not _running(f"# {tmp_path}"), "the hoppers' end")
         assert alive(roots)
         assert alive(warden)
     finally:
