@@ -212,6 +212,7 @@ def signal_members(lineage: Lineage, processes: list[Process], number: int) -> S
         for entry in arrived:
             _stop(entry)
             stopped[entry.identity] = entry
+        moving |= _some_slip([entry for identity, entry in stoppable.items() if identity not in stopped])
         settled = not arrived and not moving
         if settled or (rounds >= _LEAST_ROUNDS and time.monotonic() >= until):
             break
@@ -227,6 +228,14 @@ def signal_members(lineage: Lineage, processes: list[Process], number: int) -> S
 
 def _stop(entry: Stat) -> bool:
     return procfs.send_signal(entry, signal.SIGSTOP)
+
+
+def _some_slip(strangers: list[Stat]) -> bool:
+    """Whether some end instead of stopping. One that is about to has no environment and no mark any more: it
+    and the child that it leaves are nobody's until that child is looked at by itself.
+    """
+    _wait_stopped(strangers)
+    return any(now is None or now.state not in "TtD" for now in (procfs.stat(one.pid) for one in strangers))
 
 
 def _wait_stopped(entries: list[Stat]) -> None:
