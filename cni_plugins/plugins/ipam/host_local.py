@@ -69,7 +69,7 @@ from cni_plugins.spec.versions import at_least
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.reservation import Reservation
 from cni_plugins.store import boot, records
-from cni_plugins.store.reservations import Owner, Reservations, directory_of, opened
+from cni_plugins.store.reservations import Owner, Reservations, directory_of, opened, read_reservation
 
 _CROWDED, _A_WHILE = 16, 10_000
 
@@ -185,9 +185,10 @@ def _of_this_boot(reservations: Reservations, owner: Owner) -> list[Ip]:
     owned = reservations.owned(owner)
     if not owned:
         return owned
+    found = [read_reservation(f"{reservations.directory}/{address}", str(address)) for address in owned]
     now = boot.current()
-    old = {item.address for item in reservations.every() if item.boot and item.boot != now}
-    reservations.release_all([str(address) for address in owned if address in old], owner)
+    old = {item.address for item in found if item is not None and item.boot not in {"", now}}
+    reservations.release_all([str(address) for address in old], owner)
     return [address for address in owned if address not in old]
 
 
