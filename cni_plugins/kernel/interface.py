@@ -6,17 +6,15 @@ yet: there `notify` is left out, and `announce` comes when the port forwards.
 """
 
 import errno
-import os
-import struct
 import time
-from _socket import AF_NETLINK, SOCK_CLOEXEC, SOCK_RAW, if_nametoindex, socket
+from _socket import if_nametoindex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cni_plugins.kernel import addresses, links, routes, sysctl
 from cni_plugins.kernel.namespace import entered
-from cni_plugins.kernel.netlink.route import RTM_GETLINK, RTM_NEWLINK, Message, Netlink
-from cni_plugins.kernel.netlink.socket import HEADER, NETLINK_ROUTE, NLM_F_REQUEST
+from cni_plugins.kernel.netlink.route import Message, Netlink
+from cni_plugins.kernel.netlink.socket import NETLINK_ROUTE, Socket, open_socket
 from cni_plugins.spec.deadline import Deadline
 from cni_plugins.spec.errors import CniError, Code
 from cni_plugins.spec.namespace import Namespace
@@ -24,9 +22,6 @@ from cni_plugins.spec.result import Address, Route
 from cni_plugins.spec.values import Ip
 
 _DAD_SECONDS = 5.0
-
-_LINK, _ATTRIBUTE = struct.Struct("=BxHiII"), struct.Struct("=HH")  # struct ifinfomsg, struct rtattr
-_IFNAME, _SKIP_STATS = 3, struct.pack("=HHI", 8, 29, 8)  # IFLA_IFNAME; IFLA_EXT_MASK with its attribute
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,25 +50,14 @@ def index_of(namespace: Namespace, name: str) -> int:
     module is called like the interface, and waits for it.
     """
     try:
-        with entered(namespace):
-            channel = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE)
-        try:
-            channel.send(_question(os.fsencode(name)))
-            answer = channel.recv(1 << 16)
-        finally:
-            channel.close()
+        channel = open_socket(namespace, NETLINK_ROUTE)
     except OSError:
         return 0
-    if HEADER.unpack_from(answer)[1] != RTM_NEWLINK:
-        return 0
-    index: int = _LINK.unpack_from(answer, HEADER.size)[2]
-    return index
-
-
-def _question(name: bytes) -> bytes:
-    size = _ATTRIBUTE.size + len(name)
-    body = _LINK.pack(0, 0, 0, 0, 0) + _ATTRIBUTE.pack(size, _IFNAME) + name + bytes(-size % 4) + _SKIP_STATS
-    return HEADER.pack(HEADER.size + len(body), RTM_GETLINK, NLM_F_REQUEST, 0, 0) + body
+    try:
+        (reply,) = Socket(channel).exchange([links.question(name)])
+    finally:
+        channel.close()
+    return links.parse(reply.packets[0]).index if reply.packets else 0
 
 
 def require_free(namespace: Namespace, name: str) -> None:
