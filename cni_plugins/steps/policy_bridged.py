@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import partial
 
 from cni_plugins.kernel import bridge_filter
-from cni_plugins.kernel.netlink.netfilter import Nfnetlink
+from cni_plugins.kernel.netlink.netfilter import NFPROTO_BRIDGE, Nfnetlink
 from cni_plugins.kernel.nft import library, policy_rules
 from cni_plugins.kernel.nft import policy as kernel
 from cni_plugins.kernel.nft.sections import Section
@@ -88,7 +88,14 @@ class Bridging(StrEnum):
 
 
 def require_some(host: Namespace, deadline: Deadline) -> None:
-    """CniError 50 when `chosen` would find none. Leaves no rule."""
+    """CniError 50 when `chosen` would find none. Leaves no rule; where the answer shows without it none is
+    tried either, because whoever remembers the ruleset by its number looks at all of it after a transaction.
+    """
+    if bridge_filter.available(host):
+        return
+    with Nfnetlink(host) as socket:
+        if policy_rules.BRIDGED.version in kernel.chain_names(socket, NFPROTO_BRIDGE):
+            return
     try:
         library.run(host, _PROBE)
     except library.ScriptError as error:
