@@ -15,6 +15,7 @@ import select
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from cni_plugins.kernel import tracked
@@ -22,10 +23,8 @@ from cni_plugins.kernel.netlink.netfilter import Nfnetlink
 from cni_plugins.node.inside_watch import InsideWatch
 from cni_plugins.node.policy_process import NOTHING_TO_DO
 from cni_plugins.node.policy_watch import PolicyWatch
-from cni_plugins.policy.compile import Compiler
-from cni_plugins.policy.explain import Packet, judge
+from cni_plugins.policy.explain import Packet
 from cni_plugins.policy.model import Policy
-from cni_plugins.policy.profile import Entry
 from cni_plugins.policy.read import Refused, read_directory
 from cni_plugins.spec.deadline import after
 from cni_plugins.spec.errors import CniError
@@ -41,6 +40,7 @@ log = logging.getLogger("mesokit.node")
 _SECONDS = 30.0
 _MOMENT_SECONDS = 0.005  # what is written within that is applied together
 _NAMED = 10
+_JUDGED = 1_000  # flows: a container can make a great many
 _FLOWS = 20_000  # to list them takes 0.1 s of a processor and 7 MB, at every change
 _LEAVE_SECONDS = 3.0  # containers end and begin again; forking anew costs as much as a change
 
@@ -202,21 +202,18 @@ def _upkeep(roots: Roots, host: Namespace, memory: Memory) -> None:
 
 def _tell_of_the_gap(host: Namespace, state: State, missing: int) -> None:
     """What was tracked while the policy was not whole, and is refused now."""
-    compiler = Compiler(state.policies, names=state.names)
-    held: dict[str, list[Entry]] = {}
-    for entry in compiler.compile(state.endpoints).entries:
-        held.setdefault(entry.set, []).append(entry)
+    passes = policy_flows.judging(state)
     mine = {address for endpoint in state.endpoints for address in endpoint.addresses}
-    refused: list[str] = []
     with Nfnetlink(host) as socket:
-        for flow in tracked.flows(socket):
-            if flow.source in mine or flow.target in mine:
-                packet = Packet(flow.source, flow.target, flow.protocol, flow.port)
-                if not judge(lambda name: held.get(name, []), compiler.profiles, packet).allowed:
-                    refused.append(
-                        f"{flow.source} to {flow.target} protocol {flow.protocol} port {flow.port}"
-                    )
+        flows = (flow for flow in tracked.flows(socket) if flow.source in mine or flow.target in mine)
+        refused = [
+            f"{flow.source} to {flow.target} protocol {flow.protocol} port {flow.port}"
+            for flow in islice(flows, _JUDGED)
+            if not passes(Packet(flow.source, flow.target, flow.protocol, flow.port))
+        ]
+        rest = sum(1 for _ in flows)
     more = f" and {len(refused) - _NAMED} more" if len(refused) > _NAMED else ""
+    more += f"; {rest} more flows were not looked at" if rest else ""
     log.warning(
         "policy: somebody removed it from nf_tables (%d elements and chains), and it is back; flows that it "
         "refuses and that passed before it or meanwhile: %s%s",

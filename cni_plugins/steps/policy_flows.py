@@ -6,7 +6,7 @@ container came under policy. But where something kept a flow from being tracked 
 sends next.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -113,15 +113,17 @@ def unjudged(host: Namespace, state: State, addresses: Collection[Ip]) -> Flows:
         return Flows(found, sum(1 for _ in meant))
 
 
-def _judged(state: State, flows: list[Flow]) -> Iterator[Told]:
+def judging(state: State) -> Callable[[Packet], bool]:
+    """What tells whether a state's rules of the host let a flow's first packet pass."""
     compiler = Compiler(state.policies, names=state.names)
     held: dict[str, list[Entry]] = {}
     for entry in compiler.compile(state.endpoints).entries:
         held.setdefault(entry.set, []).append(entry)
+    return lambda packet: judge(lambda name: held.get(name, []), compiler.profiles, packet).allowed
 
-    def passes(packet: Packet) -> bool:
-        return judge(lambda name: held.get(name, []), compiler.profiles, packet).allowed
 
+def _judged(state: State, flows: list[Flow]) -> Iterator[Told]:
+    passes = judging(state)
     for flow in flows:
         forth = passes(Packet(flow.source, flow.target, flow.protocol, flow.port))
         back = passes(Packet(flow.target, flow.source, flow.protocol, flow.own_port))

@@ -48,7 +48,7 @@ def foreign_rules(facts: Facts) -> Iterator[Finding]:
         chains = [
             chain for chain in base_chains.every(socket) if chain.hook in _HOOKS and chain.table != TABLE
         ]
-    judged = refusing_untracked(facts)
+    judged = refusing_untracked(facts) if chains else []
     tables = {(chain.family, chain.table): chain for chain in chains if chain.family != "bridge" or judged}
     for chain in tables.values():
         for name, rules in chains_of(table_text(chain, "--handle")).items():
