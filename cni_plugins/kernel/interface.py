@@ -57,7 +57,7 @@ def index_of(namespace: Namespace, name: str) -> int:
         (reply,) = Socket(channel).exchange([links.question(name)])
     finally:
         channel.close()
-    return links.parse(reply.packets[0]).index if reply.packets else 0
+    return links.index_in(reply.packets[0]) if reply.packets else 0
 
 
 def require_free(namespace: Namespace, name: str) -> None:

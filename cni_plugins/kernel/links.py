@@ -162,6 +162,11 @@ def _cut(data: bytes) -> Mapping[int, bytes]:
     return attributes(data)
 
 
+def index_in(packet: bytes) -> int:
+    """The index of the link of an RTM_NEWLINK message, without reading more of it."""
+    return int(_HEADER.unpack_from(packet, 16)[2])
+
+
 def parse(packet: bytes) -> Link:
     """A link of an RTM_NEWLINK message."""
     _, _, index, flags, _ = _HEADER.unpack_from(packet, 16)
