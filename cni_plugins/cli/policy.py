@@ -338,10 +338,16 @@ def _end(state: State, name: str) -> str:
     if name in (HOST, WORLD) or network_of(name) is not None:
         return name
     try:
-        return str(parse_ip(name))
+        address = parse_ip(name)
     except ValueError:
         if any(item.container.startswith(name) for item in state.endpoints if name):
             return name
+    else:
+        if not any(address in item.addresses for item in state.endpoints):
+            for each in _outside(state):
+                if any(parse_ip(entry.ip) == address for entry in each.item.addresses):
+                    click.echo(printable(f"{each}: {address} is judged as a stranger's"), err=True)
+        return str(address)
     node = look.node(look.here())
     found = look.named(node, name)
     if any(item.container == found[0].container_id for item in state.endpoints):
