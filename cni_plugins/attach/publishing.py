@@ -2,7 +2,8 @@
 
 from cni_plugins.attach.transaction import Transaction
 from cni_plugins.kernel.nft.ports import Hide
-from cni_plugins.steps.ports import Ports, claims_of, localnet_of
+from cni_plugins.steps.localnet import localnet_of
+from cni_plugins.steps.ports import Ports, claims_of
 from cni_plugins.store import claims
 
 

@@ -88,7 +88,7 @@ _CLASSES: Mapping[Kind, tuple[str, str]] = {
     Kind.LIMIT_RECEIVING: ("shaping", "LimitReceiving"),
     Kind.LIMIT_SENDING: ("shaping", "LimitSending"),
     Kind.LINK_SETTINGS: ("link_settings", "LinkSettings"),
-    Kind.LOCALNET: ("ports", "Localnet"),
+    Kind.LOCALNET: ("localnet", "Localnet"),
     Kind.MASQUERADE: ("masquerade", "Masquerade"),
     Kind.NPTV6: ("nptv6", "Nptv6"),
     Kind.POLICY_CHANGE: ("policy", "PolicyChange"),

@@ -17,8 +17,9 @@ from cni_plugins.steps.bridge import Bridge
 from cni_plugins.steps.context import Context
 from cni_plugins.steps.delegate import Delegate
 from cni_plugins.steps.link_settings import LinkSettings, Settings
+from cni_plugins.steps.localnet import Localnet
 from cni_plugins.steps.masquerade import Masquerade
-from cni_plugins.steps.ports import IptablesKeys, Localnet, PortClaims, Ports
+from cni_plugins.steps.ports import IptablesKeys, PortClaims, Ports
 from cni_plugins.steps.reservation import Reservation
 from cni_plugins.steps.shaping import LimitReceiving, LimitSending
 from cni_plugins.steps.spoof import SpoofCheck

@@ -11,7 +11,8 @@ from cni_plugins.kernel.nft.ports import Forward, Hide, Publication
 from cni_plugins.spec.errors import CniError
 from cni_plugins.spec.values import IpInterface, JsonObject, fold
 from cni_plugins.steps.context import Context
-from cni_plugins.steps.ports import PortClaims, Ports, PortsChange, claims_of, localnet_of, without
+from cni_plugins.steps.localnet import localnet_of
+from cni_plugins.steps.ports import PortClaims, Ports, PortsChange, claims_of, without
 
 _ANY = frozenset(("", "0.0.0.0", "::"))  # hostIP, for every address
 
