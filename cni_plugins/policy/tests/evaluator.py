@@ -13,6 +13,12 @@ ANSWERS = {0: 8, 14: 13, 129: 128}
 NAMED = {"echo-request": {4: 8, 6: 128}, "timestamp-request": {4: 13}}
 
 
+def _is_nobodys(endpoints: list[dict[str, Any]], address: str) -> bool:
+    """Whether an address that no endpoint has is of a network that is not open."""
+    closed = [net for each in endpoints if each["default"] != "open" for net in each["subnets"]]
+    return any(ip_address(address) in ip_network(net) for net in closed)
+
+
 def allowed(
     policies: list[dict[str, Any]], endpoints: list[dict[str, Any]], probe: tuple[str, str, str, int]
 ) -> bool:
@@ -21,12 +27,7 @@ def allowed(
     """
     source, target, protocol, number = probe
     sender, receiver = _who(endpoints, source), _who(endpoints, target)
-    if sender is None and any(
-        ip_address(source) in ip_network(net)
-        for each in endpoints
-        if each["default"] != "open"
-        for net in each["subnets"]
-    ):
+    if sender is None and _is_nobodys(endpoints, source):
         return False
     if sender is not None and source == target:
         return True
@@ -52,12 +53,7 @@ def allowed_untracked(
     """
     source, target, protocol, near, far = probe
     sender, receiver = _who(endpoints, source), _who(endpoints, target)
-    if sender is None and any(
-        ip_address(source) in ip_network(net)
-        for each in endpoints
-        if each["default"] != "open"
-        for net in each["subnets"]
-    ):
+    if sender is None and _is_nobodys(endpoints, source):
         return False
     if sender is not None and source == target:
         return True
